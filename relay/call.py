@@ -1,0 +1,141 @@
+"""The life of a call: its endpoint, stages, usage, and the records the journal keeps of it.
+
+Nothing here holds request or answer content: a record is ids, integers and names of the catalog.
+
+    ADMITTED -> DIALED -> ASKED -> HEADED -> COMMITTED -> ENDED
+"""
+
+import enum
+
+import msgspec
+
+
+class Endpoint(enum.StrEnum):
+    """What a client may ask for; the value is the path below /v1 and goes into the request log."""
+
+    CHAT = "chat/completions"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    MODERATIONS = "moderations"
+    RERANK = "rerank"
+    IMAGES = "images/generations"
+    IMAGE_EDITS = "images/edits"
+    SPEECH = "audio/speech"
+    TRANSCRIPTIONS = "audio/transcriptions"
+
+
+MULTIPART_ENDPOINTS = frozenset({Endpoint.IMAGE_EDITS, Endpoint.TRANSCRIPTIONS})
+
+
+class Stage(enum.IntEnum):
+    """How far an attempt has come (DESIGN: switching). COMMITTED: the client has the first byte."""
+
+    ADMITTED = 0
+    DIALED = 1
+    ASKED = 2
+    HEADED = 3
+    COMMITTED = 4
+    ENDED = 5
+
+
+class EndReason(enum.StrEnum):
+    """Why a call ended, as the request log says it."""
+
+    COMPLETED = "completed"
+    REJECTED = "rejected"
+    """Refused before any channel was asked: limits, rights, bad input."""
+    UPSTREAM_REJECTED = "upstream_rejected"
+    """The upstream called the request wrong."""
+    UPSTREAM_FAILED = "upstream_failed"
+    """Every try failed before the first byte."""
+    TRUNCATED = "truncated"
+    """The upstream broke off after the first byte; the client was told so."""
+    CLIENT_GONE = "client_gone"
+    TIMED_OUT = "timed_out"
+    KEY_REVOKED = "key_revoked"
+    SHUT_DOWN = "shut_down"
+    INTERRUPTED = "interrupted"
+    """The worker died; closed from the journal."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens by kind, in one convention whatever the dialect said.
+
+    `input_tokens` is the whole prompt and includes `cached_tokens` (read from a cache) and
+    `cache_write_tokens` (written to one). `output_tokens` includes `reasoning_tokens`.
+    `estimated`: counted from bytes, because the upstream reported nothing.
+    """
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+
+class CallStart(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """Journal record: a call was admitted and its first upstream is about to be asked.
+
+    `request_id`: 16 bytes, UUIDv7. `time_us`: microseconds since 1970 UTC. `input_estimate`:
+    tokens, from which a crashed call is closed.
+    """
+
+    request_id: bytes
+    time_us: int
+    account_id: int
+    key_id: int
+    ip: str
+    endpoint: str
+    model: str
+    line_id: int
+    stream: bool
+    input_estimate: int
+
+
+class CallEnd(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    """Journal record: how a call ended. Whole in itself: one of these is one request-log row.
+
+    `line_id`, `channel_id`, `price_id`: 0 = none. `served_model`: the upstream's name, "" = none.
+    `status`: the HTTP status the client got (499: it was gone). `ttft_us`, `total_us`:
+    microseconds from the request's arrival; ttft 0 = no byte went out. `attempts`: channels asked.
+    `cost_nanos` was computed from price `price_id` and the two multipliers beside it.
+    """
+
+    request_id: bytes
+    time_us: int
+    account_id: int
+    key_id: int
+    ip: str
+    endpoint: str
+    model: str
+    line_id: int
+    stream: bool
+    channel_id: int
+    served_model: str
+    status: int
+    reason: str
+    input_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    estimated: bool
+    ttft_us: int
+    total_us: int
+    attempts: int
+    cost_nanos: int
+    price_id: int
+    group_multiplier_ppm: int
+    model_multiplier_ppm: int
+    error_code: str
+    """The `code` of the error body the client got, "" = none. Never text of an upstream."""
+
+
+class CallCheckpoint(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    """Journal record: a long stream lives; what it would be charged if the worker died now."""
+
+    request_id: bytes
+    channel_id: int
+    output_estimate: int

@@ -1,0 +1,250 @@
+"""Every failure the relay speaks of, in one tree, sorted by whose fault it is.
+
+Each class knows the HTTP status it answers with, the OpenAI `type` and `code` of its body, and
+whether another channel may be tried. Foreign exceptions are mapped to these at the border
+(`upstream`, `store`, `edge`) and never pass it. Messages hold no request content and no secret.
+"""
+
+import enum
+
+
+class Fault(enum.Enum):
+    """Whose fault a failure is: it decides the blame, the bill and whether to switch."""
+
+    CLIENT = "client"
+    CHANNEL = "channel"
+    NETWORK = "network"
+    RELAY = "relay"
+
+
+class RelayError(Exception):
+    """A failure with an answer.
+
+    Args:
+        message: For the client's eyes: says what to do, quotes none of the request.
+        param: The field at fault, where there is one.
+        retry_after_s: Seconds after which the same call may succeed; None where waiting
+            does not help or nobody knows.
+    """
+
+    fault: Fault = Fault.RELAY
+    status: int = 500
+    kind: str = "server_error"
+    code: str | None = None
+    switch: bool = False
+    """True where another channel may be tried with the same call."""
+    should_retry: bool | None = None
+    """What x-should-retry says; None leaves it to the client's own rule."""
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+# --- the client's fault: another channel would say the same ---------------------------------
+
+
+class ClientError(RelayError):
+    """The call itself is wrong; it costs no channel anything."""
+
+    fault = Fault.CLIENT
+    status = 400
+    kind = "invalid_request_error"
+    should_retry = False
+
+
+class BadRequest(ClientError):
+    """400: not JSON, a missing or ill-typed field, an impossible value."""
+
+
+class Unauthenticated(ClientError):
+    """401: no key, an unknown, disabled or expired one."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(ClientError):
+    """403: the key is good, but may not do this (model, address)."""
+
+    status = 403
+    kind = "permission_error"
+    code = "permission_denied"
+
+
+class NotFound(ClientError):
+    """404: no such path."""
+
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """404: no line of this account serves the model."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(ClientError):
+    """405: the path exists under another method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTimeout(ClientError):
+    """408: the request did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+    should_retry = None
+
+
+class TooLarge(ClientError):
+    """413: the body is over the limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedMedia(ClientError):
+    """415: a content type or encoding that this endpoint does not take."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class RateLimited(ClientError):
+    """429: a bucket is empty; waiting helps."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    should_retry = None
+
+
+class QuotaExhausted(ClientError):
+    """429: the key's quota or the account's balance is spent; waiting does not help."""
+
+    status = 429
+    kind = "insufficient_quota"
+    code = "insufficient_quota"
+
+
+class ClientGone(ClientError):
+    """499: the client hung up; nobody reads an answer."""
+
+    status = 499
+    code = "client_gone"
+
+
+class UpstreamRejected(ClientError):
+    """The upstream called the request itself wrong (4xx other than 401/402/403/404/408/429)."""
+
+
+# --- the channel's fault: another channel may do better --------------------------------------
+
+
+class ChannelError(RelayError):
+    """This channel failed the call; the next one may serve it."""
+
+    fault = Fault.CHANNEL
+    status = 502
+    kind = "upstream_error"
+    code = "upstream_error"
+    switch = True
+
+
+class ChannelRefused(ChannelError):
+    """Answered 5xx, or a head that is no answer to what was asked."""
+
+
+class ChannelDenied(ChannelError):
+    """Answered 401, 402 or 403: its credential or its balance is at fault, not the client's."""
+
+    code = "upstream_credential"
+
+
+class ChannelLimited(ChannelError):
+    """Answered 429: the upstream's own quota is spent."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "upstream_rate_limited"
+
+
+class ChannelGarbled(ChannelError):
+    """Sent bytes that are not HTTP, not SSE, too long, or encoded though nobody asked."""
+
+    code = "upstream_protocol_error"
+
+
+class ChannelTruncated(ChannelError):
+    """Ended before its protocol's terminal event."""
+
+    code = "upstream_truncated"
+
+
+class ChannelTimeout(ChannelError):
+    """Stayed silent past its deadline."""
+
+    status = 504
+    code = "upstream_timeout"
+
+
+# --- the network's fault ----------------------------------------------------------------------
+
+
+class NetworkError(RelayError):
+    """No connection could be made, or it broke under us."""
+
+    fault = Fault.NETWORK
+    status = 502
+    kind = "upstream_error"
+    code = "upstream_unreachable"
+    switch = True
+
+
+class ConnectFailed(NetworkError):
+    """Refused, unreachable, unresolvable, TLS not verified, or too slow to connect."""
+
+
+class ConnectionBroken(NetworkError):
+    """Reset or closed while an answer was due."""
+
+
+# --- our own fault ----------------------------------------------------------------------------
+
+
+class Unavailable(RelayError):
+    """503: overloaded, draining, or without a journal to write to."""
+
+    status = 503
+    kind = "server_error"
+    code = "service_unavailable"
+
+
+class DeadlineSpent(RelayError):
+    """504: the call's whole time is spent."""
+
+    status = 504
+    kind = "server_error"
+    code = "deadline_exceeded"
+    should_retry = False
+
+
+class DependencyDown(RelayError):
+    """Postgres or Redis cannot be reached (exit code 69 on the command line)."""
+
+    status = 503
+    code = "dependency_down"
+
+
+class ConfigError(RelayError):
+    """A setting or a catalog entry is wrong; the message names its path (exit code 78)."""
+
+    code = "bad_configuration"

@@ -1,0 +1,197 @@
+"""The nouns of the catalog, immutable: what a worker knows about who may do what, where, for what.
+
+A `Snapshot` is the whole catalog at one generation. Workers swap it as one reference; a call keeps
+the snapshot it was admitted under, so that no catalog change can break a running stream.
+"""
+
+import enum
+from ipaddress import IPv4Network, IPv6Network
+
+import msgspec
+
+
+class Protocol(enum.StrEnum):
+    """The dialect an upstream speaks."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    GEMINI = "gemini"
+
+
+class LineKind(enum.StrEnum):
+    """What a line is sold as."""
+
+    STANDARD = "standard"
+    TRAINING = "training"
+    DEDICATED = "dedicated"
+
+
+class Resume(enum.StrEnum):
+    """How a channel continues a partial answer (STREAMS: continuing a partial answer)."""
+
+    NONE = "none"
+    TRAILING = "trailing"
+    PREFIX = "prefix"
+    PARTIAL = "partial"
+    CONTINUE_FINAL_MESSAGE = "continue_final_message"
+
+
+class AbortBills(enum.StrEnum):
+    """What the provider charges for a call that the client aborted."""
+
+    PARTIAL = "partial"
+    FULL = "full"
+
+
+class Secret:
+    """A credential that no repr, log or traceback can show."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the plain value: call it only where it goes onto the wire."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """One upstream credential, base URL and the models it serves.
+
+    `models` maps the public name to the upstream's. `tpm`, `rpm`, `concurrency`: the upstream's
+    own quota, 0 = none. `version` changes with every edit of the row.
+    """
+
+    id: int
+    name: str
+    base_url: str
+    api_key: Secret
+    models: dict[str, str]
+    protocol: Protocol = Protocol.OPENAI
+    weight: int = 1
+    tier: int = 0
+    tpm: int = 0
+    rpm: int = 0
+    concurrency: int = 0
+    resume: Resume = Resume.NONE
+    abort_bills: AbortBills = AbortBills.PARTIAL
+    include_usage: bool = True
+    """False where the upstream rejects `stream_options.include_usage`."""
+    drained: bool = False
+    version: int = 0
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """A route on sale under one name: channels plus limits of its own (0 = none)."""
+
+    id: int
+    name: str
+    channel_ids: tuple[int, ...]
+    kind: LineKind = LineKind.STANDARD
+    tpm: int = 0
+    rpm: int = 0
+    concurrency: int = 0
+    splice: bool = False
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """A class of accounts: a price multiplier and the lines it may use, the default first."""
+
+    id: int
+    name: str
+    line_ids: tuple[int, ...]
+    multiplier_ppm: int = 1_000_000
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """Who pays. `credit_limit_nanos`: how far below zero the balance may go."""
+
+    id: int
+    name: str
+    group_id: int
+    credit_limit_nanos: int = 0
+    tpm: int = 0
+    rpm: int = 0
+    concurrency: int = 0
+    disabled: bool = False
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A credential of an account; the digest is a keyed one, the key itself is stored nowhere.
+
+    `models` and `networks`: None = any. `quota_nanos`: what the key may spend in all, None = no
+    bound; `spent_nanos` is what the ledger had booked when the snapshot was taken.
+    """
+
+    id: int
+    account_id: int
+    name: str
+    digest: bytes
+    last4: str
+    disabled: bool = False
+    expires_at_s: int | None = None
+    models: frozenset[str] | None = None
+    networks: tuple[IPv4Network | IPv6Network, ...] | None = None
+    quota_nanos: int | None = None
+    spent_nanos: int = 0
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """The list price of a model in nano-USD per 1M tokens (`per_call`: nano-USD a call).
+
+    A row is never edited: a new price is a new row with a new id, so an old bill can be recomputed.
+    `completion_multiplier_ppm`: where set, output = input x this (new-api's completion ratio).
+    """
+
+    id: int
+    model: str
+    input: int
+    output: int
+    cached_input: int
+    cache_write: int = 0
+    per_call: int = 0
+    model_multiplier_ppm: int = 1_000_000
+    completion_multiplier_ppm: int | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The catalog at one generation, indexed the way the data plane asks for it."""
+
+    generation: int
+    keys: dict[bytes, Key]
+    """By digest; holds no deleted key."""
+    accounts: dict[int, Account]
+    groups: dict[int, Group]
+    lines: dict[int, Line]
+    channels: dict[int, Channel]
+    prices: dict[str, Price]
+    routes: dict[tuple[int, str], tuple[Channel, ...]]
+    """(line id, public model) -> the channels of the line that serve it, tier by tier."""
+
+
+def index_routes(
+    lines: dict[int, Line], channels: dict[int, Channel]
+) -> dict[tuple[int, str], tuple[Channel, ...]]:
+    """Return for each line and public model the channels that serve it, lowest tier first.
+
+    Drained channels are left out: new calls go elsewhere, running ones keep their own snapshot.
+    """
+    routes: dict[tuple[int, str], list[Channel]] = {}
+    for line in lines.values():
+        for channel_id in line.channel_ids:
+            channel = channels.get(channel_id)
+            if channel is None or channel.drained:
+                continue
+            for model in channel.models:
+                routes.setdefault((line.id, model), []).append(channel)
+    return {key: tuple(sorted(found, key=lambda c: c.tier)) for key, found in routes.items()}
