@@ -4,126 +4,161 @@ Unknown fields are errors that name their path. Precedence: flag > RELAY_SECTION
 default. Secrets are references: env:NAME, file:PATH, cred:NAME (systemd's credentials directory).
 """
 
+import contextlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
 import msgspec
+from msgspec import Meta
+
+from relay.errors import ConfigError
+
+ENV_PREFIX: Final = "RELAY_"
+ENV_SEPARATOR: Final = "__"
+
+_PROBLEMS: Final = {
+    "server.trusted_proxies": "not a list of CIDRs such as 10.0.0.0/8 (no host bits set)",
+    "maintenance.window": "not HH:MM-HH:MM",
+    "maintenance.zone": "not a known IANA time zone",
+    "billing.cny_per_usd": "not a positive decimal",
+}
+"""What to say instead of a library's message, which quotes the value."""
+
+Count = Annotated[int, Meta(ge=1, le=2**40)]
+CountOrNone = Annotated[int, Meta(ge=0, le=2**40)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of relay.toml; unknown keys are refused."""
 
 
-class Server(Section):
+class Server(Section, frozen=True):
     """`[server]`: where the relay listens, and what it takes from a stranger."""
 
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:8081"
-    workers: int = 0
+    workers: Annotated[int, Meta(ge=0, le=1024)] = 0
     """0 = one per core."""
     trusted_proxies: list[str] = []
     """CIDRs whose X-Forwarded-For is believed, walked from the right. Empty: the socket's peer."""
-    body_bytes_max: int = 32 * 1024 * 1024
+    body_bytes_max: Count = 32 * 1024 * 1024
     """A request body over this gets 413. Vision prompts carry images; Whisper files are 25 MB."""
-    buffered_bytes_max: int = 1024 * 1024 * 1024
+    buffered_bytes_max: Count = 1024 * 1024 * 1024
     """Request bodies held by one worker at once; beyond it 503."""
-    connections_max: int = 20_000
+    connections_max: Count = 20_000
     """Client connections of one worker; beyond it the newest is closed."""
-    backlog: int = 4096
+    backlog: Annotated[int, Meta(ge=1, le=65_535)] = 4096
     """Connections that may queue on a worker's socket."""
-    drain_s: float = 900.0
+    drain_s: Seconds = 900.0
     """How long SIGTERM lets streams finish. LLM streams are long; Envoy drains for 600-900 s."""
     allow_plain_upstreams: bool = True
     """Whether http:// base URLs are taken; production sets false."""
 
 
-class Database(Section):
+class Database(Section, frozen=True):
     """`[database]`: Postgres; empty url = the embedded server under the data dir."""
 
     url: str = ""
-    connect_s: float = 5.0
+    connect_s: Seconds = 5.0
 
 
-class Redis(Section):
+class Redis(Section, frozen=True):
     """`[redis]`: Redis or Valkey; empty url = the embedded server under the data dir."""
 
     url: str = ""
 
 
-class Limits(Section):
+class Limits(Section, frozen=True):
     """`[limits]`: defaults of the limiter."""
 
-    dedicated_tpm: int = 30_000_000
+    dedicated_tpm: Count = 30_000_000
 
 
-class Timeouts(Section):
+class Timeouts(Section, frozen=True):
     """`[timeouts]`, in seconds. Each is a deadline spent over the call, never re-armed by floor."""
 
-    head_s: float = 10.0
+    head_s: Seconds = 10.0
     """A request head must be whole by then (slow-loris)."""
-    idle_s: float = 75.0
+    idle_s: Seconds = 75.0
     """A kept-alive client connection without a request is closed after this; nginx's default."""
-    body_s: float = 30.0
+    body_s: Seconds = 30.0
     """A body must be whole by then, plus its size at body_bytes_per_s_min."""
-    body_bytes_per_s_min: int = 64 * 1024
-    connect_s: float = 3.0
+    body_bytes_per_s_min: Count = 64 * 1024
+    connect_s: Seconds = 3.0
     """TCP and TLS to an upstream."""
-    first_byte_s: float = 120.0
+    first_byte_s: Seconds = 120.0
     """From asking to the first event of an attempt. Reasoning models think long."""
-    gap_s: float = 120.0
+    gap_s: Seconds = 120.0
     """Between two reads of a running answer."""
-    write_s: float = 60.0
+    write_s: Seconds = 60.0
     """A client that takes no byte for this long is cut."""
-    total_s: float = 3600.0
+    total_s: Seconds = 3600.0
     """A whole call, retries included."""
-    keepalive_comment_s: float = 15.0
+    keepalive_comment_s: Seconds = 15.0
     """Silence after which a committed stream gets an SSE comment, so that proxies keep it open."""
-    pool_idle_s: float = 55.0
+    pool_idle_s: Seconds = 55.0
     """An idle upstream connection is closed after this: below common servers' 60 s."""
 
 
-class Switching(Section):
+class Switching(Section, frozen=True):
     """`[switching]`: how hard one call is tried."""
 
-    attempts_max: int = 3
-    retry_share_max: float = 0.2
+    attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
+    retry_share_max: Share = 0.2
     """Retries in flight, as a share of active calls: failover must not become a storm."""
-    retries_min: int = 3
+    retries_min: CountOrNone = 3
     """...but at least this many."""
-    gate_bytes_max: int = 64 * 1024
+    gate_bytes_max: Count = 64 * 1024
     """What may be held back before the first byte goes out (head, first event, whole JSON)."""
-    event_bytes_max: int = 16 * 1024 * 1024
+    event_bytes_max: Count = 16 * 1024 * 1024
     """One SSE event; images come inline in base64."""
 
 
-class Maintenance(Section):
+class Maintenance(Section, frozen=True):
     """`[maintenance]`: the nightly window for partitions, vacuum, memory release."""
 
     window: str = "01:00-05:00"
     zone: str = "UTC"
 
 
-class JournalConfig(Section):
+class JournalConfig(Section, frozen=True):
     """`[journal]`: where the workers write their records; empty dir = DATA_DIR/journal."""
 
     dir: str = ""
-    flush_ms: int = 5
+    flush_ms: Annotated[int, Meta(ge=1, le=1000)] = 5
     """Group commit: records wait at most this long for their write."""
-    segment_bytes_max: int = 64 * 1024 * 1024
-    reserve_bytes: int = 256 * 1024 * 1024
+    segment_bytes_max: Count = 64 * 1024 * 1024
+    reserve_bytes: CountOrNone = 256 * 1024 * 1024
     """Free disk below this refuses new paid work with 503."""
+    unsynced_records_max: int = 100_000
+    """Records held in memory while a disk hangs or is full; beyond it new paid work gets 503."""
+    ship_poll_ms: int = 100
+    """How often the shipper looks for new records: the age of the request log's newest row."""
+    ship_rows_max: int = 5_000
+    """Request-log rows of one transaction, and so what the shipper holds in memory."""
 
 
-class Log(Section):
+class Log(Section, frozen=True):
     """`[log]`: the request log in Postgres."""
 
-    retention_days: int = 90
+    retention_days: Annotated[int, Meta(ge=1, le=3650)] = 90
 
 
-class Billing(Section):
+class Billing(Section, frozen=True):
     """`[billing]`."""
 
     cny_per_usd: str = "7.2"
 
 
-class Secrets(Section):
+class Secrets(Section, frozen=True):
     """`[secrets]`: references; empty = made at first start under DATA_DIR/secrets, mode 0600."""
 
     pepper: str = ""
@@ -132,7 +167,7 @@ class Secrets(Section):
     """Encrypts upstream credentials at rest; 32 bytes as 64 hex digits."""
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """The whole of relay.toml."""
 
     server: Server = Server()
@@ -146,3 +181,125 @@ class Config(Section):
     log: Log = Log()
     billing: Billing = Billing()
     secrets: Secrets = Secrets()
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Return the configuration: the file's, overridden by RELAY_SECTION__KEY of `environ`.
+
+    An environment value has the type of its field; a list is comma-separated. Reads the file and
+    nothing else. No message quotes a value: one of them may be a secret in the wrong place.
+
+    Raises:
+        ConfigError: RELAY; the file cannot be read or is not TOML, a field is unknown, has the
+            wrong type or is out of bounds. The message names file or variable, and the path.
+    """
+    tables = _read(path) if path is not None else {}
+    for variable, section, key, value in _overrides(environ):
+        tables.setdefault(section, {})[key] = _typed(variable, section, key, value)
+    origin = str(path) if path is not None else "configuration"
+    try:
+        config = msgspec.convert(tables, Config)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{origin}: {_readable(exc)}") from None
+    try:
+        _check(config)
+    except ValueError as exc:
+        raise ConfigError(f"{origin}: {exc}") from None
+    return config
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port of "HOST:PORT" ("[::1]:8080" for IPv6; port 0 = any free one).
+
+    Raises:
+        ValueError: No host, or no port in 0-65535.
+    """
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or (":" in bare and bare == host):
+        raise ValueError("not HOST:PORT")
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
+        raise ValueError("not HOST:PORT with a port in 0-65535")
+    return bare, int(port)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8") from None
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: not TOML: {exc}") from None
+
+
+def _overrides(environ: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
+    """Return (variable, section, key, value) of each RELAY_SECTION__KEY, in name order."""
+    found = []
+    for variable in sorted(environ):
+        section, separator, key = variable.removeprefix(ENV_PREFIX).partition(ENV_SEPARATOR)
+        if variable.startswith(ENV_PREFIX) and separator:
+            found.append((variable, section.lower(), key.lower(), environ[variable]))
+    return found
+
+
+def _typed(variable: str, section: str, key: str, value: str) -> Any:
+    """Return an environment value as its field's type; a string where the field is unknown."""
+    table = next((f.type for f in msgspec.structs.fields(Config) if f.name == section), None)
+    if table is None:
+        raise ConfigError(f"{variable}: there is no section [{section}]")
+    field = next((f for f in msgspec.structs.fields(table) if f.name == key), None)
+    if field is None:
+        raise ConfigError(f"{variable}: there is no field {section}.{key}")
+    if field.type == list[str]:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        return msgspec.convert(value, field.type, strict=False)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{variable}: {_readable(exc)}") from None
+
+
+def _readable(exc: msgspec.ValidationError) -> str:
+    """Return msgspec's message with its `$.section.key` in our words."""
+    problem, _, path = str(exc).partition(" - at `$.")
+    return f"{path[:-1]}: {problem}" if path else problem
+
+
+def _check(config: Config) -> None:
+    """Refuse what a type cannot: addresses, networks, the window, the rate of exchange."""
+    for name in ("listen", "admin"):
+        with _named(f"server.{name}"):
+            parse_address(getattr(config.server, name))
+    with _named("server.trusted_proxies"):
+        for network in config.server.trusted_proxies:
+            ip_network(network)
+    with _named("maintenance.window"):
+        _check_window(config.maintenance.window)
+    with _named("maintenance.zone"):
+        if config.maintenance.zone != "UTC":  # known even where no zone files are installed
+            ZoneInfo(config.maintenance.zone)
+    with _named("billing.cny_per_usd"):
+        _check_rate(config.billing.cny_per_usd)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Put the field's path before the problem; the value itself stays unsaid."""
+    try:
+        yield
+    except (ValueError, ZoneInfoNotFoundError, InvalidOperation) as exc:
+        problem = _PROBLEMS.get(path) or str(exc)
+        raise ValueError(f"{path}: {problem}") from None
+
+
+def _check_window(window: str) -> None:
+    match = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", window)
+    if match is None or match.group(1, 2) == match.group(3, 4):
+        raise ValueError
+
+
+def _check_rate(rate: str) -> None:
+    value = Decimal(rate)
+    if not value.is_finite() or value <= 0:
+        raise ValueError

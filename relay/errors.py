@@ -54,7 +54,7 @@ class ClientError(RelayError):
     fault = Fault.CLIENT
     status = 400
     kind = "invalid_request_error"
-    should_retry = False
+    should_retry: bool | None = False
 
 
 class BadRequest(ClientError):
@@ -66,6 +66,10 @@ class Unauthenticated(ClientError):
 
     status = 401
     code = "invalid_api_key"
+
+
+class KeyRevoked(Unauthenticated):
+    """401: the key was disabled or deleted while the call ran."""
 
 
 class Forbidden(ClientError):
@@ -104,6 +108,13 @@ class RequestTimeout(ClientError):
     should_retry = None
 
 
+class Conflict(ClientError):
+    """409: it contradicts what is already there (a known order number, another amount)."""
+
+    status = 409
+    code = "conflict"
+
+
 class TooLarge(ClientError):
     """413: the body is over the limit."""
 
@@ -116,6 +127,13 @@ class UnsupportedMedia(ClientError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class NotImplementedHere(ClientError):
+    """501: a transfer coding or an upgrade that this relay does not speak."""
+
+    status = 501
+    code = "not_implemented"
 
 
 class RateLimited(ClientError):
@@ -226,6 +244,10 @@ class Unavailable(RelayError):
     status = 503
     kind = "server_error"
     code = "service_unavailable"
+
+
+class ShuttingDown(Unavailable):
+    """503: the relay stops; another instance, or this one in a moment, can serve the call."""
 
 
 class DeadlineSpent(RelayError):

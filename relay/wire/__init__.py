@@ -1,0 +1,1 @@
+"""The protocols as pure values: bytes in, values out."""

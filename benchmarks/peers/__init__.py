@@ -1,0 +1,1 @@
+"""Peers that are measured beside the relay in the same run."""

@@ -1,0 +1,36 @@
+"""Whole answers of our own: errors, model lists, greetings."""
+
+from relay.errors import RelayError
+from relay.wire.answer import error_body, error_headers
+from relay.wire.heads import CLOSE, JSON, identity_head, status_line
+
+
+def error_answer(error: RelayError, request_id: str, dice: float, *, closing: bool) -> bytes:
+    """Return the whole answer that tells `error`, in OpenAI's shape."""
+    extra = [f"{name}: {value}\r\n" for name, value in error_headers(error, dice)]
+    body = error_body(error, request_id)
+    return _answer(
+        error.status, request_id, body, "".join(extra).encode("latin-1"), closing=closing
+    )
+
+
+def json_answer(body: bytes, request_id: str, *, closing: bool) -> bytes:
+    """Return a 200 with a JSON body."""
+    return _answer(200, request_id, body, b"", closing=closing)
+
+
+def empty_answer(request_id: str, *, closing: bool) -> bytes:
+    """Return a 200 without a body, as to HEAD."""
+    return _answer(200, request_id, b"", b"", closing=closing)
+
+
+def _answer(status: int, request_id: str, body: bytes, extra: bytes, *, closing: bool) -> bytes:
+    head = b"%bContent-Type: %b\r\nContent-Length: %d\r\n%b%b%b\r\n" % (
+        status_line(status),
+        JSON,
+        len(body),
+        identity_head(request_id.encode()),
+        extra,
+        CLOSE if closing else b"",
+    )
+    return head + body

@@ -1,0 +1,254 @@
+"""One client connection: aiohttp's low-level protocol and C parser, with a leaner loop on top.
+
+aiohttp's own request loop makes two tasks, a writer, a request and a response object for each
+call, and logs and echoes raw bytes when parsing fails. Here one task serves a connection, answers
+go straight to the transport, and no byte of a request can reach a log or an error body.
+
+One number, `deadline_s`, says until when the client has to do its part; a sweep once a second acts
+on it, so that no request needs a timer.
+
+    connected --head_s--> (bytes of a head) --head_s--> body --body_s--> served --idle_s--> ...
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+
+from relay.config import Timeouts
+from relay.errors import BadRequest, RelayError, RequestTimeout, TooLarge
+from relay.flow.ports import Valve
+
+if TYPE_CHECKING:
+    from relay.edge.server import ConnectionServer
+
+LINGER_S: Final = 2.0
+"""How long an answered client may go on sending what we refused: closing at once would make the
+kernel reset the connection, and the client would never see why."""
+
+
+class Service(Protocol):
+    """What serves the requests of a connection (edge.site)."""
+
+    async def serve(
+        self, client: "ClientConnection", message: RawRequestMessage, payload: StreamReader
+    ) -> None:
+        """Answer one request; raises nothing but CancelledError."""
+        ...
+
+    def refuse(self, client: "ClientConnection", error: RelayError) -> None:
+        """Answer what could not even be parsed."""
+        ...
+
+
+class ClientConnection(RequestHandler):
+    """A client's connection; implements flow.ports.Client.
+
+    Args:
+        server: aiohttp's server object, which keeps the set of connections.
+        service: Answers the requests.
+        timeouts: How long a client may take for what.
+    """
+
+    __slots__ = (
+        "_body",
+        "_service",
+        "_timeouts",
+        "_valve",
+        "deadline_s",
+        "keeps_alive",
+        "peer_ip",
+        "serving",
+        "takes_chunks",
+    )
+
+    def __init__(
+        self, server: "ConnectionServer", service: Service, timeouts: Timeouts, **options: Any
+    ) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=0,  # `deadline_s` does this
+            access_log=None,  # its format prints query strings, and with them keys
+            auto_decompress=False,
+            **options,
+        )
+        self._service = service
+        self._timeouts = timeouts
+        self._valve: Valve | None = None
+        self._body: StreamReader | None = None
+        self.deadline_s = math.inf
+        self.peer_ip = ""
+        self.serving = False
+        self.keeps_alive = True
+        self.takes_chunks = True
+
+    # --- flow.ports.Client -------------------------------------------------------------------
+
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """The transport's write; a connection that is gone swallows what comes."""
+        return self.transport.write if self.transport is not None else _swallow
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has not taken yet."""
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+
+    def watch(self, valve: Valve | None) -> None:
+        """Tell `valve` from now on of a full and of a drained buffer."""
+        self._valve = valve
+        if valve is not None and self.writing_paused:
+            valve.pause()
+
+    def cut(self) -> None:
+        """Drop the connection at once, unsent bytes with it."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    # --- asyncio's and the sweep's side --------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note the peer; the first head is due."""
+        peer = transport.get_extra_info("peername")
+        self.peer_ip = peer[0] if peer else ""
+        self.deadline_s = self._loop.time() + self._timeouts.head_s
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; with the first bytes of a head its deadline begins."""
+        if self._waiter is not None and self.deadline_s > self._head_due_s():
+            self.deadline_s = self._head_due_s()
+        super().data_received(data)
+
+    def pause_writing(self) -> None:
+        """The client is slower than its upstream."""
+        super().pause_writing()
+        if self._valve is not None:
+            self._valve.pause()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        super().resume_writing()
+        if self._valve is not None:
+            self._valve.resume()
+
+    def expire(self) -> None:
+        """The client did not do its part in time."""
+        self.deadline_s = math.inf
+        if self._body is not None:
+            self._body.set_exception(
+                RequestTimeout("The request body did not arrive in time."),
+            )
+        elif not self.serving:
+            self.cut()
+
+    def retire(self) -> None:
+        """Close now if nothing is being served, else after this answer (draining)."""
+        self.keeps_alive = False
+        if not self.serving:
+            self.force_close()
+
+    # --- the loop of requests --------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Serve the connection's requests one after the other until one side has had enough."""
+        try:
+            while not self._force_close and not self._close:
+                message, payload = await self._next_request()
+                if not isinstance(message, RawRequestMessage):
+                    # The parser's own words quote the request; ours do not.
+                    self._service.refuse(self, BadRequest("The request is not valid HTTP/1.1."))
+                    break
+                self.serving = True
+                self.keeps_alive = self.keeps_alive and not message.should_close
+                self.takes_chunks = message.version >= (1, 1)
+                await self._service.serve(self, message, payload)
+                self.serving = False
+                if not payload.is_eof():
+                    self.keeps_alive = False
+                    await self._linger(payload)
+                if not self.keeps_alive:
+                    break
+        finally:
+            self.serving = False
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def read_body(self, payload: StreamReader, bytes_max: int) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            TooLarge: CLIENT; it is over `bytes_max`.
+            RequestTimeout: CLIENT; it did not come in time.
+            BadRequest: CLIENT; it broke off or its framing is wrong.
+        """
+        if payload.is_eof():
+            body = payload.read_nowait(-1)
+            if len(body) > bytes_max:
+                raise _too_large(bytes_max)
+            return body
+        self._body = payload
+        begun_s = self._loop.time()
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while chunk := await payload.readany():
+                parts.append(chunk)
+                size += len(chunk)
+                if size > bytes_max:
+                    raise _too_large(bytes_max)
+                timeouts = self._timeouts
+                earned_s = timeouts.body_s + size / timeouts.body_bytes_per_s_min
+                self.deadline_s = begun_s + earned_s
+        except (RelayError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            raise BadRequest("The request body broke off or is badly framed.") from error
+        finally:
+            self._body = None
+            self.deadline_s = math.inf
+        return b"".join(parts)
+
+    async def _next_request(self) -> tuple[Any, StreamReader]:
+        if not self._messages:
+            self.deadline_s = min(self.deadline_s, self._loop.time() + self._timeouts.idle_s)
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self.deadline_s = math.inf
+        found = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        return found
+
+    async def _linger(self, payload: StreamReader) -> None:
+        """Read and drop the rest of a body that was refused, within bounds."""
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while await payload.readany():
+                    pass
+        except (TimeoutError, RelayError):
+            return
+        except Exception:  # noqa: BLE001 - whatever is wrong with a body nobody wanted
+            return
+
+    def _head_due_s(self) -> float:
+        return self._loop.time() + self._timeouts.head_s
+
+
+def _too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(f"The request body is over the limit of {bytes_max} bytes.")
+
+
+def _swallow(data: bytes) -> None:
+    """Take bytes for a client that has gone."""

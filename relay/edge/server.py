@@ -1,0 +1,162 @@
+"""The data plane of one worker, wired: listener in front, flow in the middle, upstreams behind.
+
+`DataServer` is all that the process around it knows: give it a catalog, a socket, and time to
+drain.
+"""
+
+import asyncio
+import socket
+import time
+from typing import Any, Final
+
+from aiohttp import web
+
+from relay.config import Config
+from relay.edge.connection import ClientConnection
+from relay.edge.site import Site
+from relay.errors import KeyRevoked, ShuttingDown
+from relay.flow.active import ActiveCall
+from relay.flow.admission import Admission
+from relay.flow.counters import Counters
+from relay.flow.exchange import Exchange
+from relay.flow.ports import Journal
+from relay.flow.settle import Settlement
+from relay.flow.spending import Spending
+from relay.flow.watch import Watch
+from relay.model import Snapshot
+from relay.upstream.pool import UpstreamPool
+
+SWEEP_S: Final = 1.0
+POLL_S: Final = 0.05
+LAST_WORDS_S: Final = 1.0
+"""After the drain deadline: time for error events to reach their clients."""
+
+
+class ConnectionServer(web.Server):
+    """aiohttp's low-level server, making our connections."""
+
+    def __init__(self, config: Config, site: Site, counters: Counters) -> None:
+        super().__init__(_unused, handler_cancellation=True)
+        self._config = config
+        self._site = site
+        self._counters = counters
+        self.open: set[ClientConnection] = set()
+
+    def __call__(self) -> ClientConnection:
+        """Make the protocol object of a new connection."""
+        return ClientConnection(self, self._site, self._config.timeouts)
+
+    def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
+        """Count a connection; over the limit the newest is closed at once."""
+        super().connection_made(handler, transport)
+        self.open.add(handler)
+        self._counters.connections = len(self.open)
+        if len(self.open) > self._config.server.connections_max:
+            transport.abort()
+
+    def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+        """Forget a connection."""
+        super().connection_lost(handler, exc)
+        self.open.discard(handler)
+        self._counters.connections = len(self.open)
+
+
+class DataServer:
+    """The data plane of a worker.
+
+    Args:
+        config: The whole of relay.toml.
+        journal: Where calls are written down.
+        counters: What is counted.
+        pepper: Keys the digest that API keys are stored under.
+    """
+
+    def __init__(self, config: Config, journal: Journal, counters: Counters, pepper: bytes) -> None:
+        self._config = config
+        self.counters = counters
+        spending = Spending()
+        settlement = Settlement(journal, counters, spending)
+        self._watch = Watch(config.timeouts)
+        self._pool = UpstreamPool(config.timeouts)
+        self._admission = Admission(pepper, spending, _wall_s)
+        exchange = Exchange(
+            self._pool, journal, self._watch, counters, settlement, config.switching
+        )
+        site = Site(
+            self._admission,
+            exchange,
+            settlement,
+            journal,
+            counters,
+            config.server,
+        )
+        self._connections = ConnectionServer(config, site, counters)
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Serve by `snapshot` from now on; calls whose key is no longer good end now."""
+        old = self._admission.snapshot
+        self._admission.swap(snapshot)
+        if old is None or old.channels is not snapshot.channels:
+            self._pool.forget_heads()
+        self._watch.end_where(self._is_revoked, KeyRevoked("The API key was revoked."))
+
+    async def start(self, sock: socket.socket) -> None:
+        """Listen on `sock`, which is bound already."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(
+            self._connections, sock=sock, backlog=self._config.server.backlog
+        )
+        self._watch.start()
+        self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no new connection, let running calls end, then end what is left.
+
+        Args:
+            deadline_s: Seconds that running calls have.
+        """
+        loop = asyncio.get_running_loop()
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._connections.open):
+            connection.retire()
+        until_s = loop.time() + deadline_s
+        while self.counters.inflight and loop.time() < until_s:  # noqa: ASYNC110
+            # A counter is cheaper for every call than an event that one drain waits for.
+            await asyncio.sleep(POLL_S)
+        if self._watch.end_where(_any, ShuttingDown("The relay is restarting; try again.")):
+            await asyncio.sleep(LAST_WORDS_S)
+        for connection in list(self._connections.open):
+            connection.cut()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._watch.stop()
+        self._pool.close()
+
+    def _is_revoked(self, call: ActiveCall) -> bool:
+        return call.key is not None and not self._admission.still_good(call.key)
+
+    def _sweep(self) -> None:
+        """Act on client deadlines and idle upstream connections, once a second."""
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+        now_s = loop.time()
+        for connection in list(self._connections.open):
+            if connection.deadline_s < now_s:
+                connection.expire()
+        self._pool.close_idle(now_s)
+
+
+async def _unused(request: web.BaseRequest) -> web.StreamResponse:
+    """Stand where aiohttp wants a handler; ClientConnection.start never calls it."""
+    raise AssertionError("requests are served by edge.site")
+
+
+def _any(call: ActiveCall) -> bool:
+    return True
+
+
+def _wall_s() -> int:
+    return time.time_ns() // 1_000_000_000

@@ -1,0 +1,241 @@
+"""One request from its head to its answer: route, key, body, rights, then the exchange.
+
+What a stranger can make us do is bounded in this order: the head is checked before the key, the
+key before the body is read, the body before its model is looked up.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import random
+import re
+import time
+from typing import Final
+
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDictProxy
+
+from relay.call import Endpoint
+from relay.config import Server
+from relay.edge.answers import empty_answer, error_answer, json_answer
+from relay.edge.connection import ClientConnection
+from relay.edge.framing import frame_request
+from relay.edge.routes import Page, find_route
+from relay.errors import (
+    BadRequest,
+    ConfigError,
+    ModelNotFound,
+    NotImplementedHere,
+    RelayError,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
+from relay.flow.active import ActiveCall
+from relay.flow.admission import Admission
+from relay.flow.counters import Counters
+from relay.flow.exchange import Exchange
+from relay.flow.ports import Journal
+from relay.flow.settle import Settlement
+from relay.wire.answer import model_body, models_body
+from relay.wire.clientip import Network, client_ip
+from relay.wire.heads import CONTINUE
+
+log = logging.getLogger("relay.edge")
+
+HOST: Final = re.compile(r"[A-Za-z0-9._\-\[\]:]*")
+RETRY_AFTER_S: Final = 1.0
+
+
+class Site:
+    """Serves requests of client connections (implements edge.connection.Service)."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        exchange: Exchange,
+        settlement: Settlement,
+        journal: Journal,
+        counters: Counters,
+        limits: Server,
+    ) -> None:
+        self._admission = admission
+        self._exchange = exchange
+        self._settlement = settlement
+        self._journal = journal
+        self._counters = counters
+        self._limits = limits
+        self._trusted = _networks(limits.trusted_proxies)
+        self._held_bytes = 0
+
+    async def serve(
+        self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
+    ) -> None:
+        """Answer one request; every failure ends in an answer or a closed connection."""
+        call = ActiveCall(_number(), client, Endpoint.CHAT, time.time_ns() // 1000)
+        call.begun_s = asyncio.get_running_loop().time()
+        self._counters.inflight += 1
+        try:
+            await self._answer(call, client, message, payload)
+        except RelayError as error:
+            self._settlement.fail(call, error)
+            self._write_error(call, client, error, payload)
+        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
+            # Only the type and place: an exception's text or its frames may quote the request.
+            log.error("unexpected failure", extra={"error": type(error).__name__, **_place(error)})
+            failure = RelayError("The relay failed on this request; its operators are told.")
+            self._settlement.fail(call, failure)
+            client.cut()
+        finally:
+            self._counters.inflight -= 1
+
+    def refuse(self, client: ClientConnection, error: RelayError) -> None:
+        """Answer what could not be parsed; the connection closes after it."""
+        self._counters.requests["", "unparsed", "4xx"] += 1
+        client.keeps_alive = False
+        client.write(error_answer(error, f"req_{_number():032x}", _dice(), closing=True))
+
+    async def _answer(
+        self,
+        call: ActiveCall,
+        client: ClientConnection,
+        message: RawRequestMessage,
+        payload: StreamReader,
+    ) -> None:
+        _check_head(message)
+        found, model = find_route(message.method, message.path)
+        if found is Page.ROOT:
+            # Coding agents send HEAD / before their first call: no key, no work.
+            client.write(empty_answer(call.request_id, closing=not client.keeps_alive))
+            return
+        headers = message.headers
+        call.ip = client_ip(client.peer_ip, headers.get("X-Forwarded-For"), self._trusted)
+        self._admission.authenticate(call, _presented_key(headers))
+        if isinstance(found, Page):
+            self._answer_page(call, client, found, model)
+            return
+        call.endpoint = found
+        await self._carry(call, client, message, payload)
+
+    async def _carry(
+        self,
+        call: ActiveCall,
+        client: ClientConnection,
+        message: RawRequestMessage,
+        payload: StreamReader,
+    ) -> None:
+        """Read the body within bounds, then hand the call to the exchange."""
+        if not self._journal.healthy:
+            # A call that cannot be written down cannot be billed.
+            raise Unavailable("The relay cannot take calls now.", retry_after_s=RETRY_AFTER_S)
+        size = self._announced_bytes(message)
+        self._held_bytes += size
+        try:
+            if message.headers.get("Expect", "").lower() == "100-continue":
+                client.write(CONTINUE)
+            body = await client.read_body(payload, self._limits.body_bytes_max)
+            framing, strip_usage = frame_request(call, message, body)
+            channels = self._admission.admit(call)
+            await self._exchange.run(call, channels, framing, strip_usage=strip_usage)
+        finally:
+            self._held_bytes -= size
+
+    def _announced_bytes(self, message: RawRequestMessage) -> int:
+        """Return what the body will take at most, and refuse it unread where that is too much."""
+        bytes_max = self._limits.body_bytes_max
+        announced = message.headers.get("Content-Length")
+        size = int(announced) if announced else (bytes_max if message.chunked else 0)
+        if announced and size > bytes_max:
+            raise TooLarge(f"The request body is over the limit of {bytes_max} bytes.")
+        if self._held_bytes + size > self._limits.buffered_bytes_max:
+            raise Unavailable("The relay is overloaded; try again.", retry_after_s=RETRY_AFTER_S)
+        return size
+
+    def _answer_page(
+        self, call: ActiveCall, client: ClientConnection, page: Page, model: str
+    ) -> None:
+        names = self._admission.models(call)
+        created = call.time_us // 1_000_000
+        if page is Page.MODELS:
+            body = models_body(names, created)
+        elif model in names:
+            body = model_body(model, created)
+        else:
+            raise ModelNotFound("This model is not offered here, or not to your key.")
+        client.write(json_answer(body, call.request_id, closing=not client.keeps_alive))
+
+    def _write_error(
+        self, call: ActiveCall, client: ClientConnection, error: RelayError, payload: StreamReader
+    ) -> None:
+        # With a body still on its way, the connection cannot be used for another request.
+        client.keeps_alive = client.keeps_alive and payload.is_eof()
+        closing = not client.keeps_alive
+        client.write(error_answer(error, call.request_id, _dice(), closing=closing))
+
+
+def _check_head(message: RawRequestMessage) -> None:
+    """Refuse what the parser lets through and we do not speak.
+
+    Raises:
+        BadRequest: CLIENT; the version or the Host header is none.
+        NotImplementedHere: CLIENT; an upgrade, or a transfer coding other than chunked.
+        UnsupportedMedia: CLIENT; an encoded body.
+    """
+    headers = message.headers
+    if message.version not in ((1, 1), (1, 0)):
+        raise BadRequest("This relay speaks HTTP/1.1.")
+    if message.upgrade:
+        raise NotImplementedHere("Connections cannot be upgraded here.")
+    if not HOST.fullmatch(headers.get("Host", "")):
+        raise BadRequest("The Host header is not a host name.")
+    coding = headers.get("Transfer-Encoding")
+    if coding is not None and coding.lower() != "chunked":
+        raise NotImplementedHere("The only transfer coding taken is chunked.")
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMedia("Send the body without a content encoding.")
+
+
+def _presented_key(headers: CIMultiDictProxy[str]) -> str | None:
+    authorization = headers.get("Authorization")
+    if authorization is not None:
+        scheme, _, key = authorization.partition(" ")
+        return key.strip() if scheme.lower() == "bearer" else None
+    return headers.get("x-api-key") or headers.get("api-key")
+
+
+def _dice() -> float:
+    """Return a number in [0, 1), to spread clients that come back."""
+    return random.random()  # noqa: S311 - no secret
+
+
+def _number() -> int:
+    """Return a new request id: a UUIDv7, so that ids sort by time.
+
+    Source: RFC 9562, section 5.7.
+    """
+    bits = random.getrandbits(74)
+    return (
+        (time.time_ns() // 1_000_000) << 80
+        | 0x7 << 76
+        | (bits >> 62) << 64
+        | 0x2 << 62
+        | bits & 0x3FFF_FFFF_FFFF_FFFF
+    )
+
+
+def _place(error: BaseException) -> dict[str, str | int]:
+    """Return where an exception was raised: file and line, no values."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return {}
+    return {"file": trace.tb_frame.f_code.co_filename, "lineno_raised": trace.tb_lineno}
+
+
+def _networks(cidrs: list[str]) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(cidr) for cidr in cidrs)
+    except ValueError as error:
+        raise ConfigError(f"server.trusted_proxies: {error}") from error

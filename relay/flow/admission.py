@@ -1,0 +1,143 @@
+"""Who may do what: a call's key, its rights, its line and its price, out of one snapshot.
+
+Everything here is a look into dicts: nothing asks Postgres or Redis while a request waits.
+"""
+
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Final
+
+from relay.errors import (
+    Forbidden,
+    ModelNotFound,
+    QuotaExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from relay.flow.active import ActiveCall
+from relay.flow.spending import Spending
+from relay.model import Account, Channel, Key, Snapshot
+from relay.wire.keys import digest
+
+KEY_CHARS_MAX: Final = 256
+
+
+class Admission:
+    """Answers for one snapshot at a time; `swap` takes the next.
+
+    Args:
+        pepper: Keys the digest that API keys are stored under.
+        spending: What quota-bound keys have spent.
+        wall_s: Seconds since 1970, for expiry.
+    """
+
+    def __init__(self, pepper: bytes, spending: Spending, wall_s: Callable[[], int]) -> None:
+        self._pepper = pepper
+        self._spending = spending
+        self._wall_s = wall_s
+        self.snapshot: Snapshot | None = None
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Admit by `snapshot` from now on."""
+        self.snapshot = snapshot
+        self._spending.book(snapshot.keys)
+
+    def authenticate(self, call: ActiveCall, presented: str | None) -> None:
+        """Set the call's key, account and group from the key it presented.
+
+        Raises:
+            Unauthenticated: CLIENT; no key, or one that is unknown, disabled or expired.
+            Forbidden: CLIENT; the key may not be used from this address.
+            Unavailable: RELAY; the worker has no catalog yet.
+        """
+        snapshot = self.snapshot
+        if snapshot is None:
+            raise Unavailable("The relay is starting; try again.", retry_after_s=1.0)
+        if not presented:
+            raise Unauthenticated(
+                "No API key was given: send it as 'Authorization: Bearer YOUR_KEY'."
+            )
+        key = None
+        if len(presented) <= KEY_CHARS_MAX:
+            key = snapshot.keys.get(digest(self._pepper, presented))
+        if key is None:
+            raise Unauthenticated("The API key is not known here: check for typos, or make one.")
+        account = snapshot.accounts.get(key.account_id)
+        call.key, call.account = key, account
+        reason = self._refusal(key, account)
+        if reason is not None:
+            raise Unauthenticated(reason)
+        assert account is not None
+        if key.networks is not None and not _contains(key, call.ip):
+            raise Forbidden("This API key may not be used from this address.")
+        call.group = snapshot.groups.get(account.group_id)
+
+    def admit(self, call: ActiveCall) -> tuple[Channel, ...]:
+        """Set the call's line and price; return the channels that serve its model.
+
+        Raises:
+            Forbidden: CLIENT; the key's allow-list lacks the model.
+            ModelNotFound: CLIENT; no line of the group serves it, or it has no price.
+            QuotaExhausted: CLIENT; the key has spent its quota.
+        """
+        snapshot, key, group = self.snapshot, call.key, call.group
+        assert snapshot is not None and key is not None
+        if key.models is not None and call.model not in key.models:
+            raise Forbidden("This API key may not use this model.", param="model")
+        channels: tuple[Channel, ...] | None = None
+        for line_id in group.line_ids if group else ():
+            channels = snapshot.routes.get((line_id, call.model))
+            if channels:
+                call.line = snapshot.lines[line_id]
+                break
+        call.price = snapshot.prices.get(call.model)
+        if not channels or call.price is None:
+            # A model without a price is refused, not given away.
+            raise ModelNotFound(
+                "This model is not offered here: GET /v1/models lists what your key may use.",
+                param="model",
+            )
+        if not self._spending.has_left(key):
+            raise QuotaExhausted("This API key has spent its quota.")
+        return channels
+
+    def models(self, call: ActiveCall) -> list[str]:
+        """Return the models that the call's key may use, sorted."""
+        snapshot, key, group = self.snapshot, call.key, call.group
+        assert snapshot is not None and key is not None
+        lines = set(group.line_ids) if group else set()
+        return sorted(
+            {
+                model
+                for line_id, model in snapshot.routes
+                if line_id in lines
+                and model in snapshot.prices
+                and (key.models is None or model in key.models)
+            }
+        )
+
+    def still_good(self, key: Key) -> bool:
+        """Tell whether a key that was good at admission still is."""
+        if self.snapshot is None:
+            return True
+        now = self.snapshot.keys.get(key.digest)
+        if now is None or now.id != key.id:
+            return False
+        return self._refusal(now, self.snapshot.accounts.get(now.account_id)) is None
+
+    def _refusal(self, key: Key, account: Account | None) -> str | None:
+        if key.disabled:
+            return f"The API key ending in {key.last4} is disabled."
+        if key.expires_at_s is not None and key.expires_at_s <= self._wall_s():
+            return f"The API key ending in {key.last4} has expired."
+        if account is None or account.disabled:
+            return "The account of this API key is disabled."
+        return None
+
+
+def _contains(key: Key, ip: str) -> bool:
+    try:
+        address = ip_address(ip)
+    except ValueError:
+        return False
+    return any(address in network for network in key.networks or ())

@@ -1,0 +1,118 @@
+"""What a worker counts: plain integers, bumped in the hot path, published once a second.
+
+One bump is one attribute or one dict increment: 0.07 us against the 1-2 us of a metrics library.
+Labels are names of the catalog and codes of ours, never a key, an address or a request id, so
+their number is bounded by the catalog.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from typing import Final
+
+import msgspec
+
+from relay.store.published import HistogramCounts, Published
+
+TTFT_BOUNDS_US: Final = (
+    *(1_000, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 250_000, 500_000, 750_000),
+    *(1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000, 30_000_000, 60_000_000),
+)
+"""Source: OpenTelemetry GenAI metrics, time to first token; two more for models that think."""
+
+OVERHEAD_BOUNDS_US: Final = (
+    *(50, 100, 150, 200, 300, 500, 750, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000, 20_000),
+    *(50_000, 100_000),
+)
+
+STATUS_CLASSES: Final = ("", "1xx", "2xx", "3xx", "4xx", "5xx")
+"""By status // 100, so that the hot path formats nothing."""
+
+
+class Histogram:
+    """Counts of durations by fixed buckets."""
+
+    __slots__ = ("bounds_us", "counts", "sum_us")
+
+    def __init__(self, bounds_us: tuple[int, ...]) -> None:
+        self.bounds_us = bounds_us
+        self.counts = [0] * (len(bounds_us) + 1)
+        self.sum_us = 0
+
+    def observe(self, value_us: int) -> None:
+        """Count one duration in microseconds."""
+        self.counts[bisect_left(self.bounds_us, value_us)] += 1
+        self.sum_us += value_us
+
+    def copied(self) -> HistogramCounts:
+        """Return the counts as they stand."""
+        return HistogramCounts(list(self.bounds_us), list(self.counts), self.sum_us)
+
+
+class Counters:
+    """Everything one worker counts. Only its own loop touches it, so nothing is locked."""
+
+    __slots__ = (
+        "attempts",
+        "bytes_out",
+        "client_gone",
+        "connections",
+        "events",
+        "inflight",
+        "loop_lag_us",
+        "overhead",
+        "requests",
+        "tokens",
+        "truncated",
+        "ttft",
+        "upstream_errors",
+    )
+
+    def __init__(self) -> None:
+        self.requests: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        """(line, endpoint, status class as "2xx") -> calls answered; line "" = none was chosen."""
+        self.tokens: defaultdict[str, int] = defaultdict(int)
+        """Kind (input, cached, cache_write, output, reasoning) -> tokens."""
+        self.upstream_errors: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        """(channel, code of the error tree) -> attempts that failed so."""
+        self.attempts = 0
+        """Upstream requests started, first tries included."""
+        self.client_gone = 0
+        self.truncated = 0
+        """Streams that ended with an error event after the first byte."""
+        self.bytes_out = 0
+        """Payload bytes written to clients."""
+        self.events = 0
+        """SSE events forwarded, where they were counted."""
+        self.inflight = 0
+        self.connections = 0
+        """Client connections open now."""
+        self.loop_lag_us = 0
+        """How late the last once-a-second tick came."""
+        self.ttft = Histogram(TTFT_BOUNDS_US)
+        """From a request's arrival to its first byte out."""
+        self.overhead = Histogram(OVERHEAD_BOUNDS_US)
+        """What the relay itself added to a call."""
+
+    def snapshot(self, gauges: dict[str, float] | None = None) -> bytes:
+        """Return the counts as msgpack of `Published`; `gauges` joins the ones kept here."""
+        now = {
+            "inflight": self.inflight,
+            "connections": self.connections,
+            "loop_lag_seconds": self.loop_lag_us / 1e6,
+        }
+        return msgspec.msgpack.encode(
+            Published(
+                counters={
+                    "requests": dict(self.requests),
+                    "tokens": {(kind,): count for kind, count in self.tokens.items()},
+                    "upstream_errors": dict(self.upstream_errors),
+                    "attempts": {(): self.attempts},
+                    "client_gone": {(): self.client_gone},
+                    "truncated": {(): self.truncated},
+                    "bytes_out": {(): self.bytes_out},
+                    "events": {(): self.events},
+                },
+                histograms={"ttft": self.ttft.copied(), "overhead": self.overhead.copied()},
+                gauges={**now, **(gauges or {})},
+            )
+        )

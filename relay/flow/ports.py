@@ -1,0 +1,139 @@
+"""What the flow needs of the drivers around it, as Protocols: it knows none of them by name."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from relay.call import CallEnd, CallStart, Endpoint
+from relay.errors import RelayError
+from relay.model import Channel
+
+
+class Journal(Protocol):
+    """The worker's append-only file of calls."""
+
+    @property
+    def healthy(self) -> bool:
+        """False while records cannot be made safe: no new paid work may start."""
+        ...
+
+    def start(self, record: CallStart) -> None:
+        """Note an admitted call; never blocks."""
+        ...
+
+    def end(self, record: CallEnd) -> None:
+        """Note how a call ended; never blocks."""
+        ...
+
+
+class Answer(Protocol):
+    """Who listens to an upstream's answer. Called from the socket's callback: must not block."""
+
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Take the status and headers (names in lower case) of a final response."""
+        ...
+
+    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
+        """Take what one read brought.
+
+        Args:
+            raw: The very bytes of the read, framing and all.
+            parts: The body bytes in them, in order; the list is reused after the call returns.
+            done: The message is whole.
+        """
+        ...
+
+    def on_lost(self, error: RelayError) -> None:
+        """Take the news that the connection broke before the message was whole."""
+        ...
+
+
+class Connection(Protocol):
+    """One upstream connection, good for one question at a time."""
+
+    @property
+    def reused(self) -> bool:
+        """True when it has answered before: the peer may have closed it meanwhile."""
+        ...
+
+    @property
+    def silent(self) -> bool:
+        """True while no byte has come in answer to the last question."""
+        ...
+
+    def ask(self, head: bytes, body: bytes, answer: Answer) -> None:
+        """Send a request; `answer` hears of the response."""
+        ...
+
+    def pause(self) -> None:
+        """Stop reading: the client takes no more for now."""
+        ...
+
+    def resume(self) -> None:
+        """Go on reading."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection at once; `answer` hears nothing more."""
+        ...
+
+
+class Connections(Protocol):
+    """The pool of upstream connections."""
+
+    def head(self, channel: Channel, endpoint: Endpoint) -> bytes:
+        """Return the prepared request head (wire.heads.request_head) for a channel's endpoint."""
+        ...
+
+    def take(self, channel: Channel) -> Connection | None:
+        """Return an idle connection to the channel's server, None if there is none."""
+        ...
+
+    async def dial(self, channel: Channel) -> Connection:
+        """Make a new connection.
+
+        Raises:
+            ConnectFailed: NETWORK; refused, unresolved, TLS not verified, or too slow.
+        """
+        ...
+
+
+class Client(Protocol):
+    """The client's side of a call, as the edge offers it."""
+
+    keeps_alive: bool
+    """Set to False to have the connection closed after this answer."""
+
+    @property
+    def takes_chunks(self) -> bool:
+        """False for HTTP/1.0, where the end of the body is the end of the connection."""
+        ...
+
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """The transport's own write."""
+        ...
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has not taken yet."""
+        ...
+
+    def watch(self, pump: "Valve | None") -> None:
+        """Tell `pump` from now on when the client's buffer is full and when it has drained."""
+        ...
+
+    def cut(self) -> None:
+        """Drop the client's connection at once."""
+        ...
+
+
+class Valve(Protocol):
+    """What stops and goes with the client's appetite."""
+
+    def pause(self) -> None:
+        """The client's buffer is above its high-water mark."""
+        ...
+
+    def resume(self) -> None:
+        """The client's buffer has drained."""
+        ...

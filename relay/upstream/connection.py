@@ -1,0 +1,297 @@
+"""One keep-alive connection to an upstream: HTTP/1.1 responses off a socket, as bytes.
+
+    IDLE --ask--> ASKED --head--> HEADED --last byte--> IDLE (back to the pool)
+      any --error, close, abort--> CLOSED
+
+It is an asyncio.BufferedProtocol that reads into one buffer shared by the whole worker: on TLS an
+asyncio.Protocol makes uvloop allocate 256 KiB for every read. Nothing is decoded here; what one
+read brought is handed on in one call. A connection whose peer did anything unasked for is never
+used again.
+"""
+
+import asyncio
+import enum
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+import httptools
+
+from relay.errors import ChannelGarbled, ConnectionBroken, RelayError
+
+READ_BYTES: Final = 64 * 1024
+HEAD_BYTES_MAX: Final = 64 * 1024
+"""A response head. nginx refuses heads over its 4-8 KiB proxy buffer; CDNs send 10 KiB."""
+INTERIM_MAX: Final = 8
+"""1xx answers before the real one: one is normal, an endless row of them is an attack."""
+JOIN_BYTES_MAX: Final = 64 * 1024
+"""Below this a head and body are joined into one write; above it the copy costs more."""
+
+
+class State(enum.Enum):
+    """Where the connection is between questions."""
+
+    IDLE = "idle"
+    ASKED = "asked"
+    HEADED = "headed"
+    CLOSED = "closed"
+
+
+class Answer(Protocol):
+    """Who hears of a response (the flow's pump)."""
+
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Take a final response's status and headers."""
+        ...
+
+    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
+        """Take what one read brought of the body."""
+        ...
+
+    def on_lost(self, error: RelayError) -> None:
+        """Take the news that the response will not be whole."""
+        ...
+
+
+class UpstreamConnection(asyncio.BufferedProtocol):
+    """The protocol object of one socket; see the module's picture.
+
+    Args:
+        buffer: Shared by all connections of the worker: it is only ever filled and emptied
+            within one callback.
+        on_idle: Called when an answer is whole and the connection may serve another.
+        on_closed: Called once when the connection is gone.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_buffer",
+        "_chunked",
+        "_done",
+        "_head_bytes",
+        "_headers",
+        "_interims",
+        "_keep_alive",
+        "_on_closed",
+        "_on_idle",
+        "_parser",
+        "_parts",
+        "_paused",
+        "_sized",
+        "_state",
+        "_surplus_at",
+        "_transport",
+        "idle_since_s",
+        "on_body",
+        "reused",
+        "silent",
+    )
+
+    def __init__(
+        self,
+        buffer: memoryview,
+        on_idle: "Callable[[UpstreamConnection], None]",
+        on_closed: "Callable[[UpstreamConnection], None]",
+    ) -> None:
+        self._buffer = buffer
+        self._on_idle = on_idle
+        self._on_closed = on_closed
+        self._state = State.CLOSED
+        self._transport: asyncio.Transport | None = None
+        self._answer: Answer | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._parts: list[bytes] = []
+        # httptools calls this for every piece of a body: a bound list.append is a C call, where a
+        # method would be a Python frame for each chunk of a stream.
+        self.on_body = self._parts.append
+        self._parser: httptools.HttpResponseParser | None = None
+        self._paused = False
+        self._surplus_at: int | None = None
+        """Where in `_parts` a second, unasked-for message begins."""
+        self.reused = False
+        self.silent = True
+        self.idle_since_s = 0.0
+        self._reset()
+
+    def __repr__(self) -> str:
+        return f"<UpstreamConnection {self._state.value} reused={self.reused}>"
+
+    # --- what the flow asks of it -----------------------------------------------------------
+
+    def ask(self, head: bytes, body: bytes, answer: Answer) -> None:
+        """Send a request; `answer` hears of the response until it is whole or lost."""
+        assert self._state is State.IDLE and self._transport is not None
+        self._state = State.ASKED
+        self._answer = answer
+        self.silent = True
+        if len(body) <= JOIN_BYTES_MAX:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+
+    def pause(self) -> None:
+        """Stop reading: the client takes no more for now."""
+        if self._transport is not None and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self._transport is not None and self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Drop the connection at once; its answer hears nothing more."""
+        self._answer = None
+        self._state = State.CLOSED
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def usable(self) -> bool:
+        """True while it can be asked."""
+        return (
+            self._state is State.IDLE
+            and self._transport is not None
+            and not self._transport.is_closing()
+        )
+
+    # --- asyncio's side -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin idle."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._parser = httptools.HttpResponseParser(self)
+        self._state = State.IDLE
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Lend the worker's one read buffer."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Parse what was read and hand it on in one call."""
+        raw = bytes(self._buffer[:nbytes])
+        answer = self._answer
+        if answer is None or self._parser is None:
+            # Bytes nobody asked for (a late 408, a second answer): not to be taken for the next
+            # call's answer, so the connection ends here.
+            self.abort()
+            return
+        self.silent = False
+        try:
+            self._parser.feed_data(raw)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            # Garbage behind a whole message does not unmake the message, only the connection.
+            self._keep_alive = False
+            if not self._done:
+                self._fail(ChannelGarbled("The upstream answered with something not HTTP."))
+                return
+        if self._answer is not answer:
+            self._parts.clear()
+            return  # the answer had no use for this head and dropped us
+        if self._state is State.ASKED:
+            self._head_bytes += nbytes
+            if self._head_bytes > HEAD_BYTES_MAX or self._interims > INTERIM_MAX:
+                self._fail(ChannelGarbled("The upstream sent too long a response head."))
+            return
+        self._deliver(raw, answer)
+
+    def eof_received(self) -> bool:
+        """Let the transport close; connection_lost tells the answer."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: an answer that was due is lost, unless the end of the connection ends its body."""
+        answer = self._answer
+        unframed = self._state is State.HEADED and not self._chunked and not self._sized
+        self._answer = None
+        self._state = State.CLOSED
+        self._transport = None
+        self._parser = None  # it refers back to us
+        self._on_closed(self)
+        if answer is None:
+            return
+        if unframed and exc is None:
+            # HTTP/1.0 style: whether the body was whole, only its own terminal event can say.
+            answer.on_body(b"", [], done=True)
+        else:
+            answer.on_lost(ConnectionBroken("The upstream closed the connection."))
+
+    # --- httptools' side ----------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Refuse a second message behind the one that was asked for."""
+        if self._done:
+            self._keep_alive = False
+            if self._surplus_at is None:
+                self._surplus_at = len(self._parts)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; what frames the body is noted on the way."""
+        name = name.lower()
+        self._headers.append((name, value))
+        if name == b"transfer-encoding":
+            self._chunked = True
+        elif name == b"content-length":
+            self._sized = True
+
+    def on_headers_complete(self) -> None:
+        """Announce a final response; an interim one (100, 103) is passed over."""
+        assert self._parser is not None
+        if self._done or self._answer is None:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interims += 1
+            self._headers.clear()
+            return
+        self._state = State.HEADED
+        self._keep_alive = self._parser.should_keep_alive()
+        headers, self._headers = self._headers, []
+        self._answer.on_head(status, headers)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the message; buffer_updated acts on it."""
+        if self._state is State.HEADED:
+            self._done = True
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _reset(self) -> None:
+        self._headers.clear()
+        self._head_bytes = 0
+        self._interims = 0
+        self._chunked = False
+        self._sized = False
+        self._keep_alive = False
+        self._done = False
+        self._surplus_at = None
+
+    def _deliver(self, raw: bytes, answer: Answer) -> None:
+        parts, done = self._parts, self._done
+        if done:
+            if self._surplus_at is not None:
+                del parts[self._surplus_at :]
+            self._end_message()
+        if parts or done:
+            answer.on_body(raw, parts, done=done)
+            parts.clear()
+
+    def _end_message(self) -> None:
+        """Go back to the pool before the answer is told, so that its reader finds us there."""
+        self._answer = None
+        keep = self._keep_alive and not self._paused and self._transport is not None
+        self._reset()
+        if not keep:
+            self.abort()
+            return
+        self._state = State.IDLE
+        self.reused = True
+        self._on_idle(self)
+
+    def _fail(self, error: RelayError) -> None:
+        answer = self._answer
+        self.abort()
+        if answer is not None:
+            answer.on_lost(error)

@@ -1,0 +1,148 @@
+"""The pool of upstream connections: idle ones kept per server, new ones dialled with TLS verified.
+
+A connection belongs to an origin (scheme, host, port), not to a channel: several channels of one
+provider share its sockets, since the credential goes with each request. The last one used is
+taken first, so that surplus ones fall idle and are closed before the server closes them.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from typing import Final
+from urllib.parse import urlsplit
+
+from relay.call import Endpoint
+from relay.config import Timeouts
+from relay.errors import ConnectFailed
+from relay.model import Channel
+from relay.upstream.connection import READ_BYTES, UpstreamConnection
+from relay.upstream.resolve import Resolver
+from relay.wire.heads import request_head
+
+Origin = tuple[str, str, int]
+"""(scheme, host, port)"""
+
+PEER_SILENT_MS: Final = 60_000
+"""TCP_USER_TIMEOUT: a peer that acknowledges nothing for this long is gone."""
+
+
+class UpstreamPool:
+    """All upstream connections of one worker."""
+
+    def __init__(self, timeouts: Timeouts, tls: ssl.SSLContext | None = None) -> None:
+        self._timeouts = timeouts
+        self._tls = tls or ssl.create_default_context()
+        self._resolver = Resolver()
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._idle: dict[Origin, deque[UpstreamConnection]] = {}
+        self._open: dict[UpstreamConnection, Origin] = {}
+        self._origins: dict[str, Origin] = {}
+        self._heads: dict[tuple[int, int, str], bytes] = {}
+
+    def __repr__(self) -> str:
+        idle = sum(len(queue) for queue in self._idle.values())
+        return f"<UpstreamPool {len(self._open)} open, {idle} idle>"
+
+    @property
+    def open_count(self) -> int:
+        """Connections open, in use or idle."""
+        return len(self._open)
+
+    @property
+    def idle_count(self) -> int:
+        """Connections waiting for a question."""
+        return sum(len(queue) for queue in self._idle.values())
+
+    def head(self, channel: Channel, endpoint: Endpoint) -> bytes:
+        """Return the prepared request head for a channel's endpoint."""
+        key = (channel.id, channel.version, endpoint)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = request_head(channel, endpoint)
+        return head
+
+    def forget_heads(self) -> None:
+        """Drop prepared heads: the catalog changed, and with it perhaps credentials."""
+        self._heads.clear()
+        self._origins.clear()
+
+    def take(self, channel: Channel) -> UpstreamConnection | None:
+        """Return an idle connection to the channel's server, None if there is none."""
+        queue = self._idle.get(self._origin(channel))
+        while queue:
+            connection = queue.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    async def dial(self, channel: Channel) -> UpstreamConnection:
+        """Make a new connection to the channel's server.
+
+        Raises:
+            ConnectFailed: NETWORK; refused, unresolved, TLS not verified, or too slow.
+        """
+        origin = self._origin(channel)
+        scheme, host, port = origin
+        secure = scheme == "https"
+        try:
+            async with asyncio.timeout(self._timeouts.connect_s):
+                address = await self._resolver.resolve(host)
+                transport, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: UpstreamConnection(self._buffer, self._keep, self._forget),
+                    address,
+                    port,
+                    ssl=self._tls if secure else None,
+                    server_hostname=host if secure else None,
+                )
+        except ssl.SSLCertVerificationError:
+            raise ConnectFailed("The upstream's TLS certificate could not be verified.") from None
+        except TimeoutError:
+            raise ConnectFailed("The upstream did not take a connection in time.") from None
+        except OSError:
+            # The system's text names addresses; the client has no use for those.
+            raise ConnectFailed("The upstream could not be reached.") from None
+        tune_socket(transport.get_extra_info("socket"))
+        self._open[connection] = origin
+        return connection
+
+    def close_idle(self, now_s: float) -> None:
+        """Close connections that were idle too long (called once a second or so)."""
+        before_s = now_s - self._timeouts.pool_idle_s
+        for queue in self._idle.values():
+            while queue and (queue[0].idle_since_s < before_s or not queue[0].usable):
+                queue.popleft().abort()
+
+    def close(self) -> None:
+        """Drop every connection."""
+        for connection in list(self._open):
+            connection.abort()
+        self._idle.clear()
+
+    def _keep(self, connection: UpstreamConnection) -> None:
+        origin = self._open.get(connection)
+        if origin is None:
+            connection.abort()
+            return
+        connection.idle_since_s = asyncio.get_running_loop().time()
+        queue = self._idle.get(origin)
+        if queue is None:
+            queue = self._idle[origin] = deque()
+        queue.append(connection)
+
+    def _forget(self, connection: UpstreamConnection) -> None:
+        self._open.pop(connection, None)
+
+    def _origin(self, channel: Channel) -> Origin:
+        origin = self._origins.get(channel.base_url)
+        if origin is None:
+            url = urlsplit(channel.base_url)
+            assert url.hostname is not None, "the catalog takes no base URL without a host"
+            port = url.port or (443 if url.scheme == "https" else 80)
+            origin = self._origins[channel.base_url] = (url.scheme, url.hostname, port)
+        return origin
+
+
+def tune_socket(sock: socket.socket) -> None:
+    """Have the kernel find out about peers that vanished without a word."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_SILENT_MS)

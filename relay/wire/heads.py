@@ -1,0 +1,116 @@
+"""HTTP/1.1 heads, written by us in both directions and never passed through.
+
+What crosses is an allow-list, so nothing hop-by-hop, no cookie, no organisation id and no rate
+header of an upstream key can: a client gets its content type and our own request id; an upstream
+gets its credential and the body's frame.
+"""
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from relay.call import Endpoint
+from relay.model import Channel, Protocol
+
+EVENT_STREAM: Final = b"text/event-stream"
+JSON: Final = b"application/json"
+
+REASONS: Final[dict[int, bytes]] = {
+    200: b"OK",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    402: b"Payment Required",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    409: b"Conflict",
+    413: b"Content Too Large",
+    415: b"Unsupported Media Type",
+    417: b"Expectation Failed",
+    422: b"Unprocessable Content",
+    426: b"Upgrade Required",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
+CLOSE: Final = b"Connection: close\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def request_head(channel: Channel, endpoint: Endpoint) -> bytes:
+    """Return the head of a request to `channel`, up to and including "Content-Length: ".
+
+    What is left to add is the length, CRLF, a content type, and the empty line. The path is made
+    from the channel's own base URL and the endpoint's name, never from what a client sent.
+    """
+    url = urlsplit(channel.base_url)
+    lines = [
+        f"POST {url.path.rstrip('/')}/{endpoint.value} HTTP/1.1",
+        f"Host: {url.netloc.rpartition('@')[2]}",
+        "User-Agent: relay",
+        "Accept: */*",
+        # An encoded answer could be neither forwarded as it comes nor metered.
+        "Accept-Encoding: identity",
+    ]
+    credential = channel.api_key.reveal()
+    if credential and channel.protocol is Protocol.OPENAI:
+        lines.append(f"Authorization: Bearer {credential}")
+    elif credential:
+        lines.append(f"x-api-key: {credential}")
+    lines.append("Content-Length: ")
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def status_line(status: int) -> bytes:
+    """Return the status line of an answer to a client."""
+    return b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Error"))
+
+
+def answer_head(content_type: bytes, *, streamed: bool) -> bytes:
+    """Return the fixed part of a 200's head: status, type, and what keeps a stream unbuffered.
+
+    Source: nginx documents `X-Accel-Buffering: no` as the switch a proxied server has over
+    response buffering; SSE behind such a proxy arrives in lumps without it.
+    """
+    head = b"%bContent-Type: %b\r\n" % (status_line(200), content_type)
+    if streamed:
+        head += b"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+    return head
+
+
+def identity_head(request_id: bytes) -> bytes:
+    """Return the request id under both names: OpenAI's clients read one, Anthropic's the other."""
+    return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (request_id, request_id)
+
+
+def frame(payload: bytes) -> bytes:
+    """Return `payload` as one HTTP chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def is_canonical(raw: bytes, parts: list[bytes]) -> bool:
+    r"""Tell whether `raw` is exactly the whole, plain chunk frames of `parts`.
+
+    Then `raw` may be passed on as it came. The length alone decides between canonical frames and
+    ones with extensions or padding; that `raw` ends in a frame's CRLF while the payload ends in
+    LF LF proves that the last frame is whole. Streams with CRLF events are left to be re-framed:
+    there payload and frame end alike and prove nothing.
+
+    Args:
+        raw: Bytes off the socket, known to begin on a frame boundary.
+        parts: The chunk payloads that the parser found in `raw`, in order.
+    """
+    if not parts or parts[-1][-2:] != b"\n\n" or raw[-2:] != b"\r\n":
+        return False
+    length = 0
+    for part in parts:
+        size = len(part)
+        length += size + ((size.bit_length() + 3) >> 2) + 4
+    return length == len(raw)

@@ -1,0 +1,78 @@
+"""Every refusal of an upstream gets the right blame, and none of its text goes on."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.errors import (
+    ChannelDenied,
+    ChannelLimited,
+    ChannelRefused,
+    ChannelTimeout,
+    RelayError,
+    UpstreamRejected,
+)
+from relay.wire.refusal import is_error_body, read_refusal, retry_after
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, ChannelDenied),
+        (402, ChannelDenied),
+        (403, ChannelDenied),
+        (404, ChannelRefused),
+        (408, ChannelTimeout),
+        (429, ChannelLimited),
+        (302, ChannelRefused),
+        (500, ChannelRefused),
+        (504, ChannelTimeout),
+        (524, ChannelTimeout),
+        (529, ChannelRefused),
+        (400, UpstreamRejected),
+        (413, UpstreamRejected),
+        (422, UpstreamRejected),
+    ],
+)
+def test_blame(status: int, kind: type[RelayError]) -> None:
+    error = read_refusal(status, [], b"")
+    assert type(error) is kind
+    assert error.switch is (kind is not UpstreamRejected)
+
+
+def test_a_rejection_keeps_only_plain_tokens() -> None:
+    body = (
+        b'{"error":{"message":"your prompt SECRET","code":"context_length_exceeded",'
+        b'"param":"messages","type":"invalid_request_error"}}'
+    )
+    error = read_refusal(400, [], body)
+    assert error.status == 400
+    assert error.code == "context_length_exceeded"
+    assert error.param == "messages"
+    assert "SECRET" not in error.message
+    odd = read_refusal(422, [], b'{"error":{"code":"I said: SECRET","type":"x y","param":"a b"}}')
+    assert (odd.code, odd.param) == (None, None)
+    assert "SECRET" not in odd.message
+
+
+@given(st.binary(max_size=200))
+def test_no_body_can_crash_it(body: bytes) -> None:
+    assert read_refusal(400, [], body).status == 400
+    is_error_body(body)
+
+
+def test_retry_after() -> None:
+    assert retry_after([(b"retry-after", b"1.5")]) == 1.5
+    assert retry_after([(b"retry-after", b"7"), (b"retry-after-ms", b"250")]) == 0.25
+    assert retry_after([(b"retry-after", b"Fri, 31 Dec 1999 23:59:59 GMT")]) is None
+    assert retry_after([(b"retry-after", b"-1")]) is None
+    assert retry_after([(b"retry-after", b"inf")]) is None
+    assert retry_after([(b"retry-after", b"999999")]) == 3600.0
+    assert retry_after([]) is None
+
+
+def test_error_bodies_under_a_200() -> None:
+    assert is_error_body(b'{"error":{"message":"m","type":"t"}}')
+    assert not is_error_body(b'{"id":"resp_1","error":null,"output":[]}')
+    assert not is_error_body(b'{"choices":[{"message":{"content":"the \\"error\\""}}]}')
+    assert not is_error_body(b'"error"')
