@@ -146,11 +146,47 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     spent_nanos: int = 0
 
 
+class PriceTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The rates of a whole call whose prompt is longer than `above_tokens` (Gemini: 200,000).
+
+    Rates that it does not name (audio, images, reasoning) are those of the price's detail.
+    """
+
+    above_tokens: int
+    input: int
+    output: int
+    cached_input: int
+    cache_write: int = 0
+    cache_write_1h: int | None = None
+
+
+class PriceDetail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What few models need beyond the plain price, in nano-USD per 1M tokens.
+
+    None: those tokens cost what they are part of (a reasoning token costs what output costs).
+    `cache_write_1h`: written for an hour instead of five minutes. `per_image`: nano-USD an image
+    made. `cache_multiplier_ppm`: where set, cached input = input x this (new-api's cache ratio).
+    `tiers`: ascending by `above_tokens`; the last one that the prompt exceeds is in force.
+    """
+
+    cache_write_1h: int | None = None
+    reasoning: int | None = None
+    audio_input: int | None = None
+    audio_output: int | None = None
+    image_input: int | None = None
+    image_output: int | None = None
+    per_image: int = 0
+    cache_multiplier_ppm: int | None = None
+    tiers: tuple[PriceTier, ...] = ()
+
+
 class Price(msgspec.Struct, frozen=True, kw_only=True):
     """The list price of a model in nano-USD per 1M tokens (`per_call`: nano-USD a call).
 
     A row is never edited: a new price is a new row with a new id, so an old bill can be recomputed.
     `completion_multiplier_ppm`: where set, output = input x this (new-api's completion ratio).
+    `cache_write`: 0 = no price of its own: tokens written to a cache cost what input costs.
+    `detail`: None for the plain case, which is charged on a shorter way.
     """
 
     id: int
@@ -162,6 +198,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     per_call: int = 0
     model_multiplier_ppm: int = 1_000_000
     completion_multiplier_ppm: int | None = None
+    detail: PriceDetail | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,7 +73,8 @@ class ClientConnection(RequestHandler):
             server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=0,  # `deadline_s` does this
-            access_log=None,  # its format prints query strings, and with them keys
+            access_log=None,  # type: ignore[arg-type]  # aiohttp tests it for truth; its format
+            # prints query strings, and with them keys
             auto_decompress=False,
             **options,
         )

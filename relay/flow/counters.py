@@ -5,6 +5,7 @@ Labels are names of the catalog and codes of ours, never a key, an address or a 
 their number is bounded by the catalog.
 """
 
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from typing import Final
@@ -57,6 +58,7 @@ class Counters:
         "client_gone",
         "connections",
         "events",
+        "identity",
         "inflight",
         "loop_lag_us",
         "overhead",
@@ -68,6 +70,7 @@ class Counters:
     )
 
     def __init__(self) -> None:
+        self.identity = time.time_ns()
         self.requests: defaultdict[tuple[str, ...], int] = defaultdict(int)
         """(line, endpoint, status class as "2xx") -> calls answered; line "" = none was chosen."""
         self.tokens: defaultdict[str, int] = defaultdict(int)
@@ -102,6 +105,7 @@ class Counters:
         }
         return msgspec.msgpack.encode(
             Published(
+                identity=self.identity,
                 counters={
                     "requests": dict(self.requests),
                     "tokens": {(kind,): count for kind, count in self.tokens.items()},

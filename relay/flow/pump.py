@@ -41,8 +41,8 @@ DONE_EVENT: Final = b"data: [DONE]\n\n"
 REFUSAL_BYTES_MAX: Final = 64 * 1024
 TAIL_BLOCKS: Final = 4
 """Usage, finish, moderation and [DONE] may come in a read each: the last four tell the ending."""
-TAIL_BYTES: Final = 8 * 1024
-"""Of a block; usage sat within 8 KiB of the end in every recorded stream."""
+TAIL_BYTES: Final = 16 * 1024
+"""A block over this is tail enough alone: usage sat within 8 KiB of every recorded end."""
 MARKED_ENDPOINTS: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 """Streams whose clients wait for [DONE]."""
 
@@ -327,7 +327,9 @@ class Pump:
         call = self._call
         call.events_out += block.count(b"\n\n") or block.count(b"\n\r\n")
         call.bytes_out += len(block)
-        self._tail.append(block if len(block) <= TAIL_BYTES else block[-TAIL_BYTES:])
+        if len(block) > TAIL_BYTES:
+            self._tail.clear()  # whole events are kept, but not four reads of a flood of them
+        self._tail.append(block)
 
     def _cut_at_error(self, whole: bytes) -> None:
         good: list[bytes] = []

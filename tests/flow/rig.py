@@ -5,12 +5,12 @@ exactly the bytes a test tells it to.
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from relay.wire.keys import digest
 
 from relay.call import CallEnd, CallStart
 from relay.config import Config
@@ -27,6 +27,7 @@ from relay.model import (
     Snapshot,
     index_routes,
 )
+from relay.wire.keys import digest
 
 PEPPER = b"pepper of the tests, 32 bytes...."
 KEY = "relay_test-key"
@@ -64,18 +65,14 @@ def make_snapshot(channels: list[Channel], **key_fields: Any) -> Snapshot:
     """Return a catalog of one line, group, account and key over `channels`."""
     by_id = {channel.id: channel for channel in channels}
     line = Line(id=1, name="line", channel_ids=tuple(by_id))
-    key = Key(
-        **(
-            {
-                "id": 1,
-                "account_id": 1,
-                "name": "key",
-                "digest": digest(PEPPER, KEY),
-                "last4": "-key",
-            }
-            | key_fields
-        )
-    )
+    plain: dict[str, Any] = {
+        "id": 1,
+        "account_id": 1,
+        "name": "key",
+        "digest": digest(PEPPER, KEY),
+        "last4": "-key",
+    }
+    key = Key(**(plain | key_fields))
     models = {model for channel in channels for model in channel.models}
     return Snapshot(
         generation=1,
@@ -182,14 +179,23 @@ class Peer:
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        script: asyncio.Task[None] | None = None
         try:
             self.requests.append(await read_request(reader))
-            await self._script(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
+            script = asyncio.create_task(self._run(reader, writer))
+            await reader.read()
             self.closed.set()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.closed.set()
+        finally:
+            if script is not None:
+                script.cancel()
             writer.close()
+
+    async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._script(reader, writer)
+        writer.close()
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:

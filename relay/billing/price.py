@@ -1,0 +1,208 @@
+"""What a call costs: usage x list price x multipliers, in integers, rounded once.
+
+Every rate is held as nano-USD per 1M tokens times PPM ("scaled"), so that a completion or cache
+multiplier needs no rounding of its own; the one division is the last step. A model without a price
+never comes here: admission refuses it.
+
+    usage, price -> items [(count, scaled rate)] -> sum x group x model multiplier -> nano-USD
+
+It gives the number of new-api's published formula before that rounds to whole quota (2,000
+nano-USD): quota = (input + cached x cache ratio + written x cache creation ratio + output x
+completion ratio) x model ratio x group ratio, 500,000 quota = 1 USD, so model ratio 1 = 2 USD per
+1M. There, `input` excludes cached and written tokens: OpenAI's prompt_tokens includes them and they
+are subtracted, never below zero; Anthropic's input_tokens excludes them, so the dialect's parser
+adds them up to make a Usage.
+
+Source: docs.newapi.pro, Ratio Settings, "Quota Calculation Formulas"; github.com/QuantumNous/
+new-api, service/text_quota.go, calculateTextQuotaSummary.
+"""
+
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+
+from relay.call import Usage
+from relay.model import Price, PriceDetail, PriceTier
+from relay.units import PPM, TOKENS_PER_PRICE, divide_half_up, format_multiplier, format_usd
+
+_DIVISOR: Final = TOKENS_PER_PRICE * PPM * PPM * PPM
+_SCALED_DIGITS: Final = 15  # 10^9 nano-USD x 10^6 PPM
+_NO_DETAIL: Final = PriceDetail()
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """A cost in nano-USD, and what it was computed from: enough to compute it again."""
+
+    cost_nanos: int
+    price_id: int
+    group_multiplier_ppm: int
+    model_multiplier_ppm: int
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One line of a receipt.
+
+    `rate_scaled`: nano-USD x PPM, per 1M tokens, or each where `apiece` (calls, images).
+    """
+
+    count: int
+    rate_scaled: int
+    apiece: bool = False
+
+    @property
+    def cost_scaled(self) -> int:
+        """The cost in nano-USD x PPM x TOKENS_PER_PRICE."""
+        return self.count * self.rate_scaled * (TOKENS_PER_PRICE if self.apiece else 1)
+
+
+def charge(usage: Usage, price: Price, *, group_multiplier_ppm: int) -> Charge:
+    """Return what `usage` costs at `price`, rounded once, halves up.
+
+    Parts that exceed their whole (an upstream that reports more cached tokens than input) are
+    charged as reported; what is left of the whole counts as zero, never as a credit.
+    """
+    if price.detail is None:
+        scaled = _sum_plain(usage, price)
+    else:
+        scaled = sum([item.cost_scaled for item in itemise(usage, price)])
+    model_multiplier_ppm = price.model_multiplier_ppm
+    return Charge(
+        divide_half_up(scaled * group_multiplier_ppm * model_multiplier_ppm, _DIVISOR),
+        price.id,
+        group_multiplier_ppm,
+        model_multiplier_ppm,
+    )
+
+
+def receipt(usage: Usage, price: Price, *, group_multiplier_ppm: int) -> str:
+    """Return the charge as a sum that its payer can check by hand.
+
+    Like "2,567 x $5/M + 89,472 x $0.5/M + 550 x $30/M, x 0.69 = $0.05110899". A multiplier of one
+    is left out; the result is exact to the nano-dollar.
+    """
+    items = itemise(usage, price)
+    terms = " + ".join(
+        f"{item.count:,} x ${_format_rate(item.rate_scaled)}{'' if item.apiece else '/M'}"
+        for item in items
+    )
+    factors = "".join(
+        f" x {format_multiplier(ppm)}"
+        for ppm in (group_multiplier_ppm, price.model_multiplier_ppm)
+        if ppm != PPM
+    )
+    charged = charge(usage, price, group_multiplier_ppm=group_multiplier_ppm)
+    total = format_usd(charged.cost_nanos)
+    return f"{terms or '0'}{',' if factors else ''}{factors} = ${total}"
+
+
+def itemise(usage: Usage, price: Price) -> list[Item]:
+    """Return what is charged for, part by part: disjoint counts, none of them zero.
+
+    A part that the price does not tell apart is counted within its whole. The sum of the items'
+    costs is what `charge` multiplies and rounds.
+    """
+    rates = rates_in_force(usage.input_tokens, price)
+    hour_tokens = 0
+    if rates.cache_write_1h is not None:
+        hour_tokens = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
+    items = [
+        *_split(
+            usage.input_tokens,
+            rates.input,
+            (usage.cached_tokens, rates.cached_input),
+            (usage.cache_write_tokens - hour_tokens, rates.cache_write),
+            (hour_tokens, rates.cache_write_1h),
+            (usage.audio_input_tokens, rates.audio_input),
+            (usage.image_input_tokens, rates.image_input),
+        ),
+        *_split(
+            usage.output_tokens,
+            rates.output,
+            (usage.reasoning_tokens, rates.reasoning),
+            (usage.audio_output_tokens, rates.audio_output),
+            (usage.image_output_tokens, rates.image_output),
+        ),
+        Item(usage.images if rates.per_image else 0, rates.per_image, apiece=True),
+        Item(1 if rates.per_call else 0, rates.per_call, apiece=True),
+    ]
+    return [item for item in items if item.count > 0]
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """The rates of one call, scaled: multipliers applied, its tier chosen.
+
+    None: the price does not tell that part from its whole.
+    """
+
+    input: int
+    cached_input: int
+    cache_write: int
+    cache_write_1h: int | None
+    audio_input: int | None
+    image_input: int | None
+    output: int
+    reasoning: int | None
+    audio_output: int | None
+    image_output: int | None
+    per_image: int
+    per_call: int
+
+
+def rates_in_force(input_tokens: int, price: Price) -> Rates:
+    """Return the rates of a call whose whole prompt is `input_tokens` long."""
+    detail = price.detail or _NO_DETAIL
+    tier: Price | PriceTier = price
+    hour = detail.cache_write_1h
+    for above in detail.tiers:
+        if input_tokens > above.above_tokens:
+            tier = above
+            hour = detail.cache_write_1h if above.cache_write_1h is None else above.cache_write_1h
+    cache_ppm = detail.cache_multiplier_ppm
+    completion_ppm = price.completion_multiplier_ppm
+    return Rates(
+        input=tier.input * PPM,
+        cached_input=tier.cached_input * PPM if cache_ppm is None else tier.input * cache_ppm,
+        cache_write=(tier.cache_write or tier.input) * PPM,
+        cache_write_1h=_scale(hour),
+        audio_input=_scale(detail.audio_input),
+        image_input=_scale(detail.image_input),
+        output=tier.output * PPM if completion_ppm is None else tier.input * completion_ppm,
+        reasoning=_scale(detail.reasoning),
+        audio_output=_scale(detail.audio_output),
+        image_output=_scale(detail.image_output),
+        per_image=detail.per_image * PPM,
+        per_call=price.per_call * PPM,
+    )
+
+
+def _sum_plain(usage: Usage, price: Price) -> int:
+    """Return what `itemise` would sum up to for a price without detail, in a third of the time."""
+    cached = usage.cached_tokens
+    written = usage.cache_write_tokens
+    fresh = usage.input_tokens - cached - written
+    rate = price.input
+    completion_ppm = price.completion_multiplier_ppm
+    return PPM * (
+        (fresh * rate if fresh > 0 else 0)
+        + cached * price.cached_input
+        + written * (price.cache_write or rate)
+        + price.per_call * TOKENS_PER_PRICE
+    ) + usage.output_tokens * (
+        price.output * PPM if completion_ppm is None else rate * completion_ppm
+    )
+
+
+def _split(whole: int, rate: int, *parts: tuple[int, int | None]) -> list[Item]:
+    """Return the whole less its parts at `rate`, then the parts; a part without a rate stays in."""
+    told_apart = [Item(count, part_rate) for count, part_rate in parts if part_rate is not None]
+    return [Item(whole - sum([item.count for item in told_apart]), rate), *told_apart]
+
+
+def _scale(nanos: int | None) -> int | None:
+    return None if nanos is None else nanos * PPM
+
+
+def _format_rate(rate_scaled: int) -> str:
+    usd = Decimal(rate_scaled).scaleb(-_SCALED_DIGITS)
+    return f"{usd.normalize():f}"

@@ -1,0 +1,107 @@
+"""Our own answers in OpenAI's shapes: errors as bodies and as events, model lists.
+
+Every error has the same body whatever its cause, with the request id in it, and tells the official
+clients by header whether and when to come back.
+"""
+
+import math
+from typing import Final
+
+import msgspec
+
+from relay.call import Endpoint
+from relay.errors import RelayError
+
+KEEPALIVE_COMMENT: Final = b": keepalive\n\n"
+RETRY_AFTER_S_MAX: Final = 60.0
+"""anthropic's Python client sleeps whatever it is told, openai's gives up above two minutes."""
+JITTER_SHARE: Final = 0.25
+JITTER_MS: Final = 250
+OWNER: Final = "relay"
+
+_encode = msgspec.json.Encoder().encode
+
+
+def error_body(error: RelayError, request_id: str) -> bytes:
+    """Return the JSON body that tells `error`."""
+    return _encode({"error": _error_object(error, request_id)})
+
+
+def error_event(error: RelayError, request_id: str, endpoint: Endpoint) -> bytes:
+    """Return the event that tells a client its stream has failed: the last one it gets.
+
+    The official clients raise on it. A stream that just ended would look whole to them.
+    """
+    if endpoint is Endpoint.RESPONSES:
+        return b"event: response.failed\ndata: %b\n\n" % _encode(
+            _failed_response(error, request_id)
+        )
+    return b"data: %b\n\n" % error_body(error, request_id)
+
+
+def error_headers(error: RelayError, dice: float) -> list[tuple[str, str]]:
+    """Return the headers that say whether and when to try again.
+
+    Args:
+        error: What is answered.
+        dice: Uniform in [0, 1): spreads clients that were told the same moment; their own code adds
+            no jitter to a server's delay.
+    """
+    headers: list[tuple[str, str]] = []
+    if error.should_retry is not None:
+        headers.append(("x-should-retry", "true" if error.should_retry else "false"))
+    if error.retry_after_s is not None:
+        wait_ms = error.retry_after_s * 1000 * (1 + JITTER_SHARE * dice) + JITTER_MS * dice
+        wait_ms = min(wait_ms, RETRY_AFTER_S_MAX * 1000)
+        headers.append(("retry-after-ms", str(math.ceil(wait_ms))))
+        headers.append(("retry-after", str(max(1, math.ceil(wait_ms / 1000)))))
+    return headers
+
+
+def models_body(names: list[str], created: int) -> bytes:
+    """Return the list of models; `created`: seconds since 1970."""
+    return _encode({"object": "list", "data": [_model(name, created) for name in names]})
+
+
+def model_body(name: str, created: int) -> bytes:
+    """Return one model."""
+    return _encode(_model(name, created))
+
+
+def _model(name: str, created: int) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": created, "owned_by": OWNER}
+
+
+def _error_object(error: RelayError, request_id: str) -> dict[str, object]:
+    return {
+        "message": f"{error.message} (request id: {request_id})",
+        "type": error.kind,
+        "param": error.param,
+        "code": error.code,
+        "request_id": request_id,
+    }
+
+
+def _failed_response(error: RelayError, request_id: str) -> dict[str, object]:
+    """Return the object of a `response.failed` event, complete enough for typed clients.
+
+    Source: OpenAI API reference, Responses streaming events, response.failed.
+    """
+    response: dict[str, object] = {
+        "id": f"resp_{request_id.removeprefix('req_')}",
+        "object": "response",
+        "created_at": 0,
+        "status": "failed",
+        "model": "",
+        "output": [],
+        "parallel_tool_calls": False,
+        "tool_choice": "auto",
+        "tools": [],
+        "error": {
+            "code": "server_error",
+            "message": f"{error.message} (request id: {request_id})",
+        },
+        "incomplete_details": None,
+        "usage": None,
+    }
+    return {"type": "response.failed", "sequence_number": 0, "response": response}

@@ -1,0 +1,130 @@
+"""A JSON request: what routing, limits and billing need of it, and its body for an upstream.
+
+The body is decoded once, one level deep: values stay raw bytes. What an upstream gets is always
+encoded anew from that level, so that a key given twice cannot mean one thing to us and another to
+the upstream.
+"""
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from relay.call import Endpoint
+from relay.errors import BadRequest
+
+MODEL_CHARS_MAX: Final = 256
+CHOICES_MAX: Final = 128
+
+Fields = dict[str, msgspec.Raw]
+_Value = TypeVar("_Value")
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What a body asks for.
+
+    `output_tokens_max`: the largest bound it gives, None without one. `usage_asked`: the client
+    itself wants the usage event. `fields`: the top level, values as they came.
+    """
+
+    model: str
+    stream: bool
+    output_tokens_max: int | None
+    n: int
+    usage_asked: bool
+    fields: Fields
+
+
+_fields = msgspec.json.Decoder(Fields)
+_text = msgspec.json.Decoder(str)
+_flag = msgspec.json.Decoder(bool | None)
+_count = msgspec.json.Decoder(int | None)
+_options = msgspec.json.Decoder(_StreamOptions | None)
+_raw_options = msgspec.json.Decoder(Fields | None)
+_encoder = msgspec.json.Encoder()
+
+_BOUNDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+def peek_json(body: bytes, endpoint: Endpoint) -> Request:
+    """Return what `body` asks of `endpoint`.
+
+    Raises:
+        BadRequest: CLIENT; not JSON, not UTF-8, not an object, too deep, no model, or a field of
+            the wrong type. The message quotes none of the body.
+    """
+    fields = _decode_fields(body)
+    raw_model = fields.get("model")
+    if raw_model is None:
+        raise BadRequest(f"The request to /v1/{endpoint.value} names no model.", param="model")
+    model = _field(fields, "model", _text, "a string")
+    if not model or len(model) > MODEL_CHARS_MAX:
+        raise BadRequest(f"model must have 1 to {MODEL_CHARS_MAX} characters.", param="model")
+    stream = _field(fields, "stream", _flag, "true or false") or False
+    bounds = [_field(fields, name, _count, "an integer") for name in _BOUNDS if name in fields]
+    known = [bound for bound in bounds if bound is not None]
+    if any(bound < 0 for bound in known):
+        raise BadRequest("A bound on output tokens must not be negative.", param="max_tokens")
+    n = _field(fields, "n", _count, "an integer")
+    if n is not None and not 1 <= n <= CHOICES_MAX:
+        raise BadRequest(f"n must be from 1 to {CHOICES_MAX}.", param="n")
+    options = _field(fields, "stream_options", _options, "an object")
+    return Request(
+        model=model,
+        stream=stream,
+        output_tokens_max=max(known, default=None),
+        n=n or 1,
+        usage_asked=options is not None and options.include_usage is True,
+        fields=fields,
+    )
+
+
+def reframe_json(request: Request, *, model: str, add_usage: bool) -> bytes:
+    """Return the body for an upstream that knows the model as `model`.
+
+    `add_usage` sets stream_options.include_usage and leaves the client's other options as they are.
+    """
+    fields = request.fields
+    changed: dict[str, object] = {}
+    if model != request.model:
+        changed["model"] = model
+    if add_usage:
+        options: dict[str, object] = {}
+        if "stream_options" in fields:
+            options.update(_raw_options.decode(fields["stream_options"]) or {})
+        options["include_usage"] = True
+        changed["stream_options"] = options
+    return _encoder.encode({**fields, **changed} if changed else fields)
+
+
+def _decode_fields(body: bytes) -> Fields:
+    try:
+        if not body.isascii():
+            body.decode()
+        return _fields.decode(body)
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    except msgspec.ValidationError:
+        reason = "it is not an object"
+    except msgspec.DecodeError:
+        reason = "it is not JSON"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    # Raised out here, so that no exception that saw the body hangs on to this one.
+    raise BadRequest(f"The request body could not be read: {reason}.")
+
+
+def _field(
+    fields: Fields, name: str, decoder: msgspec.json.Decoder[_Value], kind: str
+) -> _Value | None:
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return decoder.decode(raw)
+    except msgspec.DecodeError:
+        pass
+    raise BadRequest(f"{name} must be {kind}.", param=name)
