@@ -30,7 +30,7 @@ TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 KEY: Final = "relay_benchmark-key"
 READY_S: Final = 30.0
 
-SCENARIOS: Final = {
+SCENARIOS: Final[dict[str, dict[str, Any]]] = {
     "json": {"kind": "json", "connections": 32, "calls": 20_000, "chunks": 40, "interval_ms": 0},
     "paced": {"kind": "stream", "connections": 150, "calls": 600, "chunks": 300, "interval_ms": 10},
 }

@@ -134,15 +134,17 @@ class JournalConfig(Section, frozen=True):
 
     dir: str = ""
     flush_ms: Annotated[int, Meta(ge=1, le=1000)] = 5
-    """Group commit: records wait at most this long for their write."""
+    """Group commit: records wait at most this long for their write; kill -9 loses no more."""
+    sync_ms: Annotated[int, Meta(ge=1, le=1000)] = 50
+    """Pause between two syncs: what a power cut may lose. Each sync costs 0.3 to 0.5 ms of CPU."""
     segment_bytes_max: Count = 64 * 1024 * 1024
     reserve_bytes: CountOrNone = 256 * 1024 * 1024
     """Free disk below this refuses new paid work with 503."""
-    unsynced_records_max: int = 100_000
+    unsynced_records_max: Count = 100_000
     """Records held in memory while a disk hangs or is full; beyond it new paid work gets 503."""
-    ship_poll_ms: int = 100
+    ship_poll_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100
     """How often the shipper looks for new records: the age of the request log's newest row."""
-    ship_rows_max: int = 5_000
+    ship_rows_max: Annotated[int, Meta(ge=1, le=100_000)] = 5_000
     """Request-log rows of one transaction, and so what the shipper holds in memory."""
 
 
@@ -156,6 +158,8 @@ class Billing(Section, frozen=True):
     """`[billing]`."""
 
     cny_per_usd: str = "7.2"
+    bonus: dict[str, str] = {}
+    """What a recharge is topped up by: from this many USD on, this share (`"100" = "0.05"`)."""
 
 
 class Secrets(Section, frozen=True):

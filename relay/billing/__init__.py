@@ -1,0 +1,1 @@
+"""What calls cost, what is held for them, and what a recharge is worth: pure integers."""

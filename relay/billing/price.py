@@ -24,7 +24,17 @@ import msgspec
 
 from relay.call import Usage
 from relay.model import Price, PriceDetail, PriceTier
-from relay.units import PPM, TOKENS_PER_PRICE, divide_half_up, format_multiplier, format_usd
+from relay.units import (
+    NANOS_PER_USD,
+    PPM,
+    TOKENS_PER_PRICE,
+    divide_half_up,
+    format_multiplier,
+    format_usd,
+)
+
+COST_NANOS_MAX: Final = 1_000_000 * NANOS_PER_USD
+"""No call costs more: an upstream that reports such a usage is lying, or broken."""
 
 _DIVISOR: Final = TOKENS_PER_PRICE * PPM * PPM * PPM
 _SCALED_DIGITS: Final = 15  # 10^9 nano-USD x 10^6 PPM
@@ -60,15 +70,17 @@ def charge(usage: Usage, price: Price, *, group_multiplier_ppm: int) -> Charge:
     """Return what `usage` costs at `price`, rounded once, halves up.
 
     Parts that exceed their whole (an upstream that reports more cached tokens than input) are
-    charged as reported; what is left of the whole counts as zero, never as a credit.
+    charged as reported; what is left of the whole counts as zero, never as a credit. Whatever an
+    upstream reports, the cost lies between 0 and COST_NANOS_MAX, so that the ledger can book it.
     """
     if price.detail is None:
         scaled = _sum_plain(usage, price)
     else:
         scaled = sum([item.cost_scaled for item in itemise(usage, price)])
     model_multiplier_ppm = price.model_multiplier_ppm
+    nanos = divide_half_up(scaled * group_multiplier_ppm * model_multiplier_ppm, _DIVISOR)
     return Charge(
-        divide_half_up(scaled * group_multiplier_ppm * model_multiplier_ppm, _DIVISOR),
+        nanos if 0 <= nanos <= COST_NANOS_MAX else max(0, min(nanos, COST_NANOS_MAX)),
         price.id,
         group_multiplier_ppm,
         model_multiplier_ppm,

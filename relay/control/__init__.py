@@ -1,0 +1,1 @@
+"""The control process: admin API, shipper, metrics, upkeep."""

@@ -13,7 +13,6 @@ has reached the client, so that any failure can still be served by another chann
 
 import asyncio
 import enum
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -23,26 +22,14 @@ from relay.errors import ChannelGarbled, ChannelRefused, ChannelTruncated, Relay
 from relay.flow.active import ActiveCall
 from relay.flow.outlet import Outlet
 from relay.flow.ports import Connection
+from relay.flow.trace import Trace
 from relay.wire.heads import EVENT_STREAM, is_canonical
 from relay.wire.refusal import is_error_body, read_refusal
 from relay.wire.sse import EventBuffer, split_events
-from relay.wire.usage import find_usage
-from relay.wire.verdict import (
-    Ending,
-    First,
-    done_marker,
-    drop_usage_event,
-    find_error,
-    judge_ending,
-    judge_first,
-)
+from relay.wire.verdict import Ending, First, drop_usage_event, find_error, judge_first
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 REFUSAL_BYTES_MAX: Final = 64 * 1024
-TAIL_BLOCKS: Final = 4
-"""Usage, finish, moderation and [DONE] may come in a read each: the last four tell the ending."""
-TAIL_BYTES: Final = 16 * 1024
-"""A block over this is tail enough alone: usage sat within 8 KiB of every recorded end."""
 MARKED_ENDPOINTS: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 """Streams whose clients wait for [DONE]."""
 
@@ -77,7 +64,6 @@ class Pump:
         "_connection",
         "_content_type",
         "_events",
-        "_first",
         "_headers",
         "_held",
         "_held_bytes",
@@ -87,7 +73,7 @@ class Pump:
         "_settle",
         "_status",
         "_strip_usage",
-        "_tail",
+        "_trace",
         "bytes_in",
         "outlet",
         "paused",
@@ -108,7 +94,6 @@ class Pump:
         self._strip_usage = strip_usage
         self._connection: Connection | None = None
         self._mode = Mode.ENDED
-        self._tail: deque[bytes] = deque(maxlen=TAIL_BLOCKS)
         self.outlet = outlet
         self.paused = False
         self.bytes_in = 0
@@ -125,8 +110,7 @@ class Pump:
         self._events = EventBuffer(self._limits.event_bytes_max)
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._first = b""
-        self._tail.clear()
+        self._trace = Trace()
         self._aligned = False
         if self.paused:
             connection.pause()
@@ -205,7 +189,7 @@ class Pump:
     def on_lost(self, error: RelayError) -> None:
         """Judge a broken connection: a stream that had said its last word is whole all the same."""
         self._connection = None
-        if self._mode is Mode.EVENTS and self._ending() is Ending.COMPLETE:
+        if self._mode is Mode.EVENTS and self._trace.ending(self._call.endpoint) is Ending.COMPLETE:
             self._end_events(b"")
         elif self._call.stage is Stage.COMMITTED:
             self.fail(ChannelTruncated("The upstream broke off in the middle of its answer."))
@@ -255,7 +239,6 @@ class Pump:
         block = self._release()
         self._mode = Mode.EVENTS
         self._commit()
-        self._first = block[:TAIL_BYTES]
         if block.startswith(b"id:") or b"\nid:" in block:
             self.outlet.comments_safe = False
         if done:
@@ -275,7 +258,7 @@ class Pump:
                 return
             self._commit()
             self._note(body)
-            self._complete(body[-TAIL_BYTES:])
+            self._complete()
             self.outlet.send_whole(self._content_type, body)
             self._call.resolve(None)
         elif self._held_bytes > self._limits.gate_bytes_max:
@@ -290,7 +273,7 @@ class Pump:
         if payload:
             self._note(payload)
         if done:
-            self._complete(b"".join(self._tail))
+            self._complete()
         self.outlet.send_body(payload, last=done)
         if done:
             self._call.resolve(None)
@@ -327,9 +310,7 @@ class Pump:
         call = self._call
         call.events_out += block.count(b"\n\n") or block.count(b"\n\r\n")
         call.bytes_out += len(block)
-        if len(block) > TAIL_BYTES:
-            self._tail.clear()  # whole events are kept, but not four reads of a flood of them
-        self._tail.append(block)
+        self._trace.note(block)
 
     def _cut_at_error(self, whole: bytes) -> None:
         good: list[bytes] = []
@@ -349,25 +330,21 @@ class Pump:
         sent = self._inspect(whole) if whole else b""
         if self._mode is Mode.ENDED:
             return  # the last events held an error
-        if self._ending() is not Ending.COMPLETE:
+        if self._trace.ending(self._call.endpoint) is not Ending.COMPLETE:
             self.outlet.send_events(sent)
             self.fail(ChannelTruncated("The upstream ended before its answer was complete."))
             return
-        tail = b"".join(self._tail)
-        if self._call.endpoint in MARKED_ENDPOINTS and not done_marker(tail):
+        if self._call.endpoint in MARKED_ENDPOINTS and not self._trace.has_done_marker():
             sent += DONE_EVENT
-        self._complete(tail)
+        self._complete()
         self.outlet.send_events(sent, last=True)
         self._call.resolve(None)
 
-    def _ending(self) -> Ending:
-        return judge_ending(b"".join(self._tail), self._call.endpoint)
-
-    def _complete(self, tail: bytes) -> None:
+    def _complete(self) -> None:
         """Settle a whole answer; its last bytes go out after this."""
         self._mode = Mode.ENDED
         self._connection = None
-        self._call.usage = find_usage(self._first, tail)
+        self._call.usage = self._trace.usage()
         self._settle(self._call)
 
     def fail(self, error: RelayError) -> None:

@@ -1,0 +1,1 @@
+"""The arithmetic of limits: buckets, leases, estimates. Pure."""

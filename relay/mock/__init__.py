@@ -1,0 +1,1 @@
+"""A scripted upstream for the demo, the tests and the benchmarks."""

@@ -1,0 +1,1 @@
+"""Decisions as tables and functions: which channel, what next, what health. Pure."""

@@ -1,0 +1,1 @@
+"""Postgres, Redis, the journal, the secrets: what outlives a call."""

@@ -14,6 +14,7 @@ from relay.errors import BadRequest
 
 MODEL_CHARS_MAX: Final = 256
 CHOICES_MAX: Final = 128
+OUTPUT_TOKENS_MAX: Final = 2**31 - 1
 
 Fields = dict[str, msgspec.Raw]
 _Value = TypeVar("_Value")
@@ -41,6 +42,7 @@ class Request(msgspec.Struct, frozen=True):
 _fields = msgspec.json.Decoder(Fields)
 _text = msgspec.json.Decoder(str)
 _flag = msgspec.json.Decoder(bool | None)
+_format = msgspec.json.Decoder(str | None)
 _count = msgspec.json.Decoder(int | None)
 _options = msgspec.json.Decoder(_StreamOptions | None)
 _raw_options = msgspec.json.Decoder(Fields | None)
@@ -60,14 +62,16 @@ def peek_json(body: bytes, endpoint: Endpoint) -> Request:
     raw_model = fields.get("model")
     if raw_model is None:
         raise BadRequest(f"The request to /v1/{endpoint.value} names no model.", param="model")
-    model = _field(fields, "model", _text, "a string")
-    if not model or len(model) > MODEL_CHARS_MAX:
-        raise BadRequest(f"model must have 1 to {MODEL_CHARS_MAX} characters.", param="model")
+    model = check_model(_field(fields, "model", _text, "a string") or "")
     stream = _field(fields, "stream", _flag, "true or false") or False
+    if endpoint is Endpoint.SPEECH:  # it has no `stream`: events come where the format says so
+        stream = _field(fields, "stream_format", _format, "a string") == "sse"
     bounds = [_field(fields, name, _count, "an integer") for name in _BOUNDS if name in fields]
     known = [bound for bound in bounds if bound is not None]
-    if any(bound < 0 for bound in known):
-        raise BadRequest("A bound on output tokens must not be negative.", param="max_tokens")
+    if not all(0 <= bound <= OUTPUT_TOKENS_MAX for bound in known):
+        raise BadRequest(
+            f"A bound on output tokens must be from 0 to {OUTPUT_TOKENS_MAX}.", param="max_tokens"
+        )
     n = _field(fields, "n", _count, "an integer")
     if n is not None and not 1 <= n <= CHOICES_MAX:
         raise BadRequest(f"n must be from 1 to {CHOICES_MAX}.", param="n")
@@ -80,6 +84,20 @@ def peek_json(body: bytes, endpoint: Endpoint) -> Request:
         usage_asked=options is not None and options.include_usage is True,
         fields=fields,
     )
+
+
+def check_model(name: str) -> str:
+    """Return a model's name as a client gave it.
+
+    Raises:
+        BadRequest: CLIENT; empty, too long, or with characters that cannot be shown: names go into
+            logs and tables, and Postgres takes no NUL.
+    """
+    if not 0 < len(name) <= MODEL_CHARS_MAX or not name.isprintable():
+        raise BadRequest(
+            f"model must have 1 to {MODEL_CHARS_MAX} printable characters.", param="model"
+        )
+    return name
 
 
 def reframe_json(request: Request, *, model: str, add_usage: bool) -> bytes:

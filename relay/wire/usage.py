@@ -66,6 +66,12 @@ class _Wire(msgspec.Struct):
     thoughtsTokenCount: int | None = None  # noqa: N815
     cachedContentTokenCount: int | None = None  # noqa: N815
     toolUsePromptTokenCount: int | None = None  # noqa: N815
+    # Gemini interactions
+    total_input_tokens: int | None = None
+    total_output_tokens: int | None = None
+    total_cached_tokens: int | None = None
+    total_thought_tokens: int | None = None
+    total_tool_use_tokens: int | None = None
     # Cohere
     tokens: _Units | None = None
 
@@ -122,6 +128,7 @@ def _has_count(wire: _Wire) -> bool:
             wire.input_tokens,
             wire.output_tokens,
             wire.promptTokenCount,
+            wire.total_input_tokens,
             wire.tokens,
         )
     )
@@ -150,6 +157,8 @@ def _merge(begun: _Wire, last: _Wire) -> _Wire:
 def _normalise(wire: _Wire) -> Usage:
     if wire.promptTokenCount is not None:
         return _from_gemini(wire)
+    if wire.total_input_tokens is not None:
+        return _from_interactions(wire)
     if wire.tokens is not None:
         return Usage(
             input_tokens=round(wire.tokens.input_tokens or 0),
@@ -162,11 +171,14 @@ def _normalise(wire: _Wire) -> Usage:
     output_details = (
         wire.completion_tokens_details or wire.output_tokens_details or _OutputDetails()
     )
+    input_tokens = _count(wire.prompt_tokens, wire.input_tokens)
+    cached_tokens = _count(
+        input_details.cached_tokens, wire.prompt_cache_hit_tokens, wire.cached_tokens
+    )
     return Usage(
-        input_tokens=_count(wire.prompt_tokens, wire.input_tokens),
-        cached_tokens=_count(
-            input_details.cached_tokens, wire.prompt_cache_hit_tokens, wire.cached_tokens
-        ),
+        input_tokens=input_tokens,
+        # Grok on Azure was recorded with more cached tokens than prompt: the whole bounds its part.
+        cached_tokens=min(cached_tokens, input_tokens),
         cache_write_tokens=_count(input_details.cache_write_tokens),
         output_tokens=_count(wire.completion_tokens, wire.output_tokens),
         reasoning_tokens=_count(output_details.reasoning_tokens, output_details.thinking_tokens),
@@ -192,6 +204,16 @@ def _from_gemini(wire: _Wire) -> Usage:
         input_tokens=_count(wire.promptTokenCount) + _count(wire.toolUsePromptTokenCount),
         cached_tokens=_count(wire.cachedContentTokenCount),
         output_tokens=_count(wire.candidatesTokenCount) + thoughts,
+        reasoning_tokens=thoughts,
+    )
+
+
+def _from_interactions(wire: _Wire) -> Usage:
+    thoughts = _count(wire.total_thought_tokens)
+    return Usage(
+        input_tokens=_count(wire.total_input_tokens) + _count(wire.total_tool_use_tokens),
+        cached_tokens=_count(wire.total_cached_tokens),
+        output_tokens=_count(wire.total_output_tokens) + thoughts,
         reasoning_tokens=thoughts,
     )
 

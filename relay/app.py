@@ -1,0 +1,150 @@
+"""A worker process, wired: settings and socket in, data plane up, drained out. No rules here.
+
+    settings -> journal, catalog follower, DataServer -> listen -> ready -> SIGTERM -> drain
+
+It ends by itself when the supervisor is gone: nobody would replace it, and the next supervisor
+wants its port.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from relay import hardening
+from relay.edge.server import DataServer
+from relay.flow.counters import Counters
+from relay.lifeline import Lifeline, Settings
+from relay.store import published
+from relay.store.follow import CatalogFollower
+from relay.store.journal import Journal
+from relay.store.locate import database_url
+from relay.store.vault import load_pepper, open_vault
+from relay.waiting import first_of
+
+PUBLISH_S: Final = 1.0
+
+_STATM: Final = Path("/proc/self/statm")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+GC_THRESHOLDS: Final = (20_000, 20, 50)
+"""Young objects of a call are freed by reference counts; the collector is for the odd cycle. With
+the start-up objects frozen a full collection has little to walk."""
+
+
+def run_worker(lifeline: Lifeline) -> None:
+    """Serve until SIGTERM or until the supervisor is gone.
+
+    Raises:
+        Unavailable: RELAY; the supervisor went before this process had started.
+        ConfigError: RELAY; a secret cannot be found.
+        DependencyDown: RELAY; the embedded Postgres is not up.
+    """
+    settings, listener = lifeline.receive_settings()
+    assert listener is not None, "a worker is given its socket"
+    hardening.refuse_dumps()
+    hardening.raise_file_limit()
+    uvloop.run(_run(settings, lifeline, listener))
+
+
+async def _run(settings: Settings, lifeline: Lifeline, listener: socket.socket) -> None:
+    await Worker(settings, lifeline, listener).run()
+
+
+class Worker:
+    """The parts of one worker, and the order in which they come and go. Made in the event loop."""
+
+    def __init__(self, settings: Settings, lifeline: Lifeline, listener: socket.socket) -> None:
+        config, data_dir = settings.config, Path(settings.data_dir)
+        self._config = config
+        self._lifeline = lifeline
+        self._listener = listener
+        self._file = f"{settings.name}-{os.getpid()}"
+        self._metrics_dir = data_dir / "run" / "metrics"
+        self._counters = Counters()
+        journal_dir = Path(config.journal.dir) if config.journal.dir else data_dir / "journal"
+        self._journal = Journal(journal_dir, settings.name, config.journal)
+        pepper = load_pepper(config, data_dir, os.environ)
+        self._server = DataServer(config, self._journal, self._counters, pepper.value)
+        vault = open_vault(config, data_dir, os.environ)
+        url = database_url(config, data_dir)
+        self._follower = CatalogFollower(url, vault, self._server.swap)
+        self._draining = False
+
+    async def run(self) -> None:
+        """Serve from the first snapshot on; return when drained."""
+        asked, hurried = _on_sigterm(asyncio.get_running_loop())
+        alone = asyncio.create_task(self._lifeline.beat_until_alone(), name="lifeline")
+        async with contextlib.AsyncExitStack() as parts:
+            parts.callback(alone.cancel)
+            self._journal.open()
+            parts.push_async_callback(self._journal.close)
+            parts.push_async_callback(self._follower.stop)
+            await first_of(self._begin(), asked.wait(), alone)
+            publisher = asyncio.create_task(self._publish_forever(), name="publisher")
+            parts.callback(publisher.cancel)
+            await first_of(asked.wait(), alone, publisher)
+            self._draining = True
+            if not alone.done():
+                drain = self._server.drain(self._config.server.drain_s)
+                await first_of(drain, hurried.wait(), alone)
+            await self._server.drain(0)
+            self._publish(0)
+
+    async def _begin(self) -> None:
+        await self._follower.start()
+        await self._server.start(self._listener)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        self._publish(0)
+        self._lifeline.tell_ready()
+
+    async def _publish_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + PUBLISH_S
+            await asyncio.sleep(PUBLISH_S)
+            self._publish(max(0, round((loop.time() - due_s) * 1e6)))
+
+    def _publish(self, lag_us: int) -> None:
+        self._counters.loop_lag_us = lag_us
+        gauges = {
+            "time_seconds": time.time_ns() / 1e9,
+            "generation": float(self._follower.snapshot.generation),
+            "snapshot_age_seconds": self._follower.age_s,
+            "journal_healthy": float(self._journal.healthy),
+            "draining": float(self._draining),
+            "resident_memory_bytes": float(_resident_bytes()),
+        }
+        # A disk without room must not stop the relay from relaying.
+        with contextlib.suppress(OSError):
+            published.publish(self._metrics_dir, self._file, self._counters.snapshot(gauges))
+
+
+def _on_sigterm(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio.Event]:
+    """Return the events of the first SIGTERM (drain) and of the second one (at once)."""
+    asked, hurried = asyncio.Event(), asyncio.Event()
+
+    def on_sigterm() -> None:
+        if asked.is_set():
+            hurried.set()
+        asked.set()
+
+    loop.add_signal_handler(signal.SIGTERM, on_sigterm)
+    return asked, hurried
+
+
+def _resident_bytes() -> int:
+    """Return this process's resident memory.
+
+    Source: proc(5), /proc/pid/statm: the second field, in pages.
+    """
+    return int(_STATM.read_bytes().split()[1]) * _PAGE_BYTES

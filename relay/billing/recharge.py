@@ -1,0 +1,91 @@
+"""What a recharge is worth, and who becomes an enterprise by it. Integers only.
+
+Amounts are billionths of their currency ("nanos") in USD and CNY alike.
+"""
+
+import enum
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from relay.units import NANOS_PER_USD, PPM, divide_half_up
+
+ENTERPRISE_CNY_NANOS: Final = 3_000 * 1_000_000_000
+"""Recharged in all, this makes an account an enterprise."""
+ENTERPRISE_DAY_NANOS: Final = 100 * NANOS_PER_USD
+"""Spent on each of ENTERPRISE_DAYS days in a row, this does too."""
+ENTERPRISE_DAYS: Final = 7
+
+
+class Currency(enum.StrEnum):
+    """What a recharge is paid in."""
+
+    USD = "USD"
+    CNY = "CNY"
+
+
+class BonusTier(msgspec.Struct, frozen=True):
+    """From an amount on (nano-USD), this share of a recharge is added to it (PPM)."""
+
+    from_nanos: int
+    bonus_ppm: int
+
+
+class Credit(msgspec.Struct, frozen=True):
+    """What an account is credited for a recharge: the money paid, and the bonus, in nano-USD."""
+
+    paid_nanos: int
+    bonus_nanos: int
+
+
+def credit_of(
+    amount_nanos: int,
+    currency: Currency,
+    *,
+    cny_per_usd_nanos: int,
+    tiers: Sequence[BonusTier] = (),
+) -> Credit:
+    """Return what a recharge of `amount_nanos` of `currency` credits, each part rounded once.
+
+    Raises:
+        ValueError: The amount or the exchange rate is not positive.
+    """
+    if amount_nanos <= 0:
+        raise ValueError("the amount must be positive")
+    paid_nanos = _convert(amount_nanos, currency, cny_per_usd_nanos)
+    bonus_ppm = max((tier.bonus_ppm for tier in tiers if paid_nanos >= tier.from_nanos), default=0)
+    return Credit(paid_nanos, divide_half_up(paid_nanos * bonus_ppm, PPM))
+
+
+def in_cny(amount_nanos: int, currency: Currency, *, cny_per_usd_nanos: int) -> int:
+    """Return an amount in nano-CNY, for the enterprise rule."""
+    if currency is Currency.CNY:
+        return amount_nanos
+    return divide_half_up(amount_nanos * cny_per_usd_nanos, NANOS_PER_USD)
+
+
+def is_enterprise(recharged_cny_nanos: int, spent_by_day_nanos: Sequence[int]) -> bool:
+    """Return whether an account has earned enterprise status.
+
+    Args:
+        recharged_cny_nanos: All its recharges, each at its own day's exchange rate.
+        spent_by_day_nanos: Nano-USD spent on whole days in a row, oldest first; a day without
+            calls is a zero, not left out.
+    """
+    if recharged_cny_nanos >= ENTERPRISE_CNY_NANOS:
+        return True
+    run = 0
+    for spent_nanos in spent_by_day_nanos:
+        run = run + 1 if spent_nanos >= ENTERPRISE_DAY_NANOS else 0
+        if run == ENTERPRISE_DAYS:
+            return True
+    return False
+
+
+def _convert(amount_nanos: int, currency: Currency, cny_per_usd_nanos: int) -> int:
+    if currency is Currency.USD:
+        return amount_nanos
+    if cny_per_usd_nanos <= 0:
+        raise ValueError("the exchange rate must be positive")
+    return divide_half_up(amount_nanos * NANOS_PER_USD, cny_per_usd_nanos)

@@ -1,0 +1,68 @@
+"""`relay account` and `relay line`: who pays, and what is on sale."""
+
+import click
+
+from relay.cli.keys import KEY_COLUMNS, key_row
+from relay.cli.output import json_option, print_fields, print_json, print_rows
+from relay.cli.root import location_options
+from relay.cli.session import Session, with_database
+from relay.errors import NotFound
+from relay.store.keys import list_keys
+from relay.store.listings import Row, list_accounts, list_lines
+
+ACCOUNT_COLUMNS = ("name", "group", "multiplier", "lines", "tpm", "rpm", "keys", "disabled")
+LINE_COLUMNS = ("name", "kind", "channels", "tpm", "rpm", "concurrency", "splice")
+
+
+@click.group()
+def account() -> None:
+    """List and show accounts."""
+
+
+@account.command("list")
+@location_options
+@json_option
+@click.pass_context
+def list_account(ctx: click.Context, *, as_json: bool) -> None:
+    """Show all accounts."""
+    rows = with_database(ctx, lambda on: list_accounts(on.connection))
+    print_rows(rows, ACCOUNT_COLUMNS, as_json=as_json)
+
+
+@account.command()
+@location_options
+@json_option
+@click.argument("name")
+@click.pass_context
+def show(ctx: click.Context, name: str, *, as_json: bool) -> None:
+    """Show one account and its keys."""
+    shown, keys = with_database(ctx, lambda on: _find(on, name))
+    if as_json:
+        print_json({**shown, "keys": keys})
+        return
+    print_fields(shown, as_json=False)
+    if keys:
+        click.echo()
+        print_rows(keys, KEY_COLUMNS, as_json=False)
+
+
+@click.group()
+def line() -> None:
+    """List lines."""
+
+
+@line.command("list")
+@location_options
+@json_option
+@click.pass_context
+def list_line(ctx: click.Context, *, as_json: bool) -> None:
+    """Show all lines."""
+    rows = with_database(ctx, lambda on: list_lines(on.connection))
+    print_rows(rows, LINE_COLUMNS, as_json=as_json)
+
+
+async def _find(on: Session, name: str) -> tuple[Row, list[Row]]:
+    found = await list_accounts(on.connection, name)
+    if not found:
+        raise NotFound(f"there is no account {name!r}")
+    return found[0], [key_row(row) for row in await list_keys(on.connection, name)]

@@ -1,0 +1,117 @@
+"""`relay check` and `relay apply`: the catalog as a file."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import click
+
+from relay.cli.output import json_option, print_json
+from relay.cli.root import load_context, location_options
+from relay.cli.session import Session, with_database
+from relay.config import Config, load
+from relay.errors import ConfigError
+from relay.store.declaration import Declaration, parse_catalog
+from relay.store.declare import apply as apply_declared
+from relay.store.declare import resolve_credentials
+from relay.store.migrate import migrate
+from relay.store.plan import KINDS, Action, Change, entries_of
+
+_SIGNS = {Action.ADDED: "+", Action.CHANGED: "~", Action.REMOVED: "-"}
+
+_file_argument = click.argument("file", type=click.Path(path_type=Path))
+
+
+@click.command()
+@location_options
+@_file_argument
+@click.pass_context
+def check(ctx: click.Context, file: Path) -> None:
+    """Check a relay.toml or a catalog file; touches no database."""
+    source = _read(file)
+    if _is_catalog(source, file):
+        config, _ = load_context(ctx)
+        click.echo(f"{file}: ok, a catalog: {_counts(_parse(source, file, config))}")
+        return
+    load(file, os.environ)
+    click.echo(f"{file}: ok, a configuration")
+
+
+@click.command()
+@location_options
+@_file_argument
+@click.option("--dry-run", is_flag=True, help="Show the changes; make none.")
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Remove what the file does not mention, among the kinds that it does.",
+)
+@json_option
+@click.pass_context
+def apply(ctx: click.Context, file: Path, *, dry_run: bool, prune: bool, as_json: bool) -> None:
+    """Make the catalog hold what FILE declares, in one transaction."""
+    source = _read(file)
+
+    async def work(on: Session) -> list[Change]:
+        wanted = resolve_credentials(_parse(source, file, on.config), os.environ, on.load_pepper())
+        if not dry_run:
+            await migrate(on.connection)
+        return await apply_declared(
+            on.connection, wanted, on.open_vault(), prune=prune, dry_run=dry_run
+        )
+
+    changes = with_database(ctx, work)
+    if as_json:
+        print_json([_plain(change) for change in changes])
+        return
+    for change in changes:
+        _print_change(change)
+    if not changes:
+        click.echo("no changes")
+    elif dry_run:
+        click.echo(f"{len(changes)} changes, none made (--dry-run)", err=True)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+
+
+def _parse(source: bytes, file: Path, config: Config) -> Declaration:
+    try:
+        return parse_catalog(
+            source,
+            dedicated_tpm=config.limits.dedicated_tpm,
+            plain_upstreams=config.server.allow_plain_upstreams,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error.message}") from error
+
+
+def _is_catalog(source: bytes, file: Path) -> bool:
+    try:
+        return not tomllib.loads(source.decode()).keys().isdisjoint(KINDS)
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _counts(declared: Declaration) -> str:
+    return ", ".join(f"{len(entries_of(declared, kind))} {kind}" for kind in KINDS)
+
+
+def _print_change(change: Change) -> None:
+    click.echo(f"{_SIGNS[change.action]} {change.kind} {change.name}")
+    for field, (before, after) in change.fields.items():
+        click.echo(f"    {field}: {before} -> {after}")
+
+
+def _plain(change: Change) -> dict[str, object]:
+    fields = {field: {"before": was, "after": now} for field, (was, now) in change.fields.items()}
+    return {
+        "kind": change.kind,
+        "name": change.name,
+        "action": change.action,
+        "fields": fields,
+    }

@@ -1,0 +1,210 @@
+"""`relay key`: made, listed, switched off and on, deleted."""
+
+import datetime
+import re
+from typing import Any, Final
+
+import asyncpg
+import click
+
+from relay.cli.output import json_option, print_json, print_rows
+from relay.cli.root import location_options
+from relay.cli.session import Session, with_database
+from relay.store.canonical import canonical_networks, canonical_usd
+from relay.store.keys import (
+    Terms,
+    create_key,
+    delete_key,
+    find_key,
+    list_keys,
+    set_disabled,
+)
+from relay.units import format_usd, parse_usd
+
+KEY_COLUMNS: Final = (
+    "id",
+    "account",
+    "name",
+    "last4",
+    "disabled",
+    "expires_at",
+    "models",
+    "networks",
+    "quota_usd",
+    "spent_usd",
+    "last_used_at",
+)
+
+_SPAN: Final = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
+_SPAN_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_expiry(text: str, now: datetime.datetime) -> datetime.datetime:
+    """Return the moment that "30d" after `now`, or an ISO 8601 date or time, stands for.
+
+    Raises:
+        ValueError: Neither of these, or not in the future.
+    """
+    span = _SPAN.fullmatch(text)
+    if span:
+        return now + datetime.timedelta(**{_SPAN_UNITS[span[2]]: int(span[1])})
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("expected a span such as 30d or 12h, or an ISO 8601 time") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    if moment <= now:
+        raise ValueError("that is in the past")
+    return moment.astimezone(datetime.UTC)
+
+
+def _expiry(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> datetime.datetime | None:
+    if text is None:
+        return None
+    try:
+        return parse_expiry(text, datetime.datetime.now(datetime.UTC))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _models(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    models = sorted({name.strip() for name in text.split(",")} - {""})
+    if not models:
+        raise click.BadParameter("names no model")
+    return models
+
+
+def _networks(
+    _ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+) -> list[str] | None:
+    try:
+        return canonical_networks("allow-ip", texts) or None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _quota(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return parse_usd(canonical_usd("quota", text))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.group()
+def key() -> None:
+    """Create, list, disable, enable and delete API keys."""
+
+
+@key.command()
+@location_options
+@click.option("--account", required=True, help="Who pays.")
+@click.option("--name", default="", help="What the log calls it; default: by its last characters.")
+@click.option(
+    "--expires", "expires_at", callback=_expiry, metavar="30d|ISO", help="When it stops working."
+)
+@click.option("--models", callback=_models, metavar="A,B", help="The only models it may use.")
+@click.option(
+    "--allow-ip",
+    "networks",
+    multiple=True,
+    callback=_networks,
+    metavar="CIDR",
+    help="A network it may be used from; repeatable. Default: any.",
+)
+@click.option(
+    "--quota", "quota_nanos", callback=_quota, metavar="USD", help="What it may spend in all."
+)
+@json_option
+@click.pass_context
+def create(ctx: click.Context, /, account: str, name: str, *, as_json: bool, **terms: Any) -> None:
+    """Make a key. It is shown once, now; only its digest is stored."""
+    made = with_database(
+        ctx, lambda on: create_key(on.connection, on.load_pepper(), account, name, Terms(**terms))
+    )
+    if as_json:
+        print_json({"id": made.id, "key": made.key.reveal()})
+        return
+    click.echo(f"key {made.id} ({account}/{made.name}); it is shown this once:", err=True)
+    click.echo(made.key.reveal())
+
+
+@key.command("list")
+@location_options
+@click.option("--account", help="Only this account's.")
+@json_option
+@click.pass_context
+def list_command(ctx: click.Context, account: str | None, *, as_json: bool) -> None:
+    """Show keys (never the keys themselves)."""
+    rows = with_database(ctx, lambda on: list_keys(on.connection, account))
+    print_rows([key_row(row) for row in rows], KEY_COLUMNS, as_json=as_json)
+
+
+@key.command()
+@location_options
+@click.argument("key")
+@click.pass_context
+def disable(ctx: click.Context, key: str) -> None:
+    """Refuse a key (by id, name or last four) everywhere within a second."""
+    row = with_database(ctx, lambda on: _switch(on, key, disabled=True))
+    click.echo(f"key {_shown(row)} is disabled", err=True)
+
+
+@key.command()
+@location_options
+@click.argument("key")
+@click.pass_context
+def enable(ctx: click.Context, key: str) -> None:
+    """Take a disabled key (by id, name or last four) again."""
+    row = with_database(ctx, lambda on: _switch(on, key, disabled=False))
+    click.echo(f"key {_shown(row)} is enabled", err=True)
+
+
+@key.command()
+@location_options
+@click.argument("key")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def delete(ctx: click.Context, key: str, *, yes: bool) -> None:
+    """Delete a key (by id, name or last four) for good; the log keeps its name."""
+    row = with_database(ctx, lambda on: find_key(on.connection, key))
+    if not yes:
+        click.confirm(f"delete key {_shown(row)} for good?", abort=True, err=True)
+    with_database(ctx, lambda on: delete_key(on.connection, row["id"]))
+    click.echo(f"key {_shown(row)} is deleted", err=True)
+
+
+def key_row(row: asyncpg.Record) -> dict[str, Any]:
+    """Return what may be shown of a key."""
+    quota = row["quota_nanos"]
+    return {
+        "id": row["id"],
+        "account": row["account"],
+        "name": row["name"],
+        "prefix": row["prefix"],
+        "last4": row["last4"],
+        "disabled": row["disabled"],
+        "created_at": row["created_at"],
+        "expires_at": row["expires_at"],
+        "models": row["models"],
+        "networks": None if row["networks"] is None else [str(ip) for ip in row["networks"]],
+        "quota_usd": None if quota is None else format_usd(quota),
+        "spent_usd": format_usd(row["spent_nanos"]),
+        "last_used_at": row["last_used_at"],
+    }
+
+
+async def _switch(on: Session, wanted: str, *, disabled: bool) -> asyncpg.Record:
+    row = await find_key(on.connection, wanted)
+    await set_disabled(on.connection, row["id"], disabled=disabled)
+    return row
+
+
+def _shown(row: asyncpg.Record) -> str:
+    return f"{row['id']} ({row['account']}/{row['name']})"

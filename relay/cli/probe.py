@@ -1,0 +1,117 @@
+"""One real question to an upstream: are its address, its certificate and our credential good?
+
+GET {base_url}/models costs nothing at any provider. No redirect is followed, so the credential
+goes nowhere else; of the answer only the status and the model names are looked at.
+"""
+
+import http.client
+import ssl
+import time
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from relay.model import Channel, Protocol
+
+TIMEOUT_S: Final = 10.0
+ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
+"""OpenRouter's list of several hundred models, the longest known, is about 1 MB."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What a probe found. `status` 0: no answer. `missing`: mapped models that are not listed."""
+
+    channel: str
+    ok: bool
+    status: int
+    total_ms: int
+    reason: str
+    missing: list[str]
+
+
+class _Named(msgspec.Struct):
+    id: str = ""
+    name: str = ""  # Gemini's: "models/NAME"
+
+
+class _Listing(msgspec.Struct):
+    data: list[_Named] = []
+    models: list[_Named] = []
+
+
+def probe(channel: Channel) -> Finding:
+    """Ask a channel's upstream for its models and judge the answer."""
+    began_s = time.monotonic()
+    status, body, reason = 0, b"", ""
+    try:
+        status, body = _get(channel)
+    except OSError as error:
+        reason = f"no answer: {error}"
+    except http.client.HTTPException as error:
+        reason = f"what it answers is not HTTP ({type(error).__name__})"
+    listed = _names(body) if status == http.client.OK else set()
+    return Finding(
+        channel=channel.name,
+        ok=status == http.client.OK,
+        status=status,
+        total_ms=round((time.monotonic() - began_s) * 1000),
+        reason=reason or _reason(status),
+        missing=sorted(set(channel.models.values()) - listed) if listed else [],
+    )
+
+
+def request_headers(channel: Channel) -> dict[str, str]:
+    """Return the headers that carry a channel's credential in its dialect."""
+    api_key = channel.api_key.reveal()
+    if not api_key:
+        return {}
+    match channel.protocol:
+        case Protocol.ANTHROPIC:
+            return {"x-api-key": api_key, "anthropic-version": "2023-06-01"}
+        case Protocol.GEMINI:
+            return {"x-goog-api-key": api_key}
+        case Protocol.OPENAI:
+            return {"authorization": f"Bearer {api_key}"}
+
+
+def _get(channel: Channel) -> tuple[int, bytes]:
+    url = urlsplit(channel.base_url)
+    assert url.hostname is not None
+    connection: http.client.HTTPConnection
+    if url.scheme == "https":
+        trust = ssl.create_default_context()
+        connection = http.client.HTTPSConnection(
+            url.hostname, url.port, timeout=TIMEOUT_S, context=trust
+        )
+    else:
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=TIMEOUT_S)
+    try:
+        headers = {"accept": "application/json", **request_headers(channel)}
+        # Gemini alone lists by pages, of 50 unless told.
+        query = "?pageSize=1000" if channel.protocol is Protocol.GEMINI else ""
+        connection.request("GET", f"{url.path}/models{query}", headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read(ANSWER_BYTES_MAX)
+    finally:
+        connection.close()
+
+
+def _names(body: bytes) -> set[str]:
+    try:
+        listing = msgspec.json.decode(body, type=_Listing)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return set()
+    named = [*listing.data, *listing.models]
+    return {(model.id or model.name).removeprefix("models/") for model in named} - {""}
+
+
+def _reason(status: int) -> str:
+    match status:
+        case http.client.OK:
+            return "ok"
+        case 401 | 403:
+            return "the credential is not accepted"
+        case 404:
+            return "no model list there: is the base_url right?"
+    return f"answered {status}"

@@ -1,0 +1,116 @@
+"""`relay serve`, and the hidden commands that its children run."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from relay import logs
+from relay.cli.root import load_context, location_options
+from relay.config import Config
+from relay.lifeline import Lifeline
+
+if TYPE_CHECKING:
+    from relay.boot import Report
+
+_log = logging.getLogger(__name__)
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_VARIABLES: Final = {
+    "listen": "RELAY_SERVER__LISTEN",
+    "admin": "RELAY_SERVER__ADMIN",
+    "workers": "RELAY_SERVER__WORKERS",
+}
+"""A flag is put into the environment, so that it also wins when the file is read again."""
+
+
+@click.command()
+@location_options
+@click.option("--listen", metavar="HOST:PORT", help="Where clients call. [127.0.0.1:8080]")
+@click.option("--admin", metavar="HOST:PORT", help="Health, metrics, admin. [127.0.0.1:8081]")
+@click.option("--workers", type=click.IntRange(0, 1024), help="0 = one per core.")
+@click.option("--demo", is_flag=True, help="With a scripted upstream, and a key to call it.")
+@click.pass_context
+def serve(ctx: click.Context, /, *, demo: bool, **flags: str | int | None) -> None:
+    """Run the relay: workers, control process and, where none are configured, its databases.
+
+    SIGTERM or Ctrl-C lets streams finish, twice ends them at once. SIGHUP reads the configuration
+    again and rolls the workers one by one.
+    """
+    from relay.boot import run_relay
+
+    logs.configure(os.environ)
+    for flag, value in flags.items():
+        if value is not None:
+            os.environ[_VARIABLES[flag]] = str(value)
+    config, data_dir = load_context(ctx)
+    data_dir = data_dir.absolute()
+
+    def reload() -> Config:
+        return load_context(ctx)[0]
+
+    def on_ready(report: "Report") -> None:
+        _tell(report, data_dir)
+
+    with contextlib.suppress(asyncio.CancelledError):  # SIGTERM before anything was served
+        asyncio.run(run_relay(config, data_dir, reload, on_ready, demo=demo))
+
+
+def _child(command: _Command) -> _Command:
+    """Add what the supervisor tells a child on its command line."""
+    return click.option("--lifeline", "fd", type=int, required=True)(command)
+
+
+@click.command(hidden=True)
+@_child
+def worker(fd: int) -> None:
+    """Serve calls; started by the supervisor."""
+    from relay.app import run_worker
+
+    logs.configure(os.environ)
+    run_worker(Lifeline(fd))
+
+
+@click.command(hidden=True)
+@_child
+def control(fd: int) -> None:
+    """Run the control plane; started by the supervisor."""
+    from relay.control.process import run_control
+
+    logs.configure(os.environ)
+    run_control(Lifeline(fd))
+
+
+@click.command("demo-upstream", hidden=True)
+@_child
+@click.option("--port", type=int, required=True)
+def demo_upstream(fd: int, port: int) -> None:
+    """Run the demonstration's scripted upstream; started by the supervisor."""
+    from relay.cli.demo_upstream import run_demo_upstream
+
+    logs.configure(os.environ)
+    run_demo_upstream(Lifeline(fd), port)
+
+
+def _tell(report: "Report", data_dir: Path) -> None:
+    """Say in short lines what runs where; to a log, in one event."""
+    if not sys.stderr.isatty() and report.demo is None:
+        _log.info("serving", extra={"address": report.listen, "count": report.workers})
+        return
+    token = data_dir / "secrets" / "admin.token"
+    click.echo(f"relay {version('relay')}: http://{report.listen}/v1", err=True)
+    click.echo(f"workers  {report.workers}", err=True)
+    click.echo(f"admin    http://{report.admin} (token in {token})", err=True)
+    click.echo(f"data     {data_dir}", err=True)
+    if report.demo is not None:
+        from relay.demo import describe_call
+
+        click.echo("\n" + describe_call(f"http://{report.listen}/v1", report.demo), err=True)

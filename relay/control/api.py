@@ -1,0 +1,238 @@
+"""The admin listener: health, metrics, and /admin/v1 for whoever holds the admin token.
+
+    GET  /livez /readyz /metrics                  open: they tell nothing of anybody
+    GET  /admin/v1/keys?account=  POST  DELETE /{id}  POST /{id}/enable|disable
+    GET  /admin/v1/channels       POST /{name}/drain|enable
+    GET  /admin/v1/logs /usage    the request log and its sums
+
+Rows are those of the commands with --json; money is decimal strings in USD. A failure is
+{"error": {"message", "type", "code"}}; nothing that was sent is quoted in it.
+"""
+
+import asyncio
+import contextlib
+import datetime
+import hmac
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import asyncpg
+import msgspec
+import orjson
+from aiohttp import web
+from msgspec import Meta
+from prometheus_client.registry import Collector
+
+from relay.config import Config
+from relay.control import metrics
+from relay.control.readiness import judge
+from relay.errors import BadRequest, RelayError, Unauthenticated
+from relay.model import Secret
+from relay.store import keys, listings, postgres, published
+from relay.store.canonical import canonical_networks, canonical_usd
+from relay.store.keys import Terms
+from relay.store.locate import database_url
+from relay.store.postgres import Connection
+from relay.store.vault import load_pepper, open_vault
+from relay.units import format_usd, parse_usd
+
+BODY_BYTES_MAX: Final = 64 * 1024
+CONNECTIONS_MAX: Final = 8
+"""To Postgres at once; further requests wait for their turn."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_Body = TypeVar("_Body")
+
+
+class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /admin/v1/keys; as the flags of `relay key create`."""
+
+    account: str
+    name: Annotated[str, Meta(max_length=128)] = ""
+    expires: Annotated[datetime.datetime, Meta(tz=True)] | None = None
+    models: list[str] | None = None
+    allow_ip: list[str] | None = None
+    quota_usd: str | None = None
+
+
+class AdminApi:
+    """The handlers, and what they need.
+
+    Args:
+        config: The whole of relay.toml.
+        data_dir: Where the relay keeps its state.
+        token: What a caller of /admin/v1 has to send.
+        collector: What /metrics shows.
+    """
+
+    def __init__(self, config: Config, data_dir: Path, token: Secret, collector: Collector) -> None:
+        self._config = config
+        self._data_dir = data_dir
+        self._token = token.reveal().encode()
+        self._collector = collector
+        self._metrics_dir = data_dir / "run" / "metrics"
+        self._vault = open_vault(config, data_dir, os.environ)
+        self._pepper = load_pepper(config, data_dir, os.environ)
+        self._connections = asyncio.Semaphore(CONNECTIONS_MAX)
+
+    def application(self) -> web.Application:
+        """Return the routes as an application."""
+        app = web.Application(
+            middlewares=[answer_in_json, self._authenticate], client_max_size=BODY_BYTES_MAX
+        )
+        app.add_routes(
+            [
+                web.get("/livez", self._livez),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.get("/admin/v1/keys", self._list_keys),
+                web.post("/admin/v1/keys", self._create_key),
+                web.delete(r"/admin/v1/keys/{id:\d+}", self._delete_key),
+                web.post(r"/admin/v1/keys/{id:\d+}/{verb:enable|disable}", self._switch_key),
+                web.get("/admin/v1/channels", self._list_channels),
+                web.post("/admin/v1/channels/{name}/{verb:drain|enable}", self._switch_channel),
+            ]
+        )
+        return app
+
+    @web.middleware
+    async def _authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/admin/"):
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            good = hmac.compare_digest(token.strip().encode(), self._token)
+            if scheme.lower() != "bearer" or not good:
+                raise Unauthenticated("Send the admin token: Authorization: Bearer TOKEN.")
+        return await handler(request)
+
+    # --- open -------------------------------------------------------------------------------
+
+    async def _livez(self, _request: web.Request) -> web.Response:
+        return _json({"alive": True})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        found = judge(published.read_all(self._metrics_dir), time.time_ns() / 1e9)
+        return _json(msgspec.to_builtins(found), status=200 if found.ready else 503)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(
+            body=metrics.render(self._collector), headers={"Content-Type": metrics.CONTENT_TYPE}
+        )
+
+    # --- keys -------------------------------------------------------------------------------
+
+    async def _list_keys(self, request: web.Request) -> web.Response:
+        async with self._connection() as connection:
+            rows = await keys.list_keys(connection, request.query.get("account"))
+        return _json({"keys": [_key_row(row) for row in rows]})
+
+    async def _create_key(self, request: web.Request) -> web.Response:
+        wanted = _decode(await request.read(), KeyRequest)
+        terms = _terms(wanted)
+        async with self._connection() as connection:
+            made = await keys.create_key(
+                connection, self._pepper, wanted.account, wanted.name, terms
+            )
+        return _json({"id": made.id, "name": made.name, "key": made.key.reveal()}, status=201)
+
+    async def _switch_key(self, request: web.Request) -> web.Response:
+        key_id = request.match_info["id"]
+        disabled = request.match_info["verb"] == "disable"
+        async with self._connection() as connection:
+            row = await keys.find_key(connection, key_id)
+            await keys.set_disabled(connection, row["id"], disabled=disabled)
+        return _json({"id": row["id"], "disabled": disabled})
+
+    async def _delete_key(self, request: web.Request) -> web.Response:
+        async with self._connection() as connection:
+            row = await keys.find_key(connection, request.match_info["id"])
+            await keys.delete_key(connection, row["id"])
+        return _json({"id": row["id"], "deleted": True})
+
+    # --- channels ---------------------------------------------------------------------------
+
+    async def _list_channels(self, _request: web.Request) -> web.Response:
+        async with self._connection() as connection:
+            rows = await listings.list_channels(connection, self._vault)
+        return _json({"channels": rows})
+
+    async def _switch_channel(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        drained = request.match_info["verb"] == "drain"
+        async with self._connection() as connection:
+            await listings.set_drained(connection, name, drained=drained)
+        return _json({"name": name, "drained": drained})
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """Give a connection of its own to a request: so rare a caller needs no pool to go stale."""
+        async with self._connections:
+            connection = await postgres.connect(
+                database_url(self._config, self._data_dir), application="relay admin"
+            )
+            try:
+                with postgres.border():
+                    yield connection
+            finally:
+                await connection.close()
+
+
+@web.middleware
+async def answer_in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every failure into a JSON body that quotes nothing of the request."""
+    try:
+        return await handler(request)
+    except RelayError as error:
+        return _failure(error.status, error.message, error.kind, error.code)
+    except web.HTTPException as error:
+        return _failure(error.status, error.reason, "invalid_request_error", None)
+
+
+def _failure(status: int, message: str, kind: str, code: str | None) -> web.Response:
+    return _json({"error": {"message": message, "type": kind, "code": code}}, status=status)
+
+
+def _json(value: Any, *, status: int = 200) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(value, default=str),
+        status=status,
+        headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
+    )
+
+
+def _decode(body: bytes, kind: type[_Body]) -> _Body:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(str(error)) from None
+    except msgspec.DecodeError:
+        raise BadRequest("The body is not JSON.") from None
+
+
+def _terms(wanted: KeyRequest) -> Terms:
+    try:
+        quota = canonical_usd("quota_usd", wanted.quota_usd) if wanted.quota_usd else None
+        networks = canonical_networks("allow_ip", wanted.allow_ip or ()) or None
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    return Terms(
+        expires_at=wanted.expires,
+        models=sorted(set(wanted.models)) if wanted.models else None,
+        networks=networks,
+        quota_nanos=parse_usd(quota) if quota is not None else None,
+    )
+
+
+def _key_row(row: asyncpg.Record) -> dict[str, Any]:
+    """Return what may be shown of a key: all but its digest."""
+    shown = ("id", "account", "name", "last4", "disabled", "expires_at", "models", "networks")
+    quota = row["quota_nanos"]
+    return {
+        **{field: row[field] for field in shown},
+        "quota_usd": None if quota is None else format_usd(quota),
+        "spent_usd": format_usd(row["spent_nanos"]),
+        "last_used_at": row["last_used_at"],
+    }

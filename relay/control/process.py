@@ -1,0 +1,109 @@
+"""The control process, wired: admin listener, shipper, upkeep. It never sees a client's request.
+
+It starts without Postgres and waits for it; it ends when the supervisor says so or is gone. It is
+the last to end, because it carries the workers' last records into the request log.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import socket
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+from aiohttp import web
+
+from relay import hardening
+from relay.control.api import AdminApi
+from relay.control.metrics import WorkerCollector
+from relay.control.shipper import Shipper
+from relay.control.upkeep import keep_log_forever
+from relay.lifeline import Lifeline, Settings
+from relay.model import Secret
+from relay.store import postgres
+from relay.store.locate import database_url
+from relay.store.postgres import Connection
+from relay.store.secret_files import keep_secret
+from relay.waiting import first_of
+
+TOKEN_BYTES: Final = 32
+LAST_SHIPPING_S: Final = 5.0
+"""What the last records get to reach Postgres; what does not is shipped at the next start."""
+POLL_S: Final = 0.05
+
+
+def run_control(lifeline: Lifeline) -> None:
+    """Serve until SIGTERM or until the supervisor is gone.
+
+    Raises:
+        Unavailable: RELAY; the supervisor went before this process had started.
+        ConfigError: RELAY; a secret cannot be found.
+    """
+    settings, listener = lifeline.receive_settings()
+    assert listener is not None, "the control process is given its socket"
+    hardening.refuse_dumps()
+    uvloop.run(Control(settings, lifeline, listener).run())
+
+
+class Control:
+    """The parts of the control process."""
+
+    def __init__(self, settings: Settings, lifeline: Lifeline, listener: socket.socket) -> None:
+        self._config = settings.config
+        self._data_dir = Path(settings.data_dir)
+        self._lifeline = lifeline
+        self._listener = listener
+        journal_dir = Path(self._config.journal.dir or self._data_dir / "journal")
+        self._shipper = Shipper(journal_dir, self._connect, self._config.journal)
+        token = Secret(
+            keep_secret(
+                self._data_dir / "secrets" / "admin.token", secrets.token_urlsafe(TOKEN_BYTES)
+            )
+        )
+        collector = WorkerCollector(self._data_dir / "run" / "metrics", self._gauges)
+        self._api = AdminApi(self._config, self._data_dir, token, collector)
+
+    async def run(self) -> None:
+        """Serve until it is time to go; then ship what is left."""
+        asked = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+        async with contextlib.AsyncExitStack() as parts:
+            alone = parts.enter_context(_task(self._lifeline.beat_until_alone()))
+            shipping = parts.enter_context(_task(self._shipper.run()))
+            upkeep = parts.enter_context(_task(keep_log_forever(self._config, self._data_dir)))
+            runner = web.AppRunner(self._api.application(), access_log=None)
+            parts.push_async_callback(runner.cleanup)
+            await runner.setup()
+            await web.SockSite(runner, self._listener).start()
+            self._lifeline.tell_ready()
+            await first_of(asked.wait(), alone, shipping, upkeep)
+            await first_of(self._all_shipped(), alone, within_s=LAST_SHIPPING_S)
+
+    async def _connect(self) -> Connection:
+        url = database_url(self._config, self._data_dir)
+        return await postgres.connect(url, application="relay shipper")
+
+    async def _all_shipped(self) -> None:
+        while self._shipper.rows_waiting or self._shipper.lag_bytes():  # noqa: ASYNC110
+            # The shipper has no event for it: bytes that wait are counted on the disk.
+            await asyncio.sleep(POLL_S)
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "relay_log_lag_bytes": float(self._shipper.lag_bytes()),
+            "relay_log_queue_depth": float(self._shipper.rows_waiting),
+            "relay_log_failures": float(self._shipper.failures),
+        }
+
+
+@contextlib.contextmanager
+def _task(work: Coroutine[Any, Any, None]) -> Iterator[asyncio.Task[None]]:
+    """Run `work` beside the block; what it raises is for who awaits it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()

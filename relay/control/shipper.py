@@ -1,0 +1,306 @@
+"""The shipper: tails the journals of this host's workers into the request log, exactly once.
+
+    journal folders -> tails -> a batch -> one transaction: rows, folds, marks -> remove what is in
+
+With Postgres down it holds one batch and waits; the journals grow on disk. Whatever moment it dies
+at, the next one goes on from the marks that were committed, and rows that are in already stay out.
+A dead worker's open calls are closed as interrupted, once everything it wrote is in.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar, TypeVarTuple
+
+import asyncpg
+import msgspec
+
+from relay.call import CallCheckpoint, CallEnd, CallStart, EndReason
+from relay.config import JournalConfig
+from relay.errors import RelayError
+from relay.store.journal_tail import JournalTail
+from relay.store.log_writer import (
+    Mark,
+    Part,
+    find_logged,
+    forget_mark,
+    read_mark,
+    write_batch,
+)
+from relay.store.postgres import Connection, border
+from relay.units import PPM
+
+BACKOFF_S_MIN: Final = 0.1
+BACKOFF_S_MAX: Final = 5.0
+"""Postgres is asked again at least this often: replay begins within seconds of its return."""
+LOCK_NAME: Final = "shipper.lock"
+LOCK_RETRY_S: Final = 0.5
+
+Connect = Callable[[], Awaitable[Connection]]
+Close = Callable[[CallStart, CallCheckpoint | None, int], CallEnd]
+_Args = TypeVarTuple("_Args")
+_Result = TypeVar("_Result")
+
+_log = logging.getLogger(__name__)
+
+
+def close_interrupted(start: CallStart, checkpoint: CallCheckpoint | None, died_us: int) -> CallEnd:
+    """Return the end of a call whose worker died: nothing is charged, since the fault is ours.
+
+    Tokens are the estimates that the journal has; `died_us` is when the worker last wrote.
+    """
+    ended_us = max(start.time_us, died_us)
+    return CallEnd(
+        request_id=start.request_id,
+        time_us=ended_us,
+        account_id=start.account_id,
+        key_id=start.key_id,
+        ip=start.ip,
+        endpoint=start.endpoint,
+        model=start.model,
+        line_id=start.line_id,
+        stream=start.stream,
+        channel_id=checkpoint.channel_id if checkpoint else 0,
+        served_model="",
+        status=500,
+        reason=EndReason.INTERRUPTED.value,
+        input_tokens=start.input_estimate,
+        cached_tokens=0,
+        cache_write_tokens=0,
+        output_tokens=checkpoint.output_estimate if checkpoint else 0,
+        reasoning_tokens=0,
+        estimated=True,
+        ttft_us=0,
+        total_us=ended_us - start.time_us,
+        attempts=1,
+        cost_nanos=0,
+        price_id=0,
+        group_multiplier_ppm=PPM,
+        model_multiplier_ppm=PPM,
+        error_code="interrupted",
+    )
+
+
+class Shipper:
+    """Ships the journals below one directory. One runs per directory; a second one waits.
+
+    Args:
+        directory: Where the workers make their generation folders.
+        connect: Makes a connection to Postgres; one is kept, and made anew after a failure.
+        config: How often to look, and how much to ship at once.
+        close: Makes the end of a call that its dead worker left open.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        connect: Connect,
+        config: JournalConfig,
+        *,
+        close: Close = close_interrupted,
+    ) -> None:
+        self._directory = directory
+        self._connect = connect
+        self._connection: Connection | None = None
+        self._poll_s = config.ship_poll_ms / 1000
+        self._rows_max = config.ship_rows_max
+        self._close = close
+        self._tails: deque[JournalTail] = deque()
+        self._shipped: dict[str, Mark] = {}
+        self._batch: list[Part] = []
+        self._files = ThreadPoolExecutor(1, thread_name_prefix="shipper")
+        self.rows_shipped = 0
+        self.failures = 0
+        """Tries since the last one that worked; 0 = all is well."""
+
+    @property
+    def rows_waiting(self) -> int:
+        """Calls that were read and are not committed yet; bounded by a batch."""
+        return sum(len(part.ends) for part in self._batch)
+
+    def lag_bytes(self) -> int:
+        """Return how many bytes of journal are not in the log yet: it looks at the files."""
+        return sum(
+            tail.lag_bytes(self._shipped[tail.generation])
+            for tail in self._tails
+            if tail.generation in self._shipped
+        )
+
+    async def run(self) -> None:
+        """Ship until cancelled, whatever happens to Postgres and the disk meanwhile."""
+        async with self._lock_directory():
+            try:
+                while True:
+                    wait_s = await self._try_once()
+                    await asyncio.sleep(wait_s)
+            finally:
+                self.close()
+
+    def close(self) -> None:
+        """Let go of the journals; the shipper is of no use afterwards."""
+        self._files.shutdown()  # waits for a read under way: it uses what is closed now
+        while self._tails:
+            self._tails.pop().close()
+        self._hang_up()
+
+    async def _try_once(self) -> float:
+        """Ship once; return the seconds to wait before the next time."""
+        try:
+            busy = await self.ship_once()
+        except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+            if not self.failures:
+                _log.error("shipping waits: %s", type(exc.__cause__ or exc).__name__)
+            self.failures += 1
+            return min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0 ** min(self.failures, 10))
+        if self.failures:
+            _log.info("shipping goes on after %d failures", self.failures)
+            self.failures = 0
+        return 0.0 if busy else self._poll_s
+
+    async def ship_once(self) -> bool:
+        """Ship a batch of what is there, and tidy up behind it; return whether there was any.
+
+        After an error call it again: it goes on with the same batch.
+
+        Raises:
+            DependencyDown: RELAY; Postgres cannot be reached.
+            OSError: RELAY; a journal cannot be read.
+        """
+        await self._find_generations()
+        if not self._batch:
+            await self._in_thread(self._read_batch)
+        rows = self.rows_waiting
+        if rows:
+            async with self._database() as connection:
+                await write_batch(connection, self._batch)
+        self._batch.clear()
+        self.rows_shipped += rows
+        self._shipped = {tail.generation: tail.mark for tail in self._tails}
+        for tail in [tail for tail in self._tails if tail.finished]:
+            await self._finish(tail)
+        await self._in_thread(self._remove_shipped)
+        return rows > 0
+
+    async def _find_generations(self) -> None:
+        known = {tail.generation for tail in self._tails}
+        for folder in await self._in_thread(_list_generations, self._directory):
+            if folder.name in known:
+                continue
+            async with self._database() as connection:
+                mark = await read_mark(connection, folder.name)
+            tail = JournalTail(folder, mark)
+            if mark.closed:
+                await self._forget(tail)
+            else:
+                self._tails.append(tail)
+
+    def _read_batch(self) -> None:
+        """Read until the batch is full; the generations take turns at being the first."""
+        room = self._rows_max
+        for tail in list(self._tails):
+            if room <= 0:
+                break
+            self._tails.rotate(-1)
+            try:
+                ends = tail.read(room)
+            except OSError:
+                # Nobody knows how far it came. It is found again, and goes on from its mark.
+                self._tails.remove(tail)
+                tail.close()
+                raise
+            if ends:
+                self._batch.append(Part(tail.generation, tail.mark, ends))
+                room -= len(ends)
+
+    async def _finish(self, tail: JournalTail) -> None:
+        """Close the calls that a dead worker left open, and remove its journal."""
+        calls = tail.open_calls()
+        died_us = tail.last_write_us()
+        mark = msgspec.structs.replace(tail.mark, closed=True)
+        async with self._database() as connection:
+            # After a power cut the log can know an end that the journal has lost.
+            logged = await find_logged(connection, [start.request_id for start, _ in calls])
+            ends = [
+                self._close(start, checkpoint, died_us)
+                for start, checkpoint in calls
+                if start.request_id not in logged
+            ]
+            await write_batch(connection, [Part(tail.generation, mark, ends)])
+        if ends:
+            _log.warning("journal %s: %d calls were interrupted", tail.generation, len(ends))
+        self.rows_shipped += len(ends)
+        self._tails.remove(tail)
+        await self._forget(tail)
+
+    async def _forget(self, tail: JournalTail) -> None:
+        """Remove a closed generation: the folder first, since without a mark it would be replayed.
+
+        Dying in between leaves a row of a hundred bytes behind, and nothing else.
+        """
+        try:
+            await self._in_thread(tail.remove)
+        finally:
+            tail.close()
+        async with self._database() as connection:
+            await forget_mark(connection, tail.generation)
+
+    def _remove_shipped(self) -> None:
+        for tail in self._tails:
+            tail.remove_shipped()
+
+    @contextlib.asynccontextmanager
+    async def _database(self) -> AsyncIterator[Connection]:
+        with border():
+            if self._connection is None:
+                self._connection = await self._connect()
+            try:
+                yield self._connection
+            except BaseException:
+                # In an unknown state, and perhaps to a server that is gone: make a new one.
+                self._hang_up()
+                raise
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def _in_thread(self, work: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
+        """Do what touches files off the loop, which also serves the admin API."""
+        return await asyncio.get_running_loop().run_in_executor(self._files, work, *args)
+
+    @contextlib.asynccontextmanager
+    async def _lock_directory(self) -> AsyncIterator[None]:
+        """Wait until no other shipper has the directory, and have it."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(self._directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            while not _take_lock(fd):  # noqa: ASYNC110 - a file lock wakes nobody
+                await asyncio.sleep(LOCK_RETRY_S)
+            yield
+        finally:
+            os.close(fd)
+
+
+def _take_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _list_generations(directory: Path) -> list[Path]:
+    """Return the folders of generations; a hidden one is still being made."""
+    with os.scandir(directory) as entries:
+        return sorted(
+            Path(entry.path)
+            for entry in entries
+            if entry.is_dir() and not entry.name.startswith(".")
+        )

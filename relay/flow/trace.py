@@ -1,0 +1,47 @@
+"""What is remembered of an answer while it passes: enough to judge its ending and find its usage.
+
+That is its first events and its last ones, as the very blocks that went by: nothing is decoded, and
+nothing copied, until the answer has ended.
+"""
+
+from collections import deque
+from typing import Final
+
+from relay.call import Endpoint, Usage
+from relay.wire.usage import find_usage
+from relay.wire.verdict import Ending, done_marker, judge_ending
+
+TAIL_BLOCKS: Final = 4
+"""Usage, finish, moderation and [DONE] may come in a read each: the last four tell the ending."""
+TAIL_BYTES: Final = 16 * 1024
+"""A block over this is tail enough alone: usage sat within 8 KiB of every recorded end."""
+
+
+class Trace:
+    """The first and last blocks of one attempt's answer."""
+
+    __slots__ = ("_first", "_tail")
+
+    def __init__(self) -> None:
+        self._first = b""
+        self._tail: deque[bytes] = deque(maxlen=TAIL_BLOCKS)
+
+    def note(self, block: bytes) -> None:
+        """Remember a block that went by; called for every read of a stream."""
+        if not self._first:
+            self._first = block
+        elif len(block) > TAIL_BYTES:
+            self._tail.clear()  # whole events are kept, but not four reads of a flood of them
+        self._tail.append(block)
+
+    def ending(self, endpoint: Endpoint) -> Ending:
+        """Judge how the answer ended."""
+        return judge_ending(b"".join(self._tail), endpoint)
+
+    def has_done_marker(self) -> bool:
+        """Tell whether `[DONE]` went by."""
+        return done_marker(b"".join(self._tail))
+
+    def usage(self) -> Usage | None:
+        """Return what the answer used, None where it did not say."""
+        return find_usage(self._first[:TAIL_BYTES], b"".join(self._tail))

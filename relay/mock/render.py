@@ -1,0 +1,62 @@
+"""From a question to its answer: one renderer for each endpoint, and the list of models."""
+
+from collections.abc import Callable
+from typing import Final
+
+from relay.mock.answer import CREATED_S, Answer, Turn, single
+from relay.mock.chat import answer_chat, answer_completion
+from relay.mock.media import (
+    answer_embeddings,
+    answer_images,
+    answer_moderations,
+    answer_rerank,
+    answer_speech,
+    answer_transcription,
+)
+from relay.mock.options import MockOptions
+from relay.mock.question import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    IMAGE_EDITS,
+    IMAGES,
+    MODERATIONS,
+    RERANK,
+    RESPONSES,
+    SPEECH,
+    TRANSCRIPTIONS,
+)
+from relay.mock.responses import answer_response
+
+_RENDERERS: Final[dict[str, Callable[[Turn], Answer]]] = {
+    CHAT: answer_chat,
+    COMPLETIONS: answer_completion,
+    EMBEDDINGS: answer_embeddings,
+    RESPONSES: answer_response,
+    MODERATIONS: answer_moderations,
+    RERANK: answer_rerank,
+    IMAGES: answer_images,
+    IMAGE_EDITS: answer_images,
+    SPEECH: answer_speech,
+    TRANSCRIPTIONS: answer_transcription,
+}
+
+
+def render(turn: Turn) -> Answer:
+    """Return what an honest upstream answers to `turn`."""
+    return _RENDERERS[turn.question.endpoint](turn)
+
+
+def list_models(options: MockOptions) -> Answer:
+    """Return the answer to GET models."""
+    rows = [_model(name, options) for name in options.models]
+    return single({"object": "list", "data": rows})
+
+
+def show_model(name: str, options: MockOptions) -> Answer:
+    """Return the answer to GET models/{id}: a scripted model goes by any name."""
+    return single(_model(name, options))
+
+
+def _model(name: str, options: MockOptions) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": CREATED_S, "owned_by": options.name}

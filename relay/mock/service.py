@@ -1,0 +1,184 @@
+"""What the mock answers to each request: routes, credentials, faults, and the control paths.
+
+No socket here: a Request in, a Reply out.
+"""
+
+import random
+from typing import Final, Protocol
+from urllib.parse import unquote
+
+import msgspec
+
+from relay.mock import faults, rejections
+from relay.mock.answer import Answer, Turn, single, with_crlf
+from relay.mock.faults import Fault
+from relay.mock.options import MockOptions
+from relay.mock.plan import Plan, Style, lay_out
+from relay.mock.question import ENDPOINTS, Question, QuestionError, parse
+from relay.mock.record import Record, Served
+from relay.mock.render import list_models, render, show_model
+from relay.mock.wire_faults import bend
+
+CONTROL: Final = "/_mock/"
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request off the wire; header names in lower case, `path` without its query."""
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    body: bytes
+    chunked: bool
+    """Whether the client understands HTTP chunks."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What to play. `served`: the call to be noted when it has ended; None for all but calls."""
+
+    plan: Plan
+    served: Served | None = None
+
+
+class SetFail(Protocol):
+    """Puts faults in force, as they are written."""
+
+    def __call__(self, *texts: str) -> None:
+        """Replace those in force; raises ValueError for an unknown one."""
+        ...
+
+
+class Service:
+    """Answers requests as the options and the faults in force say.
+
+    Args:
+        options: How the mock behaves.
+        record: Takes note of calls.
+        set_fail: Puts other faults in force.
+    """
+
+    def __init__(self, options: MockOptions, record: Record, set_fail: "SetFail") -> None:
+        self.faults: tuple[Fault, ...] = ()
+        self._options = options
+        self._record = record
+        self._set_fail = set_fail
+        self._dice = random.Random(options.seed)  # noqa: S311  the dice of faults, no secret
+
+    def reply(self, request: Request) -> Reply:
+        """Return what to play for `request`."""
+        if request.path.startswith(CONTROL):
+            return self._plain(request, self._control(request))
+        path = request.path.removeprefix("/v1")
+        if request.method == "HEAD":
+            return Reply(plan=Plan(head=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", frames=()))
+        if not self._admits(request):
+            return self._refuse(request, rejections.reject(401))
+        return self._route(request, path.removeprefix("/"))
+
+    def _route(self, request: Request, path: str) -> Reply:
+        lists_models = path == "models" or path.startswith("models/")
+        if not lists_models and path not in ENDPOINTS:
+            return self._refuse(request, rejections.reject(404, "Invalid URL."))
+        if request.method != ("GET" if lists_models else "POST"):
+            return self._refuse(request, rejections.reject(405))
+        return self._models(request, path) if lists_models else self._call(request, path)
+
+    def _call(self, request: Request, endpoint: str) -> Reply:
+        content_type = request.headers.get(b"content-type", b"").decode("latin-1")
+        try:
+            question = parse(endpoint, content_type, request.body)
+            fault = self._fault(request, question.model)
+        except QuestionError as error:
+            return self._refuse(request, rejections.reject(400, error.message))
+        except ValueError as error:
+            return self._refuse(request, rejections.reject(400, str(error)))
+        question = faults.rephrase(question, fault)
+        answer = faults.distort(self._render(question), fault)
+        served = self._served(request, question)
+        if fault is not None:
+            served.fault = fault.text
+        if answer.status >= 400:
+            # No provider charges a prompt that it refused.
+            served.status = answer.status
+            served.prompt_tokens = served.cached_tokens = 0
+        return Reply(plan=self._plan(request, answer, fault), served=served)
+
+    def _models(self, request: Request, path: str) -> Reply:
+        name = unquote(path.removeprefix("models").removeprefix("/"))
+        answer = show_model(name, self._options) if name else list_models(self._options)
+        fault = faults.choose(self.faults, self._dice.random)
+        return Reply(plan=self._plan(request, faults.distort(answer, fault), fault))
+
+    def _plan(self, request: Request, answer: Answer, fault: Fault | None) -> Plan:
+        style = Style(server=self._options.name, chunked=request.chunked)
+        if fault is None:
+            return lay_out(answer, style)
+        return bend(fault.mode, fault.arg, answer, style)
+
+    def _fault(self, request: Request, model: str) -> Fault | None:
+        """Return the fault that this request asks for, or else one of those in force.
+
+        Raises:
+            ValueError: The request asks for one that does not exist.
+        """
+        asked = request.headers.get(b"x-mock-fail", b"").decode("latin-1")
+        if not asked and model.startswith(faults.MODEL_PREFIX):
+            asked = model.removeprefix(faults.MODEL_PREFIX)
+        wanted = (faults.parse(asked),) if asked else self.faults
+        return faults.choose(wanted, self._dice.random)
+
+    def _admits(self, request: Request) -> bool:
+        if not self._options.api_key:
+            return True
+        key = self._options.api_key.encode()
+        bearer = request.headers.get(b"authorization", b"")
+        return bearer == b"Bearer " + key or request.headers.get(b"x-api-key") == key
+
+    def _control(self, request: Request) -> Answer:
+        match request.method, request.path.removeprefix(CONTROL):
+            case "GET", "served":
+                return single(self._record.served)
+            case "DELETE", "served":
+                self._record.clear()
+                return single(self._record.state)
+            case "GET", "state":
+                return single(self._record.state)
+            case "POST", "fail":
+                return self._change_faults(request.body)
+        return rejections.reject(404, "The mock has no such control.")
+
+    def _change_faults(self, body: bytes) -> Answer:
+        try:
+            wanted = msgspec.json.decode(body, type=_Fail).fail
+            self._set_fail(*([wanted] if isinstance(wanted, str) else wanted or []))
+        except (msgspec.MsgspecError, ValueError) as error:
+            return rejections.reject(400, str(error))
+        return single(self._record.state)
+
+    def _refuse(self, request: Request, answer: Answer) -> Reply:
+        self._record.reject()
+        return self._plain(request, answer)
+
+    def _plain(self, request: Request, answer: Answer) -> Reply:
+        return Reply(plan=self._plan(request, answer, None))
+
+
+class _Fail(msgspec.Struct):
+    fail: str | list[str] | None
+
+
+def _entry(request: Request, turn: Turn, answer: Answer, fault: Fault | None) -> Served:
+    question: Question = turn.question
+    return Served(
+        n=turn.number,
+        request_id=request.headers.get(b"x-request-id", b"").decode("latin-1"),
+        endpoint=question.endpoint,
+        model=question.model,
+        stream=question.stream,
+        resume=question.resume,
+        fault=fault.text if fault is not None else "",
+        status=answer.status,
+        # No provider charges a prompt that it refused.
+        prompt_tokens=question.prompt_tokens if answer.status < 400 else 0,
+        cached_tokens=turn.cached_tokens if answer.status < 400 else 0,
+    )

@@ -1,0 +1,142 @@
+"""API keys in Postgres: made, listed, switched off and on, deleted.
+
+A key exists in full only in what `create_key` returns; the row holds its keyed digest.
+"""
+
+import datetime
+import os
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+import msgspec
+
+from relay.errors import BadRequest, NotFound
+from relay.model import Secret
+from relay.store.key_mark import KeyMark, mark_key
+from relay.store.postgres import Connection
+from relay.store.vault import Pepper
+from relay.wire import keys
+
+_INSERT: Final = """
+    INSERT INTO keys (account_id, name, digest, pepper_id, prefix, last4,
+                      expires_at, models, networks, quota_nanos)
+    SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10
+    FROM accounts WHERE name = $1 AND deleted_at IS NULL
+    RETURNING id"""
+_LIST: Final = """
+    SELECT keys.*, accounts.name AS account
+    FROM keys JOIN accounts ON accounts.id = keys.account_id
+    WHERE keys.deleted_at IS NULL AND ($1::text IS NULL OR accounts.name = $1)
+    ORDER BY accounts.name, keys.id"""
+_FIND: Final = """
+    SELECT keys.*, accounts.name AS account
+    FROM keys JOIN accounts ON accounts.id = keys.account_id
+    WHERE keys.deleted_at IS NULL
+      AND (keys.id::text = $1 OR keys.name = $1 OR keys.last4 = $1
+           OR accounts.name || '/' || keys.name = $1)
+    ORDER BY keys.id"""
+_SWITCH: Final = "UPDATE keys SET disabled = $2 WHERE id = $1 AND deleted_at IS NULL"
+_DELETE: Final = "UPDATE keys SET deleted_at = now() WHERE id = $1 AND deleted_at IS NULL"
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key may do; None = no bound. `networks`: CIDRs. `quota_nanos`: nano-USD in all."""
+
+    expires_at: datetime.datetime | None = None
+    models: list[str] | None = None
+    networks: list[str] | None = None
+    quota_nanos: int | None = None
+
+
+class FreshKey(msgspec.Struct, frozen=True):
+    """A key just made: the only time that anybody sees it."""
+
+    id: int
+    name: str
+    key: Secret
+
+
+async def create_key(
+    connection: Connection, pepper: Pepper, account: str, name: str, terms: Terms
+) -> FreshKey:
+    """Make a key for an account; name "" = named by its last four characters.
+
+    Raises:
+        NotFound: There is no such account.
+        BadRequest: It has a key of that name.
+    """
+    key = keys.mint(os.urandom(keys.RANDOM_BYTES))
+    mark = mark_key(pepper, key)
+    name = name or f"key-{mark.last4}"
+    key_id = await insert_key(connection, account, name, mark, terms)
+    return FreshKey(key_id, name, Secret(key))
+
+
+async def insert_key(
+    connection: Connection, account: str, name: str, mark: KeyMark, terms: Terms
+) -> int:
+    """Store a key by its mark and return its id.
+
+    Raises:
+        NotFound: There is no such account.
+        BadRequest: The name is in use, or the key is stored already, or was once.
+    """
+    try:
+        key_id: int | None = await connection.fetchval(
+            _INSERT,
+            account,
+            name,
+            mark.digest,
+            mark.pepper_id,
+            mark.prefix,
+            mark.last4,
+            terms.expires_at,
+            terms.models,
+            terms.networks,
+            terms.quota_nanos,
+        )
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name == "keys_name":
+            raise BadRequest(f"account {account!r} has a key named {name!r} already") from error
+        raise BadRequest(
+            f"key {account}/{name}: this key is stored under another name, or was deleted: "
+            "make another one"
+        ) from error
+    if key_id is None:
+        raise NotFound(f"there is no account {account!r}")
+    return key_id
+
+
+async def list_keys(connection: Connection, account: str | None) -> list[asyncpg.Record]:
+    """Return the rows of all keys, or of one account's, each with its `account` name."""
+    return await connection.fetch(_LIST, account)
+
+
+async def find_key(connection: Connection, wanted: str) -> asyncpg.Record:
+    """Return the row of the one key meant by an id, a name, account/name or the last four.
+
+    Raises:
+        NotFound: It means no key.
+        BadRequest: It means several; the message names them.
+    """
+    found: Sequence[asyncpg.Record] = await connection.fetch(_FIND, wanted)
+    exact = [row for row in found if str(row["id"]) == wanted]
+    if len(exact) == 1:
+        return exact[0]
+    if not found:
+        raise NotFound(f"there is no key {wanted!r}")
+    if len(found) > 1:
+        named = ", ".join(f"{row['id']} ({row['account']}/{row['name']})" for row in found[:10])
+        raise BadRequest(f"{wanted!r} means several keys, say which by id: {named}")
+    return found[0]
+
+
+async def set_disabled(connection: Connection, key_id: int, *, disabled: bool) -> None:
+    """Switch a key off or on; every worker knows within a second."""
+    await connection.execute(_SWITCH, key_id, disabled)
+
+
+async def delete_key(connection: Connection, key_id: int) -> None:
+    """Delete a key for good: it can never be stored again; the request log keeps its name."""
+    await connection.execute(_DELETE, key_id)

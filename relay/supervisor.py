@@ -1,0 +1,339 @@
+"""Keep the relay's processes running; carry no traffic.
+
+    Supervisor -- Post "worker-0" (socket) -- Child, Child that drains
+               -- Post "worker-1" (socket) -- Child
+               -- Post "control"  (socket) -- Child
+
+A post outlives whoever serves it, and so does its listening socket. A child that dies is replaced
+at once, and ever more slowly when it keeps dying young. A roll puts a new child on a post and lets
+the old one drain beside it. The end: workers drain, then the control process, which still ships
+what they wrote, then the rest. A second signal cuts every wait short.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from relay.child import Child, describe_exit
+from relay.config import Config
+from relay.errors import ConfigError
+from relay.lifeline import Settings
+from relay.notify import Notifier
+from relay.posts import Pace, Post
+from relay.store import published
+from relay.waiting import first_of
+
+TICK_S: Final = 1.0
+
+EX_CONFIG: Final = 78
+"""Source: sysexits.h. A child that exits so at start-up cannot be helped by another try."""
+
+_log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Fills posts and keeps them filled until it is told to stop.
+
+    Args:
+        config: What every child is started under.
+        data_dir: Where the relay keeps its state.
+        posts: In order of starting. The supervisor closes their sockets in the end.
+        reload: Returns the configuration as it is now; raises ConfigError. Called on SIGHUP.
+        notifier: The service manager.
+        pace: How long children are waited for.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data_dir: Path,
+        posts: Sequence[Post],
+        reload: Callable[[], Config],
+        notifier: Notifier,
+        pace: Pace,
+    ) -> None:
+        self._config = config
+        self._data_dir = data_dir
+        self._posts = posts
+        self._reload = reload
+        self._notifier = notifier
+        self._pace = pace
+        self._metrics_dir = data_dir / "run" / "metrics"
+        self._alive: dict[Child, Post | None] = {}
+        """Every process there is, and its post; the spare one has none."""
+        self._spare: Child | None = None
+        self._spare_lock = asyncio.Lock()
+        self._keepers: set[asyncio.Task[None]] = set()
+        """Tasks that start children: they end first, or there would be no end."""
+        self._others: set[asyncio.Task[None]] = set()
+        self._roll_task: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._refusal: ConfigError | None = None
+        self._status = ""
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Start everything, call `on_ready`, serve until a signal, stop everything.
+
+        Raises:
+            ConfigError: RELAY; a child refused the configuration before anything was served.
+        """
+        published.clear(self._metrics_dir)
+        with self._signals():
+            watch = asyncio.create_task(self._watch())
+            try:
+                await self._serve(on_ready)
+            finally:
+                await self._stop()
+                watch.cancel()
+        if self._refusal is not None:
+            raise self._refusal
+
+    def stop(self) -> None:
+        """Ask for the end: once to drain, twice for at once."""
+        if self._asked.is_set():
+            self._hurried.set()
+        self._asked.set()
+
+    # --- filling posts ----------------------------------------------------------------------
+
+    async def _serve(self, on_ready: Callable[[], None]) -> None:
+        for post in self._posts:
+            post.child = await self._launch(post)
+            _spawn(self._keepers, self._keep(post))
+        await first_of(self._all_served(), self._asked.wait())
+        if not self._asked.is_set():
+            on_ready()
+            self._notifier.ready()
+            await self._asked.wait()
+
+    async def _all_served(self) -> None:
+        for post in self._posts:
+            await post.served.wait()
+
+    async def _launch(self, post: Post) -> Child:
+        """Return a child that is told to serve `post`: the spare one where there is one."""
+        child = self._take_spare() if post.drains else None
+        if child is None:
+            child = await self._start(post.command)
+        self._alive[child] = post
+        settings = Settings(name=post.name, config=self._config, data_dir=str(self._data_dir))
+        child.assign(settings, post.listener)
+        _log.info("child started", extra={"child": post.name, "pid": child.pid})
+        return child
+
+    async def _start(self, command: Sequence[str]) -> Child:
+        child = await Child.start(command, os.environ)
+        self._alive[child] = None
+        _spawn(self._others, self._bury(child))
+        return child
+
+    def _take_spare(self) -> Child | None:
+        child, self._spare = self._spare, None
+        return child if child is not None and child.alive else None
+
+    def _drop_spare(self) -> None:
+        """Let the spare go: it has loaded the code of before, and a roll may bring new code."""
+        spare = self._take_spare()
+        if spare is not None:
+            spare.kill()
+
+    async def _keep_spare(self, command: Sequence[str]) -> None:
+        """Have a worker in reserve that has loaded everything: that is most of a start's time."""
+        async with self._spare_lock:
+            if self._spare is None or not self._spare.alive:
+                self._spare = await self._start(command)
+
+    async def _bury(self, child: Child) -> None:
+        await child.exited()
+        child.close()
+        del self._alive[child]
+        published.retire(self._metrics_dir, child.name, child.pid)
+
+    async def _keep(self, post: Post) -> None:
+        """Fill the post again whenever its child dies, unless a roll put a newer one there."""
+        while True:
+            child = post.child
+            assert child is not None
+            if await child.became_ready():
+                post.served.set()
+                if post.drains:
+                    await self._keep_spare(post.command)
+            code = await child.exited()
+            if post.child is not child:
+                continue
+            if code == EX_CONFIG and not post.served.is_set():
+                self._refuse(post)
+                return
+            wait_s = post.count_death(child.age_s, self._pace)
+            reason = {"reason": describe_exit(code), "wait_s": wait_s}
+            _log.error("child died", extra={"child": child.name, "pid": child.pid, **reason})
+            await asyncio.sleep(wait_s)
+            if post.child is child:
+                post.child = await self._launch(post)
+
+    def _refuse(self, post: Post) -> None:
+        self._refusal = ConfigError(f"{post.name} refused its configuration; it said why above")
+        self._asked.set()
+
+    # --- watching ---------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Once a second kill who is stuck, feed systemd's watchdog, tell the state."""
+        last_s = time.monotonic()
+        while True:
+            now_s = time.monotonic()
+            # After a stop of this very process the beats of all are still unread: next time.
+            if now_s - last_s < 2 * TICK_S:
+                for child in list(self._alive):
+                    if self._is_stuck(child, now_s):
+                        _log.error("child is stuck", extra={"child": child.name, "pid": child.pid})
+                        child.kill()
+            last_s = now_s
+            self._notifier.alive()
+            self._tell_status()
+            await asyncio.sleep(TICK_S)
+
+    def _is_stuck(self, child: Child, now_s: float) -> bool:
+        if not child.is_ready and child.age_s > self._pace.start_s:
+            return True
+        return child.seen_s is not None and now_s - child.seen_s > self._pace.silent_s
+
+    def _tell_status(self) -> None:
+        serving = [post for post in self._posts if post.drains]
+        ready = sum(post.child is not None and post.child.is_ready for post in serving)
+        draining = sum(
+            post is not None and post.child is not child for child, post in self._alive.items()
+        )
+        status = f"{ready} of {len(serving)} workers ready"
+        if self._asked.is_set():
+            status = f"stopping, {len(self._alive)} processes left"
+        elif draining:
+            status += f", {draining} draining"
+        if status != self._status:
+            self._status = status
+            self._notifier.status(status)
+
+    # --- rolling ----------------------------------------------------------------------------
+
+    def _on_hangup(self) -> None:
+        if self._roll_task is None or self._roll_task.done():
+            self._roll_task = _spawn(self._keepers, self._roll())
+
+    async def _roll(self) -> None:
+        """Put a new child on each post, one after the other, under the configuration of now."""
+        self._notifier.reloading()
+        before = self._config
+        try:
+            self._config = self._reload()
+        except ConfigError as exc:
+            _log.error("reload refused", extra={"reason": exc.message})
+        else:
+            _warn_of_fixed(before, self._config)
+            self._drop_spare()
+            for post in self._posts:
+                if post.listener is not None and not await self._replace(post):
+                    _log.error("reload given up", extra={"child": post.name})
+                    self._config = before
+                    break
+        self._notifier.ready()
+
+    async def _replace(self, post: Post) -> bool:
+        """Swap the post's child for a new one that is ready; else leave it as it was."""
+        old = post.child
+        new = await self._launch(post)
+        if not await new.became_ready():
+            return False
+        if post.child is old:
+            post.child = new
+        retired = old if post.child is new else new  # the keeper was faster than the roll
+        if retired is not None and retired.alive:
+            _spawn(self._others, self._end([retired], self._grace_s(post)))
+        return True
+
+    # --- stopping ---------------------------------------------------------------------------
+
+    async def _stop(self) -> None:
+        self._asked.set()
+        self._notifier.stopping()
+        await _cancel(self._keepers)
+        for post in self._posts:
+            if post.listener is not None:
+                post.listener.close()  # a worker's own copy lives until it has drained its queue
+        draining = [child for child, post in self._alive.items() if post and post.drains]
+        await self._end(draining, self._config.server.drain_s + self._pace.last_s)
+        await self._end(
+            list(self._alive), self._pace.grace_s
+        )  # the shipper has to see their last records
+        await _cancel(self._others)
+
+    def _grace_s(self, post: Post) -> float:
+        if not post.drains:
+            return self._pace.grace_s
+        return self._config.server.drain_s + self._pace.last_s
+
+    async def _end(self, children: Sequence[Child], grace_s: float) -> None:
+        """Return when all of `children` are gone: in time by SIGTERM, or by SIGKILL after it.
+
+        In a hurry a second SIGTERM tells them to let go of their clients, and `Pace.last_s` is all.
+        """
+        for child in children:
+            child.stop()
+        await first_of(_all_gone(children), self._hurried.wait(), within_s=grace_s)
+        if self._hurried.is_set():
+            for child in children:
+                child.stop()
+            await first_of(_all_gone(children), within_s=self._pace.last_s)
+        for child in children:
+            if child.alive:
+                _log.warning("child killed", extra={"child": child.name, "pid": child.pid})
+                child.kill()
+        await _all_gone(children)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        actions = {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: self.stop,
+            signal.SIGHUP: self._on_hangup,
+        }
+        for number, action in actions.items():
+            loop.add_signal_handler(number, action)
+        try:
+            yield
+        finally:
+            for number in actions:
+                loop.remove_signal_handler(number)
+
+
+def _warn_of_fixed(old: Config, new: Config) -> None:
+    """Say which changes wait for a restart: the sockets stay what they are."""
+    for name in ("listen", "admin", "workers", "backlog"):
+        if getattr(old.server, name) != getattr(new.server, name):
+            _log.warning("restart to apply this change", extra={"path": f"server.{name}"})
+
+
+def _spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+async def _all_gone(children: Sequence[Child]) -> None:
+    for child in children:
+        await child.exited()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    found = list(tasks)
+    for task in found:
+        task.cancel()
+    await asyncio.gather(*found, return_exceptions=True)

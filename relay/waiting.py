@@ -1,0 +1,23 @@
+"""Wait for the first of several things to happen."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+
+async def first_of(*works: Awaitable[Any], within_s: float | None = None) -> None:
+    """Return when one of `works` is done or `within_s` seconds have passed.
+
+    Coroutines are this call's own: those not done are cancelled, and have ended on return. Tasks
+    and futures are the caller's and stay as they are. What the first one raised is raised here.
+    """
+    futures = [asyncio.ensure_future(work) for work in works]
+    own = [future for future, work in zip(futures, works, strict=True) if future is not work]
+    try:
+        done, _ = await asyncio.wait(futures, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future in own:
+            future.cancel()
+        await asyncio.gather(*own, return_exceptions=True)
+    for future in done:
+        future.result()

@@ -1,0 +1,128 @@
+"""Goal: the money commands credit once, show exact amounts and exit as the contract says.
+
+Method: the click commands in process against a real Postgres, named by RELAY_DATABASE__URL.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from relay.cli import money
+from relay.errors import ConfigError, Conflict, NotFound
+from relay.store import ledger, postgres
+
+pytestmark = pytest.mark.live
+
+Command = Callable[..., Result]
+
+
+async def execute(url: str, statement: str) -> None:
+    """Run one statement as the owner of the database, past its triggers."""
+    connection = await postgres.connect(url)
+    await connection.execute("SET session_replication_role = replica")
+    await connection.execute(statement)
+    await connection.close()
+
+
+@pytest.fixture
+def database(database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """URL of a database with one account, `acme`; commands find it by the environment."""
+
+    async def prepare() -> None:
+        connection = await postgres.connect(database_url)
+        await connection.execute(
+            """WITH made AS (INSERT INTO groups (name) VALUES ('g') RETURNING id)
+            INSERT INTO accounts (name, group_id, credit_limit_nanos)
+            SELECT 'acme', id, 1500000000 FROM made"""
+        )
+        await connection.close()
+
+    asyncio.run(prepare())
+    monkeypatch.setenv("RELAY_DATABASE__URL", database_url)
+    monkeypatch.chdir(tmp_path)
+    return database_url
+
+
+def run(command: click.Command, *arguments: str, code: int = 0) -> Any:
+    """Run a command with --json; return what it printed."""
+    result = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout) if code != 2 else result.stderr
+
+
+def test_an_order_is_credited_once(database: str) -> None:
+    paid = ("--account", "acme", "--amount", "100.50", "--order", "A-1")
+    assert run(money.recharge, *paid) == {
+        "order": "A-1",
+        "credited": True,
+        "paid_usd": "100.5",
+        "bonus_usd": "0",
+        "account": "acme",
+        "balance_usd": "100.5",
+        "held_usd": "0",
+        "credit_limit_usd": "1.5",
+        "free_usd": "102",
+    }
+    again = run(money.recharge, *paid)
+    assert (again["credited"], again["balance_usd"]) == (False, "100.5")
+    assert run(money.balance, "--account", "acme")["balance_usd"] == "100.5"
+    with pytest.raises(Conflict):
+        run(money.recharge, *paid[:3], "99", *paid[4:])
+
+
+def test_people_are_told_about_a_duplicate(database: str) -> None:
+    paid = ["--account", "acme", "--amount", "1", "--order", "A-1"]
+    CliRunner().invoke(money.recharge, paid)
+    again = CliRunner().invoke(money.recharge, paid)
+    assert "credited before" in again.stderr
+    assert "balance usd" in again.stdout
+
+
+def test_cny_and_bonus_come_from_the_configuration(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text('[billing]\ncny_per_usd = "7"\nbonus = { "50" = "0.01", "100" = "0.05" }\n')
+    paid = ("--account", "acme", "--currency", "CNY", "--config", str(file))
+    credited = run(money.recharge, *paid, "--amount", "700", "--order", "A-1")
+    assert (credited["paid_usd"], credited["bonus_usd"]) == ("100", "5")
+    file.write_text('[billing]\ncny_per_usd = "0"\n')
+    with pytest.raises(ConfigError, match="cny_per_usd"):
+        run(money.recharge, *paid, "--amount", "700", "--order", "A-2")
+    file.write_text('[billing]\nbonus = { "many" = "1" }\n')
+    with pytest.raises(ConfigError, match=r"billing\.bonus"):
+        run(money.recharge, *paid, "--amount", "700", "--order", "A-2")
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "ten", "NaN", "0.0000000001"])
+def test_an_impossible_amount_is_a_usage_error(database: str, amount: str) -> None:
+    paid = ("--account", "acme", f"--amount={amount}", "--order", "A-1")
+    assert "--amount" in run(money.recharge, *paid, code=2)
+
+
+def test_an_empty_order_number_is_a_usage_error(database: str) -> None:
+    paid = ("--account", "acme", "--amount", "1", "--order", " ")
+    assert "--order" in run(money.recharge, *paid, code=2)
+
+
+def test_an_unknown_account_is_named(database: str) -> None:
+    with pytest.raises(NotFound, match="'nobody'"):
+        run(money.balance, "--account", "nobody")
+
+
+def test_audit_exits_with_1_where_there_is_drift(database: str) -> None:
+    run(money.recharge, "--account", "acme", "--amount", "1", "--order", "A-1")
+    clean = {"accounts": 1, "transfers": 1, "charges": 0, "drifts": []}
+    assert run(money.audit) == clean
+    assert "no drift" in CliRunner().invoke(money.audit).stdout
+    forged = f"UPDATE balances SET balance_nanos = 5 WHERE account_id <> {ledger.CASH}"
+    asyncio.run(execute(database, f"{forged} AND account_id > 0"))
+    (drift,) = run(money.audit, code=1)["drifts"]
+    assert (drift["expected_nanos"], drift["found_nanos"]) == (1_000_000_000, 5)
+    told = CliRunner().invoke(money.audit).stdout
+    assert "DRIFT" in told
+    assert "$1 expected, $0.000000005 found" in told

@@ -1,0 +1,68 @@
+"""Goal: a declared price is stored and read back without a change, and derived rates are exact.
+
+Method: hypothesis over whole entries, there and back; the two multipliers on known cases.
+"""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.model import PriceDetail
+from relay.store.declaration import DETAIL_PRICES, PriceEntry, PriceTierEntry
+from relay.store.declared_prices import to_entry, to_price
+from relay.units import format_multiplier, format_usd
+
+usd = st.integers(0, 10**15).map(format_usd)
+multiplier = st.integers(0, 10**9).map(format_multiplier)
+tier = st.builds(
+    PriceTierEntry,
+    above_tokens=st.just(200_000),
+    input=usd,
+    output=usd,
+    cached_input=st.just("") | usd,
+    cache_write_1h=st.just("") | usd,
+)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> PriceEntry:
+    by_multiplier = draw(st.booleans())
+    cache_by_multiplier = draw(st.booleans())
+    return PriceEntry(
+        model="m",
+        input=draw(usd),
+        output="" if by_multiplier else draw(usd),
+        completion_multiplier=draw(multiplier) if by_multiplier else "",
+        cached_input="" if cache_by_multiplier else draw(st.just("") | usd),
+        cache_multiplier=draw(multiplier) if cache_by_multiplier else "",
+        cache_write=draw(usd),
+        per_call=draw(usd),
+        per_image=draw(usd),
+        model_multiplier=draw(multiplier),
+        tiers=draw(st.lists(tier, max_size=1)),
+        **{field: draw(st.just("") | usd) for field in DETAIL_PRICES},
+    )
+
+
+@settings(max_examples=100)
+@given(entries())
+def test_there_and_back(entry: PriceEntry) -> None:
+    assert to_entry(to_price(entry)) == entry
+
+
+def test_plain_price_has_no_detail() -> None:
+    price = to_price(PriceEntry(model="m", input="0.15", output="0.6"))
+    assert price.detail is None
+    assert (price.input, price.output, price.cached_input) == (
+        150_000_000,
+        600_000_000,
+        150_000_000,
+    )
+
+
+def test_derived_rates() -> None:
+    price = to_price(
+        PriceEntry(model="m", input="3", completion_multiplier="5", cache_multiplier="0.1")
+    )
+    assert (price.output, price.completion_multiplier_ppm) == (15_000_000_000, 5_000_000)
+    assert price.cached_input == 300_000_000
+    assert price.detail == PriceDetail(cache_multiplier_ppm=100_000)

@@ -1,0 +1,96 @@
+"""The event buffer gives whole events only and loses no byte, however its input is cut."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.errors import ChannelGarbled
+from relay.wire.sse import EventBuffer, event_name, event_payload, split_events
+
+lines = st.text(alphabet='ab:{}" é', max_size=8).map(lambda text: text.encode() or b"x")
+ends = st.sampled_from([b"\n", b"\r\n"])
+
+
+@st.composite
+def events(draw: st.DrawFn) -> bytes:
+    end = draw(ends)
+    body = draw(st.lists(lines, min_size=1, max_size=3))
+    return end.join(body) + end + end
+
+
+@st.composite
+def cut_streams(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
+    body = b"".join(draw(st.lists(events(), max_size=6))) + draw(
+        st.sampled_from([b"", b"tail", b"\r"])
+    )
+    cuts = sorted(draw(st.lists(st.integers(0, len(body)), max_size=8)))
+    return body, [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+
+
+@given(cut_streams())
+def test_cut_anywhere_it_gives_the_same(stream: tuple[bytes, list[bytes]]) -> None:
+    body, chunks = stream
+    buffer = EventBuffer(1000)
+    given_back, received = b"", 0
+    for chunk in chunks:
+        block = buffer.feed(chunk)
+        assert not block or block.endswith((b"\n\n", b"\n\r\n"))
+        given_back += block
+        received += len(chunk)
+        assert len(given_back) + buffer.held_bytes == received
+    whole = EventBuffer(1000).feed(body)
+    assert given_back == whole
+    assert given_back + buffer.take() == body
+    assert buffer.held_bytes == 0
+
+
+@given(cut_streams())
+def test_byte_by_byte(stream: tuple[bytes, list[bytes]]) -> None:
+    body, _ = stream
+    buffer = EventBuffer(1000)
+    assert b"".join(buffer.feed(bytes([byte])) for byte in body) == EventBuffer(1000).feed(body)
+
+
+def test_a_chunk_of_whole_events_comes_back_as_the_same_object() -> None:
+    for chunk in (b"data: 1\n\ndata: 2\n\n", b"data: 1\r\n\r\n"):
+        assert EventBuffer(100).feed(chunk) is chunk
+
+
+def test_an_endless_event_is_refused() -> None:
+    buffer = EventBuffer(100)
+    buffer.feed(b"x" * 100)
+    with pytest.raises(ChannelGarbled):
+        buffer.feed(b"x")
+
+
+def test_a_long_event_costs_no_more_than_its_length() -> None:
+    buffer = EventBuffer(1 << 24)
+    piece = b"x" * 65_536
+    for _ in range(200):
+        assert buffer.feed(piece) == b""
+    assert len(buffer.feed(b"\n\n")) == 200 * 65_536 + 2
+
+
+@given(st.lists(events(), max_size=5), st.sampled_from([b"", b"data: cut"]))
+def test_split_events_loses_nothing(parts: list[bytes], rest: bytes) -> None:
+    block = b"".join(parts) + rest
+    found = split_events(block)
+    assert b"".join(found) == block
+    assert len(found) == len(parts) + bool(rest)
+
+
+@pytest.mark.parametrize(
+    ("event", "payload", "name"),
+    [
+        (b"data: {}\n\n", b"{}", b""),
+        (b"data:{}\r\n\r\n", b"{}", b""),
+        (b"event: ping\ndata: a\ndata: b\n\n", b"a\nb", b"ping"),
+        (b": comment\n\n", b"", b""),
+        (b"event:x\n\n", b"", b"x"),
+        (b"data:  two\n\n", b" two", b""),
+        (b"", b"", b""),
+    ],
+)
+def test_fields(event: bytes, payload: bytes, name: bytes) -> None:
+    assert event_payload(event) == payload
+    assert event_name(event) == name
