@@ -90,7 +90,7 @@ class Worker:
             await first_of(self._begin(), asked.wait(), alone)
             publisher = asyncio.create_task(self._publish_forever(), name="publisher")
             parts.callback(publisher.cancel)
-            await first_of(asked.wait(), alone, publisher)
+            await first_of(asked.wait(), alone, publisher, self._follower.wait())
             self._draining = True
             if not alone.done():
                 drain = self._server.drain(self._config.server.drain_s)

@@ -3,7 +3,8 @@
     GET  /livez /readyz /metrics                  open: they tell nothing of anybody
     GET  /admin/v1/keys?account=  POST  DELETE /{id}  POST /{id}/enable|disable
     GET  /admin/v1/channels       POST /{name}/drain|enable
-    GET  /admin/v1/logs /usage    the request log and its sums
+    GET  /admin/v1/logs           /{request id}: with its receipt
+    GET  /admin/v1/usage          requests, tokens, errors, cost over time
 
 Rows are those of the commands with --json; money is decimal strings in USD. A failure is
 {"error": {"message", "type", "code"}}; nothing that was sent is quoted in it.
@@ -28,10 +29,11 @@ from prometheus_client.registry import Collector
 
 from relay.config import Config
 from relay.control import metrics
+from relay.control.queries import parse_log_query, parse_usage_query
 from relay.control.readiness import judge
 from relay.errors import BadRequest, RelayError, Unauthenticated
 from relay.model import Secret
-from relay.store import keys, listings, postgres, published
+from relay.store import keys, listings, postgres, published, reports
 from relay.store.canonical import canonical_networks, canonical_usd
 from relay.store.keys import Terms
 from relay.store.locate import database_url
@@ -95,6 +97,9 @@ class AdminApi:
                 web.post(r"/admin/v1/keys/{id:\d+}/{verb:enable|disable}", self._switch_key),
                 web.get("/admin/v1/channels", self._list_channels),
                 web.post("/admin/v1/channels/{name}/{verb:drain|enable}", self._switch_channel),
+                web.get("/admin/v1/logs", self._list_calls),
+                web.get("/admin/v1/logs/{id}", self._show_call),
+                web.get("/admin/v1/usage", self._list_usage),
             ]
         )
         return app
@@ -166,6 +171,23 @@ class AdminApi:
             await listings.set_drained(connection, name, drained=drained)
         return _json({"name": name, "drained": drained})
 
+    # --- the request log --------------------------------------------------------------------
+
+    async def _list_calls(self, request: web.Request) -> web.Response:
+        wanted, limit = parse_log_query(request.query, _now())
+        async with self._connection() as connection:
+            rows = [row async for row in reports.list_calls(connection, wanted, limit)]
+        return _json({"logs": rows})
+
+    async def _show_call(self, request: web.Request) -> web.Response:
+        async with self._connection() as connection:
+            return _json(await reports.show_call(connection, request.match_info["id"]))
+
+    async def _list_usage(self, request: web.Request) -> web.Response:
+        scope, unit = parse_usage_query(request.query, _now())
+        async with self._connection() as connection:
+            return _json({"usage": await reports.list_usage(connection, scope, unit)})
+
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
         """Give a connection of its own to a request: so rare a caller needs no pool to go stale."""
@@ -189,6 +211,10 @@ async def answer_in_json(request: web.Request, handler: Handler) -> web.StreamRe
         return _failure(error.status, error.message, error.kind, error.code)
     except web.HTTPException as error:
         return _failure(error.status, error.reason, "invalid_request_error", None)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _failure(status: int, message: str, kind: str, code: str | None) -> web.Response:

@@ -128,7 +128,7 @@ class Shipper:
         """Return how many bytes of journal are not in the log yet: it looks at the files."""
         return sum(
             tail.lag_bytes(self._shipped[tail.generation])
-            for tail in self._tails
+            for tail in list(self._tails)  # a copy: the reading thread turns it
             if tail.generation in self._shipped
         )
 

@@ -20,12 +20,13 @@ from relay.call import Endpoint, Stage
 from relay.config import Switching
 from relay.errors import ChannelGarbled, ChannelRefused, ChannelTruncated, RelayError
 from relay.flow.active import ActiveCall
+from relay.flow.held import Held
 from relay.flow.outlet import Outlet
 from relay.flow.ports import Connection
 from relay.flow.trace import Trace
 from relay.wire.heads import EVENT_STREAM, is_canonical
 from relay.wire.refusal import is_error_body, read_refusal
-from relay.wire.sse import EventBuffer, split_events
+from relay.wire.sse import EventBuffer, close_event, split_events
 from relay.wire.verdict import Ending, First, drop_usage_event, find_error, judge_first
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
@@ -66,7 +67,6 @@ class Pump:
         "_events",
         "_headers",
         "_held",
-        "_held_bytes",
         "_length",
         "_limits",
         "_mode",
@@ -108,8 +108,7 @@ class Pump:
         self._content_type = b""
         self._length: int | None = None
         self._events = EventBuffer(self._limits.event_bytes_max)
-        self._held: list[bytes] = []
-        self._held_bytes = 0
+        self._held = Held()
         self._trace = Trace()
         self._aligned = False
         if self.paused:
@@ -209,9 +208,9 @@ class Pump:
         elif self._mode is Mode.PASSING:
             self._take_passing(payload, done=done)
         elif self._mode is Mode.REFUSAL:
-            self._hold(payload)
-            if done or self._held_bytes > REFUSAL_BYTES_MAX:
-                self.fail(read_refusal(self._status, self._headers, self._release()))
+            self._held.add(payload)
+            if done or self._held.size_bytes > REFUSAL_BYTES_MAX:
+                self.fail(read_refusal(self._status, self._headers, self._held.release()))
 
     def _take_gate(self, payload: bytes, *, done: bool) -> None:
         """Hold an event stream back until it has shown its first real event."""
@@ -221,14 +220,14 @@ class Pump:
             self.fail(error)
             return
         if done:
-            whole += _closed(self._events.take())
+            whole += close_event(self._events.take())
         if whole:
-            self._hold(whole)
+            self._held.add(whole)
             verdict = judge_first(whole, self._call.endpoint)
             if verdict is First.ERROR:
                 self.fail(ChannelRefused("The upstream began its stream with an error."))
                 return
-            if verdict is First.OUTPUT or self._held_bytes > self._limits.gate_bytes_max:
+            if verdict is First.OUTPUT or self._held.size_bytes > self._limits.gate_bytes_max:
                 self._open_gate(done=done)
                 return
         if done:
@@ -236,7 +235,7 @@ class Pump:
 
     def _open_gate(self, *, done: bool) -> None:
         """Commit: from here on this channel has the call."""
-        block = self._release()
+        block = self._held.release()
         self._mode = Mode.EVENTS
         self._commit()
         if block.startswith(b"id:") or b"\nid:" in block:
@@ -250,9 +249,9 @@ class Pump:
 
     def _take_whole(self, payload: bytes, *, done: bool) -> None:
         """Hold a plain body while it is small: a cut of it can then still be switched."""
-        self._hold(payload)
+        self._held.add(payload)
         if done:
-            body = self._release()
+            body = self._held.release()
             if is_error_body(body):
                 self.fail(ChannelRefused("The upstream answered 200 with an error."))
                 return
@@ -261,8 +260,8 @@ class Pump:
             self._complete()
             self.outlet.send_whole(self._content_type, body)
             self._call.resolve(None)
-        elif self._held_bytes > self._limits.gate_bytes_max:
-            body = self._release()
+        elif self._held.size_bytes > self._limits.gate_bytes_max:
+            body = self._held.release()
             self._mode = Mode.PASSING
             self._commit()
             self._note(body)
@@ -277,15 +276,6 @@ class Pump:
         self.outlet.send_body(payload, last=done)
         if done:
             self._call.resolve(None)
-
-    def _hold(self, payload: bytes) -> None:
-        self._held.append(payload)
-        self._held_bytes += len(payload)
-
-    def _release(self) -> bytes:
-        block = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-        self._held.clear()
-        return block
 
     def _commit(self) -> None:
         call = self._call
@@ -326,7 +316,7 @@ class Pump:
 
     def _end_events(self, whole: bytes) -> None:
         """End an event stream: complete only if the protocol's own last word was said."""
-        whole += _closed(self._events.take())
+        whole += close_event(self._events.take())
         sent = self._inspect(whole) if whole else b""
         if self._mode is Mode.ENDED:
             return  # the last events held an error
@@ -351,13 +341,3 @@ class Pump:
         """End the running attempt with `error`; the exchange decides what comes of it."""
         self.stop()
         self._call.resolve(error)
-
-
-def _closed(rest: bytes) -> bytes:
-    """Return a stream's last event with the blank line it lacks, b"" if there is no such event.
-
-    Some servers end `data: [DONE]` with the connection; clients drop an event that is not closed.
-    """
-    if not rest.strip():
-        return b""
-    return rest + (b"\n" if rest.endswith(b"\n") else b"\n\n")

@@ -63,7 +63,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def cached_tokens(self) -> int:
         """How much of the prompt a cache gave."""
-        return min(self.options.cached_tokens, self.question.prompt_tokens)
+        return cached_tokens(self.question, self.options)
 
     def passage(self, choice: int = 0) -> Passage:
         """Return what the model says as its answer number `choice`."""
@@ -75,6 +75,11 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
         token_bytes = -(-options.body_bytes // options.chunks) if options.chunks else 0
         whole = write(root, options.chunks, token_bytes)
         return continue_from(whole, question.prefix, question.tokens_max)
+
+
+def cached_tokens(question: Question, options: MockOptions) -> int:
+    """Return how many tokens of the prompt a cache gave: at most all of them."""
+    return min(options.cached_tokens, question.prompt_tokens)
 
 
 def encode(value: object) -> bytes:

@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from typing import Final, TypeAlias
 
-from relay.mock.answer import CREATED_S, EVENT_STREAM, Answer, Event, Turn, encode, event, failure, single
+from relay.mock.answer import (
+    CREATED_S,
+    EVENT_STREAM,
+    Answer,
+    Event,
+    Turn,
+    encode,
+    event,
+    failure,
+    single,
+)
 from relay.mock.question import CHAT, Shape
 from relay.mock.script import Passage
 

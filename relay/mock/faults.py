@@ -99,17 +99,17 @@ def choose(faults: Iterable[Fault], roll: Callable[[], float]) -> Fault | None:
     return None
 
 
-def rephrase(question: Question, fault: Fault | None) -> Question:
+def rephrase(question: Question, fault: Fault) -> Question:
     """Return the question as the faulty upstream takes it."""
-    if fault is not None and fault.mode == "json-for-sse":
+    if fault.mode == "json-for-sse":
         return msgspec.structs.replace(question, stream=False)
     return question
 
 
-def distort(answer: Answer, fault: Fault | None) -> Answer:
+def distort(answer: Answer, fault: Fault) -> Answer:
     """Return `answer` as the faulty upstream gives it; unchanged for faults of the wire."""
-    change = _CHANGES.get(fault.mode) if fault is not None else None
-    return answer if fault is None or change is None else change(answer, fault.arg)
+    change = _CHANGES.get(fault.mode)
+    return answer if change is None else change(answer, fault.arg)
 
 
 def _parse_odds(text: str) -> float:

@@ -5,7 +5,17 @@ import struct
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
-from relay.mock.answer import CREATED_S, EVENT_STREAM, TEXT, Answer, Event, Turn, event, failure, single
+from relay.mock.answer import (
+    CREATED_S,
+    EVENT_STREAM,
+    TEXT,
+    Answer,
+    Event,
+    Turn,
+    event,
+    failure,
+    single,
+)
 from relay.mock.chat import DONE
 from relay.mock.script import digest, fractions
 

@@ -1,8 +1,8 @@
 """Plays a plan onto a transport: paced or as fast as the client takes it, and ends it as told.
 
-Three ways of stepping, chosen once a call: a frame each interval; many frames joined into a write;
-one frame a write. All stop while the transport's buffer is above its high-water mark, so a client
-that does not read costs a mock no memory.
+Two ways of stepping, chosen once a call: one frame a write, an interval apart or at once; or many
+frames joined into a write. Both stop while the transport's buffer is above its high-water mark, so
+a client that does not read costs the mock no memory.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ class Player:
     """
 
     __slots__ = (
+        "_ahead",
         "_frames",
         "_interval_s",
         "_lead",
@@ -63,18 +64,17 @@ class Player:
         self._plan = plan
         self._frames: Iterator[Frame] = iter(plan.frames)
         self._lead = plan.head
-        self._interval_s = interval_s
+        self._interval_s = 0.0 if plan.alone else interval_s
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._next_s = 0.0
         self._timer: asyncio.Handle | None = None
         self._paused = False
-        if plan.alone:
-            self._step = self._play_alone
-        elif interval_s > 0:
-            self._step = self._play_paced
-        else:
-            self._step = self._play_burst
+        self._ahead: Frame | None = None
+        self._step = self._play_burst
+        if plan.alone or interval_s > 0:
+            self._ahead = next(self._frames, None)
+            self._step = self._play_singly
 
     def start(self, wait_s: float) -> None:
         """Begin after `wait_s` seconds; at once, within this call, where that is 0."""
@@ -103,26 +103,24 @@ class Player:
             self._timer.cancel()
             self._timer = None
 
-    def _play_paced(self) -> None:
+    def _play_singly(self) -> None:
         self._timer = None
-        frame = next(self._frames, None)
-        if frame is None:
+        if self._ahead is not None:
+            self._write(self._ahead)
+            # Looking one frame ahead, the last one is known for the last: the end follows it at
+            # once, and a next request on this connection does not wait for an interval to pass.
+            self._ahead = next(self._frames, None)
+        if self._ahead is None:
             self._finish()
-            return
-        self._write(frame)
-        if not self._paused:
-            self._next_s += self._interval_s
-            self._timer = self._loop.call_at(self._next_s, self._play_paced)
+        elif not self._paused:
+            self._schedule()
 
-    def _play_alone(self) -> None:
-        self._timer = None
-        frame = next(self._frames, None)
-        if frame is None:
-            self._finish()
-            return
-        self._write(frame)
-        if not self._paused:
-            self._timer = self._loop.call_soon(self._play_alone)
+    def _schedule(self) -> None:
+        if self._interval_s > 0:
+            self._next_s += self._interval_s
+            self._timer = self._loop.call_at(self._next_s, self._play_singly)
+        else:
+            self._timer = self._loop.call_soon(self._play_singly)
 
     def _play_burst(self) -> None:
         self._timer = None

@@ -10,13 +10,14 @@ from urllib.parse import unquote
 import msgspec
 
 from relay.mock import faults, rejections
-from relay.mock.answer import Answer, Turn, single, with_crlf
+from relay.mock.answer import Answer, cached_tokens, single
 from relay.mock.faults import Fault
 from relay.mock.options import MockOptions
 from relay.mock.plan import Plan, Style, lay_out
-from relay.mock.question import ENDPOINTS, Question, QuestionError, parse
+from relay.mock.question import ENDPOINTS, Question, QuestionError
 from relay.mock.record import Record, Served
-from relay.mock.render import list_models, render, show_model
+from relay.mock.render import list_models, show_model
+from relay.mock.repertoire import Repertoire
 from relay.mock.wire_faults import bend
 
 CONTROL: Final = "/_mock/"
@@ -61,6 +62,7 @@ class Service:
         self.faults: tuple[Fault, ...] = ()
         self._options = options
         self._record = record
+        self._repertoire = Repertoire(options)
         self._set_fail = set_fail
         self._dice = random.Random(options.seed)  # noqa: S311  the dice of faults, no secret
 
@@ -86,17 +88,23 @@ class Service:
     def _call(self, request: Request, endpoint: str) -> Reply:
         content_type = request.headers.get(b"content-type", b"").decode("latin-1")
         try:
-            question = parse(endpoint, content_type, request.body)
-            fault = self._fault(request, question.model)
+            scene = self._repertoire.perform(
+                endpoint, content_type, request.body, chunked=request.chunked
+            )
+            fault = self._fault(request, scene.question.model)
         except QuestionError as error:
             return self._refuse(request, rejections.reject(400, error.message))
         except ValueError as error:
             return self._refuse(request, rejections.reject(400, str(error)))
-        question = faults.rephrase(question, fault)
-        answer = faults.distort(self._render(question), fault)
-        served = self._served(request, question)
         if fault is not None:
-            served.fault = fault.text
+            return self._spoil(request, scene.question, fault)
+        return Reply(plan=scene.plan, served=self._served(request, scene.question))
+
+    def _spoil(self, request: Request, question: Question, fault: Fault) -> Reply:
+        question = faults.rephrase(question, fault)
+        answer = faults.distort(self._repertoire.render(question), fault)
+        served = self._served(request, question)
+        served.fault = fault.text
         if answer.status >= 400:
             # No provider charges a prompt that it refused.
             served.status = answer.status
@@ -107,13 +115,15 @@ class Service:
         name = unquote(path.removeprefix("models").removeprefix("/"))
         answer = show_model(name, self._options) if name else list_models(self._options)
         fault = faults.choose(self.faults, self._dice.random)
+        if fault is None:
+            return self._plain(request, answer)
         return Reply(plan=self._plan(request, faults.distort(answer, fault), fault))
 
-    def _plan(self, request: Request, answer: Answer, fault: Fault | None) -> Plan:
-        style = Style(server=self._options.name, chunked=request.chunked)
-        if fault is None:
-            return lay_out(answer, style)
-        return bend(fault.mode, fault.arg, answer, style)
+    def _plan(self, request: Request, answer: Answer, fault: Fault) -> Plan:
+        return bend(fault.mode, fault.arg, answer, self._style(request))
+
+    def _style(self, request: Request) -> Style:
+        return Style(server=self._options.name, chunked=request.chunked)
 
     def _fault(self, request: Request, model: str) -> Fault | None:
         """Return the fault that this request asks for, or else one of those in force.
@@ -126,6 +136,18 @@ class Service:
             asked = model.removeprefix(faults.MODEL_PREFIX)
         wanted = (faults.parse(asked),) if asked else self.faults
         return faults.choose(wanted, self._dice.random)
+
+    def _served(self, request: Request, question: Question) -> Served:
+        return Served(
+            n=self._record.begin(),
+            request_id=request.headers.get(b"x-request-id", b"").decode("latin-1"),
+            endpoint=question.endpoint,
+            model=question.model,
+            stream=question.stream,
+            resume=question.resume,
+            prompt_tokens=question.prompt_tokens,
+            cached_tokens=cached_tokens(question, self._options),
+        )
 
     def _admits(self, request: Request) -> bool:
         if not self._options.api_key:
@@ -160,25 +182,8 @@ class Service:
         return self._plain(request, answer)
 
     def _plain(self, request: Request, answer: Answer) -> Reply:
-        return Reply(plan=self._plan(request, answer, None))
+        return Reply(plan=lay_out(answer, self._style(request)))
 
 
 class _Fail(msgspec.Struct):
     fail: str | list[str] | None
-
-
-def _entry(request: Request, turn: Turn, answer: Answer, fault: Fault | None) -> Served:
-    question: Question = turn.question
-    return Served(
-        n=turn.number,
-        request_id=request.headers.get(b"x-request-id", b"").decode("latin-1"),
-        endpoint=question.endpoint,
-        model=question.model,
-        stream=question.stream,
-        resume=question.resume,
-        fault=fault.text if fault is not None else "",
-        status=answer.status,
-        # No provider charges a prompt that it refused.
-        prompt_tokens=question.prompt_tokens if answer.status < 400 else 0,
-        cached_tokens=turn.cached_tokens if answer.status < 400 else 0,
-    )

@@ -140,22 +140,19 @@ def _choose_in_tier(
 
 def _draw(channels: Sequence[Channel], die: float, taken: Channel | None) -> Channel:
     """Return a channel other than `taken`, each as likely as its weight; all zero = all equal."""
+    free = channels if taken is None else [c for c in channels if c is not taken]
     total = 0
-    for channel in channels:
-        if channel is not taken:
-            total += channel.weight
+    for channel in free:
+        total += channel.weight
     if total == 0:
-        free = [channel for channel in channels if channel is not taken]
         return free[int(die * len(free))]
-    mark = die * total
-    drawn = channels[0]
-    for channel in channels:
-        if channel is not taken:
-            drawn = channel
-            mark -= channel.weight
-            if mark < 0:
-                break
-    return drawn
+    # With a die below 1 the mark stays below the total, so it falls below 0 at the last weight.
+    mark = die * total - free[0].weight
+    index = 0
+    while mark >= 0:
+        index += 1
+        mark -= free[index].weight
+    return free[index]
 
 
 def _rank_first(channels: Sequence[Channel], affinity: int) -> Channel:

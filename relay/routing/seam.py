@@ -84,11 +84,20 @@ class JoinSeam:
             if len(given) >= OVERLAP_CHARS_MIN and given not in (given + given)[1:-1]:
                 return len(given)
         for size in range(min(len(text), len(self._tail)), OVERLAP_CHARS_MIN - 1, -1):
-            repeated = self._tail[-size:]
-            if text.startswith(repeated):
-                # Words that came before in the answer may come again by the model's own will.
-                return size if given.find(repeated) == len(given) - size else 0
+            if text.startswith(self._tail[-size:]):
+                return 0 if self._is_habit(text, size) else size
         return 0
+
+    def _is_habit(self, text: str, size: int) -> bool:
+        """Tell whether an overlap may as well be the model repeating itself.
+
+        So it is when the words stood in the answer before, or when the overlap is a pattern: then
+        one of half its size and more fits as well.
+        """
+        words = self._tail[-size:].strip()
+        return self._given.find(words) != self._given.rfind(words) or any(
+            text.startswith(self._tail[-less:]) for less in range((size + 1) // 2, size)
+        )
 
     def _skip_spaces(self, text: str) -> str:
         """Drop the whitespace that is out already; the first difference ends it."""

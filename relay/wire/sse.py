@@ -104,6 +104,16 @@ def split_events(block: bytes) -> list[bytes]:
     return events
 
 
+def close_event(rest: bytes) -> bytes:
+    """Return a stream's last event with the blank line it lacks, b"" if there is no such event.
+
+    Some servers end `data: [DONE]` with the connection; clients drop an event that is not closed.
+    """
+    if not rest.strip():
+        return b""
+    return rest + (b"\n" if rest.endswith(b"\n") else b"\n\n")
+
+
 def event_payload(event: bytes) -> bytes:
     """Return the event's `data` lines joined by LF; b"" for a comment.
 

@@ -79,6 +79,17 @@ def request(body: object, path: str = "/v1/chat/completions", headers: str = "")
     return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
 
 
+def form(**fields: str) -> bytes:
+    """Return a multipart request for an edit; one part more has no name."""
+    parts = [f'form-data; name="{name}"\r\n\r\n{text}' for name, text in fields.items()]
+    parts.append("form-data\r\n\r\nnameless")
+    body = "".join([f"--b\r\nContent-Disposition: {part}\r\n" for part in parts]) + "--b--\r\n"
+    return (
+        "POST /v1/images/edits HTTP/1.1\r\nHost: m\r\n"
+        f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
 @pytest.fixture
 async def dial() -> AsyncIterator[Dial]:
     """Open connections to a mock; those that a test leaves open are closed after it."""
@@ -194,6 +205,24 @@ async def test_pipelined_requests_are_answered_in_order(mock: MockServer, dial: 
     assert [served.model for served in mock.served] == models
 
 
+async def test_a_request_behind_a_stream_waits_for_its_end(run: Run, dial: Dial) -> None:
+    mock = await run(MockOptions(chunks=3, interval_ms=0.1))
+    reader, writer = await dial(mock)
+    writer.write(request(BODY) + request({**BODY, "model": "second"}))
+    first = await reader.readuntil(b"0\r\n\r\n")
+    second = await reader.readuntil(b"0\r\n\r\n")
+    assert b'"model":"second"' not in first
+    assert b'"model":"m"' not in second
+
+
+async def test_nothing_is_answered_behind_a_last_request(mock: MockServer, dial: Dial) -> None:
+    reader, writer = await dial(mock)
+    last = request(BODY, headers="Connection: close\r\n")
+    writer.write(last + request({**BODY, "model": "second"}))
+    assert (await reader.read()).endswith(b"0\r\n\r\n")
+    assert [served.model for served in mock.served] == ["m"]
+
+
 async def test_too_many_pipelined_requests_are_cut(run: Run, dial: Dial) -> None:
     mock = await run(MockOptions(fail=("hang",)))
     reader, writer = await dial(mock)
@@ -216,6 +245,8 @@ async def test_too_many_pipelined_requests_are_cut(run: Run, dial: Dial) -> None
         (request({"model": "m"}, path="/v1/embeddings"), 400),
         (request({"model": "m", "input": [{"role": 1}]}, path="/responses"), 400),
         (request({"model": "m"}, path="/v1/images/edits"), 400),
+        (form(model="m", n="11", image="bytes"), 400),
+        (form(model="m"), 400),
     ],
 )
 async def test_unsound_requests_are_refused_and_counted(
@@ -337,6 +368,9 @@ async def test_controls_over_http(mock: MockServer, session: aiohttp.ClientSessi
     async with session.delete(f"{controls}/served") as answer:
         assert (await answer.json())["completion_tokens"] == 0
     assert mock.served == []
+    assert await chat() == 200
+    mock.clear()
+    assert mock.served == []
     async with session.get(f"{controls}/nothing") as answer:
         assert answer.status == 404
 
@@ -393,6 +427,26 @@ async def test_usage_and_done_can_be_withheld(run: Run) -> None:
     assert b'"finish_reason":"stop"' in body
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("embeddings", {"input": [[1, 2], [3]]}),
+        ("rerank", {"query": "q", "documents": [{"text": "d"}]}),
+        ("images/generations", {"prompt": "p"}),
+        ("completions", {"prompt": ["p"]}),
+        ("responses", {"input": "p"}),
+    ],
+)
+async def test_usage_is_withheld_everywhere(
+    run: Run, session: aiohttp.ClientSession, path: str, fields: dict[str, object]
+) -> None:
+    for shown in (True, False):
+        mock = await run(MockOptions(usage=shown))
+        async with session.post(f"{mock.url}/{path}", json={"model": "m", **fields}) as answer:
+            usage = (await answer.json()).get("usage")
+            assert (usage is not None) is shown
+
+
 async def test_an_echoed_prefix(run: Run) -> None:
     begun = {"role": "assistant", "content": "never said", "prefix": True}
     body = await stream_of(
@@ -408,6 +462,17 @@ async def test_the_pace(run: Run) -> None:
     begun_s = loop.time()
     await stream_of(run, MockOptions(chunks=10, interval_ms=5, ttft_ms=30))
     assert loop.time() - begun_s >= 0.030 + 11 * 0.005 - 0.003
+
+
+async def test_the_end_follows_the_last_event_at_once(run: Run) -> None:
+    mock = await run(MockOptions(interval_ms=60_000))
+    async with aiohttp.ClientSession() as session, asyncio.timeout(5):
+        for _ in range(2):
+            async with session.post(
+                f"{mock.url}/chat/completions", json={**BODY, "stream": False}
+            ) as answer:
+                await answer.read()
+            await mock.until(lambda state: state.in_flight == 0)
 
 
 @pytest.mark.parametrize("fault", [(), ("rst-after:2",), ("cut-after:2",)])

@@ -114,6 +114,7 @@ def test_openings_in_a_row_wait_longer_until_it_was_calm() -> None:
 
 
 def test_standing_follows_the_wait_and_the_trial() -> None:
+    assert Breaker().standing(NOW_US) is Standing.READY
     breaker = in_state(State.OPEN)
     assert breaker.standing(breaker.due_us - 1) is Standing.COOLING
     assert breaker.standing(breaker.due_us) is Standing.TRIAL

@@ -1,4 +1,4 @@
-"""Every gate of a splice closes for its reason, and for nothing else: one fact changed at a time."""
+"""Every gate of a splice closes for its reason and nothing else: one fact changed at a time."""
 
 from typing import Any
 
@@ -186,7 +186,7 @@ def test_tokens_have_to_be_left(bound: int, tokens: int) -> None:
 def test_a_stop_sequence_that_may_have_begun_refuses(
     text: str,
     stops: tuple[str, ...],
-    refused: bool,  # noqa: FBT001
+    refused: bool,
 ) -> None:
     stopping = Plan(endpoint=Endpoint.CHAT, refusal=None, stops=stops)
     found = changed(plan=stopping, delivered=Delivered(text=text, tokens=1, events=1))

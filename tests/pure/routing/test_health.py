@@ -195,6 +195,25 @@ def test_a_models_trial_ends_when_the_credential_is_refused() -> None:
     assert health.troubled == {1: 2}
 
 
+def test_a_channel_stands_as_badly_as_the_worse_of_its_breakers() -> None:
+    health = opened()
+    fail(health, Outcome.DENIED)  # the channel's own wait is longer than its model's
+    model_due_us = NOW_US + 5 * US_PER_S
+    assert health.standing(1, "m", model_due_us) is Standing.COOLING
+    assert due_us(health) == NOW_US + 30 * US_PER_S
+    # Both are due: the call tries both, and its client leaves: the next one may.
+    assert health.start(1, "m", due_us(health))
+    at_us = due_us(health) - 30 * US_PER_S
+    changes = fail(health, Outcome.CLIENT_GONE, at_us=at_us + 1, started_us=at_us)
+    assert [change.model for change in changes] == ["m", ""]
+    assert fail(health, Outcome.CLIENT_GONE, at_us=at_us + 2) == ()
+    # The model answers badly, so its credential is not what is wrong: undecided, try again.
+    assert health.start(1, "m", at_us + 3)
+    fail(health, at_us=at_us + 4, started_us=at_us + 3)
+    assert health.standing(1, "m", at_us + 4) is Standing.COOLING
+    assert health.standing(1, "another", at_us + 4) is Standing.TRIAL
+
+
 def test_suspicion_fades() -> None:
     health = Health(Policy())
     fail(health)

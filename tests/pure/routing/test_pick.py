@@ -123,6 +123,18 @@ dice_strategy = st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exc
 
 
 @given(
+    weights=st.lists(st.integers(0, 10**9), min_size=1, max_size=9).filter(any),
+    die=st.sampled_from([0.0, 0.5, 1 - 2**-53]) | st.floats(0, 1, exclude_max=True),
+)
+def test_every_throw_of_the_dice_draws_a_channel_with_weight(
+    weights: list[int], die: float
+) -> None:
+    found = pick([channel(i, weight=weight) for i, weight in enumerate(weights)], dice=(die, die))
+    assert found is not None
+    assert weights[found] or len(weights) == 1
+
+
+@given(
     weights=st.lists(st.integers(0, 1_000), min_size=1, max_size=6),
     tried=st.sets(st.integers(0, 5)),
     ill=st.sets(st.integers(0, 5)),
@@ -158,6 +170,13 @@ def test_the_last_channel_is_used_whatever_its_health() -> None:
 def test_with_all_out_of_service_the_one_whose_wait_ends_first_is_tried() -> None:
     health = cooled(2, health=cooled(1, retry_after_s=9.0), retry_after_s=3.0)
     assert pick([channel(1), channel(2)], health=health) == 2
+
+
+def test_health_is_asked_for_the_model_of_the_call() -> None:
+    health = Health(POLICY)
+    failure = Failure(Outcome.LIMITED, NOW_US, 5.0)
+    health.fail(1, "another model", failure, now_us=NOW_US, dice=0.0)
+    assert pick([channel(1), channel(2)], health=health, in_flight={2: 1}) == 1
 
 
 def test_a_trial_that_is_due_goes_first_but_only_on_a_first_attempt() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import ChannelGarbled
-from relay.wire.sse import EventBuffer, event_name, event_payload, split_events
+from relay.wire.sse import EventBuffer, close_event, event_name, event_payload, split_events
 
 lines = st.text(alphabet='ab:{}" é', max_size=8).map(lambda text: text.encode() or b"x")
 ends = st.sampled_from([b"\n", b"\r\n"])
@@ -94,3 +94,17 @@ def test_split_events_loses_nothing(parts: list[bytes], rest: bytes) -> None:
 def test_fields(event: bytes, payload: bytes, name: bytes) -> None:
     assert event_payload(event) == payload
     assert event_name(event) == name
+
+
+@pytest.mark.parametrize(
+    ("rest", "closed"),
+    [
+        (b"", b""),
+        (b"\r\n", b""),
+        (b"data: x", b"data: x\n\n"),
+        (b"data: x\n", b"data: x\n\n"),
+        (b"data: x\r\n", b"data: x\r\n\n"),
+    ],
+)
+def test_a_last_event_is_closed(rest: bytes, closed: bytes) -> None:
+    assert close_event(rest) == closed

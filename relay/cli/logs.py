@@ -1,0 +1,201 @@
+"""`relay logs` and `relay usage`: what the request log says."""
+
+import datetime
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from relay.cli.output import json_option, print_fields, print_rows
+from relay.cli.root import location_options
+from relay.cli.session import Session, with_database
+from relay.store.reports import (
+    USAGE_UNITS,
+    CallFilter,
+    Row,
+    Scope,
+    list_calls,
+    list_usage,
+    show_call,
+)
+
+CALLS_SHOWN: Final = 50
+ROWS_MAX: Final = 1_000_000
+LOGS_SINCE: Final = datetime.timedelta(days=1)
+USAGE_SINCE: Final = {
+    "minute": datetime.timedelta(hours=1),
+    "hour": datetime.timedelta(days=1),
+    "day": datetime.timedelta(days=30),
+}
+"""How far back without --since: a look at a log of millions must not read all of it."""
+
+CALL_COLUMNS: Final = (
+    *("time", "request_id", "account", "key_name", "ip", "line", "channel", "model", "stream"),
+    *("status", "reason", "input_tokens", "output_tokens", "cost_usd", "ttft_ms", "total_ms"),
+)
+USAGE_COLUMNS: Final = (
+    *("time", "requests", "errors", "limited", "input_tokens", "cached_tokens", "output_tokens"),
+    "cost_usd",
+)
+
+_SPAN: Final = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
+_SPAN_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_STATUS: Final = re.compile(r"([1-5])(xx|[0-9]{2})")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def parse_moment(text: str, now: datetime.datetime) -> datetime.datetime:
+    """Return the moment that "2h" before `now`, or an ISO 8601 time, stands for; UTC by default.
+
+    Raises:
+        ValueError: Neither of these.
+    """
+    span = _SPAN.fullmatch(text)
+    if span:
+        return now - datetime.timedelta(**{_SPAN_UNITS[span[2]]: int(span[1])})
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("expected a span such as 15m or 7d, or an ISO 8601 time") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+
+
+def parse_status(text: str) -> tuple[int, int]:
+    """Return the first and last status that "429" or "5xx" stands for.
+
+    Raises:
+        ValueError: Neither of these.
+    """
+    status = _STATUS.fullmatch(text)
+    if not status:
+        raise ValueError("expected a status such as 429, or a class such as 5xx")
+    first = int(status[1]) * 100
+    return (first, first + 99) if status[2] == "xx" else (int(text), int(text))
+
+
+def _moment(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> datetime.datetime | None:
+    try:
+        return None if text is None else parse_moment(text, datetime.datetime.now(datetime.UTC))
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _status(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
+    try:
+        return None if text is None else parse_status(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def scope_options(command: _Command) -> _Command:
+    """Add the options that say whose calls, and from when to when."""
+    options = (
+        click.option("--account", metavar="NAME", help="Only this account's."),
+        click.option("--key", metavar="KEY", help="Only this key's: id, name or last four."),
+        click.option("--model", metavar="NAME", help="Only for this model, as clients name it."),
+        click.option("--line", metavar="NAME", help="Only over this line."),
+        click.option("--since", callback=_moment, metavar="15m|ISO", help="From then on."),
+        click.option("--until", callback=_moment, metavar="15m|ISO", help="Up to then."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(invoke_without_command=True)
+@location_options
+@scope_options
+@click.option("--channel", metavar="NAME", help="Only over this channel.")
+@click.option("--status", callback=_status, metavar="429|5xx", help="Only with this status.")
+@click.option("--reason", metavar="REASON", help="Only those that ended so: truncated, ...")
+@click.option("--ip", metavar="IP|CIDR", help="Only from there.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, ROWS_MAX),
+    default=CALLS_SHOWN,
+    show_default=True,
+    help="At most so many.",
+)
+@json_option
+@click.pass_context
+def logs(ctx: click.Context, /, *, limit: int, as_json: bool, **wanted: Any) -> None:
+    """Show calls, newest first; without --since those of the last day."""
+    if ctx.invoked_subcommand is not None:
+        return
+    if wanted["since"] is None:
+        wanted["since"] = _default_since(wanted["until"], LOGS_SINCE)
+    call_filter = CallFilter(**wanted)
+    if as_json:
+        with_database(ctx, lambda on: _print_lines(on, call_filter, limit))
+        return
+    rows = with_database(ctx, lambda on: _collect(on, call_filter, limit))
+    if rows:
+        print_rows(rows, CALL_COLUMNS, as_json=False)
+    else:
+        click.echo(f"no such calls since {wanted['since']:%Y-%m-%d %H:%M} UTC", err=True)
+
+
+@logs.command()
+@location_options
+@click.argument("request_id")
+@json_option
+@click.pass_context
+def show(ctx: click.Context, request_id: str, *, as_json: bool) -> None:
+    """Show one call, and the sum that made its cost."""
+    row = with_database(ctx, lambda on: show_call(on.connection, request_id))
+    if as_json:
+        _print_line(row)
+    else:
+        print_fields(row, as_json=False)
+
+
+@click.command()
+@location_options
+@scope_options
+@click.option(
+    "--by",
+    "unit",
+    type=click.Choice(USAGE_UNITS),
+    default="minute",
+    show_default=True,
+    help="Length of a row.",
+)
+@json_option
+@click.pass_context
+def usage(ctx: click.Context, /, *, unit: str, as_json: bool, **scope: Any) -> None:
+    """Show requests, tokens, errors and cost over time (UTC), oldest first."""
+    if scope["since"] is None:
+        scope["since"] = _default_since(scope["until"], USAGE_SINCE[unit])
+    rows = with_database(ctx, lambda on: list_usage(on.connection, Scope(**scope), unit))
+    if as_json:
+        for row in rows:
+            _print_line(row)
+    elif rows:
+        print_rows(rows, USAGE_COLUMNS, as_json=False)
+    else:
+        click.echo(f"no usage since {scope['since']:%Y-%m-%d %H:%M} UTC", err=True)
+
+
+def _default_since(until: datetime.datetime | None, span: datetime.timedelta) -> datetime.datetime:
+    return (until or datetime.datetime.now(datetime.UTC)) - span
+
+
+async def _collect(on: Session, wanted: CallFilter, limit: int) -> list[Row]:
+    return [row async for row in list_calls(on.connection, wanted, limit)]
+
+
+async def _print_lines(on: Session, wanted: CallFilter, limit: int) -> None:
+    """Print page by page: a million rows need not fit into memory."""
+    async for row in list_calls(on.connection, wanted, limit):
+        _print_line(row)
+
+
+def _print_line(row: Row) -> None:
+    click.echo(msgspec.json.encode(row).decode())
