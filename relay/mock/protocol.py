@@ -191,6 +191,8 @@ class MockProtocol(asyncio.Protocol):
 
     def _turn_away(self, answer: Answer) -> None:
         """Answer what is no request, and close: nobody knows where the next one would begin."""
+        if self._over:
+            return
         self._over = True
         self._record.reject()
         plan: Plan = lay_out(answer, Style(server=self._options.name))

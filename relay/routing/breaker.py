@@ -158,6 +158,7 @@ class Breaker:
         "strikes",
         "strikes_before",
         "strikes_in_row",
+        "struck_us",
         "trial_us",
     )
 
@@ -173,6 +174,8 @@ class Breaker:
         """OPEN: the end of the wait. HALF_OPEN: when the next trial may begin."""
         self.trial_us = 0
         """When the running trial began: it is known by this."""
+        self.struck_us = 0
+        """The last failure, whatever it led to; 0 = never."""
         self.strikes_in_row = 0
         self.pane_us = 0
         self.calls = 0

@@ -2,8 +2,9 @@
 
 A storm is many calls retried onto channels that fail as well; it makes a bad hour of the upstream
 worse. Moving the calls of one dead channel onto a healthy one is no storm, however many they are:
-the healthy one sees each call once. So a retry draws on the budget only where the channel it goes
-to has failed lately itself; the tries and the time of a single call are bounded always.
+the healthy one sees each call once. So the budget refuses a retry only where the channel it goes to
+has failed lately itself, though it counts them all; the tries and the time of a single call are
+bounded always.
 """
 
 from typing import Final
@@ -44,7 +45,7 @@ class RetryBudget:
         self._calls += 1
 
     def take(self, now_us: int) -> bool:
-        """Take one retry out of the budget; False if it is spent."""
+        """Take one retry out of the budget; False, and nothing taken, if it is spent."""
         self._roll(now_us)
         calls = self._calls + self._before[0]
         retries = self._retries + self._before[1]
@@ -52,6 +53,11 @@ class RetryBudget:
             return False
         self._retries += 1
         return True
+
+    def note(self, now_us: int) -> None:
+        """Count a retry that needs no leave."""
+        self._roll(now_us)
+        self._retries += 1
 
     def _roll(self, now_us: int) -> None:
         width_us = WINDOW_S * US_PER_S // 2
@@ -105,7 +111,7 @@ class Effort:
 
 
 def may_retry(effort: Effort, budget: RetryBudget, *, suspect: bool, now_us: int) -> bool:
-    """Tell whether a call may go to another channel; takes from the budget if it needs to.
+    """Tell whether a call may go to another channel; counts the retry if it may.
 
     Args:
         effort: What is left to the call.
@@ -113,4 +119,9 @@ def may_retry(effort: Effort, budget: RetryBudget, *, suspect: bool, now_us: int
         suspect: The other channel has failed lately as well (`Health.is_suspect`).
         now_us: The monotonic clock.
     """
-    return effort.left(now_us) and (not suspect or budget.take(now_us))
+    if not effort.left(now_us):
+        return False
+    if suspect:
+        return budget.take(now_us)
+    budget.note(now_us)
+    return True

@@ -86,7 +86,8 @@ def form(**fields: str) -> bytes:
     body = "".join([f"--b\r\nContent-Disposition: {part}\r\n" for part in parts]) + "--b--\r\n"
     return (
         "POST /v1/images/edits HTTP/1.1\r\nHost: m\r\n"
-        f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        "Content-Type: multipart/form-data; boundary=b\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
 
 
@@ -221,6 +222,7 @@ async def test_nothing_is_answered_behind_a_last_request(mock: MockServer, dial:
     writer.write(last + request({**BODY, "model": "second"}))
     assert (await reader.read()).endswith(b"0\r\n\r\n")
     assert [served.model for served in mock.served] == ["m"]
+    assert mock.state.rejected == 0
 
 
 async def test_too_many_pipelined_requests_are_cut(run: Run, dial: Dial) -> None:
