@@ -82,9 +82,11 @@ async def run_relay(
     assert task is not None
     # Until the supervisor takes over: whatever was started so far is stopped in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    sockets = _open_sockets(config.server)
     demo_port = _free_port() if demo else None
     async with contextlib.AsyncExitStack() as parts:
+        sockets = _open_sockets(config.server)
+        for sock in (*sockets.workers, sockets.admin):
+            parts.callback(sock.close)
         embedded = Embedded(data_dir, postgres=not config.database.url, valkey=not config.redis.url)
         await embedded.start()
         parts.push_async_callback(embedded.stop)

@@ -37,6 +37,7 @@ class Child:
         self._process = process
         self._ready = asyncio.Event()
         self._sock = sock
+        self._stopped = False
         asyncio.get_running_loop().add_reader(sock, self._receive)
 
     @classmethod
@@ -99,7 +100,14 @@ class Child:
         return self._process.returncode is None
 
     def stop(self) -> None:
-        """Ask the child to finish (SIGTERM)."""
+        """Ask the child to finish (SIGTERM); asking again changes nothing."""
+        if not self._stopped:
+            self._stopped = True
+            self._signal(signal.SIGTERM)
+
+    def hurry(self) -> None:
+        """Ask the child to finish now (another SIGTERM)."""
+        self._stopped = True
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -129,6 +137,12 @@ class Child:
         self.seen_s = time.monotonic()
         if packet == lifeline.READY:
             self._ready.set()
+
+
+async def all_gone(children: Sequence[Child]) -> None:
+    """Wait for the end of all of them."""
+    for child in children:
+        await child.exited()
 
 
 def describe_exit(code: int) -> str:

@@ -181,6 +181,31 @@ class ChannelRefused(ChannelError):
     """Answered 5xx, or a head that is no answer to what was asked."""
 
 
+class ChannelLacksModel(ChannelError):
+    """Answered 404: this channel does not have the model, though the catalog says so."""
+
+    code = "upstream_model_missing"
+
+
+class ChannelReportedError(ChannelError):
+    """Sent an error inside a 200. `upstream_code`: its code word, a plain token."""
+
+    def __init__(self, message: str, *, upstream_code: str) -> None:
+        super().__init__(message)
+        self.upstream_code = upstream_code
+
+
+class ChannelDrained(ChannelError):
+    """An operator wants the channel empty now; no fault of the channel's."""
+
+    status = 503
+    code = "channel_drained"
+
+
+class ChannelOutrun(ChannelError):
+    """Another channel, asked beside this one, was faster (hedging); no fault of the channel's."""
+
+
 class ChannelDenied(ChannelError):
     """Answered 401, 402 or 403: its credential or its balance is at fault, not the client's."""
 

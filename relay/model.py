@@ -88,6 +88,9 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = True
     """False where the upstream rejects `stream_options.include_usage`."""
     drained: bool = False
+    """New calls go elsewhere; running ones finish."""
+    evicted: bool = False
+    """Running ones are moved as well, where they can be."""
     version: int = 0
 
 
@@ -102,6 +105,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     rpm: int = 0
     concurrency: int = 0
     splice: bool = False
+    hedge_ms: int = 0
+    """Without output for so long a second channel is asked beside the first; 0 = never."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,8 @@ class Post:
     child: Child | None = None
     served: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once a child on this post has become ready."""
+    swapped: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a roll has put another child here."""
     young_deaths: int = 0
 
     def count_death(self, age_s: float, pace: Pace) -> float:

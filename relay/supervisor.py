@@ -16,20 +16,21 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from relay.child import Child, describe_exit
+from relay.child import Child, all_gone, describe_exit
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.lifeline import Settings
 from relay.notify import Notifier
 from relay.posts import Pace, Post
 from relay.store import published
-from relay.waiting import first_of
+from relay.waiting import cancel_all, first_of
 
 TICK_S: Final = 1.0
+STDIN: Final = 0
 
 EX_CONFIG: Final = 78
 """Source: sysexits.h. A child that exits so at start-up cannot be helped by another try."""
@@ -75,8 +76,10 @@ class Supervisor:
         self._roll_task: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
         self._hurried = asyncio.Event()
-        self._refusal: ConfigError | None = None
+        self._failure: BaseException | None = None
+        """What ended the supervisor against its will."""
         self._status = ""
+        self._had_terminal = os.isatty(STDIN)
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Start everything, call `on_ready`, serve until a signal, stop everything.
@@ -86,14 +89,13 @@ class Supervisor:
         """
         published.clear(self._metrics_dir)
         with self._signals():
-            watch = asyncio.create_task(self._watch())
+            self._spawn(self._others, self._watch())
             try:
                 await self._serve(on_ready)
             finally:
                 await self._stop()
-                watch.cancel()
-        if self._refusal is not None:
-            raise self._refusal
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Ask for the end: once to drain, twice for at once."""
@@ -106,7 +108,7 @@ class Supervisor:
     async def _serve(self, on_ready: Callable[[], None]) -> None:
         for post in self._posts:
             post.child = await self._launch(post)
-            _spawn(self._keepers, self._keep(post))
+            self._spawn(self._keepers, self._keep(post))
         await first_of(self._all_served(), self._asked.wait())
         if not self._asked.is_set():
             on_ready()
@@ -131,7 +133,7 @@ class Supervisor:
     async def _start(self, command: Sequence[str]) -> Child:
         child = await Child.start(command, os.environ)
         self._alive[child] = None
-        _spawn(self._others, self._bury(child))
+        self._spawn(self._others, self._bury(child))
         return child
 
     def _take_spare(self) -> Child | None:
@@ -154,7 +156,8 @@ class Supervisor:
         await child.exited()
         child.close()
         del self._alive[child]
-        published.retire(self._metrics_dir, child.name, child.pid)
+        with contextlib.suppress(OSError):  # a full disk must not end us
+            published.retire(self._metrics_dir, child.name, child.pid)
 
     async def _keep(self, post: Post) -> None:
         """Fill the post again whenever its child dies, unless a roll put a newer one there."""
@@ -165,22 +168,41 @@ class Supervisor:
                 post.served.set()
                 if post.drains:
                     await self._keep_spare(post.command)
-            code = await child.exited()
+            await first_of(child.exited(), post.swapped.wait())
+            post.swapped.clear()
             if post.child is not child:
                 continue
+            code = await child.exited()
             if code == EX_CONFIG and not post.served.is_set():
-                self._refuse(post)
-                return
+                raise ConfigError(f"{post.name} refused its configuration; it said why above")
             wait_s = post.count_death(child.age_s, self._pace)
             reason = {"reason": describe_exit(code), "wait_s": wait_s}
             _log.error("child died", extra={"child": child.name, "pid": child.pid, **reason})
             await asyncio.sleep(wait_s)
-            if post.child is child:
-                post.child = await self._launch(post)
+            while post.child is child:
+                await self._refill(post)
 
-    def _refuse(self, post: Post) -> None:
-        self._refusal = ConfigError(f"{post.name} refused its configuration; it said why above")
-        self._asked.set()
+    async def _refill(self, post: Post) -> None:
+        try:
+            post.child = await self._launch(post)
+        except OSError as exc:  # no memory or no process table entry: others may give some back
+            _log.error("child cannot be started", extra={"child": post.name, "error": exc.strerror})
+            await asyncio.sleep(TICK_S)
+
+    def _spawn(
+        self, tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(self._end_on_failure)
+        return task
+
+    def _end_on_failure(self, task: asyncio.Task[None]) -> None:
+        """Stop all when a task of ours fails: better started anew than a post nobody keeps."""
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            self._asked.set()
 
     # --- watching ---------------------------------------------------------------------------
 
@@ -223,8 +245,11 @@ class Supervisor:
     # --- rolling ----------------------------------------------------------------------------
 
     def _on_hangup(self) -> None:
-        if self._roll_task is None or self._roll_task.done():
-            self._roll_task = _spawn(self._keepers, self._roll())
+        """Roll, unless it is the terminal that hung up: then nobody is left to stop us."""
+        if self._had_terminal and not os.isatty(STDIN):
+            self.stop()
+        elif not self._asked.is_set() and (self._roll_task is None or self._roll_task.done()):
+            self._roll_task = self._spawn(self._keepers, self._roll())
 
     async def _roll(self) -> None:
         """Put a new child on each post, one after the other, under the configuration of now."""
@@ -252,9 +277,12 @@ class Supervisor:
             return False
         if post.child is old:
             post.child = new
+            post.swapped.set()
+        if post.drains:
+            await self._keep_spare(post.command)
         retired = old if post.child is new else new  # the keeper was faster than the roll
         if retired is not None and retired.alive:
-            _spawn(self._others, self._end([retired], self._grace_s(post)))
+            self._spawn(self._others, self._end([retired], self._grace_s(post)))
         return True
 
     # --- stopping ---------------------------------------------------------------------------
@@ -262,16 +290,15 @@ class Supervisor:
     async def _stop(self) -> None:
         self._asked.set()
         self._notifier.stopping()
-        await _cancel(self._keepers)
+        await cancel_all(self._keepers)
         for post in self._posts:
             if post.listener is not None:
                 post.listener.close()  # a worker's own copy lives until it has drained its queue
         draining = [child for child, post in self._alive.items() if post and post.drains]
         await self._end(draining, self._config.server.drain_s + self._pace.last_s)
-        await self._end(
-            list(self._alive), self._pace.grace_s
-        )  # the shipper has to see their last records
-        await _cancel(self._others)
+        # Only now: the shipper has to see their last records.
+        await self._end(list(self._alive), self._pace.grace_s)
+        await cancel_all(self._others)
 
     def _grace_s(self, post: Post) -> float:
         if not post.drains:
@@ -285,16 +312,16 @@ class Supervisor:
         """
         for child in children:
             child.stop()
-        await first_of(_all_gone(children), self._hurried.wait(), within_s=grace_s)
+        await first_of(all_gone(children), self._hurried.wait(), within_s=grace_s)
         if self._hurried.is_set():
             for child in children:
-                child.stop()
-            await first_of(_all_gone(children), within_s=self._pace.last_s)
+                child.hurry()
+            await first_of(all_gone(children), within_s=self._pace.last_s)
         for child in children:
             if child.alive:
                 _log.warning("child killed", extra={"child": child.name, "pid": child.pid})
                 child.kill()
-        await _all_gone(children)
+        await all_gone(children)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -318,22 +345,3 @@ def _warn_of_fixed(old: Config, new: Config) -> None:
     for name in ("listen", "admin", "workers", "backlog"):
         if getattr(old.server, name) != getattr(new.server, name):
             _log.warning("restart to apply this change", extra={"path": f"server.{name}"})
-
-
-def _spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    task = asyncio.create_task(work)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-    return task
-
-
-async def _all_gone(children: Sequence[Child]) -> None:
-    for child in children:
-        await child.exited()
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    found = list(tasks)
-    for task in found:
-        task.cancel()
-    await asyncio.gather(*found, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""Wait for the first of several things to happen."""
+"""Wait for the first of several things to happen; end those that are not waited for."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 
@@ -21,3 +21,11 @@ async def first_of(*works: Awaitable[Any], within_s: float | None = None) -> Non
         await asyncio.gather(*own, return_exceptions=True)
     for future in done:
         future.result()
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel `tasks` and return when they have ended; what they raise is their owner's."""
+    found = list(tasks)
+    for task in found:
+        task.cancel()
+    await asyncio.gather(*found, return_exceptions=True)

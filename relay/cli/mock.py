@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from relay.cli.root import location_options
+
 if TYPE_CHECKING:
     from relay.mock.options import MockOptions
 
@@ -80,6 +82,7 @@ def _file() -> click.Path:
 )
 @click.option("--tls-cert", type=_file(), help="PEM; with --tls-key, serve HTTPS.")
 @click.option("--tls-key", type=_file(), help="PEM.")
+@location_options
 def mock(host: str, port: int, **settings: Any) -> None:
     """Run a scripted OpenAI-compatible upstream: deterministic answers, failures on demand.
 

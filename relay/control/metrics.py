@@ -21,7 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from relay.store.published import HistogramCounts, Published, read_all
+from relay.store.published import HistogramCounts, Published, is_fresh, read_all
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -76,22 +76,31 @@ class WorkerCollector(Collector):
     Args:
         directory: Where the workers publish.
         own_gauges: What the control process knows itself: full name -> value.
+        now_s: Seconds since 1970; a gauge of a worker that went silent is not shown.
     """
 
-    def __init__(self, directory: Path, own_gauges: Callable[[], dict[str, float]] = dict) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        own_gauges: Callable[[], dict[str, float]],
+        now_s: Callable[[], float],
+    ) -> None:
         self._directory = directory
         self._own_gauges = own_gauges
+        self._now_s = now_s
 
     def collect(self) -> Iterator[Metric]:
         """Return all metric families as they stand."""
         found = read_all(self._directory)
         everyone = [published for slot in found.values() for published in slot]
+        now_s = self._now_s()
+        fresh = {slot: [p for p in ones if is_fresh(p, now_s)] for slot, ones in found.items()}
         for name, family in COUNTERS.items():
             yield _counter(family, _sum_counters(name, everyone))
         for name, family in HISTOGRAMS.items():
             yield _histogram(family, [p.histograms[name] for p in everyone if name in p.histograms])
         for name, (family, reduce) in GAUGES.items():
-            yield _gauge(name, family, reduce, found)
+            yield _gauge(name, family, reduce, fresh)
         for name, value in self._own_gauges().items():
             yield GaugeMetricFamily(name, "Of the control process.", value=value)
         yield InfoMetricFamily(

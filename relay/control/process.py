@@ -9,6 +9,7 @@ import contextlib
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -63,7 +64,8 @@ class Control:
                 self._data_dir / "secrets" / "admin.token", secrets.token_urlsafe(TOKEN_BYTES)
             )
         )
-        collector = WorkerCollector(self._data_dir / "run" / "metrics", self._gauges)
+        metrics_dir = self._data_dir / "run" / "metrics"
+        collector = WorkerCollector(metrics_dir, self._gauges, wall_s)
         self._api = AdminApi(self._config, self._data_dir, token, collector)
 
     async def run(self) -> None:
@@ -97,6 +99,11 @@ class Control:
             "relay_log_queue_depth": float(self._shipper.rows_waiting),
             "relay_log_failures": float(self._shipper.failures),
         }
+
+
+def wall_s() -> float:
+    """Return the seconds since 1970."""
+    return time.time_ns() / 1e9
 
 
 @contextlib.contextmanager

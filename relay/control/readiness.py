@@ -10,10 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay.store.published import Published
-
-FRESH_S: Final = 5.0
-"""A worker publishes every second; one silent for so long is stuck or gone."""
+from relay.store.published import Published, is_fresh
 
 CATALOG_AGE_S_MAX: Final = 10.0
 """The catalog is confirmed every second; beyond this age revocations no longer arrive."""
@@ -41,7 +38,7 @@ def judge(slots: dict[str, list[Published]], now_s: float) -> Readiness:
         published.gauges["snapshot_age_seconds"]
         for generations in slots.values()
         for published in generations
-        if _is_fresh(published, now_s)
+        if is_fresh(published, now_s)
     ]
     degraded = [f"{slot}: {state}" for slot, state in states.items() if state != "ready"]
     if ages_s and CATALOG_AGE_S_MAX < max(ages_s) < math.inf:
@@ -51,7 +48,7 @@ def judge(slots: dict[str, list[Published]], now_s: float) -> Readiness:
 
 def _state(generations: Iterable[Published], now_s: float) -> str:
     """Return the best that can be said of a slot: while it rolls, two workers serve it."""
-    found = {_worker_state(p.gauges) for p in generations if _is_fresh(p, now_s)}
+    found = {_worker_state(p.gauges) for p in generations if is_fresh(p, now_s)}
     for state in ("ready", "journal cannot be written", "catalog not loaded", "draining"):
         if state in found:
             return state
@@ -64,7 +61,3 @@ def _worker_state(gauges: dict[str, Any]) -> str:
     if math.isinf(gauges["snapshot_age_seconds"]):
         return "catalog not loaded"
     return "ready" if gauges["journal_healthy"] else "journal cannot be written"
-
-
-def _is_fresh(published: Published, now_s: float) -> bool:
-    return abs(now_s - published.gauges.get("time_seconds", -math.inf)) < FRESH_S

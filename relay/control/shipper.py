@@ -24,6 +24,7 @@ import msgspec
 from relay.call import CallCheckpoint, CallEnd, CallStart, EndReason
 from relay.config import JournalConfig
 from relay.errors import RelayError
+from relay.store.journal_files import list_generations
 from relay.store.journal_tail import JournalTail
 from relay.store.log_writer import (
     Mark,
@@ -189,7 +190,7 @@ class Shipper:
 
     async def _find_generations(self) -> None:
         known = {tail.generation for tail in self._tails}
-        for folder in await self._in_thread(_list_generations, self._directory):
+        for folder in await self._in_thread(list_generations, self._directory):
             if folder.name in known:
                 continue
             async with self._database() as connection:
@@ -294,13 +295,3 @@ def _take_lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _list_generations(directory: Path) -> list[Path]:
-    """Return the folders of generations; a hidden one is still being made."""
-    with os.scandir(directory) as entries:
-        return sorted(
-            Path(entry.path)
-            for entry in entries
-            if entry.is_dir() and not entry.name.startswith(".")
-        )

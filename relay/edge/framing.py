@@ -4,15 +4,18 @@ What an upstream gets is written from the parsed top level, never the client's b
 so both sides read the same model out of a body that names two.
 """
 
+from collections.abc import Mapping
+
+import msgspec
 from aiohttp.http_parser import RawRequestMessage
 
 from relay.call import MULTIPART_ENDPOINTS, Endpoint
 from relay.errors import UnsupportedMedia
 from relay.flow.active import ActiveCall
-from relay.flow.exchange import Framing
 from relay.model import Channel
-from relay.wire.multipart import peek_multipart, reframe_multipart
-from relay.wire.request import peek_json, reframe_json
+from relay.wire.heads import JSON
+from relay.wire.multipart import Form, peek_multipart, reframe_multipart
+from relay.wire.request import Request, peek_json, reframe_json
 from relay.wire.usage import estimate_tokens
 
 USAGE_ON_DEMAND = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
@@ -20,14 +23,8 @@ USAGE_ON_DEMAND = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 TEXT_ANSWERS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES})
 
 
-def frame_request(
-    call: ActiveCall, message: RawRequestMessage, body: bytes
-) -> tuple[Framing, bool]:
+def read_question(call: ActiveCall, message: RawRequestMessage, body: bytes) -> None:
     """Fill in what the body says of the call.
-
-    Returns:
-        How to frame the body for a channel, and whether the usage event must be kept from the
-        client, who did not ask for it.
 
     Raises:
         UnsupportedMedia: CLIENT; the content type is not the endpoint's.
@@ -38,33 +35,63 @@ def frame_request(
     if call.endpoint in MULTIPART_ENDPOINTS:
         if kind != "multipart/form-data":
             raise UnsupportedMedia("Send this request as multipart/form-data.")
-        return _frame_form(call, content_type, body), False
+        form = peek_multipart(body, content_type)
+        call.question = FormQuestion(form, content_type.encode("latin-1"))
+        call.model = form.model
+        call.stream = form.stream
+        return
     if kind not in ("application/json", ""):
         raise UnsupportedMedia("Send this request as application/json.")
-    return _frame_json(call, body)
-
-
-def _frame_json(call: ActiveCall, body: bytes) -> tuple[Framing, bool]:
     request = peek_json(body, call.endpoint)
+    unasked = request.stream and not request.usage_asked and call.endpoint in USAGE_ON_DEMAND
+    call.question = JsonQuestion(request, strips_usage=unasked)
     call.model = request.model
     call.stream = request.stream
     call.counts_bytes = call.endpoint in TEXT_ANSWERS
     call.input_estimate = estimate_tokens(len(body))
-    asks = request.stream and not request.usage_asked and call.endpoint in USAGE_ON_DEMAND
-
-    def frame(channel: Channel, model: str) -> tuple[bytes, bytes]:
-        add_usage = asks and channel.include_usage
-        return b"application/json", reframe_json(request, model=model, add_usage=add_usage)
-
-    return frame, asks
 
 
-def _frame_form(call: ActiveCall, content_type: str, body: bytes) -> Framing:
-    form = peek_multipart(body, content_type)
-    call.model = form.model
-    call.stream = form.stream
+class JsonQuestion:
+    """A JSON request (implements flow.ports.Question)."""
 
-    def frame(channel: Channel, model: str) -> tuple[bytes, bytes]:
-        return content_type.encode("latin-1"), reframe_multipart(form, model=model)
+    __slots__ = ("_request", "strips_usage")
 
-    return frame
+    def __init__(self, request: Request, *, strips_usage: bool) -> None:
+        self._request = request
+        self.strips_usage = strips_usage
+
+    @property
+    def fields(self) -> Mapping[str, msgspec.Raw]:
+        """The top level, values as the client wrote them."""
+        return self._request.fields
+
+    def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
+        """Return the body as `channel` wants it."""
+        add_usage = self.strips_usage and channel.include_usage
+        return JSON, reframe_json(self._request, model=model, add_usage=add_usage)
+
+    def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "JsonQuestion":
+        """Return the question with another top level."""
+        request = msgspec.structs.replace(self._request, fields=dict(fields))
+        return JsonQuestion(request, strips_usage=self.strips_usage)
+
+
+class FormQuestion:
+    """A multipart request (implements flow.ports.Question)."""
+
+    __slots__ = ("_content_type", "_form")
+
+    fields = None
+    strips_usage = False
+
+    def __init__(self, form: Form, content_type: bytes) -> None:
+        self._form = form
+        self._content_type = content_type
+
+    def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
+        """Return the form as `channel` wants it."""
+        return self._content_type, reframe_multipart(self._form, model=model)
+
+    def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "FormQuestion":
+        """Return itself: a form's answer is never carried on."""
+        return self

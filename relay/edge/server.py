@@ -7,6 +7,7 @@ drain.
 import asyncio
 import socket
 import time
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from aiohttp import web
@@ -20,10 +21,12 @@ from relay.flow.admission import Admission
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
 from relay.flow.ports import Journal
+from relay.flow.referee import Referee
 from relay.flow.settle import Settlement
 from relay.flow.spending import Spending
 from relay.flow.watch import Watch
 from relay.model import Snapshot
+from relay.routing.health import Change
 from relay.upstream.pool import UpstreamPool
 
 SWEEP_S: Final = 1.0
@@ -69,9 +72,17 @@ class DataServer:
         journal: Where calls are written down.
         counters: What is counted.
         pepper: Keys the digest that API keys are stored under.
+        on_changes: Called with what this worker finds out about its channels' health.
     """
 
-    def __init__(self, config: Config, journal: Journal, counters: Counters, pepper: bytes) -> None:
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        counters: Counters,
+        pepper: bytes,
+        on_changes: Callable[[Iterable[Change]], None] = lambda changes: None,
+    ) -> None:
         self._config = config
         self.counters = counters
         spending = Spending()
@@ -79,12 +90,13 @@ class DataServer:
         self._watch = Watch(config.timeouts)
         self._pool = UpstreamPool(config.timeouts)
         self._admission = Admission(pepper, spending, _wall_s)
-        exchange = Exchange(
-            self._pool, journal, self._watch, counters, settlement, config.switching
+        self.referee = Referee(config.switching, counters, on_changes)
+        self._exchange = Exchange(
+            self._pool, journal, self._watch, self.referee, settlement, config
         )
         site = Site(
             self._admission,
-            exchange,
+            self._exchange,
             settlement,
             journal,
             counters,
@@ -100,6 +112,8 @@ class DataServer:
         self._admission.swap(snapshot)
         if old is None or old.channels is not snapshot.channels:
             self._pool.forget_heads()
+            self.referee.forget(snapshot.channels)
+            self._evict(snapshot)
         self._watch.end_where(self._is_revoked, KeyRevoked("The API key was revoked."))
 
     async def start(self, sock: socket.socket) -> None:
@@ -134,6 +148,13 @@ class DataServer:
             self._sweeper.cancel()
         self._watch.stop()
         self._pool.close()
+
+    def _evict(self, snapshot: Snapshot) -> None:
+        """Move running calls off the channels that an operator wants empty now."""
+        evicted = {channel.id for channel in snapshot.channels.values() if channel.evicted}
+        for call in self._watch.calls() if evicted else ():
+            for channel_id in evicted:
+                self._exchange.move_off(call, channel_id)
 
     def _is_revoked(self, call: ActiveCall) -> bool:
         return call.key is not None and not self._admission.still_good(call.key)

@@ -20,7 +20,7 @@ from relay.call import Endpoint
 from relay.config import Server
 from relay.edge.answers import empty_answer, error_answer, json_answer
 from relay.edge.connection import ClientConnection
-from relay.edge.framing import frame_request
+from relay.edge.framing import read_question
 from relay.edge.routes import Page, find_route
 from relay.errors import (
     BadRequest,
@@ -135,9 +135,9 @@ class Site:
             if message.headers.get("Expect", "").lower() == "100-continue":
                 client.write(CONTINUE)
             body = await client.read_body(payload, self._limits.body_bytes_max)
-            framing, strip_usage = frame_request(call, message, body)
-            channels = self._admission.admit(call)
-            await self._exchange.run(call, channels, framing, strip_usage=strip_usage)
+            read_question(call, message, body)
+            self._admission.admit(call)
+            await self._exchange.run(call)
         finally:
             self._held_bytes -= size
 

@@ -72,8 +72,8 @@ class Admission:
             raise Forbidden("This API key may not be used from this address.")
         call.group = snapshot.groups.get(account.group_id)
 
-    def admit(self, call: ActiveCall) -> tuple[Channel, ...]:
-        """Set the call's line and price; return the channels that serve its model.
+    def admit(self, call: ActiveCall) -> None:
+        """Set the call's line, its price and the channels that serve its model.
 
         Raises:
             Forbidden: CLIENT; the key's allow-list lacks the model.
@@ -99,7 +99,7 @@ class Admission:
             )
         if not self._spending.has_left(key):
             raise QuotaExhausted("This API key has spent its quota.")
-        return channels
+        call.channels = channels
 
     def models(self, call: ActiveCall) -> list[str]:
         """Return the models that the call's key may use, sorted."""

@@ -1,38 +1,49 @@
 """One call from admission to settlement: the loop over attempts, and every way out of it.
 
-pick a channel -> connect -> ask -> the pump carries the answer -> done
-     ^                                    | failed before the first byte, may switch
-     +------------------------------------+
+    choose a channel -> connect -> ask -> the pump carries the answer -> done
+         ^                                     | failed
+         |            routing.table decides    v
+         +---- SWITCH, SPLICE <----------------+----> FAIL, TRUNCATE, STOP: the call ends
+
+No rule of switching is written here: `decide` says what to do, this does it.
 """
 
 import asyncio
 import random
-from collections.abc import Callable
 from typing import Final
 
 from relay.call import CallStart, Stage
-from relay.config import Switching
+from relay.config import Config
 from relay.errors import (
+    ChannelDrained,
+    ChannelOutrun,
     ClientGone,
     ConnectionBroken,
     RelayError,
     Unavailable,
 )
 from relay.flow.active import ActiveCall
-from relay.flow.counters import Counters
+from relay.flow.attempt import Attempt
+from relay.flow.carry import CarryOn
+from relay.flow.hedge import race
 from relay.flow.outlet import Outlet
 from relay.flow.ports import Connection, Connections, Journal
 from relay.flow.pump import Pump
+from relay.flow.referee import Referee, now_us
 from relay.flow.settle import Settlement
-from relay.flow.watch import Vigil, Watch
+from relay.flow.splicer import Splicer
+from relay.flow.watch import Watch
 from relay.model import Channel
+from relay.routing.budget import Effort
+from relay.routing.splice import Carriage
+from relay.routing.table import Action, Outcome, classify_error, decide
 from relay.wire.answer import error_event
 
 RETRY_AFTER_S: Final = 5.0
-"""What a client is told when every channel failed and none said when to come back."""
+"""What a client is told when no channel is left and none said when to come back."""
 
-Framing = Callable[[Channel, str], tuple[bytes, bytes]]
-"""(channel, its name for the model) -> (content type, body) of the request to send."""
+Next = tuple[Channel, Carriage | None]
+"""The channel to ask next, and how its answer goes on where another one broke off."""
 
 
 class Exchange:
@@ -43,25 +54,20 @@ class Exchange:
         connections: Connections,
         journal: Journal,
         watch: Watch,
-        counters: Counters,
+        referee: Referee,
         settlement: Settlement,
-        limits: Switching,
+        config: Config,
     ) -> None:
         self._connections = connections
         self._journal = journal
         self._watch = watch
-        self._counters = counters
+        self._referee = referee
         self._settlement = settlement
-        self._limits = limits
+        self._limits = config.switching
+        self._total_us = int(config.timeouts.total_s * 1e6)
+        self._splicer = Splicer(referee, config.timeouts)
 
-    async def run(
-        self,
-        call: ActiveCall,
-        channels: tuple[Channel, ...],
-        framing: Framing,
-        *,
-        strip_usage: bool,
-    ) -> None:
+    async def run(self, call: ActiveCall) -> None:
         """Carry the call out; when this returns, its answer is out and it is settled.
 
         Raises:
@@ -69,68 +75,123 @@ class Exchange:
                 settled.
             asyncio.CancelledError: The client hung up; its upstream is cancelled, the call settled.
         """
-        outlet = Outlet(call.client, call.request_id)
-        pump = Pump(call, outlet, self._limits, self._settlement.complete, strip_usage=strip_usage)
-        vigil = self._watch.add(call, pump, asyncio.get_running_loop().time())
-        call.client.watch(pump)
+        call.outlet = Outlet(call.client, call.request_id)
+        call.client.watch(call)
+        self._splicer.prepare(call)
+        self._watch.add(call)
+        self._referee.note_call()
         self._journal.start(_start_record(call))
         try:
-            await self._try_channels(call, channels, framing, pump, vigil)
+            await self._serve(call)
         except asyncio.CancelledError:
-            pump.stop()
+            call.stop()
             self._settlement.fail(call, ClientGone("The client closed the connection."))
             raise
         except RelayError as error:
-            pump.stop()
             self._settlement.fail(call, error)
-            if not outlet.opened:
+            if not call.outlet.opened:
                 raise
-            self._tell_in_band(call, outlet, error)
+            self._tell_in_band(call, error)
         finally:
             call.client.watch(None)
             self._watch.remove(call)
+            self._splicer.release(call)
 
-    async def _try_channels(
-        self,
-        call: ActiveCall,
-        channels: tuple[Channel, ...],
-        framing: Framing,
-        pump: Pump,
-        vigil: Vigil,
-    ) -> None:
-        """Ask one channel after the other until one has answered; raise the last one's error."""
-        untried = list(channels)
-        error: RelayError = Unavailable(
-            "No channel serves this model now.", retry_after_s=RETRY_AFTER_S
-        )
-        while untried and call.attempts < self._limits.attempts_max:
-            channel = _choose(untried)
-            untried.remove(channel)
-            call.attempts += 1
-            self._counters.attempts += 1
-            vigil.asked_s = asyncio.get_running_loop().time()
+    async def _serve(self, call: ActiveCall) -> None:
+        """Ask one channel after the other until an answer is out."""
+        effort = Effort(self._limits.attempts_max, int(call.begun_s * 1e6) + self._total_us)
+        channel = self._referee.choose(call)
+        if channel is None:
+            raise Unavailable("No channel serves this model now.", retry_after_s=RETRY_AFTER_S)
+        following: Next = (channel, None)
+        while True:
+            effort.begin()
+            attempt = self._attempt_on(call, *following)
             try:
-                await self._attempt(call, channel, framing, pump)
+                await race(self, call, attempt)
                 return
-            except RelayError as failure:
-                if call.doom is not None or not failure.switch:
-                    raise
-                self._counters.upstream_errors[channel.name, failure.code or failure.kind] += 1
-                if call.stage is Stage.COMMITTED:
-                    raise
-                error = failure
-        if error.retry_after_s is None:
+            except RelayError as error:
+                following = self._decide(call, attempt, error, effort)
+            wait_us = effort.backoff_us(now_us(), _dice())
+            if wait_us:
+                await asyncio.sleep(wait_us / 1e6)
+
+    def _decide(
+        self, call: ActiveCall, attempt: Attempt, error: RelayError, effort: Effort
+    ) -> Next:
+        """Return where to go on after a failed attempt; raise its error where nowhere."""
+        outcome = classify_error(error)
+        committed = call.committed
+        stage = Stage.COMMITTED if committed else attempt.stage
+        carried = self._splicer.plan(call, outcome, error) if committed else None
+        other = None if committed or call.doom else self._referee.choose(call)
+        may_switch = (
+            other is not None
+            and effort.left(now_us())
+            and self._referee.grants_retry(other, call.model)
+        )
+        action = decide(
+            stage,
+            outcome,
+            may_switch=may_switch,
+            may_splice=carried is not None,
+            head_out=call.outlet.opened,
+        )
+        if action is Action.SPLICE and carried is not None:
+            return carried
+        if action is Action.SWITCH and other is not None:
+            return other, None
+        if error.switch and error.retry_after_s is None:
             # Our tries are spent: without this every client would multiply them by its own.
             error.should_retry = False
         raise error
 
-    async def _attempt(
-        self, call: ActiveCall, channel: Channel, framing: Framing, pump: Pump
-    ) -> None:
-        """Ask one channel; return when its answer is out."""
+    # --- one attempt -----------------------------------------------------------------------
+
+    def _attempt_on(
+        self, call: ActiveCall, channel: Channel, carriage: Carriage | None = None
+    ) -> Attempt:
+        """Return an attempt that carries the answer as it is, or on where another one broke."""
+        call.attempts += 1
+        settle = self._settlement.complete
+        if carriage is not None:
+            return CarryOn(call, channel, self._on_commit, settle, carriage, self._limits)
+        return Pump(call, channel, self._on_commit, settle, self._limits)
+
+    def attempt_beside(self, call: ActiveCall) -> Attempt | None:
+        """Return an attempt on another channel for a call that is hedged; None if none may be."""
+        other = self._referee.choose(call)
+        if other is None or not self._referee.grants_retry(other, call.model):
+            return None
+        return self._attempt_on(call, other)
+
+    async def ask(self, attempt: Attempt) -> None:
+        """Ask an attempt's channel; return when its answer is out, raise why it is not."""
+        call = attempt.call
+        call.running.append(attempt)
+        self._referee.begin(attempt)
+        try:
+            await self._connect_and_ask(attempt)
+        except RelayError as error:
+            self._referee.fail(attempt, classify_error(error), error)
+            raise
+        except asyncio.CancelledError:
+            attempt.stop()
+            gone = ClientGone("The client closed the connection.")
+            self._referee.fail(attempt, Outcome.CLIENT_GONE, gone)
+            raise
+        finally:
+            self._referee.end(attempt)
+            call.running.remove(attempt)
+
+    async def _connect_and_ask(self, attempt: Attempt) -> None:
+        call, channel = attempt.call, attempt.channel
         call.channel = channel
-        call.served_model = channel.models[call.model]
-        content_type, body = framing(channel, call.served_model)
+        call.served_model = model = channel.models[call.model]
+        question = call.question
+        if isinstance(attempt, CarryOn):
+            question = question.carry_on(attempt.fields)
+        content_type, body = question.frame(channel, model)
         head = b"%b%d\r\nContent-Type: %b\r\n\r\n" % (
             self._connections.head(channel, call.endpoint),
             len(body),
@@ -139,47 +200,63 @@ class Exchange:
         connection = self._connections.take(channel)
         if connection is not None:
             try:
-                await self._ask(call, connection, head, body, pump)
+                await _ask(attempt, connection, head, body)
                 return
             except ConnectionBroken:
                 # A kept-alive connection may be closed by its server at the very moment we use
                 # it. Without a byte of an answer that says nothing of the channel: ask anew.
                 if not (connection.reused and connection.silent) or call.doom is not None:
                     raise
-        await self._ask(call, await self._connections.dial(channel), head, body, pump)
+        await _ask(attempt, await self._connections.dial(channel), head, body)
 
-    async def _ask(
-        self, call: ActiveCall, connection: Connection, head: bytes, body: bytes, pump: Pump
-    ) -> None:
-        if call.doom is not None:
-            connection.abort()
-            raise call.doom
-        call.stage = Stage.ASKED
-        done = call.done = asyncio.get_running_loop().create_future()
-        pump.begin(connection)
-        connection.ask(head, body, pump)
-        try:
-            await done
-        finally:
-            call.done = None
+    def _on_commit(self, attempt: Attempt) -> None:
+        """An attempt has output: its channel is good, and whoever was asked beside it is late."""
+        call = attempt.call
+        call.channel = attempt.channel
+        call.served_model = attempt.channel.models[call.model]
+        self._referee.succeed(attempt)
+        for rival in list(call.running):
+            if rival is not attempt:
+                rival.fail(ChannelOutrun("Another channel was faster."))
 
-    def _tell_in_band(self, call: ActiveCall, outlet: Outlet, error: RelayError) -> None:
+    # --- moved by an operator ----------------------------------------------------------------
+
+    def move_off(self, call: ActiveCall, channel_id: int) -> None:
+        """Take a call off a channel that an operator wants empty, where that can be done whole."""
+        wish = ChannelDrained("The channel is being drained.")
+        for attempt in list(call.running):
+            if attempt.channel.id != channel_id:
+                continue
+            if call.committed:
+                possible = self._splicer.plan(call, Outcome.DRAINED, wish) is not None
+            else:
+                possible = self._referee.choose(call) is not None
+            if possible:
+                attempt.fail(wish)
+
+    def _tell_in_band(self, call: ActiveCall, error: RelayError) -> None:
         """End an answer that has begun: a stream with an error event, a body by breaking off."""
         call.client.keeps_alive = False
         if call.stream:
-            outlet.send_events(error_event(error, call.request_id, call.endpoint), last=True)
+            event = error_event(error, call.request_id, call.endpoint)
+            call.outlet.send_events(event, last=True)
         else:
             call.client.cut()
 
 
-def _choose(channels: list[Channel]) -> Channel:
-    """Return one of the lowest tier's channels, by weight."""
-    tier = min(channel.tier for channel in channels)
-    candidates = [channel for channel in channels if channel.tier == tier]
-    if len(candidates) == 1:
-        return candidates[0]
-    weights = [channel.weight for channel in candidates]
-    return random.choices(candidates, weights)[0]  # noqa: S311 - a load balancer's dice
+async def _ask(attempt: Attempt, connection: Connection, head: bytes, body: bytes) -> None:
+    """Send the question; return when the answer is out."""
+    stopped = attempt.call.doom or attempt.error
+    if stopped is not None:
+        connection.abort()
+        raise stopped
+    done = attempt.listen(connection)
+    connection.ask(head, body, attempt)
+    await done
+
+
+def _dice() -> float:
+    return random.random()  # noqa: S311 - jitter
 
 
 def _start_record(call: ActiveCall) -> CallStart:

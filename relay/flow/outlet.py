@@ -36,6 +36,7 @@ class Outlet:
         "comments_safe",
         "frame",
         "opened",
+        "spoke_s",
         "write",
     )
 
@@ -46,6 +47,8 @@ class Outlet:
         self.write = client.write
         self.chunks = client.takes_chunks
         self.frame = frame if self.chunks else _unframed
+        self.spoke_s = 0.0
+        """When the watch last saw the client being sent something; 0.0 = not yet."""
         self.opened = False
         """The 200 is out, be it only with a comment: failures must be told in band from now on."""
         self.comments_safe = True

@@ -1,7 +1,9 @@
 """What the flow needs of the drivers around it, as Protocols: it knows none of them by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
+
+import msgspec
 
 from relay.call import CallEnd, CallStart, Endpoint
 from relay.errors import RelayError
@@ -118,8 +120,8 @@ class Client(Protocol):
         """What the client has not taken yet."""
         ...
 
-    def watch(self, pump: "Valve | None") -> None:
-        """Tell `pump` from now on when the client's buffer is full and when it has drained."""
+    def watch(self, valve: "Valve | None") -> None:
+        """Tell `valve` from now on when the client's buffer is full and when it has drained."""
         ...
 
     def cut(self) -> None:
@@ -136,4 +138,26 @@ class Valve(Protocol):
 
     def resume(self) -> None:
         """The client's buffer has drained."""
+        ...
+
+
+class Question(Protocol):
+    """What a client asks, ready to be framed for any channel."""
+
+    @property
+    def fields(self) -> Mapping[str, msgspec.Raw] | None:
+        """The top level of a JSON body, values verbatim; None for a form."""
+        ...
+
+    @property
+    def strips_usage(self) -> bool:
+        """The client did not ask for the usage event that we ask for: it is kept from it."""
+        ...
+
+    def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
+        """Return content type and body for `channel`, which knows the model as `model`."""
+        ...
+
+    def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "Question":
+        """Return the same question with another top level: the rest of an answer is asked for."""
         ...

@@ -11,23 +11,36 @@ whole events, the very same bytes object goes to the client. Before the commit n
 has reached the client, so that any failure can still be served by another channel.
 """
 
-import asyncio
 import enum
 from collections.abc import Callable
 from typing import Final
 
 from relay.call import Endpoint, Stage
 from relay.config import Switching
-from relay.errors import ChannelGarbled, ChannelRefused, ChannelTruncated, RelayError
+from relay.errors import (
+    ChannelGarbled,
+    ChannelRefused,
+    ChannelReportedError,
+    ChannelTruncated,
+    RelayError,
+)
 from relay.flow.active import ActiveCall
+from relay.flow.attempt import Attempt
 from relay.flow.held import Held
-from relay.flow.outlet import Outlet
-from relay.flow.ports import Connection
 from relay.flow.trace import Trace
+from relay.model import Channel
+from relay.routing.gates import CLIENT_FAULT_CODES
 from relay.wire.heads import EVENT_STREAM, is_canonical
-from relay.wire.refusal import is_error_body, read_refusal
+from relay.wire.refusal import is_error_body, read_refusal, reject
 from relay.wire.sse import EventBuffer, close_event, split_events
-from relay.wire.verdict import Ending, First, drop_usage_event, find_error, judge_first
+from relay.wire.verdict import (
+    UNKNOWN_ERROR,
+    Ending,
+    First,
+    drop_usage_event,
+    find_error,
+    judge_first,
+)
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 REFUSAL_BYTES_MAX: Final = 64 * 1024
@@ -47,22 +60,16 @@ class Mode(enum.Enum):
     ENDED = "ended"
 
 
-class Pump:
-    """One call's pump; `begin` starts it anew for each attempt.
+class Pump(Attempt):
+    """An attempt whose answer goes to the client as it is.
 
     Args:
-        call: The call it serves.
-        outlet: Where the answer goes.
+        call, channel, committed, settle: See Attempt.
         limits: Bounds on what may be held back.
-        strip_usage: The usage event is ours, not the client's wish: keep it from the client.
-        settle: Called once when the answer is complete, before its last bytes go out, so that
-            no client can hold a whole answer that was not yet written down.
     """
 
     __slots__ = (
         "_aligned",
-        "_call",
-        "_connection",
         "_content_type",
         "_events",
         "_headers",
@@ -70,70 +77,38 @@ class Pump:
         "_length",
         "_limits",
         "_mode",
-        "_settle",
+        "_outlet",
         "_status",
         "_strip_usage",
         "_trace",
-        "bytes_in",
-        "outlet",
-        "paused",
     )
 
     def __init__(
         self,
         call: ActiveCall,
-        outlet: Outlet,
-        limits: Switching,
+        channel: Channel,
+        committed: Callable[[Attempt], None],
         settle: Callable[[ActiveCall], None],
-        *,
-        strip_usage: bool,
+        limits: Switching,
     ) -> None:
-        self._call = call
+        super().__init__(call, channel, committed, settle)
         self._limits = limits
-        self._settle = settle
-        self._strip_usage = strip_usage
-        self._connection: Connection | None = None
-        self._mode = Mode.ENDED
-        self.outlet = outlet
-        self.paused = False
-        self.bytes_in = 0
-        """Body bytes read; that it stands still is how a stall is noticed."""
-
-    def begin(self, connection: Connection) -> None:
-        """Get ready for the answer of a new attempt over `connection`."""
-        self._connection = connection
+        self._outlet = call.outlet
+        self._strip_usage = call.question.strips_usage
         self._mode = Mode.AWAITED
         self._status = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._content_type = b""
         self._length: int | None = None
-        self._events = EventBuffer(self._limits.event_bytes_max)
+        self._events = EventBuffer(limits.event_bytes_max)
         self._held = Held()
         self._trace = Trace()
         self._aligned = False
-        if self.paused:
-            connection.pause()
 
     def stop(self) -> None:
-        """Give the attempt up: its connection is dropped, what still comes of it is ignored."""
+        """Give up; see Attempt."""
         self._mode = Mode.ENDED
-        if self._connection is not None:
-            self._connection.abort()
-            self._connection = None
-
-    # --- the client's appetite (Valve) ---------------------------------------------------------
-
-    def pause(self) -> None:
-        """The client is slow: stop reading its upstream."""
-        self.paused = True
-        if self._connection is not None:
-            self._connection.pause()
-
-    def resume(self) -> None:
-        """The client has caught up."""
-        self.paused = False
-        if self._connection is not None:
-            self._connection.resume()
+        super().stop()
 
     # --- the upstream's answer (Answer) --------------------------------------------------------
 
@@ -141,7 +116,7 @@ class Pump:
         """Decide from the head what the body will be."""
         self._status = status
         self._headers = headers
-        self._call.stage = Stage.HEADED
+        self.stage = Stage.HEADED
         if not 200 <= status < 300:
             self._mode = Mode.REFUSAL
             return
@@ -156,10 +131,10 @@ class Pump:
         kind = self._content_type.partition(b";")[0].strip().lower()
         if encoding not in (b"", b"identity"):
             self.fail(ChannelGarbled("The upstream encoded an answer nobody asked it to encode."))
-        elif kind == b"text/html" or self._call.stream is not (kind == EVENT_STREAM):
+        elif kind == b"text/html" or self.call.stream is not (kind == EVENT_STREAM):
             self.fail(ChannelRefused("The upstream answered in another form than was asked for."))
         else:
-            self._mode = Mode.GATE if self._call.stream else Mode.WHOLE
+            self._mode = Mode.GATE if self.call.stream else Mode.WHOLE
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Carry on what one read brought: the hot path, one call for each read of a stream."""
@@ -179,7 +154,7 @@ class Pump:
             self._end_events(whole)
         elif whole:
             sent = self._inspect(whole)
-            outlet = self.outlet
+            outlet = self._outlet
             if sent is payload and aligned and outlet.chunks and is_canonical(raw, parts):
                 outlet.write(raw)
             elif sent:
@@ -188,9 +163,9 @@ class Pump:
     def on_lost(self, error: RelayError) -> None:
         """Judge a broken connection: a stream that had said its last word is whole all the same."""
         self._connection = None
-        if self._mode is Mode.EVENTS and self._trace.ending(self._call.endpoint) is Ending.COMPLETE:
+        if self._mode is Mode.EVENTS and self._trace.ending(self.call.endpoint) is Ending.COMPLETE:
             self._end_events(b"")
-        elif self._call.stage is Stage.COMMITTED:
+        elif self.stage is Stage.COMMITTED:
             self.fail(ChannelTruncated("The upstream broke off in the middle of its answer."))
         else:
             self.fail(error)
@@ -223,9 +198,9 @@ class Pump:
             whole += close_event(self._events.take())
         if whole:
             self._held.add(whole)
-            verdict = judge_first(whole, self._call.endpoint)
+            verdict = judge_first(whole, self.call.endpoint)
             if verdict is First.ERROR:
-                self.fail(ChannelRefused("The upstream began its stream with an error."))
+                self.fail(_error_event(find_error(whole)))
                 return
             if verdict is First.OUTPUT or self._held.size_bytes > self._limits.gate_bytes_max:
                 self._open_gate(done=done)
@@ -239,13 +214,13 @@ class Pump:
         self._mode = Mode.EVENTS
         self._commit()
         if block.startswith(b"id:") or b"\nid:" in block:
-            self.outlet.comments_safe = False
+            self._outlet.comments_safe = False
         if done:
             self._end_events(block)
             return
         sent = self._inspect(block)
         if sent:
-            self.outlet.send_events(sent)
+            self._outlet.send_events(sent)
 
     def _take_whole(self, payload: bytes, *, done: bool) -> None:
         """Hold a plain body while it is small: a cut of it can then still be switched."""
@@ -258,14 +233,14 @@ class Pump:
             self._commit()
             self._note(body)
             self._complete()
-            self.outlet.send_whole(self._content_type, body)
-            self._call.resolve(None)
+            self._outlet.send_whole(self._content_type, body)
+            self._resolve()
         elif self._held.size_bytes > self._limits.gate_bytes_max:
             body = self._held.release()
             self._mode = Mode.PASSING
             self._commit()
             self._note(body)
-            self.outlet.begin_body(self._content_type, self._length, body)
+            self._outlet.begin_body(self._content_type, self._length, body)
 
     def _take_passing(self, payload: bytes, *, done: bool) -> None:
         """Pass a large body on as it comes."""
@@ -273,14 +248,9 @@ class Pump:
             self._note(payload)
         if done:
             self._complete()
-        self.outlet.send_body(payload, last=done)
+        self._outlet.send_body(payload, last=done)
         if done:
-            self._call.resolve(None)
-
-    def _commit(self) -> None:
-        call = self._call
-        call.stage = Stage.COMMITTED
-        call.first_byte_s = asyncio.get_running_loop().time()
+            self._resolve()
 
     # --- the stream itself ----------------------------------------------------------------------
 
@@ -290,19 +260,21 @@ class Pump:
         Keeps what the ending will be judged by. An error in the stream ends the attempt here: what
         came before it goes out, the error itself is told in our own words.
         """
-        if b'"error"' in whole and find_error(whole) is not None:
-            self._cut_at_error(whole)
+        if b'"error"' in whole and (code := find_error(whole)) is not None:
+            self._cut_at_error(whole, code)
             return b""
         self._note(whole)
         return drop_usage_event(whole) if self._strip_usage else whole
 
     def _note(self, block: bytes) -> None:
-        call = self._call
+        call = self.call
         call.events_out += block.count(b"\n\n") or block.count(b"\n\r\n")
         call.bytes_out += len(block)
         self._trace.note(block)
+        if call.keeper is not None:
+            call.keeper.add(block)
 
-    def _cut_at_error(self, whole: bytes) -> None:
+    def _cut_at_error(self, whole: bytes, code: str) -> None:
         good: list[bytes] = []
         for event in split_events(whole):
             if b'"error"' in event and find_error(event) is not None:
@@ -311,8 +283,8 @@ class Pump:
         if good:
             block = b"".join(good)
             self._note(block)
-            self.outlet.send_events(drop_usage_event(block) if self._strip_usage else block)
-        self.fail(ChannelTruncated("The upstream reported an error in the middle of its answer."))
+            self._outlet.send_events(drop_usage_event(block) if self._strip_usage else block)
+        self.fail(_error_event(code))
 
     def _end_events(self, whole: bytes) -> None:
         """End an event stream: complete only if the protocol's own last word was said."""
@@ -320,24 +292,27 @@ class Pump:
         sent = self._inspect(whole) if whole else b""
         if self._mode is Mode.ENDED:
             return  # the last events held an error
-        if self._trace.ending(self._call.endpoint) is not Ending.COMPLETE:
-            self.outlet.send_events(sent)
+        if self._trace.ending(self.call.endpoint) is not Ending.COMPLETE:
+            self._outlet.send_events(sent)
             self.fail(ChannelTruncated("The upstream ended before its answer was complete."))
             return
-        if self._call.endpoint in MARKED_ENDPOINTS and not self._trace.has_done_marker():
+        if self.call.endpoint in MARKED_ENDPOINTS and not self._trace.has_done_marker():
             sent += DONE_EVENT
         self._complete()
-        self.outlet.send_events(sent, last=True)
-        self._call.resolve(None)
+        self._outlet.send_events(sent, last=True)
+        self._resolve()
 
     def _complete(self) -> None:
         """Settle a whole answer; its last bytes go out after this."""
         self._mode = Mode.ENDED
-        self._connection = None
-        self._call.usage = self._trace.usage()
-        self._settle(self._call)
+        self.call.usage = self._trace.usage()
+        super()._complete()
 
-    def fail(self, error: RelayError) -> None:
-        """End the running attempt with `error`; the exchange decides what comes of it."""
-        self.stop()
-        self._call.resolve(error)
+
+def _error_event(code: str | None) -> RelayError:
+    """Return what an error inside a 200 amounts to: some, another channel would only repeat."""
+    if code in CLIENT_FAULT_CODES:
+        return reject(400, code)
+    return ChannelReportedError(
+        "The upstream reported an error inside its answer.", upstream_code=code or UNKNOWN_ERROR
+    )

@@ -12,25 +12,10 @@ from relay.call import Stage
 from relay.config import Timeouts
 from relay.errors import ChannelTimeout, DeadlineSpent, RelayError
 from relay.flow.active import ActiveCall
-from relay.flow.pump import Pump
+from relay.flow.attempt import Attempt
 from relay.wire.answer import KEEPALIVE_COMMENT
 
 SWEEP_S: Final = 0.25
-
-
-class Vigil:
-    """What the watch remembers of one call between two sweeps."""
-
-    __slots__ = ("asked_s", "call", "moved_s", "pump", "seen_bytes", "spoke_s", "unsent_bytes")
-
-    def __init__(self, call: ActiveCall, pump: Pump, now_s: float) -> None:
-        self.call = call
-        self.pump = pump
-        self.asked_s = now_s
-        self.moved_s = now_s
-        self.spoke_s = now_s
-        self.seen_bytes = 0
-        self.unsent_bytes = 0
 
 
 class Watch:
@@ -38,16 +23,15 @@ class Watch:
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
-        self._vigils: dict[int, Vigil] = {}
+        self._calls: dict[int, ActiveCall] = {}
         self._handle: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._vigils)
+        return len(self._calls)
 
     def start(self) -> None:
         """Begin to sweep."""
-        loop = asyncio.get_running_loop()
-        self._handle = loop.call_later(SWEEP_S, self._sweep_again)
+        self._handle = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again)
 
     def stop(self) -> None:
         """Sweep no more."""
@@ -55,18 +39,21 @@ class Watch:
             self._handle.cancel()
             self._handle = None
 
-    def add(self, call: ActiveCall, pump: Pump, now_s: float) -> Vigil:
+    def add(self, call: ActiveCall) -> None:
         """Watch over a call until `remove`."""
-        vigil = self._vigils[call.number] = Vigil(call, pump, now_s)
-        return vigil
+        self._calls[call.number] = call
 
     def remove(self, call: ActiveCall) -> None:
         """Let go of a call."""
-        self._vigils.pop(call.number, None)
+        self._calls.pop(call.number, None)
+
+    def calls(self) -> list[ActiveCall]:
+        """Return all running calls."""
+        return list(self._calls.values())
 
     def end_where(self, condition: Callable[[ActiveCall], bool], error: RelayError) -> int:
         """End every call that meets `condition` with `error`; return how many."""
-        found = [vigil.call for vigil in self._vigils.values() if condition(vigil.call)]
+        found = [call for call in self._calls.values() if condition(call)]
         for call in found:
             call.end_early(error)
         return len(found)
@@ -77,38 +64,44 @@ class Watch:
 
     def sweep(self, now_s: float) -> None:
         """Look at every call once."""
-        for vigil in list(self._vigils.values()):
-            if now_s - vigil.call.begun_s > self._timeouts.total_s:
-                vigil.call.end_early(DeadlineSpent("The call took longer than the relay allows."))
-            elif vigil.call.stage is Stage.COMMITTED:
-                self._look_at_stream(vigil, now_s)
-            else:
-                self._look_at_attempt(vigil, now_s)
+        for call in self.calls():
+            if now_s - call.begun_s > self._timeouts.total_s:
+                call.end_early(DeadlineSpent("The call took longer than the relay allows."))
+                continue
+            for attempt in list(call.running):
+                if attempt.stage is Stage.COMMITTED:
+                    self._look_at_stream(attempt, now_s)
+                else:
+                    self._look_at_attempt(attempt, now_s)
+            self._speak(call, now_s)
 
-    def _look_at_attempt(self, vigil: Vigil, now_s: float) -> None:
-        """Nothing real has come yet: is the attempt late, has the client waited too long?"""
-        if now_s - vigil.asked_s > self._timeouts.first_byte_s:
-            vigil.pump.fail(ChannelTimeout("The upstream did not begin its answer in time."))
-        elif vigil.call.stream and now_s - vigil.spoke_s > self._timeouts.keepalive_comment_s:
-            # A comment sends the head, but no part of an answer: another channel may still begin
-            # one behind it. Only the status of a failure is lost; it is told in band.
-            vigil.spoke_s = now_s
-            vigil.pump.outlet.send_comment(KEEPALIVE_COMMENT)
+    def _look_at_attempt(self, attempt: Attempt, now_s: float) -> None:
+        """Nothing real has come of it yet: is it late?"""
+        if now_s - attempt.asked_s > self._timeouts.first_byte_s:
+            attempt.fail(ChannelTimeout("The upstream did not begin its answer in time."))
 
-    def _look_at_stream(self, vigil: Vigil, now_s: float) -> None:
-        pump, client = vigil.pump, vigil.call.client
-        if pump.bytes_in != vigil.seen_bytes:
-            vigil.seen_bytes = pump.bytes_in
-            vigil.moved_s = vigil.spoke_s = now_s
-        elif pump.paused:
-            unsent_bytes = client.unsent_bytes
-            if unsent_bytes != vigil.unsent_bytes:
-                vigil.unsent_bytes = unsent_bytes
-                vigil.moved_s = now_s
-            elif now_s - vigil.moved_s > self._timeouts.write_s:
+    def _look_at_stream(self, attempt: Attempt, now_s: float) -> None:
+        if attempt.bytes_in != attempt.seen_bytes:
+            attempt.seen_bytes = attempt.bytes_in
+            attempt.moved_s = attempt.call.outlet.spoke_s = now_s
+        elif attempt.paused:
+            client = attempt.call.client
+            if client.unsent_bytes != attempt.unsent_bytes:
+                attempt.unsent_bytes = client.unsent_bytes
+                attempt.moved_s = now_s
+            elif now_s - attempt.moved_s > self._timeouts.write_s:
                 client.cut()
-        elif now_s - vigil.moved_s > self._timeouts.gap_s:
-            pump.fail(ChannelTimeout("The upstream fell silent in the middle of its answer."))
-        elif vigil.call.stream and now_s - vigil.spoke_s > self._timeouts.keepalive_comment_s:
-            vigil.spoke_s = now_s
-            pump.outlet.send_comment(KEEPALIVE_COMMENT)
+        elif now_s - attempt.moved_s > self._timeouts.gap_s:
+            attempt.fail(ChannelTimeout("The upstream fell silent in the middle of its answer."))
+
+    def _speak(self, call: ActiveCall, now_s: float) -> None:
+        """Say something to the client of a silent stream.
+
+        A comment sends the head, but no part of an answer: another channel may still begin one
+        behind it. Only the status of a failure is lost; it is told in band.
+        """
+        outlet = call.outlet
+        since_s = outlet.spoke_s or call.begun_s
+        if call.stream and now_s - since_s > self._timeouts.keepalive_comment_s:
+            outlet.spoke_s = now_s
+            outlet.send_comment(KEEPALIVE_COMMENT)

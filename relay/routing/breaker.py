@@ -105,6 +105,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     calls_min: int = 10
     """Calls in the window below which the share says nothing."""
     strike_share: float = 0.5
+    """Failed calls in the window, of all, that open it."""
+    suspect_share: float = 0.1
+    """More than this, and a retry onto the channel may feed a storm. An isolated failure of a busy
+    channel stays below: it must not keep the calls of a dead one from moving there."""
     open_s: float = 5.0
     open_s_max: float = 60.0
     limited_s: float = 1.0
@@ -158,7 +162,6 @@ class Breaker:
         "strikes",
         "strikes_before",
         "strikes_in_row",
-        "struck_us",
         "trial_us",
     )
 
@@ -174,8 +177,6 @@ class Breaker:
         """OPEN: the end of the wait. HALF_OPEN: when the next trial may begin."""
         self.trial_us = 0
         """When the running trial began: it is known by this."""
-        self.struck_us = 0
-        """The last failure, whatever it led to; 0 = never."""
         self.strikes_in_row = 0
         self.pane_us = 0
         self.calls = 0
@@ -205,6 +206,15 @@ class Breaker:
             self.strikes_in_row += 1
         else:
             self.strikes_in_row = 0
+
+    def is_suspect(self, policy: Policy, now_us: int) -> bool:
+        """Tell whether it failed lately, beyond what happens to any channel."""
+        window_us = int(policy.window_s * US_PER_S)
+        if self.openings and now_us - self.opened_us < window_us:
+            return True
+        calls = self.calls + self.calls_before
+        strikes = self.strikes + self.strikes_before
+        return now_us - self.pane_us < window_us and strikes > policy.suspect_share * calls
 
     def should_trip(self, policy: Policy) -> bool:
         """Tell whether the counts are bad enough to open it."""

@@ -12,16 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from relay.routing.breaker import (
-    BLAME,
-    US_PER_S,
-    Breaker,
-    Policy,
-    Reason,
-    Signal,
-    Standing,
-    State,
-)
+from relay.routing.breaker import BLAME, US_PER_S, Breaker, Policy, Reason, Signal, Standing, State
 from relay.routing.table import Outcome
 
 ANY_MODEL: Final = ""
@@ -125,9 +116,7 @@ class Health:
         if channel_id in self.troubled:
             return True
         breaker = self._breakers.get((channel_id, model))
-        if breaker is None or breaker.struck_us == 0:
-            return False
-        return now_us - breaker.struck_us < self._policy.window_s * US_PER_S
+        return breaker is not None and breaker.is_suspect(self._policy, now_us)
 
     # --- told by the exchange ---------------------------------------------------------------
 
@@ -292,7 +281,6 @@ class Health:
     def _blame(self, breaker: Breaker, failure: Failure, now_us: int, dice: float) -> None:
         """Count a failure that is the channel's fault, and open the breaker if that is enough."""
         policy = self._policy
-        breaker.struck_us = now_us
         wait_s = failure.retry_after_s
         reason = BLAME[failure.outcome]
         if reason is Reason.FAILING and wait_s is not None:

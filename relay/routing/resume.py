@@ -66,7 +66,7 @@ def continue_request(
 def _continue_prompt(fields: Mapping[str, msgspec.Raw], text: str) -> Continuation:
     prompt = _text_decoder.decode(fields["prompt"])
     given = text.rstrip()
-    return Continuation({**fields, "prompt": _raw(prompt + given)}, given)
+    return Continuation({**fields, "prompt": raw_of(prompt + given)}, given)
 
 
 def _continue_messages(
@@ -75,7 +75,7 @@ def _continue_messages(
     messages = _list_decoder.decode(fields["messages"])
     turn = _fields_decoder.decode(messages[-1]) if messages else {}
     before = ""
-    if turn.get("role") == _raw("assistant"):
+    if turn.get("role") == raw_of("assistant"):
         # Only a turn that its client marked as unfinished is ours to finish; whether the first
         # channel took an unmarked one for that nobody can tell.
         if not _is_marked(turn, fields):
@@ -83,16 +83,16 @@ def _continue_messages(
         before = _text_decoder.decode(turn["content"])
         messages.pop()
     else:
-        turn = {"role": _raw("assistant")}
+        turn = {"role": raw_of("assistant")}
     # A channel that echoes has sent the client's own beginning as part of the answer already.
     given = (text if text.startswith(before) else before + text).rstrip()
     for flag in _TURN_FLAGS:
         turn.pop(flag, None)
-    turn["content"] = _raw(given)
+    turn["content"] = raw_of(given)
     if resume in (Resume.PREFIX, Resume.PARTIAL):
         turn[resume.value] = TRUE
     asked = {name: raw for name, raw in fields.items() if name not in _VLLM_FLAGS}
-    asked["messages"] = _raw([*messages, turn])
+    asked["messages"] = raw_of([*messages, turn])
     if resume is Resume.CONTINUE_FINAL_MESSAGE:
         asked["add_generation_prompt"] = FALSE
         asked["continue_final_message"] = TRUE
@@ -110,8 +110,9 @@ def _lower_bound(fields: dict[str, msgspec.Raw], remaining: int | None) -> None:
         return
     for name in ("max_tokens", "max_completion_tokens"):
         if name in fields:
-            fields[name] = _raw(remaining)
+            fields[name] = raw_of(remaining)
 
 
-def _raw(value: object) -> msgspec.Raw:
+def raw_of(value: object) -> msgspec.Raw:
+    """Return a value as the JSON that stands for it in a body or an event."""
     return msgspec.Raw(msgspec.json.encode(value))

@@ -19,7 +19,7 @@ from relay.call import Endpoint, Usage
 from relay.model import Resume
 from relay.routing.delivered import DONE, IDENTITY
 from relay.routing.gates import EMPTY, Delivered, Means, Plan, Refusal
-from relay.routing.resume import continue_request
+from relay.routing.resume import continue_request, raw_of
 from relay.routing.seam import JoinSeam, ReplaySeam, Seam
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
@@ -115,11 +115,15 @@ def join_usage(usage: Usage, tokens_before: int) -> Usage:
         return usage
     before = min(tokens_before, usage.input_tokens)
     input_tokens = usage.input_tokens - before
+    # What moves is the prompt's end: the plain part first, then what was just written to a cache.
+    cached = min(usage.cached_tokens, input_tokens)
+    written = min(usage.cache_write_tokens, input_tokens - cached)
     return msgspec.structs.replace(
         usage,
         input_tokens=input_tokens,
-        cached_tokens=min(usage.cached_tokens, input_tokens),
-        cache_write_tokens=min(usage.cache_write_tokens, input_tokens),
+        cached_tokens=cached,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(usage.cache_write_1h_tokens, written),
         output_tokens=usage.output_tokens + before,
         estimated=True,
     )
@@ -188,10 +192,10 @@ class Splice:
         self.marked = True
         if self.state is SpliceState.FINISHED:
             return b""
-        choice = {"index": _raw(0), "finish_reason": _raw("stop")}
+        choice = {"index": raw_of(0), "finish_reason": raw_of("stop")}
         name = "delta" if self._chat else "text"
-        choice[name] = _raw({} if self._chat else "")
-        return self._rewrite({"choices": _raw([choice])})
+        choice[name] = raw_of({} if self._chat else "")
+        return self._rewrite({"choices": raw_of([choice])})
 
     def _rewrite(self, fields: dict[str, msgspec.Raw]) -> bytes:
         """Return an event of the new channel as one of the old stream; b"" to drop it."""
@@ -206,7 +210,7 @@ class Splice:
             due = self.state is SpliceState.FINISHED and (self._usage_asked or not counted)
         if not due:
             return b""
-        fields["choices"] = _raw(kept)
+        fields["choices"] = raw_of(kept)
         if counted:
             fields["usage"] = self._join(fields["usage"])
         self._identify(fields)
@@ -218,11 +222,11 @@ class Splice:
         if self._chat:
             delta = _fields_decoder.decode(choice.get("delta", b"{}"))
             due = self._join_delta(delta, last=finished)
-            choice["delta"] = _raw(delta)
+            choice["delta"] = raw_of(delta)
         else:
             text = self._join_text(choice.get("text"), last=finished)
             due = bool(text)
-            choice["text"] = _raw(text)
+            choice["text"] = raw_of(text)
         if self._seam.broken:
             self.state = SpliceState.BROKEN
         elif finished:
@@ -240,7 +244,7 @@ class Splice:
         text = self._join_text(delta.pop("content", None), last=last or acts)
         due = any(not _is_empty(raw) for raw in delta.values())
         if text or "role" in delta:
-            delta["content"] = _raw(text)
+            delta["content"] = raw_of(text)
         return due or bool(text)
 
     def _join_text(self, raw: msgspec.Raw | None, *, last: bool) -> str:
@@ -275,12 +279,8 @@ class Splice:
             usage["prompt_tokens_details"] = {"cached_tokens": min(cached, prompt)}
         if leg.completion_tokens_details is not None:
             usage["completion_tokens_details"] = leg.completion_tokens_details
-        return _raw(usage)
+        return raw_of(usage)
 
 
 def _is_empty(raw: msgspec.Raw | None) -> bool:
     return raw is None or bytes(raw) in EMPTY
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))

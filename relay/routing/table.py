@@ -13,7 +13,11 @@ from typing import Final, NamedTuple
 from relay.call import Stage
 from relay.errors import (
     ChannelDenied,
+    ChannelDrained,
+    ChannelLacksModel,
     ChannelLimited,
+    ChannelOutrun,
+    ChannelReportedError,
     ChannelTimeout,
     ChannelTruncated,
     ClientGone,
@@ -207,7 +211,11 @@ _ERROR_OUTCOMES: Final[tuple[tuple[type[RelayError], Outcome], ...]] = (
     (ChannelTimeout, Outcome.STALLED),
     (ChannelLimited, Outcome.LIMITED),
     (ChannelDenied, Outcome.DENIED),
+    (ChannelLacksModel, Outcome.MODEL_GONE),
+    (ChannelReportedError, Outcome.ERROR_EVENT),
+    (ChannelDrained, Outcome.DRAINED),
     (ClientGone, Outcome.CLIENT_GONE),
+    (ChannelOutrun, Outcome.CLIENT_GONE),  # nobody waits for it any more
     (DeadlineSpent, Outcome.OUT_OF_TIME),
     (Unauthenticated, Outcome.REVOKED),
     (Unavailable, Outcome.SHUT_DOWN),

@@ -103,7 +103,8 @@ class Journal:
     def checkpoint(self, record: CallCheckpoint) -> None:
         """Record what an open call would be charged if the worker died now."""
         payload = _pack(record)
-        self._checkpoints[record.request_id] = payload
+        if record.request_id in self._open:
+            self._checkpoints[record.request_id] = payload
         self._append(payload)
 
     def end(self, record: CallEnd) -> None:

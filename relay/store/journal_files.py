@@ -19,6 +19,7 @@ from relay.store.journal_read import MAGIC
 
 LOCK_NAME: Final = "lock"
 SUFFIX: Final = ".journal"
+_GENERATION: Final = re.compile(r"[^.].*-[0-9a-f]{16}")
 _NUMBER: Final = re.compile(r"(\d{6,})" + re.escape(SUFFIX))
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
 
@@ -94,6 +95,16 @@ class Segment:
             rest = memoryview(content)[written:]
             if os.write(self._fd, rest) < len(rest):
                 raise OSError(0, "short write")
+
+
+def list_generations(directory: Path) -> list[Path]:
+    """Return the generation folders in `directory`, and nothing that only lies beside them.
+
+    A finished one gets removed, so what a mistaken [journal] dir holds must not look like one.
+    """
+    with os.scandir(directory) as entries:
+        named = [Path(entry.path) for entry in entries if _GENERATION.fullmatch(entry.name)]
+    return sorted(folder for folder in named if (folder / LOCK_NAME).is_file())
 
 
 def list_segments(folder: Path) -> list[int]:

@@ -41,7 +41,7 @@ class JournalTail:
         self._logged_offset = mark.offset
         self._open: dict[bytes, CallStart] = {}
         self._checkpoints: dict[bytes, CallCheckpoint] = {}
-        self._lock_fd = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock_fd = os.open(folder / LOCK_NAME, os.O_RDWR)
         self._dead = False
         self._foreign = False
 
@@ -146,7 +146,8 @@ class JournalTail:
             if isinstance(record, CallStart):
                 self._open[key] = record
             elif isinstance(record, CallCheckpoint):
-                self._checkpoints[key] = record
+                if key in self._open:
+                    self._checkpoints[key] = record
             else:
                 self._open.pop(key, None)
                 self._checkpoints.pop(key, None)

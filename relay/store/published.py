@@ -8,6 +8,7 @@ Prometheus takes a counter to be.
 """
 
 import contextlib
+import math
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +46,16 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     gauges: dict[str, float] = {}
 
 
-_DECODER = msgspec.msgpack.Decoder(Published)
+_DECODER: Final = msgspec.msgpack.Decoder(Published)
+
+
+FRESH_S: Final = 5.0
+"""A worker publishes every second; one silent for so long is stuck or gone."""
+
+
+def is_fresh(published: Published, now_s: float) -> bool:
+    """Return whether this was published just now, by the gauge `time_seconds` (since 1970)."""
+    return abs(now_s - published.gauges.get("time_seconds", -math.inf)) < FRESH_S
 
 
 def publish(directory: Path, name: str, content: bytes) -> None:

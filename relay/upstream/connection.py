@@ -78,6 +78,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_paused",
         "_sized",
         "_state",
+        "_status",
         "_surplus_at",
         "_transport",
         "idle_since_s",
@@ -105,6 +106,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.on_body = self._parts.append
         self._parser: httptools.HttpResponseParser | None = None
         self._paused = False
+        self._status = 0
+        """Of a final response that its reader has not been told of."""
         self._surplus_at: int | None = None
         """Where in `_parts` a second, unasked-for message begins."""
         self.reused = False
@@ -187,14 +190,18 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             if not self._done:
                 self._fail(ChannelGarbled("The upstream answered with something not HTTP."))
                 return
-        if self._answer is not answer:
-            self._parts.clear()
-            return  # the answer had no use for this head and dropped us
         if self._state is State.ASKED:
             self._head_bytes += nbytes
             if self._head_bytes > HEAD_BYTES_MAX or self._interims > INTERIM_MAX:
                 self._fail(ChannelGarbled("The upstream sent too long a response head."))
             return
+        if self._status:
+            status, self._status = self._status, 0
+            headers, self._headers = self._headers, []
+            answer.on_head(status, headers)
+            if self._answer is not answer:
+                self._parts.clear()
+                return  # it had no use for such a head and dropped us
         self._deliver(raw, answer)
 
     def eof_received(self) -> bool:
@@ -237,7 +244,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._sized = True
 
     def on_headers_complete(self) -> None:
-        """Announce a final response; an interim one (100, 103) is passed over."""
+        """Note a final response; an interim one (100, 103) is passed over.
+
+        Its reader is told outside the parser, which would hide a fault of ours as bad HTTP.
+        """
         assert self._parser is not None
         if self._done or self._answer is None:
             return
@@ -248,8 +258,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             return
         self._state = State.HEADED
         self._keep_alive = self._parser.should_keep_alive()
-        headers, self._headers = self._headers, []
-        self._answer.on_head(status, headers)
+        self._status = status
 
     def on_message_complete(self) -> None:
         """Note the end of the message; buffer_updated acts on it."""
@@ -267,6 +276,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._keep_alive = False
         self._done = False
         self._surplus_at = None
+        self._status = 0
 
     def _deliver(self, raw: bytes, answer: Answer) -> None:
         parts, done = self._parts, self._done

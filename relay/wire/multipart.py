@@ -1,7 +1,8 @@
 """Multipart forms: the few text fields the relay needs, and the model's name replaced in place.
 
 Files pass through untouched. Only what is needed is looked at: part heads, and the values of
-`model` and `stream`.
+`model` and `stream`. Where two parsers could read a form in two ways it is refused: who is billed
+for one model must not get another out of the upstream.
 
 Source: RFC 7578 (multipart/form-data), RFC 2046 section 5.1 (boundaries).
 """
@@ -12,14 +13,21 @@ from typing import Final
 import msgspec
 
 from relay.errors import BadRequest
-from relay.wire.request import MODEL_CHARS_MAX
+from relay.wire.request import check_model
 
 PARTS_MAX: Final = 128
 PART_HEAD_BYTES_MAX: Final = 8 * 1024
 FIELD_BYTES_MAX: Final = 1024
 
-_BOUNDARY: Final = re.compile(r';\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
-_NAME: Final = re.compile(rb'[;\s]name="([^"]*)"', re.IGNORECASE)
+# A quoted value with a backslash before its last quote is one that some parsers read on from.
+_PARAMETER: Final = re.compile(
+    rb';[ \t]*([a-z*]+)=(?:"([^"\r\n]*(?<!\\))"|([^\s";\\]+))[ \t]*', re.IGNORECASE
+)
+_BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_HEADER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n]*)")
+_DISPOSITION: Final = b"content-disposition"
+_ENCODING: Final = b"content-transfer-encoding"
+_PLAIN: Final = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 class Form(msgspec.Struct, frozen=True):
@@ -39,14 +47,11 @@ def peek_multipart(body: bytes, content_type: str) -> Form:
         BadRequest: CLIENT; no boundary, parts that do not end, too many or too large heads, a
             `model` that is missing, given twice, or no plain text. The message quotes nothing.
     """
-    found = _BOUNDARY.search(content_type)
-    if found is None:
-        raise BadRequest("The multipart content type names no boundary.")
-    delimiter = b"\r\n--" + (found[1] or found[2]).encode("latin-1", "replace")
+    delimiter = b"\r\n--" + _read_boundary(content_type)
     spans: dict[bytes, tuple[int, int]] = {}
     for name, start, end in _parts(body, delimiter):
-        if name == b"model" and name in spans:
-            raise BadRequest("The form names the model twice.", param="model")
+        if name in (b"model", b"stream") and name in spans:
+            raise BadRequest("The form gives model or stream twice.", param=name.decode("latin-1"))
         spans[name] = (start, end)
     if b"model" not in spans:
         raise BadRequest("The form names no model.", param="model")
@@ -54,7 +59,7 @@ def peek_multipart(body: bytes, content_type: str) -> Form:
     stream_start, stream_end = spans.get(b"stream", (0, 0))
     return Form(
         body=body,
-        model=_model(body[start:end]),
+        model=_read_model(body[start:end]),
         stream=body[stream_start:stream_end].strip().lower() == b"true",
         model_start=start,
         model_end=end,
@@ -68,16 +73,22 @@ def reframe_multipart(form: Form, *, model: str) -> bytes:
     return b"".join((form.body[: form.model_start], model.encode(), form.body[form.model_end :]))
 
 
-def _model(value: bytes) -> str:
-    if not 0 < len(value) <= FIELD_BYTES_MAX:
-        raise BadRequest("model must be a short text.", param="model")
+def _read_boundary(content_type: str) -> bytes:
+    # Only ASCII: the header goes to the upstream as it came.
+    kind, semicolon, rest = content_type.partition(";")
+    found = _parameters((semicolon + rest).encode()) if content_type.isascii() else None
+    boundary = found.get(b"boundary", b"") if found is not None else b""
+    if _BOUNDARY.fullmatch(boundary) is None or not kind:
+        raise BadRequest("The multipart content type names no boundary, or no proper one.")
+    return boundary
+
+
+def _read_model(value: bytes) -> str:
     try:
-        model = value.decode()
+        return check_model(value[: FIELD_BYTES_MAX + 1].decode())
     except UnicodeDecodeError:
-        model = ""
-    if not 0 < len(model) <= MODEL_CHARS_MAX:
-        raise BadRequest(f"model must have 1 to {MODEL_CHARS_MAX} characters.", param="model")
-    return model
+        pass
+    raise BadRequest("model must be UTF-8.", param="model")
 
 
 def _parts(body: bytes, delimiter: bytes) -> list[tuple[bytes, int, int]]:
@@ -95,9 +106,8 @@ def _parts(body: bytes, delimiter: bytes) -> list[tuple[bytes, int, int]]:
         end = body.find(delimiter, start - 2)
         if end < 0:
             raise BadRequest("A part of the form does not end.")
-        name = _NAME.search(body, at, head_end)
         # A value that is empty shares its CRLF with the head's end.
-        parts.append((name[1] if name else b"", start, max(start, end)))
+        parts.append((_read_name(body[at + 2 : head_end]), start, max(start, end)))
         at = end + len(delimiter)
     return parts
 
@@ -107,3 +117,35 @@ def _after(body: bytes, delimiter: bytes, at: int) -> int:
     if found < 0:
         raise BadRequest("The form does not hold its boundary.")
     return found + len(delimiter)
+
+
+def _read_name(head: bytes) -> bytes:
+    """Return the field name that a part's head gives, as the one way to read it."""
+    headers: dict[bytes, bytes] = {}
+    for line in head.split(b"\r\n"):
+        found = _HEADER.fullmatch(line)
+        if found is None or found[1].lower() in headers:
+            raise BadRequest("A part of the form has no proper head.")
+        headers[found[1].lower()] = found[2].strip()
+    if headers.get(_ENCODING, b"binary").lower() not in _PLAIN:
+        raise BadRequest("A part of the form is encoded: send it as it is.")
+    kind, semicolon, rest = headers.get(_DISPOSITION, b"").partition(b";")
+    parameters = _parameters(semicolon + rest)
+    if kind.strip().lower() != b"form-data" or parameters is None or b"name" not in parameters:
+        raise BadRequest("A part of the form has no proper name.")
+    if b"\\" in parameters[b"name"] or b"name*" in parameters:
+        raise BadRequest("A part of the form has no proper name.")
+    return parameters[b"name"]
+
+
+def _parameters(text: bytes) -> dict[bytes, bytes] | None:
+    """Return the parameters of `; a=b; c="d"`, names in lower case; None if it is no such list."""
+    parameters: dict[bytes, bytes] = {}
+    at = 0
+    while at < len(text):
+        found = _PARAMETER.match(text, at)
+        if found is None or found[1].lower() in parameters:
+            return None
+        parameters[found[1].lower()] = found[2] if found[2] is not None else found[3]
+        at = found.end()
+    return parameters

@@ -10,6 +10,7 @@ import msgspec
 
 from relay.errors import (
     ChannelDenied,
+    ChannelLacksModel,
     ChannelLimited,
     ChannelRefused,
     ChannelTimeout,
@@ -50,13 +51,32 @@ def read_refusal(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -
         )
     if status in (408, 504, 524):
         return ChannelTimeout("The upstream timed out.")
-    if status >= 500 or status < 400 or status == 404:
-        # A redirect is as wrong as a 5xx (following it would carry the credential elsewhere), and
-        # a 404 means that this channel lacks the model: path and model name are ours.
+    if status == 404:
+        # Path and model name are ours, so it is not the client who got them wrong.
+        return ChannelLacksModel("The upstream does not have this model.")
+    if status >= 500 or status < 400:
+        # A redirect is as wrong as a 5xx: following it would carry the credential elsewhere.
         return ChannelRefused(
             f"The upstream answered {status}.", retry_after_s=retry_after(headers)
         )
-    return _rejected(status, body)
+    return reject(status, *_read_fault(body))
+
+
+def reject(status: int, code: str | None, param: str | None = None) -> UpstreamRejected:
+    """Return the error that tells a client its request was refused by the model's provider.
+
+    Args:
+        status: 4xx.
+        code: The provider's code word, a plain token; None = it gave none.
+        param: The field it named, a plain token.
+    """
+    said = f": {code}" if code else ""
+    error = UpstreamRejected(
+        f"The model's provider refused this request as invalid ({status}{said}).", param=param
+    )
+    error.status = status
+    error.code = code
+    return error
 
 
 def retry_after(headers: list[tuple[bytes, bytes]]) -> float | None:
@@ -81,20 +101,13 @@ def is_error_body(body: bytes) -> bool:
     return True
 
 
-def _rejected(status: int, body: bytes) -> UpstreamRejected:
+def _read_fault(body: bytes) -> tuple[str | None, str | None]:
+    """Return code and param of an error body, where they are plain tokens."""
     try:
         fault = _decoder.decode(body).error
     except (msgspec.DecodeError, RecursionError):
-        fault = _Fault()
-    code = safe_code(fault.code) or safe_code(fault.type)
-    said = f": {code}" if code else ""
-    error = UpstreamRejected(
-        f"The model's provider refused this request as invalid ({status}{said}).",
-        param=safe_code(fault.param),
-    )
-    error.status = status
-    error.code = code
-    return error
+        return None, None
+    return safe_code(fault.code) or safe_code(fault.type), safe_code(fault.param)
 
 
 def _seconds(value: bytes, divisor: float) -> float | None:

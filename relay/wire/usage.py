@@ -11,7 +11,8 @@ Source: STREAMS, section 4, measured on recorded streams of 20 providers.
 
 import math
 import re
-from typing import Final
+from collections.abc import Iterable
+from typing import Annotated, Final
 
 import msgspec
 
@@ -22,56 +23,84 @@ TOKENS_PER_BYTE: Final = 0.25
 OBJECT_BYTES_MAX: Final = 8 * 1024
 SEARCH_BYTES_MAX: Final = 32 * 1024
 """The farthest usage from an end that was ever recorded stood 4,151 bytes before it."""
+CANDIDATES_MAX: Final = 64
+"""Objects looked at before an answer counts as silent: nearly always the first has the counts."""
+TOKENS_MAX: Final = 100_000_000
+"""An object with a count over this is no usage: it would go onto a bill."""
 _MARKER: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{')
+
+Count = Annotated[int, msgspec.Meta(le=TOKENS_MAX)]
 
 
 class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
+    audio_tokens: Count | None = None
+    image_tokens: Count | None = None
 
 
 class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-    thinking_tokens: int | None = None
+    reasoning_tokens: Count | None = None
+    thinking_tokens: Count | None = None
+    audio_tokens: Count | None = None
+    image_tokens: Count | None = None
+
+
+class _CacheCreation(msgspec.Struct):
+    ephemeral_1h_input_tokens: Count | None = None
+
+
+class _Modality(msgspec.Struct):
+    modality: str | None = None
+    tokenCount: Count | None = None  # noqa: N815 - the wire's own name
+
+
+Units = Annotated[float, msgspec.Meta(le=TOKENS_MAX)]
 
 
 class _Units(msgspec.Struct):
-    input_tokens: float | None = None
-    output_tokens: float | None = None
+    input_tokens: Units | None = None
+    output_tokens: Units | None = None
 
 
 class _Wire(msgspec.Struct):
     """Every name a dialect gives to a count."""
 
     # OpenAI chat, completions, embeddings, and all that follow them
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
     # OpenAI responses, images, transcription; Anthropic
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     input_tokens_details: _InputDetails | None = None
     output_tokens_details: _OutputDetails | None = None
+    # Writer; OpenAI transcription
+    prompt_token_details: _InputDetails | None = None
+    input_token_details: _InputDetails | None = None
     # Anthropic: its input_tokens leaves these two out
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    cache_creation: _CacheCreation | None = None
     # DeepSeek; Moonshot, Together
-    prompt_cache_hit_tokens: int | None = None
-    cached_tokens: int | None = None
+    prompt_cache_hit_tokens: Count | None = None
+    cached_tokens: Count | None = None
     # Gemini: its candidates leave the thoughts out
-    promptTokenCount: int | None = None  # noqa: N815 - the wire's own names
-    candidatesTokenCount: int | None = None  # noqa: N815
-    thoughtsTokenCount: int | None = None  # noqa: N815
-    cachedContentTokenCount: int | None = None  # noqa: N815
-    toolUsePromptTokenCount: int | None = None  # noqa: N815
+    promptTokenCount: Count | None = None  # noqa: N815 - the wire's own names
+    candidatesTokenCount: Count | None = None  # noqa: N815
+    thoughtsTokenCount: Count | None = None  # noqa: N815
+    cachedContentTokenCount: Count | None = None  # noqa: N815
+    toolUsePromptTokenCount: Count | None = None  # noqa: N815
+    promptTokensDetails: list[_Modality] | None = None  # noqa: N815
+    candidatesTokensDetails: list[_Modality] | None = None  # noqa: N815
     # Gemini interactions
-    total_input_tokens: int | None = None
-    total_output_tokens: int | None = None
-    total_cached_tokens: int | None = None
-    total_thought_tokens: int | None = None
-    total_tool_use_tokens: int | None = None
+    total_input_tokens: Count | None = None
+    total_output_tokens: Count | None = None
+    total_cached_tokens: Count | None = None
+    total_thought_tokens: Count | None = None
+    total_tool_use_tokens: Count | None = None
     # Cohere
     tokens: _Units | None = None
 
@@ -87,15 +116,13 @@ def find_usage(first: bytes, tail: bytes) -> Usage | None:
             plain body.
         tail: The last events or bytes; may be cut at its start.
     """
-    last = _find_object(tail)
+    last = _last_object(tail) or _last_object(first)
     if last is None:
-        last = _find_object(first)
-        return None if last is None else _normalise(last)
-    if last.input_tokens is None or last.cache_read_input_tokens is None:
-        begun = _find_object(first) if b'"message_start"' in first else None
-        if begun is not None:
-            last = _merge(begun, last)
-    return _normalise(last)
+        return None
+    # A short stream is whole in `first`, so the object that message_start brought is the first one
+    # there, not the last.
+    begun = _first_object(first) if b'"message_start"' in first else None
+    return _bounded(_normalise(last if begun is None else _merge(begun, last)))
 
 
 def estimate_tokens(text_bytes: int) -> int:
@@ -103,10 +130,19 @@ def estimate_tokens(text_bytes: int) -> int:
     return math.ceil(text_bytes * TOKENS_PER_BYTE)
 
 
-def _find_object(block: bytes) -> _Wire | None:
+def _last_object(block: bytes) -> _Wire | None:
     """Return the last usage object near the end of `block` that holds a count."""
     block = block[-SEARCH_BYTES_MAX:]
-    for found in reversed(list(_MARKER.finditer(block))):
+    return _pick_object(block, reversed(list(_MARKER.finditer(block))[-CANDIDATES_MAX:]))
+
+
+def _first_object(block: bytes) -> _Wire | None:
+    """Return the first usage object of `block` that holds a count."""
+    return _pick_object(block, list(_MARKER.finditer(block))[:CANDIDATES_MAX])
+
+
+def _pick_object(block: bytes, candidates: Iterable[re.Match[bytes]]) -> _Wire | None:
+    for found in candidates:
         end = _end_of_object(block, found.end() - 1)
         if end is None:
             continue
@@ -161,27 +197,48 @@ def _normalise(wire: _Wire) -> Usage:
         return _from_interactions(wire)
     if wire.tokens is not None:
         return Usage(
-            input_tokens=round(wire.tokens.input_tokens or 0),
-            output_tokens=round(wire.tokens.output_tokens or 0),
+            input_tokens=_count(round(wire.tokens.input_tokens or 0)),
+            output_tokens=_count(round(wire.tokens.output_tokens or 0)),
             cached_tokens=_count(wire.cached_tokens),
         )
-    if wire.cache_read_input_tokens is not None or wire.cache_creation_input_tokens is not None:
+    cache_told = (wire.cache_read_input_tokens, wire.cache_creation_input_tokens) != (None, None)
+    # Servers that translate Anthropic to OpenAI's shape give these beside a prompt_tokens, which
+    # includes them.
+    if cache_told and wire.prompt_tokens is None:
         return _from_anthropic(wire)
-    input_details = wire.prompt_tokens_details or wire.input_tokens_details or _InputDetails()
-    output_details = (
-        wire.completion_tokens_details or wire.output_tokens_details or _OutputDetails()
+    return _from_openai(wire)
+
+
+def _from_openai(wire: _Wire) -> Usage:
+    inward = (
+        wire.prompt_tokens_details
+        or wire.input_tokens_details
+        or wire.prompt_token_details
+        or wire.input_token_details
+        or _InputDetails()
     )
+    outward = wire.completion_tokens_details or wire.output_tokens_details or _OutputDetails()
     input_tokens = _count(wire.prompt_tokens, wire.input_tokens)
-    cached_tokens = _count(
-        input_details.cached_tokens, wire.prompt_cache_hit_tokens, wire.cached_tokens
-    )
+    output_tokens = _count(wire.completion_tokens, wire.output_tokens)
+    reasoning = _count(outward.reasoning_tokens, outward.thinking_tokens)
+    if wire.total_tokens == input_tokens + output_tokens + reasoning:
+        # xAI's completion_tokens leaves the reasoning out; only the total tells.
+        output_tokens += reasoning
     return Usage(
         input_tokens=input_tokens,
-        # Grok on Azure was recorded with more cached tokens than prompt: the whole bounds its part.
-        cached_tokens=min(cached_tokens, input_tokens),
-        cache_write_tokens=_count(input_details.cache_write_tokens),
-        output_tokens=_count(wire.completion_tokens, wire.output_tokens),
-        reasoning_tokens=_count(output_details.reasoning_tokens, output_details.thinking_tokens),
+        cached_tokens=_count(
+            inward.cached_tokens,
+            wire.prompt_cache_hit_tokens,
+            wire.cached_tokens,
+            wire.cache_read_input_tokens,
+        ),
+        cache_write_tokens=_count(inward.cache_write_tokens, wire.cache_creation_input_tokens),
+        output_tokens=output_tokens,
+        reasoning_tokens=reasoning,
+        audio_input_tokens=_count(inward.audio_tokens),
+        audio_output_tokens=_count(outward.audio_tokens),
+        image_input_tokens=_count(inward.image_tokens),
+        image_output_tokens=_count(outward.image_tokens),
     )
 
 
@@ -189,22 +246,29 @@ def _from_anthropic(wire: _Wire) -> Usage:
     read = _count(wire.cache_read_input_tokens)
     written = _count(wire.cache_creation_input_tokens)
     details = wire.output_tokens_details or _OutputDetails()
+    creation = wire.cache_creation or _CacheCreation()
     return Usage(
         input_tokens=_count(wire.input_tokens) + read + written,
         cached_tokens=read,
         cache_write_tokens=written,
         output_tokens=_count(wire.output_tokens),
         reasoning_tokens=_count(details.thinking_tokens),
+        cache_write_1h_tokens=_count(creation.ephemeral_1h_input_tokens),
     )
 
 
 def _from_gemini(wire: _Wire) -> Usage:
     thoughts = _count(wire.thoughtsTokenCount)
+    inward, outward = wire.promptTokensDetails or [], wire.candidatesTokensDetails or []
     return Usage(
         input_tokens=_count(wire.promptTokenCount) + _count(wire.toolUsePromptTokenCount),
         cached_tokens=_count(wire.cachedContentTokenCount),
         output_tokens=_count(wire.candidatesTokenCount) + thoughts,
         reasoning_tokens=thoughts,
+        audio_input_tokens=_of_modality(inward, "AUDIO"),
+        audio_output_tokens=_of_modality(outward, "AUDIO"),
+        image_input_tokens=_of_modality(inward, "IMAGE"),
+        image_output_tokens=_of_modality(outward, "IMAGE"),
     )
 
 
@@ -215,6 +279,44 @@ def _from_interactions(wire: _Wire) -> Usage:
         cached_tokens=_count(wire.total_cached_tokens),
         output_tokens=_count(wire.total_output_tokens) + thoughts,
         reasoning_tokens=thoughts,
+    )
+
+
+def _of_modality(details: list[_Modality], modality: str) -> int:
+    return sum(_count(detail.tokenCount) for detail in details if detail.modality == modality)
+
+
+def _bounded(usage: Usage) -> Usage:
+    """Return `usage` with no part larger than its whole: an upstream's numbers are claims.
+
+    Recorded: Grok on Azure reporting 403 cached tokens of a prompt of 347.
+    """
+    inward, outward = usage.input_tokens, usage.output_tokens
+    in_bounds = (
+        usage.cached_tokens + usage.cache_write_tokens <= inward
+        and usage.cache_write_1h_tokens <= usage.cache_write_tokens
+        and usage.audio_input_tokens <= inward
+        and usage.image_input_tokens <= inward
+        and max(usage.reasoning_tokens, usage.audio_output_tokens) <= outward
+        and usage.image_output_tokens <= outward
+    )
+    return usage if in_bounds else _cut_to_bounds(usage)
+
+
+def _cut_to_bounds(usage: Usage) -> Usage:
+    inward, outward = usage.input_tokens, usage.output_tokens
+    cached = min(usage.cached_tokens, inward)
+    written = min(usage.cache_write_tokens, inward - cached)
+    return msgspec.structs.replace(
+        usage,
+        cached_tokens=cached,
+        cache_write_tokens=written,
+        reasoning_tokens=min(usage.reasoning_tokens, outward),
+        cache_write_1h_tokens=min(usage.cache_write_1h_tokens, written),
+        audio_input_tokens=min(usage.audio_input_tokens, inward),
+        audio_output_tokens=min(usage.audio_output_tokens, outward),
+        image_input_tokens=min(usage.image_input_tokens, inward),
+        image_output_tokens=min(usage.image_output_tokens, outward),
     )
 
 

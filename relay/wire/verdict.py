@@ -14,10 +14,14 @@ import msgspec
 
 from relay.call import Endpoint
 from relay.wire.sse import event_name, event_payload, split_events
+from relay.wire.usage import find_usage
 
 UNKNOWN_ERROR: Final = "upstream_error"
 _SAFE: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _DONE: Final = b"[DONE]"
+_FINISH: Final = re.compile(rb'"(?:finish_reason|finishReason)"\s*:\s*"(?!error")')
+_COUNTED_LAST: Final = frozenset(Endpoint) - {Endpoint.CHAT, Endpoint.COMPLETIONS}
+"""Streams whose terminal event alone holds usage; chat dialects may have it in every event."""
 
 _NO_OUTPUT_YET: Final = frozenset(
     {
@@ -28,7 +32,7 @@ _NO_OUTPUT_YET: Final = frozenset(
 _LAST_WORDS: Final = frozenset(
     {
         *("response.completed", "response.incomplete", "message_stop"),
-        *("speech.audio.done", "transcript.text.done"),
+        *("message-end", "speech.audio.done", "transcript.text.done"),
         *("image_generation.completed", "image_edit.completed"),
     }
 )
@@ -66,7 +70,7 @@ class _Event(msgspec.Struct):
     """What can be judged of an event, whatever its dialect."""
 
     type: str | None = None
-    object: str | None = None
+    code: str | int | None = None
     error: Any = None
     choices: list[_Choice] | None = None
     usage: Any = None
@@ -95,30 +99,32 @@ def judge_ending(tail: bytes, endpoint: Endpoint) -> Ending:
 
     Complete is what has said its protocol's last word: a finish reason, `response.completed`,
     `[DONE]`. An error beats all of these: there are servers that send one between a finish reason
-    and `[DONE]`.
+    and `[DONE]`. Output behind a finish reason is another choice's, which was then cut.
     """
-    ending = Ending.TRUNCATED
-    for event in split_events(tail):
-        payload = event_payload(event)
-        if not payload:
-            continue
-        if payload.startswith(_DONE):
-            if endpoint is not Endpoint.RESPONSES:
-                ending = Ending.COMPLETE
-            continue
-        judged = _read(payload)
-        if judged is None:
-            continue
-        if _is_error(judged, event_name(event)):
-            return Ending.FAILED
-        if _is_last_word(judged, payload):
-            ending = Ending.COMPLETE
-    return ending
+    # Most streams end here, after three searches.
+    suspect = b'"error"' in tail or b"event: error" in tail or b"event:error" in tail
+    if not suspect and endpoint is not Endpoint.RESPONSES and done_marker(tail):
+        return Ending.COMPLETE
+    events = split_events(tail)
+    if suspect and any(_error_code(event) is not None for event in events):
+        return Ending.FAILED
+    for event in reversed(events):
+        ending = _judge_last_event(event, endpoint)
+        if ending is not None:
+            return ending
+    return Ending.TRUNCATED
 
 
 def done_marker(tail: bytes) -> bool:
-    """Tell whether the `[DONE]` that OpenAI's clients wait for was sent."""
-    return b"data: [DONE]" in tail or b"data:[DONE]" in tail
+    """Tell whether the `[DONE]` that OpenAI's clients wait for was sent: a line, not model text."""
+    at = tail.rfind(_DONE)
+    while at >= 0:
+        field = tail[tail.rfind(b"\n", 0, at) + 1 : at]
+        end = at + len(_DONE)
+        if field in (b"data: ", b"data:") and tail[end : end + 1] in (b"\n", b"\r", b""):
+            return True
+        at = tail.rfind(_DONE, 0, at)
+    return False
 
 
 def find_error(block: bytes) -> str | None:
@@ -128,11 +134,9 @@ def find_error(block: bytes) -> str | None:
     text of the upstream.
     """
     for event in split_events(block):
-        if b'"error"' not in event:
-            continue
-        judged = _read(event_payload(event))
-        if judged is not None and _is_error(judged, event_name(event)):
-            return _code_of(judged)
+        code = _error_code(event) if b'"error"' in event else None
+        if code is not None:
+            return code
     return None
 
 
@@ -150,8 +154,9 @@ def drop_usage_event(block: bytes) -> bytes:
     """
     if b'"usage":{' not in block and b'"usage": {' not in block:
         return block
-    kept = [event for event in split_events(block) if not _is_usage_event(event)]
-    return b"".join(kept)
+    events = split_events(block)
+    kept = [event for event in events if not _is_usage_event(event)]
+    return block if len(kept) == len(events) else b"".join(kept)
 
 
 def _is_usage_event(event: bytes) -> bool:
@@ -164,7 +169,7 @@ def _is_usage_event(event: bytes) -> bool:
 def _judge_first_event(payload: bytes, name: str) -> First:
     judged = _read(payload)
     if judged is None:
-        return First.OUTPUT  # not JSON: passed on as it is, like everything we do not know
+        return First.ERROR  # not JSON: no client could read it, another channel may do better
     if _is_error(judged, name.encode("latin-1")):
         return First.ERROR
     if (judged.type or name) in _NO_OUTPUT_YET:
@@ -181,16 +186,57 @@ def _says_something(choice: _Choice) -> bool:
     return any(value for name, value in delta.items() if name != "role")
 
 
-def _is_last_word(judged: _Event, payload: bytes) -> bool:
+def _judge_last_event(event: bytes, endpoint: Endpoint) -> Ending | None:
+    """Return what one event, read from the end, says of the ending; None: look further left."""
+    payload = event_payload(event)
+    if not payload:
+        return Ending.COMPLETE if _is_last_fragment(event, endpoint) else None
+    if payload.startswith(_DONE):
+        return None if endpoint is Endpoint.RESPONSES else Ending.COMPLETE
+    judged = _read(payload)
+    if judged is None:
+        return None
+    if _is_error(judged, event_name(event)):
+        return Ending.FAILED
+    if _is_last_word(judged):
+        return Ending.COMPLETE
+    return Ending.TRUNCATED if any(map(_says_something, judged.choices or ())) else None
+
+
+def _is_last_fragment(event: bytes, endpoint: Endpoint) -> bool:
+    """Tell whether an event without a payload is the end of a terminal one, cut at its start.
+
+    Terminal events of the Responses and Images protocols repeat the whole answer: longer than any
+    tail. What ends them cannot be text, whose quotes are escaped.
+    """
+    if event_name(event).decode("latin-1") in _LAST_WORDS:
+        return True
+    if endpoint in _COUNTED_LAST:
+        return find_usage(b"", event) is not None
+    return _FINISH.search(event) is not None
+
+
+def _is_last_word(judged: _Event) -> bool:
     if judged.choices and any(choice.finish_reason for choice in judged.choices):
         return True
     if judged.candidates and any(one.get("finishReason") for one in judged.candidates):
         return True
-    return judged.type in _LAST_WORDS or (judged.type == "message-end" and b"usage" in payload)
+    return judged.type in _LAST_WORDS
+
+
+def _error_code(event: bytes) -> str | None:
+    """Return the code of an event that is an error, None if it is none."""
+    name = event_name(event)
+    judged = _read(event_payload(event))
+    if judged is None:
+        return UNKNOWN_ERROR if name == b"error" else None
+    return _code_of(judged) if _is_error(judged, name) else None
 
 
 def _is_error(judged: _Event, name: bytes) -> bool:
     if judged.error or judged.type in ("error", "response.failed") or name == b"error":
+        return True
+    if any(choice.finish_reason == "error" for choice in judged.choices or ()):
         return True
     return judged.response is not None and judged.response.status == "failed"
 
@@ -204,7 +250,7 @@ def _code_of(judged: _Event) -> str:
             code = safe_code(error.get(field))
             if code is not None:
                 return code
-    return UNKNOWN_ERROR
+    return safe_code(judged.code) or UNKNOWN_ERROR
 
 
 def _read(payload: bytes) -> _Event | None:

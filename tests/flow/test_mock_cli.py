@@ -68,6 +68,14 @@ def test_an_address_that_is_not_ours() -> None:
 
 def test_the_help_names_every_option_of_the_contract() -> None:
     text = CliRunner().invoke(mock, ["--help"]).output
-    for option in ("--port", "--chunks", "--interval-ms", "--ttft-ms", "--fail"):
+    for option in (
+        "--config",
+        "--data-dir",
+        "--port",
+        "--chunks",
+        "--interval-ms",
+        "--ttft-ms",
+        "--fail",
+    ):
         assert option in text
     assert len(MODES) > 30

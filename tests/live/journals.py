@@ -86,7 +86,7 @@ def make_ends(count: int) -> list[CallEnd]:
 
 def write_generation(directory: Path, name: str, *segments: Sequence[Record]) -> Path:
     """Write what a worker named `name` left when it died; return its folder."""
-    folder = directory / name
+    folder = directory / f"{name}-0123456789abcdef"
     folder.mkdir(parents=True)
     (folder / LOCK_NAME).touch()
     for number, records in enumerate(segments, start=1):

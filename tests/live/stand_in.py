@@ -2,7 +2,7 @@
 
 It speaks HTTP/1.0 on the inherited socket. GET /slow sends its head at once and the rest a second
 later, GET /hold never the rest; GET /stuck blocks the loop for good. On SIGTERM it stops accepting
-and finishes what it has.
+and finishes what it has; on a second one it drops it.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 from relay.lifeline import Lifeline, Settings
+from relay.waiting import first_of
 
 
 async def serve(lifeline: Lifeline, settings: Settings, listener: socket.socket) -> None:
@@ -40,15 +41,17 @@ async def serve(lifeline: Lifeline, settings: Settings, listener: socket.socket)
         running.discard(task)
 
     server = await asyncio.start_server(answer, sock=listener)
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    stopped, hurried = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        (hurried if stopped.is_set() else stopped).set()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
     lifeline.tell_ready()
-    alone = asyncio.ensure_future(lifeline.beat_until_alone())
-    asked = asyncio.ensure_future(stopped.wait())
-    await asyncio.wait((alone, asked), return_when=asyncio.FIRST_COMPLETED)
+    alone = asyncio.create_task(lifeline.beat_until_alone())
+    await first_of(alone, stopped.wait())
     server.close()
-    if not alone.done():
-        await asyncio.gather(*running)
+    await first_of(alone, hurried.wait(), asyncio.gather(*running))
 
 
 def main() -> None:

@@ -99,8 +99,9 @@ def running(
         try:
             yield Relay(data_dir, process)
         finally:
-            for _ in range(2):  # the second signal makes it hurry
-                process.send_signal(signal.SIGTERM)
+            # The second signal makes it hurry; two of one kind might arrive as one.
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
 
 
 def test_a_killed_worker_is_replaced_within_a_second(tmp_path: Path) -> None:
@@ -232,6 +233,30 @@ def test_sighup_rolls_the_workers_and_a_running_stream_stays(tmp_path: Path) -> 
         assert gone_within(pid, PATIENCE_S)
 
 
+def test_the_successor_is_replaced_too_while_its_predecessor_still_drains(tmp_path: Path) -> None:
+    with running(tmp_path, drain_s=3600) as relay, relay.connect("/hold") as stream:
+        assert stream.recv(15).startswith(b"HTTP/1.0 200 OK")
+        _, first, _ = relay.ask()
+        relay.process.send_signal(signal.SIGHUP)
+        while (second := relay.ask()[1]) == first:
+            pass
+        os.kill(second, signal.SIGKILL)
+        assert relay.ask()[1] not in {first, second}
+        assert not gone_within(first, 0)
+
+
+def test_a_stream_that_drains_after_a_roll_may_go_on_through_the_stop(tmp_path: Path) -> None:
+    with running(tmp_path) as relay, relay.connect("/slow") as stream:
+        assert stream.recv(15).startswith(b"HTTP/1.0 200 OK")
+        _, first, _ = relay.ask()
+        relay.process.send_signal(signal.SIGHUP)
+        while relay.ask()[1] == first:
+            pass
+        relay.process.send_signal(signal.SIGTERM)
+        assert read_answer(stream)[1] == first
+        assert relay.wait() == 0
+
+
 def test_a_bad_configuration_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
     with running(tmp_path) as relay:
         before = relay.ask()
@@ -302,3 +327,21 @@ def test_systemd_is_told_and_its_sockets_are_used(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         until_told("STOPPING=1")
         assert relay.wait() == 0
+
+
+def test_a_terminal_that_hangs_up_ends_it(tmp_path: Path) -> None:
+    """A session of its own on a pseudo terminal, as a login has; then the terminal goes."""
+    terminal, side = os.openpty()
+    process = subprocess.Popen(
+        ["/usr/bin/env", "setsid", "--ctty", *RELAY, str(tmp_path), "127.0.0.1:0", "1", "5"],
+        stdin=side,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        os.close(side)
+        relay = Relay(tmp_path, process)
+        _, pid, _ = relay.ask()
+        os.close(terminal)
+        assert relay.wait() == 0
+        assert gone_within(pid, 0)

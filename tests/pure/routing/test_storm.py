@@ -134,9 +134,14 @@ def test_one_dead_channel_beside_a_healthy_one_costs_no_call(running: int, bad_s
 
 @pytest.mark.parametrize("bad_s", [0.01, 3.0])
 def test_a_channel_that_dies_under_load_moves_all_its_calls(bad_s: float) -> None:
-    dies_at_s = 5.0
-    storm = Storm(
-        lambda where, at_s: where == 1 and at_s >= dies_at_s, running=200, good_s=1.0, bad_s=bad_s
-    )
+    # The other one has failed now and then, as channels do; it must not look like part of a storm.
+    rng = random.Random(4)
+
+    def fails(where: int, at_s: float) -> bool:
+        if where == 1:
+            return at_s >= 5.0
+        return at_s < 0.4 and rng.random() < 0.05
+
+    storm = Storm(fails, running=200, good_s=1.0, bad_s=bad_s)
     storm.run(30)
     assert storm.errors == 0

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from relay.errors import (
     ChannelDenied,
+    ChannelLacksModel,
     ChannelLimited,
     ChannelRefused,
     ChannelTimeout,
@@ -21,7 +22,7 @@ from relay.wire.refusal import is_error_body, read_refusal, retry_after
         (401, ChannelDenied),
         (402, ChannelDenied),
         (403, ChannelDenied),
-        (404, ChannelRefused),
+        (404, ChannelLacksModel),
         (408, ChannelTimeout),
         (429, ChannelLimited),
         (302, ChannelRefused),

@@ -51,7 +51,7 @@ def delta(finish_reason: str | None = None, **fields: Any) -> bytes:
         (delta("stop"), First.OUTPUT),
         (event(choices=[{"text": "a"}]), First.OUTPUT),
         (event(type="response.output_text.delta", delta="a"), First.OUTPUT),
-        (b"data: not json\n\n", First.OUTPUT),
+        (b"data: not json\n\n", First.ERROR),
         (event(error={"message": "x"}), First.ERROR),
         (event(name="error", type="error"), First.ERROR),
         (event(type="response.failed", response={"status": "failed"}), First.ERROR),

@@ -1,0 +1,145 @@
+"""One try of one call on one channel: what every way of carrying an answer has in common.
+
+An attempt is told of an upstream's answer by its connection (ports.Answer) and of the client's
+appetite (ports.Valve), and it resolves `done` exactly once: with nothing when the answer is out,
+with an error otherwise. What comes of an error is not decided here.
+"""
+
+import abc
+import asyncio
+from collections.abc import Callable
+
+from relay.call import Stage
+from relay.errors import RelayError
+from relay.flow.active import ActiveCall
+from relay.flow.ports import Connection
+from relay.model import Channel
+
+
+class Attempt(abc.ABC):
+    """One try; made anew for each.
+
+    Args:
+        call: The call it serves.
+        channel: The channel it asks.
+        committed: Called with this attempt when its first output is about to reach the client.
+        settle: Called with the call when the answer is whole, before its last bytes go out: so no
+            client can hold a whole answer that was not yet written down.
+    """
+
+    __slots__ = (
+        "_committed",
+        "_connection",
+        "_settle",
+        "asked_s",
+        "bytes_in",
+        "call",
+        "channel",
+        "done",
+        "error",
+        "moved_s",
+        "paused",
+        "seen_bytes",
+        "stage",
+        "started_us",
+        "unsent_bytes",
+    )
+
+    def __init__(
+        self,
+        call: ActiveCall,
+        channel: Channel,
+        committed: Callable[["Attempt"], None],
+        settle: Callable[[ActiveCall], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.call = call
+        self.channel = channel
+        self._committed = committed
+        self._settle = settle
+        self._connection: Connection | None = None
+        self.error: RelayError | None = None
+        """Why it ended; None = it runs, or its answer is out."""
+        self.done: asyncio.Future[None] | None = None
+        self.stage = Stage.DIALED
+        self.asked_s = loop.time()
+        self.started_us = int(self.asked_s * 1e6)
+        """By this the channel's health knows the attempt."""
+        self.paused = False
+        self.bytes_in = 0
+        """Body bytes read; that it stands still is how a stall is noticed."""
+        # What the watch saw at its last look:
+        self.moved_s = self.asked_s
+        self.seen_bytes = 0
+        self.unsent_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.channel.name} {self.stage.name}>"
+
+    def listen(self, connection: Connection) -> asyncio.Future[None]:
+        """Take `connection`'s answer from now on, it is about to be asked; return `done`."""
+        self._connection = connection
+        self.stage = Stage.ASKED
+        self.error = None
+        self.done = asyncio.get_running_loop().create_future()
+        if self.paused:
+            connection.pause()
+        return self.done
+
+    @abc.abstractmethod
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Take a final response's status and headers."""
+
+    @abc.abstractmethod
+    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
+        """Take what one read brought of the body."""
+
+    @abc.abstractmethod
+    def on_lost(self, error: RelayError) -> None:
+        """Take the news that the response will not be whole."""
+
+    def stop(self) -> None:
+        """Give up: the connection is dropped, and what still comes of it is ignored."""
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+        self.stage = Stage.ENDED
+
+    def fail(self, error: RelayError) -> None:
+        """End with `error`; the first word counts. `stage` stays where it happened."""
+        stage = self.stage
+        self.stop()
+        if self.error is None and stage is not Stage.ENDED:
+            self.error = error
+            self.stage = stage
+            if self.done is not None and not self.done.done():
+                self.done.set_exception(error)
+
+    def pause(self) -> None:
+        """The client is slow: stop reading its upstream."""
+        self.paused = True
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        self.paused = False
+        if self._connection is not None:
+            self._connection.resume()
+
+    def _commit(self) -> None:
+        """From here on the client has output of this attempt."""
+        self.stage = Stage.COMMITTED
+        self.call.commit()
+        self._committed(self)
+
+    def _complete(self) -> None:
+        """Settle a whole answer; its last bytes go out after this."""
+        self.stage = Stage.ENDED
+        self._connection = None
+        self._settle(self.call)
+
+    def _resolve(self) -> None:
+        """Say that the answer is out."""
+        if self.done is not None and not self.done.done():
+            self.done.set_result(None)

@@ -1,0 +1,127 @@
+"""A second attempt that carries a broken stream on: its events become those of the first stream.
+
+Only a spliced stream is read event by event; the first stream was not.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from relay.call import Stage
+from relay.config import Switching
+from relay.errors import (
+    ChannelGarbled,
+    ChannelRefused,
+    ChannelTruncated,
+    RelayError,
+)
+from relay.flow.active import ActiveCall
+from relay.flow.attempt import Attempt
+from relay.flow.held import Held
+from relay.flow.trace import Trace
+from relay.model import Channel
+from relay.routing.splice import Carriage, SpliceState, join_usage
+from relay.wire.heads import EVENT_STREAM
+from relay.wire.refusal import read_refusal
+from relay.wire.sse import EventBuffer, close_event, event_payload, split_events
+
+REFUSAL_BYTES_MAX: Final = 64 * 1024
+
+
+class CarryOn(Attempt):
+    """An attempt that goes on where another channel broke off.
+
+    Args:
+        call, channel, committed, settle: See Attempt.
+        carriage: How the events are rewritten.
+        limits: Bounds on one event.
+    """
+
+    __slots__ = ("_carriage", "_events", "_headers", "_held", "_status", "_trace")
+
+    def __init__(
+        self,
+        call: ActiveCall,
+        channel: Channel,
+        committed: Callable[[Attempt], None],
+        settle: Callable[[ActiveCall], None],
+        carriage: Carriage,
+        limits: Switching,
+    ) -> None:
+        super().__init__(call, channel, committed, settle)
+        self._carriage = carriage
+        self._events = EventBuffer(limits.event_bytes_max)
+        self._held = Held()
+        self._trace = Trace()
+        self._status = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+
+    @property
+    def fields(self) -> Mapping[str, msgspec.Raw]:
+        """The top level of the body that asks for the rest."""
+        return self._carriage.fields
+
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Take only what can go on: an event stream."""
+        self.stage = Stage.HEADED
+        self._status = status
+        self._headers = headers
+        kind = dict(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if 200 <= status < 300 and kind != EVENT_STREAM:
+            self.fail(ChannelRefused("The upstream answered in another form than was asked for."))
+
+    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
+        """Rewrite and forward what one read brought."""
+        payload = b"".join(parts)
+        self.bytes_in += len(payload)
+        if not 200 <= self._status < 300:
+            self._held.add(payload)
+            if done or self._held.size_bytes > REFUSAL_BYTES_MAX:
+                self.fail(read_refusal(self._status, self._headers, self._held.release()))
+            return
+        try:
+            whole = self._events.feed(payload)
+        except ChannelGarbled as error:
+            self.fail(error)
+            return
+        if done:
+            whole += close_event(self._events.take())
+        if whole:
+            self._forward(whole)
+        if done and self.error is None:
+            self._end()
+
+    def on_lost(self, error: RelayError) -> None:
+        """Judge a broken connection: an answer with its finish reason is whole."""
+        self._connection = None
+        if self._carriage.splice.state is SpliceState.FINISHED:
+            self._end()
+        else:
+            self.fail(error)
+
+    def _forward(self, whole: bytes) -> None:
+        self._trace.note(whole)
+        splice = self._carriage.splice
+        sent = splice.feed(map(event_payload, split_events(whole)))
+        if sent:
+            if self.stage is not Stage.COMMITTED:
+                self.call.splices += 1
+                self._commit()
+            self.call.events_out += sent.count(b"\n\n")
+            self.call.bytes_out += len(sent)
+            self.call.outlet.send_events(sent)
+        if splice.state is SpliceState.BROKEN:
+            self.fail(ChannelTruncated("The answer could not be carried on."))
+
+    def _end(self) -> None:
+        last = self._carriage.splice.end()
+        if self._carriage.splice.state is SpliceState.BROKEN:
+            self.fail(ChannelTruncated("The upstream ended before its answer was complete."))
+            return
+        usage = self._trace.usage()
+        if usage is not None:
+            self.call.usage = join_usage(usage, self._carriage.tokens_before)
+        self._complete()
+        self.call.outlet.send_events(last, last=True)
+        self._resolve()

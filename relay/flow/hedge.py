@@ -1,0 +1,82 @@
+"""Hedging: a second channel is asked where the first one shows nothing for too long.
+
+Opt-in per line. Whoever has output first wins; the other is dropped in the same moment and is the
+operator's cost, never the client's.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from relay.errors import ChannelOutrun, RelayError
+from relay.flow.active import ActiveCall
+from relay.flow.attempt import Attempt
+
+
+class Asker(Protocol):
+    """Who asks channels (the exchange)."""
+
+    async def ask(self, attempt: Attempt) -> None:
+        """Ask an attempt's channel; return when its answer is out."""
+        ...
+
+    def attempt_beside(self, call: ActiveCall) -> Attempt | None:
+        """Return an attempt on another channel, None if none may be made."""
+        ...
+
+
+async def race(asker: Asker, call: ActiveCall, attempt: Attempt) -> None:
+    """Ask, and where the line is hedged ask another channel beside it in time.
+
+    Raises:
+        RelayError: No attempt got an answer out; the error of the last that failed.
+    """
+    line = call.line
+    if line is None or not line.hedge_ms or call.committed:
+        await asker.ask(attempt)
+        return
+    async with _Tasks() as tasks:
+        first = tasks.start(asker.ask(attempt))
+        await asyncio.wait({first}, timeout=line.hedge_ms / 1000)
+        if not first.done() and not call.committed:
+            second = asker.attempt_beside(call)
+            if second is not None:
+                tasks.start(asker.ask(second))
+        await tasks.first_good()
+
+
+class _Tasks:
+    """Tasks of which one success is enough; none outlives the block."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "_Tasks":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        return task
+
+    async def first_good(self) -> None:
+        """Return with the first success; raise the last failure that counts if there is none."""
+        running = set(self._tasks)
+        failure: RelayError | None = None
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    return
+                if not isinstance(error, RelayError):
+                    raise error
+                if failure is None or not isinstance(error, ChannelOutrun):
+                    failure = error
+        assert failure is not None
+        raise failure

@@ -1,0 +1,308 @@
+"""Decides calls over many leases, all or nothing, and says what to ask the bank. No IO.
+
+    try_admit --> ADMITTED        everything is leased already: the common case
+              --> Denied          a bucket said no a moment ago, or can never hold the call
+              --> Ticket          short: the next flight asks for it
+    take_flight --> Flight --> (the bank) --> land | lose --> tickets decided
+
+A group of buckets has one flight in the air at a time. With one Redis all are one group; in a
+Redis Cluster each hash tag is one, and a call that draws on several is admitted when all have
+granted it: what some had granted before another refused goes back into the leases.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from relay.limits.bucket import Refusal, Reply
+from relay.limits.flight import CALLS_MAX, Draft, Flight
+from relay.limits.headers import Standing
+from relay.limits.lease import ALONE_SHARE_MIN, Lease
+from relay.limits.scopes import Bucket, OnLoss
+
+WAITING_MAX: Final = 4_096
+"""Calls of a worker that wait for the bank; beyond it the newest is sent away."""
+CROWDED_MS: Final = 100
+LOST_MS: Final = 1_000
+
+Draws = Sequence[tuple[Bucket, int]]
+
+
+class Why(enum.StrEnum):
+    """Why a call was denied."""
+
+    EMPTY = "empty"
+    """429: the bucket lacks the tokens; waiting helps."""
+    TOO_LARGE = "too_large"
+    """400: the bucket can never hold that much."""
+    LOST = "lost"
+    """503: the bank cannot be asked, and the bucket is closed then."""
+    CROWDED = "crowded"
+    """503: too many wait already, or for too long."""
+
+
+class Denied(msgspec.Struct, frozen=True):
+    """A call that may not run. `bucket`: which one binds; None where none does."""
+
+    why: Why
+    wait_ms: int
+    bucket: Bucket | None = None
+
+
+class Admitted(enum.Enum):
+    """A call that may run: its costs are taken."""
+
+    ADMITTED = "admitted"
+
+
+ADMITTED: Final = Admitted.ADMITTED
+
+
+class Ticket:
+    """A call that waits. `decide` is called once, unless the ticket is dropped before."""
+
+    __slots__ = ("decide", "decision", "groups", "pairs", "reserved")
+
+    def __init__(self, pairs: list[tuple[Lease, int]]) -> None:
+        self.pairs = pairs
+        self.groups: set[str] = set()
+        self.reserved: list[tuple[Lease, int]] = []
+        self.decision: Admitted | Denied | None = None
+        self.decide: Callable[[], None] | None = None
+
+
+class Group:
+    """The buckets that one script call may touch."""
+
+    __slots__ = ("flying", "hungry", "lost_since_ms", "owed", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Ticket] = deque()
+        self.hungry: list[Lease] = []
+        self.owed: dict[Lease, None] = {}
+        """Leases with debt to report or surplus to give back; ordered, so that runs repeat."""
+        self.flying = False
+        self.lost_since_ms: float | None = None
+
+
+class Broker:
+    """All leases of one worker.
+
+    Args:
+        group_of: Names the group of a bucket.
+        on_due: Called with a group when there is something to ask; may be called often.
+    """
+
+    def __init__(self, group_of: Callable[[Bucket], str], on_due: Callable[[str], None]) -> None:
+        self._group_of = group_of
+        self._on_due = on_due
+        self._leases: dict[str, Lease] = {}
+        self._groups: dict[str, Group] = {}
+        self._waiting = 0
+        self._lost_ms = 0.0
+        self.shares: dict[str, float] = {}
+        """By bucket key: this worker's part of all workers' demand, from the heartbeat."""
+        self.share_default = ALONE_SHARE_MIN
+
+    def try_admit(self, draws: Draws, now_ms: float) -> Admitted | Denied | Ticket:
+        """Take all costs, or none.
+
+        Args:
+            draws: Pairs of (bucket, cost), each bucket once, costs >= 0.
+            now_ms: The worker's monotonic clock.
+        """
+        leases = self._leases
+        pairs = []
+        enough = True
+        for bucket, cost in draws:
+            lease = leases.get(bucket.key)
+            if lease is None or lease.bucket is not bucket:
+                lease = self._open(bucket, now_ms)
+            if lease.balance < cost:
+                enough = False
+            pairs.append((lease, cost))
+        if not enough:
+            return self._admit_short(pairs, now_ms)
+        self._spend(pairs)
+        return ADMITTED
+
+    def settle(self, changes: Draws, now_ms: float) -> None:
+        """Book used - reserved for each bucket, without a check; refunds are negative.
+
+        No question of its own: it changes the lease, and rides on the next flight.
+        """
+        for bucket, change in changes:
+            lease = self._open(bucket, now_ms)
+            lease.balance -= change
+            if lease.balance < 0:
+                self._group(bucket).owed[lease] = None
+
+    def drop(self, ticket: Ticket) -> None:
+        """Give up a ticket whose call has gone; what it was granted goes into the leases."""
+        if ticket.decision is None:
+            self._close(ticket, Denied(Why.CROWDED, CROWDED_MS))
+
+    def sweep(self, now_ms: float) -> None:
+        """Measure all leases, find what is owed, forget the idle ones. Every 250 ms."""
+        for key, lease in list(self._leases.items()):
+            lease.measure(now_ms)
+            if lease.balance < 0 or lease.surplus() > 0:
+                self._group(lease.bucket).owed[lease] = None
+            elif lease.idle(now_ms):
+                del self._leases[key]
+        for name, group in self._groups.items():
+            if group.owed:
+                self._on_due(name)
+
+    def take_flight(self, name: str, now_ms: float, *, probe: bool = False) -> Flight | None:
+        """Return what to ask for a group now; None if nothing, or if a flight is in the air.
+
+        Args:
+            name: The group.
+            now_ms: The worker's clock.
+            probe: Ask at least for nothing, to see whether the bank is there.
+        """
+        group = self._groups.setdefault(name, Group())
+        if group.flying:
+            return None
+        draft = Draft(now_ms)
+        tickets = []
+        while group.waiting and len(tickets) < CALLS_MAX and not draft.full:
+            ticket = group.waiting.popleft()
+            if ticket.decision is not None:
+                continue
+            asked, held = draft.claim([p for p in ticket.pairs if self._is_in(p[0], name)])
+            ticket.reserved += held
+            if asked:
+                tickets.append(ticket)
+            else:
+                self._grant(ticket, name)
+        self._add_owed(group, draft)
+        flight = draft.finish(name, tickets, probe=probe)
+        group.flying = flight is not None
+        return flight
+
+    def land(self, flight: Flight, reply: Reply, now_ms: float) -> None:
+        """Take in the bank's reply, and decide the tickets of the flight."""
+        group = self._groups[flight.group]
+        self._regain(group, now_ms)
+        group.flying = False
+        flight.land(reply, now_ms)
+        for ticket, claim, verdict in zip(
+            flight.tickets, flight.claims, flight.verdicts(reply), strict=True
+        ):
+            if verdict is not None:
+                self._refuse(ticket, flight, claim, verdict, now_ms)
+                continue
+            if ticket.decision is None:
+                ticket.reserved += claim
+                self._grant(ticket, flight.group)
+            else:
+                _refund(claim)
+        if group.waiting:
+            self._on_due(flight.group)
+
+    def lose(self, name: str, flight: Flight | None, now_ms: float) -> None:
+        """Take in that the bank cannot be asked: whoever waits is decided from the share.
+
+        What was turned in with the flight stays lost, and what it claimed may have been taken:
+        nobody knows, and asking again could take it twice. Debts are kept, and told again.
+        """
+        group = self._groups.setdefault(name, Group())
+        if group.lost_since_ms is None:
+            group.lost_since_ms = now_ms
+            for lease in self._leases.values():
+                if self._is_in(lease, name):
+                    lease.alone_ms = None
+        waiting = [ticket for ticket in group.waiting if ticket.decision is None]
+        group.waiting.clear()
+        if flight is not None:
+            group.flying = False
+            waiting = [t for t in flight.tickets if t.decision is None] + waiting
+            group.owed.update(dict.fromkeys(flight.crash()))
+        for ticket in waiting:
+            self._decide_alone(ticket, name, now_ms)
+
+    def is_lost(self, name: str) -> bool:
+        """Tell whether a group lives on its shares."""
+        group = self._groups.get(name)
+        return group is not None and group.lost_since_ms is not None
+
+    def lost_ms(self, now_ms: float) -> float:
+        """Return how long groups have lived on their shares, in all."""
+        since = [g.lost_since_ms for g in self._groups.values() if g.lost_since_ms is not None]
+        return self._lost_ms + sum(now_ms - start_ms for start_ms in since)
+
+    def leases(self) -> Iterable[Lease]:
+        """Return all leases, for the heartbeat and for operators; not to be changed."""
+        return self._leases.values()
+
+    def standings(self, draws: Draws, now_ms: float) -> list[Standing]:
+        """Return how full each bucket of a call was when it was last heard of."""
+        found = [(bucket, self._leases.get(bucket.key)) for bucket, _ in draws]
+        return [
+            Standing(bucket, lease.standing_ms(now_ms), lease.balance)
+            if lease is not None
+            else Standing(bucket, 0.0)
+            for bucket, lease in found
+        ]
+
+    def _open(self, bucket: Bucket, now_ms: float) -> Lease:
+        """Return the lease of a bucket; a changed limit keeps its lease."""
+        lease = self._leases.get(bucket.key)
+        if lease is None:
+            lease = self._leases[bucket.key] = Lease(bucket, now_ms)
+        lease.bucket = bucket
+        return lease
+
+    def _group(self, bucket: Bucket) -> Group:
+        return self._groups.setdefault(self._group_of(bucket), Group())
+
+    def _is_in(self, lease: Lease, name: str) -> bool:
+        return self._group_of(lease.bucket) == name
+
+    def _spend(self, pairs: list[tuple[Lease, int]]) -> None:
+        for lease, cost in pairs:
+            lease.balance -= cost
+            lease.spent += cost
+            lease.calls += 1
+            if lease.balance < lease.low and not lease.hungry:
+                lease.hungry = True
+                name = self._group_of(lease.bucket)
+                self._groups.setdefault(name, Group()).hungry.append(lease)
+                self._on_due(name)
+
+    def _admit_short(
+        self, pairs: list[tuple[Lease, int]], now_ms: float
+    ) -> Admitted | Denied | Ticket:
+        denied: Denied | None = None
+        for lease, cost in pairs:
+            refusal = self._bar(lease, cost, now_ms)
+            if refusal is not None and (denied is None or _rank(refusal) > _rank(denied)):
+                denied, binding, asked = refusal, lease, cost
+        if denied is not None:
+            binding.count(asked)
+            return denied
+        ticket = Ticket(pairs)
+        names = {self._group_of(lease.bucket) for lease, _ in pairs}
+        for name in sorted(names):
+            if self.is_lost(name):
+                self._take_alone(ticket, name, now_ms)
+            else:
+                ticket.groups.add(name)
+        if not ticket.groups:
+            _count(pairs)
+            return ADMITTED
+        if self._waiting >= WAITING_MAX:
+            _refund(ticket.reserved)
+            return Denied(Why.CROWDED, CROWDED_MS)
+        self._waiting += 1
+        for name in sorted(ticket.groups):
+            self._groups.setdefault(name, Group()).waiting.append(ticket)
+            self._on_due(name)
+        for lease, _ in pairs:
+            lease.asked += 1
+        return ticket

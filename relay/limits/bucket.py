@@ -1,0 +1,214 @@
+"""The arithmetic of a bucket (GCRA), and the one question that a worker asks about many at once.
+
+A bucket is one number: its TAT, the "theoretical arrival time" at which it is full again, in
+milliseconds. Cost c moves it by c * 60,000 / limit; it is empty when TAT is a burst ahead of now.
+A bucket that is full has no TAT, so idle ones take no memory.
+
+`Buckets.answer` is the reference for store/lua/admit.lua: the same operations in the same order on
+the same doubles, so that both give the same reply to the last bit. Simulations run on it.
+
+    now          TAT                 now + burst
+     |-----used----|-------room-----------|        ...up to one minute beyond: debt
+"""
+
+import math
+from typing import Final
+
+import msgspec
+
+MINUTE_MS: Final = 60_000
+DEBT_MS_MAX: Final = 60_000
+"""Settled usage may put a bucket this far in debt; what goes beyond is forgiven."""
+ROOM_PARTS: Final = 8
+"""A lease gets at most this part of the room: near empty it degenerates to exact checking."""
+CODE_BASE: Final = 256
+"""A refusal's code is wait_ms * CODE_BASE + the number of the bucket that binds, from 1."""
+KEYS_MAX: Final = 200
+"""Buckets of one question: their numbers must stay below CODE_BASE."""
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """What a bucket allows.
+
+    Args:
+        per_minute: Tokens or calls that flow in each minute; at least 1.
+        burst_ms: How much of that it holds, as time.
+        fair: A call needs at most this much in the bucket, and the rest goes into debt: else a
+            full line would refuse nine of ten large calls and few small ones. 0 = all of it.
+    """
+
+    per_minute: int
+    burst_ms: int
+    fair: int = 0
+
+    @property
+    def capacity(self) -> int:
+        """What the bucket holds when it is full."""
+        return self.per_minute * self.burst_ms // MINUTE_MS
+
+    def gate(self, cost: int) -> int:
+        """Return how much must be in the bucket for a call of this cost to pass."""
+        return min(cost, self.fair) if self.fair > 0 else cost
+
+    def fits(self, cost: int) -> bool:
+        """Tell whether a call of this cost can ever pass."""
+        if self.gate(cost) > self.capacity:
+            return False
+        debt = self.per_minute * DEBT_MS_MAX // MINUTE_MS if self.fair > 0 else 0
+        return cost <= self.capacity + debt
+
+    def remaining(self, used_ms: float) -> int:
+        """Return what is left in the bucket when `used_ms` of it are used; never below 0."""
+        return max(0, int((self.burst_ms - used_ms) * self.per_minute / MINUTE_MS))
+
+
+class Bid(msgspec.Struct, frozen=True):
+    """A bucket that the question is about, and how much of it to lease beside (`want`)."""
+
+    key: str
+    rule: Rule
+    want: int = 0
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What one call needs, all or nothing: pairs of (place in `Question.bids`, cost).
+
+    `force`: debited without a check. A negative cost gives back; only forced claims have one.
+    """
+
+    draws: tuple[tuple[int, int], ...]
+    force: bool = False
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Everything that a worker asks in one round trip; claims are decided in their order."""
+
+    bids: tuple[Bid, ...]
+    claims: tuple[Claim, ...]
+
+    def flatten(self) -> list[int]:
+        """Return it as the flat list of integers that admit.lua reads."""
+        flat: list[int] = []
+        for bid in self.bids:
+            flat += (bid.rule.per_minute, bid.rule.burst_ms, bid.want, bid.rule.fair)
+        for claim in self.claims:
+            flat += (int(claim.force), len(claim.draws))
+            for place, cost in claim.draws:
+                flat += (place + 1, cost)
+        return flat
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a claim was refused: the bucket that binds longest, and for how long."""
+
+    place: int
+    wait_ms: int
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What a bid was answered: tokens leased, and how much of the bucket is used now."""
+
+    leased: int
+    used_ms: int
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """One verdict for each claim (None = granted) and one share for each bid."""
+
+    verdicts: tuple[Refusal | None, ...]
+    shares: tuple[Share, ...]
+
+
+def read_reply(question: Question, flat: list[int]) -> Reply:
+    """Return what the flat list that answers `question` says.
+
+    Raises:
+        ValueError: It does not fit the question; whoever answered was not admit.lua.
+    """
+    count = len(question.claims)
+    if len(flat) != count + 2 * len(question.bids) or not all(type(n) is int for n in flat):
+        raise ValueError("the reply does not fit the question")
+    verdicts = tuple(
+        Refusal(code % CODE_BASE - 1, code // CODE_BASE) if code else None for code in flat[:count]
+    )
+    shares = tuple(Share(*flat[at : at + 2]) for at in range(count, len(flat), 2))
+    return Reply(verdicts, shares)
+
+
+class Buckets:
+    """All buckets of one Redis, as admit.lua keeps them; `tats` maps key to TAT.
+
+    `born_ms`: when this set of buckets was first used, None before. A bucket without a TAT counts
+    as emptied then, so that losing the data does not hand out every burst a second time.
+    """
+
+    def __init__(self) -> None:
+        self.tats: dict[str, float] = {}
+        self.born_ms: float | None = None
+
+    def answer(self, question: Question, now_ms: float) -> list[int]:
+        """Decide the claims, take the leases, and return the flat reply.
+
+        Args:
+            question: At most KEYS_MAX bids.
+            now_ms: The bank's clock.
+        """
+        if self.born_ms is None:
+            self.born_ms = float(f"{now_ms:.3f}")
+        tats = [self._tat(bid, now_ms) for bid in question.bids]
+        touched: set[int] = set()
+        flat = [_decide(claim, question.bids, tats, touched, now_ms) for claim in question.claims]
+        for place, bid in enumerate(question.bids):
+            leased = _lease(bid, tats[place], now_ms)
+            if leased > 0:
+                tats[place] += leased * (MINUTE_MS / bid.rule.per_minute)
+                touched.add(place)
+            used_ms = tats[place] - now_ms
+            if place in touched:
+                used_ms = max(used_ms, 0.0)
+                self._keep(bid.key, tats[place], now_ms)
+            flat += (leased, math.ceil(used_ms))
+        return flat
+
+    def _tat(self, bid: Bid, now_ms: float) -> float:
+        assert self.born_ms is not None
+        return max(self.tats.get(bid.key, self.born_ms + bid.rule.burst_ms), now_ms)
+
+    def _keep(self, key: str, tat: float, now_ms: float) -> None:
+        if tat <= now_ms:
+            self.tats.pop(key, None)
+        else:
+            self.tats[key] = float(f"{tat:.6f}")
+
+
+def _decide(
+    claim: Claim, bids: tuple[Bid, ...], tats: list[float], touched: set[int], now_ms: float
+) -> int:
+    """Return 0 and debit the claim, or return the code of its refusal."""
+    code = 0 if claim.force else _refusal(claim, bids, tats, now_ms)
+    if code == 0:
+        for place, cost in claim.draws:
+            rule = bids[place].rule
+            limit = now_ms + rule.burst_ms
+            tats[place] = min(
+                tats[place] + cost * (MINUTE_MS / rule.per_minute), limit + DEBT_MS_MAX
+            )
+            touched.add(place)
+    return code
+
+
+def _refusal(claim: Claim, bids: tuple[Bid, ...], tats: list[float], now_ms: float) -> int:
+    worst = 0
+    for place, cost in claim.draws:
+        rule = bids[place].rule
+        over = tats[place] + rule.gate(cost) * (MINUTE_MS / rule.per_minute)
+        over -= now_ms + rule.burst_ms
+        if over > 0:
+            worst = max(worst, math.ceil(over) * CODE_BASE + place + 1)
+    return worst
+
+
+def _lease(bid: Bid, tat: float, now_ms: float) -> int:
+    room_ms = now_ms + bid.rule.burst_ms - tat
+    room = math.floor(room_ms / (MINUTE_MS / bid.rule.per_minute) / ROOM_PARTS)
+    return max(min(bid.want, room), 0)

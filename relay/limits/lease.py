@@ -1,0 +1,166 @@
+"""One bucket as one worker sees it: what it has leased, what it needs, what it was told.
+
+A lease is worth T = 100 ms of the worker's own demand, and only for a hot bucket, one that sees at
+least four calls in that time; a cold bucket is asked for each call, exactly. Whatever a worker
+holds was debited before, so in any window W all workers together admit at most R*W + burst + what
+was leased when it began, which the sweep keeps below 2*T of their demand.
+"""
+
+import math
+from typing import Final
+
+from relay.limits.bucket import MINUTE_MS, Rule
+from relay.limits.scopes import Bucket
+
+LEASE_MS: Final = 100.0
+LOW_WATER: Final = 0.5
+"""Part of a lease below which the next one is fetched, before anybody has to wait."""
+HOT_CALLS: Final = 4.0
+TAU_MS: Final = 500.0
+"""Time constant of the measured demand."""
+MEASURE_MS_MIN: Final = 1.0
+DENY_MS_MIN: Final = 20.0
+DENY_MS_MAX: Final = 100.0
+"""How long a refusal is remembered, and not asked again for."""
+REST_MS: Final = 100.0
+"""After a lease that was cut short: the bucket is near empty, and asking more often gives smaller
+pieces of the same. Meanwhile it refills, so that what everyone gets is what flows in."""
+KEEP_LEASES: Final = 2.0
+"""The sweep gives back what is above this many leases."""
+ALONE_SHARE: Final = 0.95
+ALONE_SHARE_MIN: Final = 0.01
+ALONE_BURST_MS: Final = 1_000
+
+
+class Lease:
+    """The state of one bucket in one worker. Tokens are integers, times ms of one clock."""
+
+    __slots__ = (
+        "alone_ms",
+        "asked",
+        "balance",
+        "bucket",
+        "calls",
+        "calls_per_ms",
+        "denied_gate",
+        "denied_until_ms",
+        "heard_ms",
+        "hungry",
+        "low",
+        "measured_ms",
+        "per_ms",
+        "rest_until_ms",
+        "spent",
+        "used_ms",
+        "wait_until_ms",
+    )
+
+    def __init__(self, bucket: Bucket, now_ms: float) -> None:
+        self.bucket = bucket
+        self.balance = 0
+        """What may be spent without asking; below 0 it is usage that the bank has not heard of."""
+        self.low = 0.0
+        self.hungry = False
+        self.asked = 0
+        """Questions on their way, and tickets that wait, which name this lease."""
+        self.spent = 0
+        self.calls = 0
+        self.per_ms = 0.0
+        self.calls_per_ms = 0.0
+        self.measured_ms = now_ms
+        self.rest_until_ms = -math.inf
+        self.denied_until_ms = -math.inf
+        self.denied_gate = 0
+        self.wait_until_ms = -math.inf
+        self.used_ms = 0.0
+        self.heard_ms = now_ms
+        self.alone_ms: float | None = None
+
+    def count(self, cost: int) -> None:
+        """Note demand: what was admitted, and what this very bucket refused."""
+        self.spent += cost
+        self.calls += 1
+
+    def measure(self, now_ms: float) -> None:
+        """Bring the measured demand and the low-water mark up to now."""
+        past_ms = now_ms - self.measured_ms
+        if past_ms < MEASURE_MS_MIN:
+            return
+        weight = -math.expm1(-past_ms / TAU_MS)
+        self.per_ms += (self.spent / past_ms - self.per_ms) * weight
+        self.calls_per_ms += (self.calls / past_ms - self.calls_per_ms) * weight
+        self.spent = self.calls = 0
+        self.measured_ms = now_ms
+        hot = self.calls_per_ms * LEASE_MS >= HOT_CALLS
+        self.low = self.per_ms * LEASE_MS * LOW_WATER if hot else 0.0
+
+    def want(self) -> int:
+        """Return what to lease beside what calls need; 0 while the bucket is cold."""
+        return int(self.per_ms * LEASE_MS) if self.low > 0 else 0
+
+    def surplus(self) -> int:
+        """Return what the worker holds beyond its keep."""
+        return max(0, self.balance - math.ceil(KEEP_LEASES * self.per_ms * LEASE_MS))
+
+    def bars(self, cost: int, now_ms: float) -> int:
+        """Return 0 if the bank may be asked for this cost, else the ms after which a call may pass.
+
+        A small call is not barred by the refusal of a larger one.
+        """
+        until_ms = self.rest_until_ms
+        if now_ms < self.denied_until_ms and self.bucket.rule.gate(cost) >= self.denied_gate:
+            until_ms = max(until_ms, self.wait_until_ms)
+        return max(0, math.ceil(until_ms - now_ms))
+
+    def deny(self, cost: int, wait_ms: int, now_ms: float) -> None:
+        """Take in that the bank refused a call of this cost for `wait_ms`."""
+        self.denied_gate = self.bucket.rule.gate(cost)
+        self.wait_until_ms = now_ms + wait_ms
+        self.denied_until_ms = now_ms + min(max(wait_ms, DENY_MS_MIN), DENY_MS_MAX)
+
+    def hear(self, wanted: int, leased: int, used_ms: int, now_ms: float) -> None:
+        """Take in what the bank said about this bucket."""
+        self.balance += leased
+        self.hungry = False
+        self.used_ms = used_ms
+        self.heard_ms = now_ms
+        if leased < wanted:
+            self.rest_until_ms = now_ms + REST_MS
+
+    def standing_ms(self, now_ms: float) -> float:
+        """Return how much of the bucket is used by now, if nobody else has spent since."""
+        return max(0.0, self.used_ms - (now_ms - self.heard_ms))
+
+    def idle(self, now_ms: float) -> bool:
+        """Tell whether it can be forgotten: nothing held, owed, asked, remembered or in demand."""
+        return (
+            self.balance == 0
+            and self.asked == 0
+            and self.spent == 0
+            and self.per_ms < self.bucket.rule.per_minute / MINUTE_MS / 1_000
+            and now_ms >= max(self.denied_until_ms, self.heard_ms + ALONE_BURST_MS)
+        )
+
+    def wait_alone_ms(self, cost: int, share: float, now_ms: float) -> int:
+        """Return 0 if the worker's own share of the limit has room for the call, else the wait.
+
+        The share starts empty: what a burst was, others may have spent already.
+        """
+        if self.alone_ms is None:
+            self.alone_ms = now_ms + ALONE_BURST_MS
+        rule = _alone_rule(self.bucket.rule, share)
+        gate = min(cost, rule.capacity)
+        over_ms = max(self.alone_ms, now_ms) + gate * MINUTE_MS / rule.per_minute
+        return max(0, math.ceil(over_ms - now_ms - ALONE_BURST_MS))
+
+    def take_alone(self, cost: int, share: float, now_ms: float) -> None:
+        """Debit a call to the worker's own share; what it lacks is debt of the share."""
+        assert self.alone_ms is not None
+        rule = _alone_rule(self.bucket.rule, share)
+        self.alone_ms = max(self.alone_ms, now_ms) + cost * MINUTE_MS / rule.per_minute
+
+
+def _alone_rule(rule: Rule, share: float) -> Rule:
+    """Return the part of a rule that a worker keeps to on its own."""
+    part = max(share * ALONE_SHARE, ALONE_SHARE_MIN)
+    return Rule(max(1, int(rule.per_minute * part)), ALONE_BURST_MS)

