@@ -77,7 +77,7 @@ class Ticket:
 class Group:
     """The buckets that one script call may touch."""
 
-    __slots__ = ("flying", "hungry", "lost_since_ms", "owed", "waiting")
+    __slots__ = ("aboard", "flying", "hungry", "lost_since_ms", "owed", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Ticket] = deque()
@@ -85,6 +85,7 @@ class Group:
         self.owed: dict[Lease, None] = {}
         """Leases with debt to report or surplus to give back; ordered, so that runs repeat."""
         self.flying = False
+        self.aboard: list[Ticket] = []
         self.lost_since_ms: float | None = None
 
 
@@ -181,8 +182,9 @@ class Broker:
             else:
                 self._grant(ticket, name)
         self._add_owed(group, draft)
-        flight = draft.finish(name, tickets, probe=probe)
+        flight = draft.finish(name, probe=probe)
         group.flying = flight is not None
+        group.aboard = tickets
         return flight
 
     def land(self, flight: Flight, reply: Reply, now_ms: float) -> None:
@@ -192,7 +194,7 @@ class Broker:
         group.flying = False
         flight.land(reply, now_ms)
         for ticket, claim, verdict in zip(
-            flight.tickets, flight.claims, flight.verdicts(reply), strict=True
+            group.aboard, flight.claims, flight.verdicts(reply), strict=True
         ):
             if verdict is not None:
                 self._refuse(ticket, flight, claim, verdict, now_ms)
@@ -221,7 +223,7 @@ class Broker:
         group.waiting.clear()
         if flight is not None:
             group.flying = False
-            waiting = [t for t in flight.tickets if t.decision is None] + waiting
+            waiting = [t for t in group.aboard if t.decision is None] + waiting
             group.owed.update(dict.fromkeys(flight.crash()))
         for ticket in waiting:
             self._decide_alone(ticket, name, now_ms)
@@ -306,3 +308,105 @@ class Broker:
         for lease, _ in pairs:
             lease.asked += 1
         return ticket
+
+    def _bar(self, lease: Lease, cost: int, now_ms: float) -> Denied | None:
+        """Return why a call need not even ask for a bucket; None where it may."""
+        bucket = lease.bucket
+        if lease.balance >= cost:
+            return None
+        if not bucket.rule.fits(cost):
+            return Denied(Why.TOO_LARGE, 0, bucket)
+        if not self.is_lost(self._group_of(bucket)):
+            wait_ms = lease.bars(cost, now_ms)
+        elif bucket.on_loss is OnLoss.CLOSED:
+            return Denied(Why.LOST, LOST_MS, bucket)
+        elif bucket.on_loss is OnLoss.OPEN:
+            wait_ms = 0
+        else:
+            wait_ms = lease.wait_alone_ms(cost, self._share(bucket), now_ms)
+        return Denied(Why.EMPTY, wait_ms, bucket) if wait_ms > 0 else None
+
+    def _take_alone(self, ticket: Ticket, name: str, now_ms: float) -> None:
+        """Take what a ticket still lacks in a lost group from leases and shares."""
+        for lease, cost in self._lacking(ticket, name):
+            if lease.balance >= cost:
+                lease.balance -= cost
+                ticket.reserved.append((lease, cost))
+            elif lease.bucket.on_loss is OnLoss.SHARE:
+                lease.take_alone(cost, self._share(lease.bucket), now_ms)
+
+    def _decide_alone(self, ticket: Ticket, name: str, now_ms: float) -> None:
+        for lease, cost in self._lacking(ticket, name):
+            refusal = self._bar(lease, cost, now_ms)
+            if refusal is not None:
+                lease.count(cost)
+                self._close(ticket, refusal)
+                return
+        self._take_alone(ticket, name, now_ms)
+        self._grant(ticket, name)
+
+    def _lacking(self, ticket: Ticket, name: str) -> list[tuple[Lease, int]]:
+        held = {lease for lease, _ in ticket.reserved}
+        return [p for p in ticket.pairs if p[0] not in held and self._is_in(p[0], name)]
+
+    def _share(self, bucket: Bucket) -> float:
+        return self.shares.get(bucket.key, self.share_default)
+
+    def _add_owed(self, group: Group, draft: Draft) -> None:
+        while group.owed and not draft.full:
+            lease = next(iter(group.owed))
+            del group.owed[lease]
+            draft.owe(lease)
+        while group.hungry and not draft.full:
+            draft.feed(group.hungry.pop())
+
+    def _regain(self, group: Group, now_ms: float) -> None:
+        if group.lost_since_ms is not None:
+            self._lost_ms += now_ms - group.lost_since_ms
+            group.lost_since_ms = None
+
+    def _grant(self, ticket: Ticket, name: str) -> None:
+        ticket.groups.discard(name)
+        if not ticket.groups:
+            _count(ticket.pairs)
+            self._close(ticket, ADMITTED)
+
+    def _refuse(
+        self,
+        ticket: Ticket,
+        flight: Flight,
+        claim: list[tuple[Lease, int]],
+        verdict: Refusal,
+        now_ms: float,
+    ) -> None:
+        lease = flight.leases[verdict.place]
+        cost = dict(claim)[lease]
+        lease.deny(cost, verdict.wait_ms, now_ms)
+        lease.count(cost)
+        if ticket.decision is None:
+            self._close(ticket, Denied(Why.EMPTY, verdict.wait_ms, lease.bucket))
+
+    def _close(self, ticket: Ticket, decision: Admitted | Denied) -> None:
+        ticket.decision = decision
+        self._waiting -= 1
+        for lease, _ in ticket.pairs:
+            lease.asked -= 1
+        if decision is not ADMITTED:
+            _refund(ticket.reserved)
+        if ticket.decide is not None:
+            ticket.decide()
+
+
+def _rank(denied: Denied) -> tuple[bool, bool, int]:
+    """Return what makes one denial weightier: those that waiting does not help come first."""
+    return denied.why is Why.TOO_LARGE, denied.why is Why.LOST, denied.wait_ms
+
+
+def _count(pairs: list[tuple[Lease, int]]) -> None:
+    for lease, cost in pairs:
+        lease.count(cost)
+
+
+def _refund(pairs: list[tuple[Lease, int]]) -> None:
+    for lease, cost in pairs:
+        lease.balance += cost

@@ -136,6 +136,7 @@ class Lease:
         return (
             self.balance == 0
             and self.asked == 0
+            and not self.hungry
             and self.spent == 0
             and self.per_ms < self.bucket.rule.per_minute / MINUTE_MS / 1_000
             and now_ms >= max(self.denied_until_ms, self.heard_ms + ALONE_BURST_MS)

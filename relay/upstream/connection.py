@@ -67,6 +67,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_buffer",
         "_chunked",
         "_done",
+        "_head",
         "_head_bytes",
         "_headers",
         "_interims",
@@ -78,7 +79,6 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_paused",
         "_sized",
         "_state",
-        "_status",
         "_surplus_at",
         "_transport",
         "idle_since_s",
@@ -106,8 +106,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.on_body = self._parts.append
         self._parser: httptools.HttpResponseParser | None = None
         self._paused = False
-        self._status = 0
-        """Of a final response that its reader has not been told of."""
+        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        """Status and headers of a final response that its reader has not been told of."""
         self._surplus_at: int | None = None
         """Where in `_parts` a second, unasked-for message begins."""
         self.reused = False
@@ -195,9 +195,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             if self._head_bytes > HEAD_BYTES_MAX or self._interims > INTERIM_MAX:
                 self._fail(ChannelGarbled("The upstream sent too long a response head."))
             return
-        if self._status:
-            status, self._status = self._status, 0
-            headers, self._headers = self._headers, []
+        if self._head is not None:
+            (status, headers), self._head = self._head, None
             answer.on_head(status, headers)
             if self._answer is not answer:
                 self._parts.clear()
@@ -258,7 +257,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             return
         self._state = State.HEADED
         self._keep_alive = self._parser.should_keep_alive()
-        self._status = status
+        self._head = (status, self._headers)
+        self._headers = []  # what may follow unasked for must not add to them
 
     def on_message_complete(self) -> None:
         """Note the end of the message; buffer_updated acts on it."""
@@ -276,7 +276,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._keep_alive = False
         self._done = False
         self._surplus_at = None
-        self._status = 0
+        self._head = None
 
     def _deliver(self, raw: bytes, answer: Answer) -> None:
         parts, done = self._parts, self._done

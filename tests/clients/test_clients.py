@@ -35,6 +35,7 @@ LEAVE_S: Final = 1.0
 """Within this the upstream must know that a client has left."""
 
 BREAKS: Final = ("cut-after:4", "rst-after:4", "end-after:4", "error-after:4", "mid-event:4")
+RESPONSES_BREAKS: Final = ("cut-after:6", "error-after:6")
 
 
 @pytest_asyncio.fixture(params=CLIENTS, scope="module", loop_scope="module")
@@ -310,13 +311,16 @@ async def test_a_broken_stream_raises(client: ClientProcess, fault: str) -> None
         assert scene.requests == 1
 
 
-@pytest.mark.parametrize("fault", ["cut-after:6", "end-after:6"])
-async def test_a_broken_responses_stream_is_a_failed_one(
-    client: ClientProcess, fault: str
-) -> None:
+@pytest.mark.parametrize("fault", RESPONSES_BREAKS)
+async def test_a_broken_responses_stream_says_so(client: ClientProcess, fault: str) -> None:
     async with stage(client, fault=fault) as scene:
-        seen = await scene.see("broken_responses_stream")
-        assert seen == {"last": "response.failed", "outcome": "failed"}
+        assert await scene.see("broken_responses_stream") == {"last": "response.failed"}
+
+
+@pytest.mark.parametrize("fault", RESPONSES_BREAKS)
+async def test_a_broken_response_is_assembled_as_failed(client: ClientProcess, fault: str) -> None:
+    async with stage(client, fault=fault) as scene:
+        assert await scene.see("broken_responses_assembled") == {"status": "failed"}
 
 
 # --- clients that leave -----------------------------------------------------------------------

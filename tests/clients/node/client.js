@@ -177,10 +177,13 @@ const scenarios = {
   },
 
   async broken_responses_stream(client) {
-    const body = { model: MODEL, input: SAID };
-    const events = await collect(await client.responses.create({ ...body, stream: true }));
-    const final = await client.responses.stream(body).finalResponse();
-    return { last: events.at(-1).type, outcome: final.status };
+    const body = { model: MODEL, input: SAID, stream: true };
+    return { last: (await collect(await client.responses.create(body))).at(-1).type };
+  },
+
+  async broken_responses_assembled(client) {
+    const stream = client.responses.stream({ model: MODEL, input: SAID });
+    return { status: (await stream.finalResponse()).status };
   },
 
   async leave_stream(client) {

@@ -78,7 +78,6 @@ def test_what_is_no_output_yet(block: bytes) -> None:
         typed("response.output_text.delta", delta="x"),
         typed("image_generation.partial_image"),
         event({"candidates": [{}]}),
-        b"data: plain text\n\n",
     ],
 )
 def test_what_is_output(block: bytes) -> None:
@@ -271,4 +270,4 @@ def test_any_bytes_get_a_verdict(noise: bytes, cut: int) -> None:
         left = drop_usage_event(block)
         assert all(event in split_events(block) for event in split_events(left))
     assert judge_ending(b"[" * 100_000, CHAT) is Ending.TRUNCATED
-    assert judge_first(b"data: " + b"[" * 5000 + b"\n\n", CHAT) is First.OUTPUT
+    assert judge_first(b"data: " + b"[" * 5000 + b"\n\n", CHAT) is First.ERROR

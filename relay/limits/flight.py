@@ -1,0 +1,144 @@
+"""One question on its way to the bank: what went into it, and what its end means for the leases.
+
+A lease that is short of what a call needs is turned in whole, and the call asks for all of its
+cost: then the bank decides exactly, in the order of the claims.
+"""
+
+from typing import Final
+
+from relay.limits.bucket import KEYS_MAX, Bid, Claim, Question, Refusal, Reply, Rule
+from relay.limits.lease import Lease
+from relay.limits.scopes import PREFIX
+
+CALLS_MAX: Final = 64
+"""Calls of one flight: what keeps a script short, so that nobody waits long for another."""
+CALL_KEYS_MAX: Final = 16
+"""Buckets of one call in one group: five scopes, two measures, and some to spare."""
+PROBE_RULE: Final = Rule(60_000, 1_000)
+
+Pairs = list[tuple[Lease, int]]
+
+
+class Flight:
+    """A question in the air.
+
+    Args:
+        group: Whose it is.
+        question: What the bank is asked.
+        leases: In the order of the bids; a probe's bid, the last one, has none.
+        claims: What each call asks for, in the order of the claims after the forced one.
+        turned: What the forced claim tells: debt (> 0) and what is given back (< 0).
+    """
+
+    def __init__(
+        self,
+        group: str,
+        question: Question,
+        leases: list[Lease],
+        claims: list[Pairs],
+        turned: dict[Lease, int],
+    ) -> None:
+        self.group = group
+        self.question = question
+        self.leases = leases
+        self.claims = claims
+        self.turned = turned
+
+    def verdicts(self, reply: Reply) -> tuple[Refusal | None, ...]:
+        """Return the verdicts on the claims of calls."""
+        return reply.verdicts[len(reply.verdicts) - len(self.claims) :]
+
+    def land(self, reply: Reply, now_ms: float) -> None:
+        """Give each lease what it was granted."""
+        for lease, bid, share in zip(self.leases, self.question.bids, reply.shares, strict=False):
+            lease.asked -= 1
+            lease.hear(bid.want, share.leased, share.used_ms, now_ms)
+
+    def crash(self) -> list[Lease]:
+        """Take the debts back, which nobody may have heard of; return whose they are."""
+        for lease in self.leases:
+            lease.asked -= 1
+            lease.hungry = False
+        debts = [lease for lease, cost in self.turned.items() if cost > 0]
+        for lease in debts:
+            lease.balance -= self.turned[lease]
+        return debts
+
+
+class Draft:
+    """A flight that is being filled; the leases change as it is."""
+
+    def __init__(self, now_ms: float) -> None:
+        self._now_ms = now_ms
+        self._places: dict[Lease, int] = {}
+        self._turned: dict[Lease, int] = {}
+        self._wants: dict[Lease, int] = {}
+        self._exact: set[Lease] = set()
+        self._claims: list[Pairs] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether one more call might not fit."""
+        return len(self._places) > KEYS_MAX - CALL_KEYS_MAX - 1
+
+    def claim(self, pairs: Pairs) -> tuple[Pairs, Pairs]:
+        """Add a call; return what it asks the bank for, and what the leases gave it."""
+        asked: Pairs = []
+        held: Pairs = []
+        for lease, cost in pairs:
+            if lease in self._exact or lease.balance < cost:
+                self._turn_in(lease, lease.balance)
+                self._exact.add(lease)
+                self.feed(lease)
+                asked.append((lease, cost))
+            else:
+                lease.balance -= cost
+                held.append((lease, cost))
+        if asked:
+            self._claims.append(asked)
+        return asked, held
+
+    def owe(self, lease: Lease) -> None:
+        """Tell the debt of a lease, or give back its surplus."""
+        self._turn_in(lease, min(lease.balance, lease.surplus()))
+
+    def feed(self, lease: Lease) -> None:
+        """Ask for a lease, unless the bucket needs rest."""
+        lease.measure(self._now_ms)
+        lease.hungry = False
+        wanted = lease.want() if self._now_ms >= lease.rest_until_ms else 0
+        if wanted > 0:
+            self._place(lease)
+            lease.hungry = True
+            self._wants[lease] = wanted
+
+    def finish(self, group: str, *, probe: bool) -> Flight | None:
+        """Return the flight; None where there is nothing to ask."""
+        forced = [(self._place(lease), cost) for lease, cost in self._turned.items() if cost]
+        claims = [
+            Claim(tuple((self._place(lease), cost) for lease, cost in pairs))
+            for pairs in self._claims
+        ]
+        bids = [Bid(i.bucket.key, i.bucket.rule, self._wants.get(i, 0)) for i in self._places]
+        if probe:
+            # A claim that writes: a replica or a full server reads as well as ever.
+            forced.append((len(bids), 1))
+            stem = f"{PREFIX}{group}:" if group else PREFIX
+            bids.append(Bid(f"{stem}probe", PROBE_RULE))
+        if not bids:
+            return None
+        if forced:
+            claims.insert(0, Claim(tuple(forced), force=True))
+        for lease in self._places:
+            lease.asked += 1
+        question = Question(tuple(bids), tuple(claims))
+        return Flight(group, question, list(self._places), self._claims, self._turned)
+
+    def _place(self, lease: Lease) -> int:
+        return self._places.setdefault(lease, len(self._places))
+
+    def _turn_in(self, lease: Lease, amount: int) -> None:
+        if amount:
+            lease.balance -= amount
+            self._place(lease)
+            self._turned[lease] = self._turned.get(lease, 0) - amount
