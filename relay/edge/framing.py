@@ -20,6 +20,9 @@ from relay.wire.usage import estimate_tokens
 
 USAGE_ON_DEMAND = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 """Endpoints whose streams report usage only where `stream_options.include_usage` asks for it."""
+SESSION_FIELDS = ("prompt_cache_key", "messages", "input", "prompt")
+SESSION_BYTES = 512
+"""Of a prompt: system messages differ early, and the turns of one conversation do not."""
 TEXT_ANSWERS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES})
 
 
@@ -65,6 +68,15 @@ class JsonQuestion:
         """The top level, values as the client wrote them."""
         return self._request.fields
 
+    @property
+    def session(self) -> bytes:
+        """The client's own cache key, else how its prompt begins."""
+        for name in SESSION_FIELDS:
+            raw = self._request.fields.get(name)
+            if raw is not None:
+                return bytes(raw)[:SESSION_BYTES]
+        return b""
+
     def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
         """Return the body as `channel` wants it."""
         add_usage = self.strips_usage and channel.include_usage
@@ -83,6 +95,7 @@ class FormQuestion:
 
     fields = None
     strips_usage = False
+    session = b""
 
     def __init__(self, form: Form, content_type: bytes) -> None:
         self._form = form

@@ -4,7 +4,6 @@ What a stranger can make us do is bounded in this order: the head is checked bef
 key before the body is read, the body before its model is looked up.
 """
 
-import asyncio
 import ipaddress
 import logging
 import random
@@ -74,7 +73,7 @@ class Site:
     ) -> None:
         """Answer one request; every failure ends in an answer or a closed connection."""
         call = ActiveCall(_number(), client, Endpoint.CHAT, time.time_ns() // 1000)
-        call.begun_s = asyncio.get_running_loop().time()
+        call.begun_s = time.monotonic()
         self._counters.inflight += 1
         try:
             await self._answer(call, client, message, payload)

@@ -4,7 +4,7 @@ One of these goes with a call from its arrival to its settlement. It holds no re
 the question itself, which a retry needs.
 """
 
-import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from relay.call import Endpoint, Stage, Usage
@@ -22,8 +22,8 @@ class ActiveCall:
     """The mutable state of one call: moved by the exchange and its attempts, read by the rest.
 
     `number` is the request id, a UUIDv7 as an integer. `time_us` is microseconds since 1970 UTC at
-    arrival; `*_s` are seconds of the loop's monotonic clock, 0.0 = not yet. `stage` is COMMITTED
-    once the client has output of an answer; how far an attempt is, the attempt knows.
+    arrival; `*_s` are seconds of time.monotonic (uvloop's own clock ticks in milliseconds), 0.0 =
+    not yet. `stage` is COMMITTED once the client has output of an answer; how far an attempt is, the attempt knows.
     """
 
     __slots__ = (
@@ -117,7 +117,7 @@ class ActiveCall:
         """Note that output of an answer is about to reach the client."""
         if self.stage is not Stage.COMMITTED:
             self.stage = Stage.COMMITTED
-            self.first_byte_s = asyncio.get_running_loop().time()
+            self.first_byte_s = time.monotonic()
 
     def end_early(self, error: RelayError) -> None:
         """Have the call end with `error`: its key was revoked, its time is up, we shut down.

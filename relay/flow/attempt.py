@@ -7,6 +7,7 @@ with an error otherwise. What comes of an error is not decided here.
 
 import abc
 import asyncio
+import time
 from collections.abc import Callable
 
 from relay.call import Stage
@@ -52,7 +53,6 @@ class Attempt(abc.ABC):
         committed: Callable[["Attempt"], None],
         settle: Callable[[ActiveCall], None],
     ) -> None:
-        loop = asyncio.get_running_loop()
         self.call = call
         self.channel = channel
         self._committed = committed
@@ -62,7 +62,7 @@ class Attempt(abc.ABC):
         """Why it ended; None = it runs, or its answer is out."""
         self.done: asyncio.Future[None] | None = None
         self.stage = Stage.DIALED
-        self.asked_s = loop.time()
+        self.asked_s = time.monotonic()
         self.started_us = int(self.asked_s * 1e6)
         """By this the channel's health knows the attempt."""
         self.paused = False

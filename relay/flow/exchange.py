@@ -35,6 +35,7 @@ from relay.flow.splicer import Splicer
 from relay.flow.watch import Watch
 from relay.model import Channel
 from relay.routing.budget import Effort
+from relay.routing.pick import affinity_of
 from relay.routing.splice import Carriage
 from relay.routing.table import Action, Outcome, classify_error, decide
 from relay.wire.answer import error_event
@@ -78,6 +79,8 @@ class Exchange:
         call.outlet = Outlet(call.client, call.request_id)
         call.client.watch(call)
         self._splicer.prepare(call)
+        if len(call.channels) > 1 and call.account is not None:
+            call.affinity = affinity_of(call.account.id, call.question.session)
         self._watch.add(call)
         self._referee.note_call()
         self._journal.start(_start_record(call))

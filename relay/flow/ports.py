@@ -154,6 +154,11 @@ class Question(Protocol):
         """The client did not ask for the usage event that we ask for: it is kept from it."""
         ...
 
+    @property
+    def session(self) -> bytes:
+        """What calls of one conversation share: they find their prompt cache by it; b"" = none."""
+        ...
+
     def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
         """Return content type and body for `channel`, which knows the model as `model`."""
         ...

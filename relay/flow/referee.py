@@ -4,8 +4,8 @@ The rules are routing's; this holds their state, gives them clock and dice, and 
 listens of every change. One referee serves all calls of a worker.
 """
 
-import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 
@@ -115,4 +115,4 @@ class Referee:
 
 def now_us() -> int:
     """Return microseconds of the loop's clock, by which health is kept."""
-    return int(asyncio.get_running_loop().time() * 1e6)
+    return int(time.monotonic() * 1e6)

@@ -4,8 +4,8 @@ Charged is what was delivered: usage as the upstream reported it, or counted by 
 estimate. Nothing delivered, nothing charged; an error's text is never counted as tokens.
 """
 
-import asyncio
 import math
+import time
 
 from relay.billing.price import charge
 from relay.call import CallEnd, EndReason, Stage, Usage
@@ -60,7 +60,7 @@ class Settlement:
         if call.settled:
             return
         call.settled = True
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         usage = _usage(call)
         self._count(call, status, usage, now_s)
         if call.key is None or call.account is None:

@@ -4,7 +4,7 @@ The gates are routing's; here they are given what happened. All of this runs onl
 broken: a healthy one costs a list append for each read, and that only on lines that splice.
 """
 
-import asyncio
+import time
 
 from relay.config import Timeouts
 from relay.errors import ChannelReportedError, RelayError
@@ -58,7 +58,7 @@ class Splicer:
             plan=plan,
             sold=call.line is not None and call.line.splice,
             outcome=outcome,
-            in_time=asyncio.get_running_loop().time() - call.begun_s < self._timeouts.total_s,
+            in_time=time.monotonic() - call.begun_s < self._timeouts.total_s,
             delivered=delivered,
             error_code=error.upstream_code if isinstance(error, ChannelReportedError) else None,
             splices=call.splices,

@@ -10,68 +10,21 @@ Redis Cluster each hash tag is one, and a call that draws on several is admitted
 granted it: what some had granted before another refused goes back into the leases.
 """
 
-import enum
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-import msgspec
-
 from relay.limits.bucket import Refusal, Reply
-from relay.limits.flight import CALLS_MAX, Draft, Flight
+from relay.limits.decision import ADMITTED, CROWDED_MS, LOST_MS, Admitted, Denied, Ticket, Why
+from relay.limits.flight import CALLS_MAX, Draft, Flight, Pairs
 from relay.limits.headers import Standing
 from relay.limits.lease import ALONE_SHARE_MIN, Lease
 from relay.limits.scopes import Bucket, OnLoss
 
 WAITING_MAX: Final = 4_096
 """Calls of a worker that wait for the bank; beyond it the newest is sent away."""
-CROWDED_MS: Final = 100
-LOST_MS: Final = 1_000
 
 Draws = Sequence[tuple[Bucket, int]]
-
-
-class Why(enum.StrEnum):
-    """Why a call was denied."""
-
-    EMPTY = "empty"
-    """429: the bucket lacks the tokens; waiting helps."""
-    TOO_LARGE = "too_large"
-    """400: the bucket can never hold that much."""
-    LOST = "lost"
-    """503: the bank cannot be asked, and the bucket is closed then."""
-    CROWDED = "crowded"
-    """503: too many wait already, or for too long."""
-
-
-class Denied(msgspec.Struct, frozen=True):
-    """A call that may not run. `bucket`: which one binds; None where none does."""
-
-    why: Why
-    wait_ms: int
-    bucket: Bucket | None = None
-
-
-class Admitted(enum.Enum):
-    """A call that may run: its costs are taken."""
-
-    ADMITTED = "admitted"
-
-
-ADMITTED: Final = Admitted.ADMITTED
-
-
-class Ticket:
-    """A call that waits. `decide` is called once, unless the ticket is dropped before."""
-
-    __slots__ = ("decide", "decision", "groups", "pairs", "reserved")
-
-    def __init__(self, pairs: list[tuple[Lease, int]]) -> None:
-        self.pairs = pairs
-        self.groups: set[str] = set()
-        self.reserved: list[tuple[Lease, int]] = []
-        self.decision: Admitted | Denied | None = None
-        self.decide: Callable[[], None] | None = None
 
 
 class Group:
@@ -167,10 +120,10 @@ class Broker:
             probe: Ask at least for nothing, to see whether the bank is there.
         """
         group = self._groups.setdefault(name, Group())
-        if group.flying:
+        if group.flying or (group.lost_since_ms is not None and not probe):
             return None
         draft = Draft(now_ms)
-        tickets = []
+        tickets: list[Ticket] = []
         while group.waiting and len(tickets) < CALLS_MAX and not draft.full:
             ticket = group.waiting.popleft()
             if ticket.decision is not None:
@@ -266,7 +219,7 @@ class Broker:
     def _is_in(self, lease: Lease, name: str) -> bool:
         return self._group_of(lease.bucket) == name
 
-    def _spend(self, pairs: list[tuple[Lease, int]]) -> None:
+    def _spend(self, pairs: Pairs) -> None:
         for lease, cost in pairs:
             lease.balance -= cost
             lease.spent += cost
@@ -277,9 +230,7 @@ class Broker:
                 self._groups.setdefault(name, Group()).hungry.append(lease)
                 self._on_due(name)
 
-    def _admit_short(
-        self, pairs: list[tuple[Lease, int]], now_ms: float
-    ) -> Admitted | Denied | Ticket:
+    def _admit_short(self, pairs: Pairs, now_ms: float) -> Admitted | Denied | Ticket:
         denied: Denied | None = None
         for lease, cost in pairs:
             refusal = self._bar(lease, cost, now_ms)
@@ -345,7 +296,7 @@ class Broker:
         self._take_alone(ticket, name, now_ms)
         self._grant(ticket, name)
 
-    def _lacking(self, ticket: Ticket, name: str) -> list[tuple[Lease, int]]:
+    def _lacking(self, ticket: Ticket, name: str) -> Pairs:
         held = {lease for lease, _ in ticket.reserved}
         return [p for p in ticket.pairs if p[0] not in held and self._is_in(p[0], name)]
 
@@ -375,7 +326,7 @@ class Broker:
         self,
         ticket: Ticket,
         flight: Flight,
-        claim: list[tuple[Lease, int]],
+        claim: Pairs,
         verdict: Refusal,
         now_ms: float,
     ) -> None:
@@ -402,11 +353,11 @@ def _rank(denied: Denied) -> tuple[bool, bool, int]:
     return denied.why is Why.TOO_LARGE, denied.why is Why.LOST, denied.wait_ms
 
 
-def _count(pairs: list[tuple[Lease, int]]) -> None:
+def _count(pairs: Pairs) -> None:
     for lease, cost in pairs:
         lease.count(cost)
 
 
-def _refund(pairs: list[tuple[Lease, int]]) -> None:
+def _refund(pairs: Pairs) -> None:
     for lease, cost in pairs:
         lease.balance += cost

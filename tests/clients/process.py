@@ -1,7 +1,7 @@
 """The official clients as processes of their own, each asked to play one scenario after another.
 
-    ClientProcess.ask -> a JSON line to its stdin -> python_client.py or node/client.js
-                      <- a JSON line from its stdout: a value or the client's own exception
+ClientProcess.ask -> a JSON line to its stdin -> python_client.py or node/client.js
+                  <- a JSON line from its stdout: a value or the client's own exception
 """
 
 import asyncio

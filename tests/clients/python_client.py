@@ -251,7 +251,8 @@ def _completion(answer: ChatCompletion) -> Facts:
 
 def _tool_call(answer: ChatCompletion) -> Facts:
     choice = answer.choices[0]
-    (call,) = choice.message.tool_calls or ()
+    assert choice.message.tool_calls is not None
+    call = choice.message.tool_calls[0]
     assert call.type == "function"
     return {
         "name": call.function.name,
@@ -322,19 +323,16 @@ def main() -> None:
 
 
 def _play(scenario: Callable[..., Any], ask: Facts) -> Facts:
-    access = {"base_url": ask["base_url"], "api_key": ask["api_key"]}
     if inspect.iscoroutinefunction(scenario):
-        return asyncio.run(_play_async(scenario, access, ask["options"]))
-    with OpenAI(**access) as client:
+        return asyncio.run(_play_async(scenario, ask))
+    with OpenAI(base_url=ask["base_url"], api_key=ask["api_key"]) as client:
         facts: Facts = scenario(client, **ask["options"])
     return facts
 
 
-async def _play_async(
-    scenario: Callable[..., Awaitable[Facts]], access: dict[str, str], options: Facts
-) -> Facts:
-    async with AsyncOpenAI(**access) as client:
-        return await scenario(client, **options)
+async def _play_async(scenario: Callable[..., Awaitable[Facts]], ask: Facts) -> Facts:
+    async with AsyncOpenAI(base_url=ask["base_url"], api_key=ask["api_key"]) as client:
+        return await scenario(client, **ask["options"])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ compared with what the upstream says it said, and with what the relay and the up
 """
 
 import asyncio
-import base64
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,7 +28,7 @@ FILE: Final = bytes(range(256)) * 40
 CHUNKS: Final = 8
 TEXT: Final = "".join(prose(digest(SAID), CHUNKS))
 USAGE: Final = [2, CHUNKS]
-ENDLESS: Final = MockOptions(chunks=100_000, interval_ms=10)
+ENDLESS: Final = MockOptions(chunks=3000, interval_ms=10)
 SILENT: Final = MockOptions(ttft_ms=60_000)
 LEAVE_S: Final = 1.0
 """Within this the upstream must know that a client has left."""
@@ -164,7 +163,7 @@ async def test_responses_stream(scene: Stage) -> None:
 
 
 async def test_comments_in_a_silence_are_not_seen(client: ClientProcess) -> None:
-    slow = MockOptions(chunks=CHUNKS, ttft_ms=600)
+    slow = MockOptions(chunks=CHUNKS, ttft_ms=500)
     config = Config(timeouts=Timeouts(keepalive_comment_s=0.01))
     async with stage(client, upstream=slow, config=config) as scene:
         assert (await scene.see("chat_stream", include_usage=False))["text"] == TEXT
@@ -217,17 +216,12 @@ class Cause(NamedTuple):
 
 CAUSES: Final = (
     Cause("status:400", 400, "BadRequestError"),
-    Cause("status:401", 502, "InternalServerError"),
-    Cause("status:404", 502, "InternalServerError"),
+    Cause("status:401", 502, "InternalServerError"),  # the channel's credential, not the client's
     Cause("status:409", 409, "ConflictError"),
     Cause("status:422", 422, "UnprocessableEntityError"),
     Cause("status:429", 429, "RateLimitError"),
     Cause("status:500", 502, "InternalServerError"),
-    Cause("status:503", 502, "InternalServerError"),
     Cause("status:504", 504, "InternalServerError"),
-    Cause("waf", 502, "InternalServerError"),
-    Cause("cut-after", 502, "InternalServerError"),
-    Cause("garbage", 502, "InternalServerError"),
     Cause("refuse", 502, "InternalServerError"),
 )
 

@@ -241,7 +241,8 @@ def test_the_successor_is_replaced_too_while_its_predecessor_still_drains(tmp_pa
         while (second := relay.ask()[1]) == first:
             pass
         os.kill(second, signal.SIGKILL)
-        assert relay.ask()[1] not in {first, second}
+        while relay.ask()[1] in {first, second}:  # the first one may not have heard of it yet
+            pass
         assert not gone_within(first, 0)
 
 

@@ -1,0 +1,56 @@
+"""What a call is told that asks to run: yes, no and why, or wait."""
+
+import enum
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from relay.limits.flight import Pairs
+from relay.limits.scopes import Bucket, Room
+
+CROWDED_MS: Final = 100
+LOST_MS: Final = 1_000
+
+
+class Why(enum.StrEnum):
+    """Why a call was denied."""
+
+    EMPTY = "empty"
+    """429: the bucket lacks the tokens; waiting helps."""
+    TOO_LARGE = "too_large"
+    """400: the bucket can never hold that much."""
+    LOST = "lost"
+    """503: the bank cannot be asked, and the bucket is closed then."""
+    CROWDED = "crowded"
+    """503: too many wait already, or for too long."""
+
+
+class Denied(msgspec.Struct, frozen=True):
+    """A call that may not run. `limit`: what binds; None where nothing does."""
+
+    why: Why
+    wait_ms: int
+    limit: Bucket | Room | None = None
+
+
+class Admitted(enum.Enum):
+    """A call that may run: its costs are taken."""
+
+    ADMITTED = "admitted"
+
+
+ADMITTED: Final = Admitted.ADMITTED
+
+
+class Ticket:
+    """A call that waits. `decide` is called once, unless the ticket is dropped before."""
+
+    __slots__ = ("decide", "decision", "groups", "pairs", "reserved")
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+        self.groups: set[str] = set()
+        self.reserved: Pairs = []
+        self.decision: Admitted | Denied | None = None
+        self.decide: Callable[[], None] | None = None

@@ -1,0 +1,40 @@
+-- Seats for calls in flight: each worker holds a block in each room, and renews it.
+-- The reference in Python for the size of a block: relay/limits/slots.py, grant_seats.
+--
+-- KEYS     a hash for each room: worker -> "seats:until_ms"; all of one hash tag.
+-- ARGV[1]  the worker
+-- ARGV[2]  how long a block lives without being renewed, in ms
+-- ARGV[3]  msgpack, flat integers: for each room {seats, used, need, spare}
+-- Reply    the size of the worker's block in each room.
+local time = redis.call('TIME')
+local now = (time[1] - 1735689600) * 1000 + math.floor(time[2] / 1000)
+local worker, ttl = ARGV[1], tonumber(ARGV[2])
+local asked = cmsgpack.unpack(ARGV[3])
+local reply = {}
+for k = 1, #KEYS do
+  local seats, used, need, spare = unpack(asked, k * 4 - 3, k * 4)
+  local others, gone = 0, {}
+  local fields = redis.call('HGETALL', KEYS[k])
+  for at = 1, #fields, 2 do
+    if fields[at] ~= worker then
+      local held, till = string.match(fields[at + 1], '^(%d+):(%d+)$')
+      if till and tonumber(till) > now then
+        others = others + tonumber(held)
+      else
+        gone[#gone + 1] = fields[at]
+      end
+    end
+  end
+  if #gone > 0 then redis.call('HDEL', KEYS[k], unpack(gone)) end
+  local free = seats - others
+  local block = math.max(used, math.min(used + need, free))
+  block = block + math.max(0, math.min(spare, math.floor((free - block) / 8)))
+  if block > 0 then
+    redis.call('HSET', KEYS[k], worker, string.format('%d:%d', block, now + ttl))
+    redis.call('PEXPIRE', KEYS[k], ttl)
+  else
+    redis.call('HDEL', KEYS[k], worker)
+  end
+  reply[k] = block
+end
+return reply
