@@ -23,7 +23,8 @@ class ActiveCall:
 
     `number` is the request id, a UUIDv7 as an integer. `time_us` is microseconds since 1970 UTC at
     arrival; `*_s` are seconds of time.monotonic (uvloop's own clock ticks in milliseconds), 0.0 =
-    not yet. `stage` is COMMITTED once the client has output of an answer; how far an attempt is, the attempt knows.
+    not yet. `stage` is COMMITTED once the client has output of an answer; how far an attempt is,
+    the attempt knows.
     """
 
     __slots__ = (

@@ -80,7 +80,8 @@ class Exchange:
         call.client.watch(call)
         self._splicer.prepare(call)
         if len(call.channels) > 1 and call.account is not None:
-            call.affinity = affinity_of(call.account.id, call.question.session)
+            session = call.question.session
+            call.affinity = affinity_of(call.account.id, session) if session else None
         self._watch.add(call)
         self._referee.note_call()
         self._journal.start(_start_record(call))

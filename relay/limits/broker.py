@@ -10,36 +10,29 @@ Redis Cluster each hash tag is one, and a call that draws on several is admitted
 granted it: what some had granted before another refused goes back into the leases.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from relay.limits.bucket import Refusal, Reply
-from relay.limits.decision import ADMITTED, CROWDED_MS, LOST_MS, Admitted, Denied, Ticket, Why
-from relay.limits.flight import CALLS_MAX, Draft, Flight, Pairs
+from relay.limits.decision import (
+    ADMITTED,
+    CROWDED_MS,
+    LOST_MS,
+    Admitted,
+    Denied,
+    Group,
+    Ticket,
+    Why,
+)
+from relay.limits.flight import CALLS_MAX, Draft, Flight
 from relay.limits.headers import Standing
-from relay.limits.lease import ALONE_SHARE_MIN, Lease
+from relay.limits.lease import ALONE_SHARE_MIN, Lease, Pairs, count, refund
 from relay.limits.scopes import Bucket, OnLoss
 
 WAITING_MAX: Final = 4_096
 """Calls of a worker that wait for the bank; beyond it the newest is sent away."""
 
 Draws = Sequence[tuple[Bucket, int]]
-
-
-class Group:
-    """The buckets that one script call may touch."""
-
-    __slots__ = ("aboard", "flying", "hungry", "lost_since_ms", "owed", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: deque[Ticket] = deque()
-        self.hungry: list[Lease] = []
-        self.owed: dict[Lease, None] = {}
-        """Leases with debt to report or surplus to give back; ordered, so that runs repeat."""
-        self.flying = False
-        self.aboard: list[Ticket] = []
-        self.lost_since_ms: float | None = None
 
 
 class Broker:
@@ -156,7 +149,7 @@ class Broker:
                 ticket.reserved += claim
                 self._grant(ticket, flight.group)
             else:
-                _refund(claim)
+                refund(claim)
         if group.waiting:
             self._on_due(flight.group)
 
@@ -247,10 +240,10 @@ class Broker:
             else:
                 ticket.groups.add(name)
         if not ticket.groups:
-            _count(pairs)
+            count(pairs)
             return ADMITTED
         if self._waiting >= WAITING_MAX:
-            _refund(ticket.reserved)
+            refund(ticket.reserved)
             return Denied(Why.CROWDED, CROWDED_MS)
         self._waiting += 1
         for name in sorted(ticket.groups):
@@ -319,7 +312,7 @@ class Broker:
     def _grant(self, ticket: Ticket, name: str) -> None:
         ticket.groups.discard(name)
         if not ticket.groups:
-            _count(ticket.pairs)
+            count(ticket.pairs)
             self._close(ticket, ADMITTED)
 
     def _refuse(
@@ -343,7 +336,7 @@ class Broker:
         for lease, _ in ticket.pairs:
             lease.asked -= 1
         if decision is not ADMITTED:
-            _refund(ticket.reserved)
+            refund(ticket.reserved)
         if ticket.decide is not None:
             ticket.decide()
 
@@ -351,13 +344,3 @@ class Broker:
 def _rank(denied: Denied) -> tuple[bool, bool, int]:
     """Return what makes one denial weightier: those that waiting does not help come first."""
     return denied.why is Why.TOO_LARGE, denied.why is Why.LOST, denied.wait_ms
-
-
-def _count(pairs: Pairs) -> None:
-    for lease, cost in pairs:
-        lease.count(cost)
-
-
-def _refund(pairs: Pairs) -> None:
-    for lease, cost in pairs:
-        lease.balance += cost

@@ -1,12 +1,13 @@
-"""What a call is told that asks to run: yes, no and why, or wait."""
+"""What a call is told that asks to run: yes, no and why, or wait; and who waits with it."""
 
 import enum
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from relay.limits.flight import Pairs
+from relay.limits.lease import Lease, Pairs
 from relay.limits.scopes import Bucket, Room
 
 CROWDED_MS: Final = 100
@@ -54,3 +55,18 @@ class Ticket:
         self.reserved: Pairs = []
         self.decision: Admitted | Denied | None = None
         self.decide: Callable[[], None] | None = None
+
+
+class Group:
+    """The buckets that one script call may touch."""
+
+    __slots__ = ("aboard", "flying", "hungry", "lost_since_ms", "owed", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Ticket] = deque()
+        self.hungry: list[Lease] = []
+        self.owed: dict[Lease, None] = {}
+        """Leases with debt to report or surplus to give back; ordered, so that runs repeat."""
+        self.flying = False
+        self.aboard: list[Ticket] = []
+        self.lost_since_ms: float | None = None

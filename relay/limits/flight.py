@@ -7,7 +7,7 @@ cost: then the bank decides exactly, in the order of the claims.
 from typing import Final
 
 from relay.limits.bucket import KEYS_MAX, Bid, Claim, Question, Refusal, Reply, Rule
-from relay.limits.lease import Lease
+from relay.limits.lease import Lease, Pairs
 from relay.limits.scopes import PREFIX
 
 CALLS_MAX: Final = 64
@@ -15,8 +15,6 @@ CALLS_MAX: Final = 64
 CALL_KEYS_MAX: Final = 16
 """Buckets of one call in one group: five scopes, two measures, and some to spare."""
 PROBE_RULE: Final = Rule(60_000, 1_000)
-
-Pairs = list[tuple[Lease, int]]
 
 
 class Flight:

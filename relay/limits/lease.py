@@ -161,6 +161,21 @@ class Lease:
         self.alone_ms = max(self.alone_ms, now_ms) + cost * MINUTE_MS / rule.per_minute
 
 
+Pairs = list[tuple[Lease, int]]
+
+
+def count(pairs: Pairs) -> None:
+    """Note the demand of a call that is admitted."""
+    for lease, cost in pairs:
+        lease.count(cost)
+
+
+def refund(pairs: Pairs) -> None:
+    """Give back what a call had taken."""
+    for lease, cost in pairs:
+        lease.balance += cost
+
+
 def _alone_rule(rule: Rule, share: float) -> Rule:
     """Return the part of a rule that a worker keeps to on its own."""
     part = max(share * ALONE_SHARE, ALONE_SHARE_MIN)

@@ -87,11 +87,12 @@ class Block:
 class SeatTicket:
     """A call that waits for a seat in each of its rooms; `decide` is called once."""
 
-    __slots__ = ("blocks", "decide", "decision", "groups")
+    __slots__ = ("asked", "blocks", "decide", "decision")
 
-    def __init__(self, blocks: list[Block], groups: set[str]) -> None:
+    def __init__(self, blocks: list[Block]) -> None:
         self.blocks = blocks
-        self.groups = groups
+        self.asked: set[str] = set()
+        """Groups that were asked with this call's need in the question."""
         self.decision: Admitted | Denied | None = None
         self.decide: Callable[[], None] | None = None
 
@@ -122,12 +123,12 @@ class Seats:
             lost = self._group_of(block.room) in self._lost
             if lost or now_ms < block.denied_until_ms:
                 return Denied(Why.EMPTY, WAIT_MS, block.room)
-        ticket = SeatTicket(blocks, {self._group_of(block.room) for block in short})
+        ticket = SeatTicket(blocks)
         for block in blocks:
             block.waiting += 1
         self._waiting.append(ticket)
-        for name in sorted(ticket.groups):
-            self._on_due(name)
+        for block in short:
+            self._on_due(self._group_of(block.room))
         return ticket
 
     def release(self, rooms: Sequence[Room]) -> None:
@@ -161,8 +162,12 @@ class Seats:
         ][:ROOMS_MAX]
         if due:
             self._aboard[name] = due
+            for ticket in self._waiting:
+                ticket.asked.add(name)
         for block in due:
             block.asked_ms = now_ms
+            # The bank may shrink the block: until it has answered, nobody sits on a spare seat.
+            block.granted = min(block.granted, block.used)
         return [
             Wish(block.room.key, block.room.seats, block.used, block.waiting, block.spare)
             for block in due
@@ -173,16 +178,14 @@ class Seats:
         self._lost.discard(name)
         asked = self._aboard.pop(name, [])
         for block, size in zip(asked, granted, strict=True):
-            # Calls that came meanwhile sit on seats of the old block.
             block.granted = size
-        self._decide(name, asked, now_ms)
+        self._decide(name, now_ms)
 
     def lose(self, name: str, now_ms: float) -> None:
         """Take in that the bank cannot be asked: blocks stay as they are, and none grows."""
         self._lost.add(name)
-        asked = self._aboard.pop(name, [])
-        mine = [b for b in self._blocks.values() if self._group_of(b.room) == name]
-        self._decide(name, asked or mine, now_ms)
+        self._aboard.pop(name, None)
+        self._decide(name, now_ms)
 
     def regain(self, name: str) -> None:
         """Take in that the bank answers again."""
@@ -200,19 +203,18 @@ class Seats:
             block.used += 1
         return ADMITTED
 
-    def _decide(self, name: str, asked: list[Block], now_ms: float) -> None:
+    def _decide(self, name: str, now_ms: float) -> None:
         """Seat who can be, in order; refuse whose room was asked for and is full."""
         waiting, self._waiting = self._waiting, deque()
         for ticket in waiting:
             if ticket.decision is not None:
                 continue
             short = [block for block in ticket.blocks if block.used >= block.granted]
-            full = [block for block in short if block in asked or name in self._lost]
-            full = [block for block in full if self._group_of(block.room) == name]
+            full = [block for block in short if self._group_of(block.room) == name]
             if not short:
                 self._sit(ticket.blocks)
                 self._close(ticket, ADMITTED)
-            elif full:
+            elif full and (name in ticket.asked or name in self._lost):
                 full[0].denied_until_ms = now_ms + DENY_MS
                 self._close(ticket, Denied(Why.EMPTY, WAIT_MS, full[0].room))
             else:

@@ -103,7 +103,9 @@ async def settle_batch(connection: Connection, rows: Sequence[Settlement]) -> Se
     if not rows:
         return Settled()
     async with connection.transaction():
-        await lock_balances(connection, {row.account_id for row in rows})
+        # A row that came out of a foreign journal must not stop all others from being booked.
+        known = await lock_balances(connection, {row.account_id for row in rows})
+        rows = [row for row in rows if row.account_id in known]
         transfer_id = await connection.fetchval(
             "SELECT nextval(pg_get_serial_sequence('transfers', 'id'))"
         )
@@ -208,13 +210,18 @@ async def read_balance(connection: Connection, account_id: int) -> Balance:
     return Balance(*row)
 
 
-async def lock_balances(connection: Connection, account_ids: set[int]) -> None:
-    """Lock rows of balances in the order of their ids, as everybody does: so nobody deadlocks."""
-    await connection.execute(
-        """SELECT FROM balances WHERE account_id = ANY($1::bigint[])
+async def lock_balances(connection: Connection, account_ids: set[int]) -> set[int]:
+    """Lock rows of balances in the order of their ids, as everybody does: so nobody deadlocks.
+
+    Returns:
+        The ids of those that exist.
+    """
+    locked = await connection.fetch(
+        """SELECT account_id FROM balances WHERE account_id = ANY($1::bigint[])
         ORDER BY account_id FOR NO KEY UPDATE""",
         list(account_ids),
     )
+    return {row["account_id"] for row in locked}
 
 
 async def _insert_entries(

@@ -1,4 +1,4 @@
-"""Calls that ended become rows: the request log, what is folded from it, and how far we have read.
+"""Calls that ended become rows: the request log, what is folded from it, money, how far we read.
 
 All of a batch is one transaction. A row that is there already is left out, and only the rows that
 went in are folded into minutes, keys and addresses; so a batch can be written again at any time.
@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from relay.call import CallEnd
+from relay.store.ledger import Settlement, settle_batch
 from relay.store.postgres import Connection
 
 DAYS_AHEAD: Final = 7
@@ -123,6 +124,9 @@ async def write_batch(connection: Connection, parts: Sequence[Part]) -> None:
             await connection.execute(_STAGE)
             await connection.copy_records_to_table("call_batch", records=rows, columns=COLUMNS)
             await connection.execute(_FOLD)
+            await settle_batch(
+                connection, [_bill(part, end) for part in parts for end in part.ends]
+            )
         for part in sorted(parts, key=lambda part: part.generation):
             mark = part.mark
             await connection.execute(_MARK, part.generation, mark.segment, mark.offset, mark.closed)
@@ -166,6 +170,18 @@ async def keep_partitions(connection: Connection, retention_days: int) -> None:
         )
         before = today - datetime.timedelta(days=days)
         await connection.execute("SELECT day_partitions_drop($1, $2, $3)", parent, at, before)
+    await connection.execute("SELECT settlements_prepare($1)", DAYS_AHEAD)
+    kept_days = max(retention_days, USAGE_DAYS)
+    await connection.execute(
+        "SELECT settlements_drop($1)", today - datetime.timedelta(days=kept_days)
+    )
+
+
+def _bill(part: Part, end: CallEnd) -> Settlement:
+    """Return what an ended call costs its account: a call that was booked before is left out."""
+    cost_nanos = min(max(end.cost_nanos, 0), NANOS_MAX)
+    request_id = end.request_id[:16].ljust(16, b"\0")
+    return Settlement(request_id, _count(end.account_id), cost_nanos, owner=part.generation)
 
 
 def to_row(end: CallEnd) -> tuple[Any, ...]:

@@ -43,8 +43,8 @@ TOOL: Final[ChatCompletionFunctionToolParam] = {
     },
 }
 FILE: Final = bytes(range(256)) * 40
-SILENCE_S: Final = 0.2
-"""How long a client waits for an answer that does not come before it gives up."""
+PATIENCE_S: Final = 0.5
+"""How long a client with a timeout of its own waits for an answer that does not come."""
 
 
 class Reply(BaseModel):
@@ -224,16 +224,18 @@ def leave_stream(client: OpenAI) -> Facts:
 
 
 async def leave_before_answer(client: AsyncOpenAI, stream: bool) -> Facts:
-    call = client.chat.completions.create(model=MODEL, messages=ASKED, stream=stream)
-    task = asyncio.ensure_future(call)
-    done, _ = await asyncio.wait([task], timeout=SILENCE_S)
+    async def call() -> None:
+        await client.chat.completions.create(model=MODEL, messages=ASKED, stream=stream)
+
+    task = asyncio.create_task(call())
+    await asyncio.to_thread(sys.stdin.readline)
     task.cancel()
     await asyncio.wait([task])
-    return {"answered": bool(done), "cancelled": task.cancelled()}
+    return {"cancelled": task.cancelled()}
 
 
 def time_out(client: OpenAI) -> Facts:
-    patient = client.with_options(timeout=SILENCE_S, max_retries=0)
+    patient = client.with_options(timeout=PATIENCE_S, max_retries=0)
     return _completion(patient.chat.completions.create(model=MODEL, messages=ASKED))
 
 

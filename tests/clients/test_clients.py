@@ -18,8 +18,8 @@ from relay.config import Config, Server, Timeouts
 from relay.mock.options import MockOptions
 from relay.mock.script import digest, json_object, prose, tool_arguments
 from relay.mock.server import MockServer, start
-from tests.clients.process import CLIENTS, ClientProcess, Failure
-from tests.flow.rig import KEY, MODEL, Rig, make_channel, make_snapshot
+from tests.clients.process import ANSWER_S, CLIENTS, ClientProcess, Failure
+from tests.flow.rig import KEY, MODEL, Rig, chat, make_channel, make_snapshot, post
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -166,7 +166,12 @@ async def test_comments_in_a_silence_are_not_seen(client: ClientProcess) -> None
     slow = MockOptions(chunks=CHUNKS, ttft_ms=500)
     config = Config(timeouts=Timeouts(keepalive_comment_s=0.01))
     async with stage(client, upstream=slow, config=config) as scene:
-        assert (await scene.see("chat_stream", include_usage=False))["text"] == TEXT
+        question = post("/v1/chat/completions", chat(stream=True))
+        seen, raw = await asyncio.gather(
+            scene.see("chat_stream", include_usage=False), scene.rig.say(question)
+        )
+        assert seen["text"] == TEXT
+        assert b": keepalive" in raw
 
 
 # --- beside text ------------------------------------------------------------------------------
@@ -282,7 +287,7 @@ async def test_an_overloaded_relay_is_tried_again_when_it_says(client: ClientPro
     async with stage(client) as scene:
         scene.rig.journal.healthy = False
         playing = asyncio.create_task(scene.see("chat"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(ANSWER_S):
             while not scene.requests:
                 await asyncio.sleep(0.005)
         scene.rig.journal.healthy = True
@@ -338,8 +343,11 @@ async def test_leaving_before_the_answer_ends_it_upstream(
     client: ClientProcess, stream: bool
 ) -> None:
     async with stage(client, upstream=SILENT) as scene:
-        seen = await scene.see("leave_before_answer", stream=stream)
-        assert seen == {"answered": False, "cancelled": True}
+        leaving = asyncio.create_task(scene.see("leave_before_answer", stream=stream))
+        async with asyncio.timeout(ANSWER_S):
+            await scene.mock.until(lambda state: state.in_flight == 1)
+        client.nudge()
+        assert await leaving == {"cancelled": True}
         await assert_upstream_left(scene)
 
 

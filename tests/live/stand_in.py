@@ -14,6 +14,8 @@ import sys
 import threading
 from pathlib import Path
 
+import uvloop
+
 from relay.lifeline import Lifeline, Settings
 from relay.waiting import first_of
 
@@ -64,7 +66,8 @@ def main() -> None:
     for name, code in (("refuse", 78), ("broken", 1)):
         if Path(settings.data_dir, name).exists():
             sys.exit(code)
-    asyncio.run(serve(lifeline, settings, listener))
+    # As the real one: asyncio's own loop forgets a connection accepted just before close().
+    uvloop.run(serve(lifeline, settings, listener))
 
 
 if __name__ == "__main__":

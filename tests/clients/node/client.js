@@ -31,7 +31,9 @@ const TOOL = {
 };
 const FORCED = { model: MODEL, messages: ASKED, tools: [TOOL], tool_choice: "required" };
 const FILE = Buffer.from(Array.from({ length: 256 * 40 }, (_, index) => index % 256));
-const SILENCE_MS = 200; // how long a client waits for an answer that does not come
+const PATIENCE_MS = 500; // of a client with a timeout, for an answer that does not come
+
+const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
 const scenarios = {
   async version() {
@@ -198,21 +200,20 @@ const scenarios = {
 
   async leave_before_answer(client, { stream }) {
     const abort = new AbortController();
-    const timer = setTimeout(() => abort.abort(), SILENCE_MS);
-    try {
-      const body = { model: MODEL, messages: ASKED, stream };
-      await client.chat.completions.create(body, { signal: abort.signal });
-    } catch (error) {
-      return { answered: false, cancelled: error instanceof OpenAI.APIUserAbortError };
-    } finally {
-      clearTimeout(timer);
-    }
-    return { answered: true, cancelled: false };
+    const body = { model: MODEL, messages: ASKED, stream };
+    const call = client.chat.completions.create(body, { signal: abort.signal });
+    const outcome = call.then(
+      () => false,
+      (error) => error instanceof OpenAI.APIUserAbortError,
+    );
+    await lines.next();
+    abort.abort();
+    return { cancelled: await outcome };
   },
 
   async time_out(client) {
     const body = { model: MODEL, messages: ASKED };
-    const patience = { timeout: SILENCE_MS, maxRetries: 0 };
+    const patience = { timeout: PATIENCE_MS, maxRetries: 0 };
     return completion(await client.chat.completions.create(body, patience));
   },
 };
@@ -266,7 +267,7 @@ async function play({ scenario, base_url, api_key, options }) {
 }
 
 async function main() {
-  for await (const line of readline.createInterface({ input: process.stdin })) {
+  for await (const line of lines) {
     process.stdout.write(`${JSON.stringify(await play(JSON.parse(line)))}\n`);
   }
 }

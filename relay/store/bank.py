@@ -1,0 +1,262 @@
+"""Asks one Redis for everything that a worker's limits need, one flight at a time.
+
+    due(group) --> take flights, wishes, the heartbeat --> one write --> replies --> land
+                                                      |
+                                                      +-- late, broken, refused --> lose, back off
+
+Nothing here runs in a request's task, and nothing is retried: a flight whose outcome is unknown is
+a lost lease. While Redis is lost the worker lives on its share, and the bank probes: 250 ms after
+the loss, then less and less often, up to 2 s. A probe that is granted ends the loss.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import hiredis
+import msgspec
+
+from relay.errors import DependencyDown
+from relay.limits.broker import Broker
+from relay.limits.bucket import Reply, read_reply
+from relay.limits.flight import Flight
+from relay.limits.heartbeat import BEAT_MS, SILENT_MS_MAX, Heartbeat
+from relay.limits.scopes import PREFIX
+from relay.limits.slots import TTL_MS, Seats, Wish
+from relay.store.resp import NO_SCRIPT, Command, Connection, Script, connect
+
+ASK_S: Final = 0.05
+"""A flight is lost after this: callers wait for it."""
+CONNECT_S: Final = 0.2
+BACKOFF_S: Final = 0.25
+BACKOFF_S_MAX: Final = 2.0
+GROUPS_MAX: Final = 32
+"""Groups asked in one flight; with one Redis there is only one."""
+ONE_GROUP: Final = ""
+BEAT_KEY: Final = f"{PREFIX}beat"
+
+_log = logging.getLogger(__name__)
+
+Locate = Callable[[], Awaitable[str]]
+
+
+class Bank:
+    """The road to one Redis.
+
+    Args:
+        locate: Returns its URL; asked again for each connection, so it may follow a failover.
+        worker: Name of this worker, unlike any other's.
+        broker: The buckets' leases.
+        seats: The seats' blocks.
+        now_ms: The worker's monotonic clock.
+    """
+
+    def __init__(
+        self,
+        locate: Locate,
+        worker: str,
+        broker: Broker,
+        seats: Seats,
+        now_ms: Callable[[], float],
+    ) -> None:
+        self._locate = locate
+        self._worker = worker
+        self._broker = broker
+        self._seats = seats
+        self._now_ms = now_ms
+        self._heartbeat = Heartbeat(worker)
+        self._admit = Script("admit.lua")
+        self._slots = Script("slots.lua")
+        self._connection: Connection | None = None
+        self._due: dict[str, None] = {}
+        self._lost: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._backoff_s = BACKOFF_S
+        self._retry_ms = 0.0
+        self._beat_ms = 0.0
+        self.flights = 0
+        """Round trips made: each is one write, however many scripts are in it."""
+        self.losses = 0
+
+    def due(self, group: str) -> None:
+        """Take note that a group has something to ask."""
+        self._due[group] = None
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Fly until cancelled."""
+        try:
+            while True:
+                await self._wait()
+                await self._turn()
+        finally:
+            self._hang_up()
+
+    async def _wait(self) -> None:
+        """Wait until something is due, or the next probe or heartbeat."""
+        until_ms = self._retry_ms if self._lost else self._beat_ms
+        wait_s = max(0.0, (until_ms - self._now_ms()) / 1_000)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _turn(self) -> None:
+        now_ms = self._now_ms()
+        names = list(self._due)[:GROUPS_MAX]
+        for name in names:
+            del self._due[name]
+        if self._lost:
+            if now_ms < self._retry_ms:
+                self._lose(names, [], now_ms)
+                return
+            names = list(self._lost)[:GROUPS_MAX]
+        if self._due:
+            self._wake.set()
+        await self._fly(names, now_ms)
+
+    async def _fly(self, names: list[str], now_ms: float) -> None:
+        probe = bool(self._lost)
+        flights = [
+            flight
+            for name in names
+            if (flight := self._broker.take_flight(name, now_ms, probe=probe)) is not None
+        ]
+        wishes = [(n, asked) for n in names if (asked := self._seats.take_wishes(n, now_ms))]
+        beating = now_ms >= self._beat_ms
+        commands = [self._ask_buckets(flight) for flight in flights]
+        commands += [self._ask_seats(asked) for _, asked in wishes]
+        commands += self._tell() if beating else []
+        if not commands:
+            return
+        try:
+            replies = await self._ask(commands)
+            read = [_read(flight, reply) for flight, reply in zip(flights, replies, strict=False)]
+            sizes = [
+                _sizes(asked, reply)
+                for (_, asked), reply in zip(wishes, replies[len(flights) :], strict=False)
+            ]
+        except DependencyDown as exc:
+            self._fail(names, flights, exc)
+            return
+        self._regain(names)
+        now_ms = self._now_ms()
+        if beating:
+            self._beat_ms = now_ms + BEAT_MS
+            self._hear(replies[-1], now_ms)
+        for flight, reply in zip(flights, read, strict=True):
+            self._broker.land(flight, reply, now_ms)
+        for (name, _), granted in zip(wishes, sizes, strict=True):
+            self._seats.land(name, granted, now_ms)
+
+    async def _ask(self, commands: list[Command]) -> list[Any]:
+        """Return the replies, scripts loaded where they were not; all within the deadline.
+
+        Raises:
+            DependencyDown: Late, broken, or an error reply.
+        """
+        self.flights += 1
+        if self._connection is None or not self._connection.usable:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    self._connection = await connect(await self._locate())
+            except TimeoutError as exc:
+                raise DependencyDown("the limiter's Redis takes no connection") from exc
+        try:
+            async with asyncio.timeout(ASK_S):
+                replies = await self._connection.ask(commands)
+                for at, reply in enumerate(replies):
+                    if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(NO_SCRIPT):
+                        # It did not run, so this is no second time.
+                        [replies[at]] = await self._connection.ask([self._spell_out(commands[at])])
+        except TimeoutError as exc:
+            raise DependencyDown("the limiter's Redis is too slow") from exc
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                raise DependencyDown(f"the limiter's Redis refuses: {_code(reply)}")
+        return replies
+
+    def _spell_out(self, command: Command) -> Command:
+        script = self._admit if command[1] == self._admit.digest else self._slots
+        return script.spell_out(command)
+
+    def _ask_buckets(self, flight: Flight) -> Command:
+        stem = f"{PREFIX}{flight.group}:" if flight.group else PREFIX
+        keys = [bid.key for bid in flight.question.bids]
+        return self._admit.call(
+            [*keys, f"{stem}born"], msgspec.msgpack.encode(flight.question.flatten())
+        )
+
+    def _ask_seats(self, asked: list[Wish]) -> Command:
+        flat = [n for wish in asked for n in (wish.seats, wish.used, wish.need, wish.spare)]
+        keys = [wish.key for wish in asked]
+        return self._slots.call(keys, self._worker, TTL_MS, msgspec.msgpack.encode(flat))
+
+    def _tell(self) -> list[Command]:
+        told = self._heartbeat.beat(self._broker.leases())
+        return [
+            ("HSET", BEAT_KEY, self._worker, told),
+            ("PEXPIRE", BEAT_KEY, 2 * SILENT_MS_MAX),
+            ("HGETALL", BEAT_KEY),
+        ]
+
+    def _hear(self, reply: list[bytes], now_ms: float) -> None:
+        """Take in what the workers told; remove those that are gone for long."""
+        pairs = zip(reply[::2], reply[1::2], strict=True)
+        fields = {worker.decode(errors="replace"): told for worker, told in pairs}
+        shares, share_default, gone = self._heartbeat.hear(fields, now_ms)
+        self._broker.shares, self._broker.share_default = shares, share_default
+        if gone and self._connection is not None:
+            self._connection.tell(("HDEL", BEAT_KEY, *gone))
+
+    def _fail(self, names: list[str], flights: list[Flight], exc: DependencyDown) -> None:
+        """Take in that the flight is lost; nobody waits for the next one."""
+        now_ms = self._now_ms()
+        self._hang_up()
+        self._retry_ms = now_ms + self._backoff_s * 1_000
+        self._backoff_s = min(self._backoff_s * 2, BACKOFF_S_MAX)
+        if not self._lost:
+            self.losses += 1
+            _log.error("limiter lives on its share", extra={"reason": exc.message})
+        self._lose([*names, *self._due] or [ONE_GROUP], flights, now_ms)
+
+    def _lose(self, names: list[str], flights: list[Flight], now_ms: float) -> None:
+        taken = {flight.group: flight for flight in flights}
+        for name in dict.fromkeys([*names, *taken]):
+            self._lost[name] = None
+            self._broker.lose(name, taken.get(name), now_ms)
+            self._seats.lose(name, now_ms)
+
+    def _regain(self, names: list[str]) -> None:
+        if self._lost:
+            _log.warning("limiter has its Redis back")
+        for name in names:
+            self._lost.pop(name, None)
+            self._seats.regain(name)
+        self._backoff_s = BACKOFF_S
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _read(flight: Flight, reply: Any) -> Reply:
+    try:
+        return read_reply(flight.question, reply)
+    except (ValueError, TypeError) as exc:
+        raise DependencyDown("the limiter's Redis answers something else") from exc
+
+
+def _sizes(asked: list[Wish], reply: Any) -> list[int]:
+    if not isinstance(reply, list) or len(reply) != len(asked):
+        raise DependencyDown("the limiter's Redis answers something else")
+    return reply
+
+
+def _code(error: Exception) -> str:
+    """Return the code word of an error reply: OOM, READONLY, LOADING."""
+    return str(error).partition(" ")[0][:20]

@@ -1,0 +1,88 @@
+"""A bank without a network: many brokers over one set of buckets, on a clock of their own.
+
+Goal: the same run every time. Method: events in a heap; a flight takes one round trip.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable
+
+from relay.limits.broker import Broker, Draws
+from relay.limits.bucket import Buckets, read_reply
+from relay.limits.decision import ADMITTED, Denied, Ticket
+
+ROUND_TRIP_MS = 1.0
+SWEEP_MS = 250.0
+
+
+class World:
+    """Time, one bank, and the workers that ask it. `open` says whether the bank answers."""
+
+    def __init__(self, workers: int) -> None:
+        self.now_ms = 1_000_000.0
+        self.buckets = Buckets()
+        self.buckets.born_ms = 0.0
+        self.open = True
+        self.flights = 0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self.brokers = [self._worker(number) for number in range(workers)]
+        for broker in self.brokers:
+            self._sweep(broker)
+
+    def at(self, when_ms: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when_ms, next(self._order), what))
+
+    def run(self, until_ms: float) -> None:
+        while self._events and self._events[0][0] <= until_ms:
+            self.now_ms, _, what = heapq.heappop(self._events)
+            what()
+        self.now_ms = until_ms
+
+    def admit(
+        self, worker: int, draws: Draws, then: Callable[[bool, float], None]
+    ) -> None:
+        """Ask for a call; `then` hears whether it runs, and how long it waited (ms)."""
+        began_ms = self.now_ms
+        decision = self.brokers[worker].try_admit(draws, began_ms)
+        if isinstance(decision, Ticket):
+            ticket = decision
+            ticket.decide = lambda: then(ticket.decision is ADMITTED, self.now_ms - began_ms)
+        else:
+            then(not isinstance(decision, Denied), 0.0)
+
+    def _worker(self, number: int) -> Broker:
+        asked: dict[str, None] = {}
+
+        def due(group: str) -> None:
+            if group not in asked:
+                asked[group] = None
+                self.at(self.now_ms, lambda: fly(group))
+
+        def fly(group: str) -> None:
+            asked.pop(group, None)
+            broker = self.brokers[number]
+            if not self.open:
+                broker.lose(group, broker.take_flight(group, self.now_ms), self.now_ms)
+                return
+            probe = broker.is_lost(group)
+            flight = broker.take_flight(group, self.now_ms, probe=probe)
+            if flight is None:
+                return
+            self.flights += 1
+
+            def arrive() -> None:
+                flat = self.buckets.answer(flight.question, self.now_ms)
+                reply = read_reply(flight.question, flat)
+                self.at(
+                    self.now_ms + ROUND_TRIP_MS / 2,
+                    lambda: (broker.land(flight, reply, self.now_ms), due(group))[0],
+                )
+
+            self.at(self.now_ms + ROUND_TRIP_MS / 2, arrive)
+
+        return Broker(lambda _: "", due)
+
+    def _sweep(self, broker: Broker) -> None:
+        broker.sweep(self.now_ms)
+        self.at(self.now_ms + SWEEP_MS, lambda: self._sweep(broker))
