@@ -39,9 +39,7 @@ class World:
             what()
         self.now_ms = until_ms
 
-    def admit(
-        self, worker: int, draws: Draws, then: Callable[[bool, float], None]
-    ) -> None:
+    def admit(self, worker: int, draws: Draws, then: Callable[[bool, float], None]) -> None:
         """Ask for a call; `then` hears whether it runs, and how long it waited (ms)."""
         began_ms = self.now_ms
         decision = self.brokers[worker].try_admit(draws, began_ms)
