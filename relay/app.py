@@ -1,6 +1,7 @@
 """A worker process, wired: settings and socket in, data plane up, drained out. No rules here.
 
-    settings -> journal, catalog follower, DataServer -> listen -> ready -> SIGTERM -> drain
+    settings -> journal, catalog follower, DataServer, health sharing -> listen -> ready
+             -> SIGTERM -> drain
 
 It ends by itself when the supervisor is gone: nobody would replace it, and the next supervisor
 wants its port.
@@ -22,10 +23,11 @@ from relay import hardening
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
 from relay.lifeline import Lifeline, Settings
+from relay.sharing import HealthSharing
 from relay.store import published
 from relay.store.follow import CatalogFollower
 from relay.store.journal import Journal
-from relay.store.locate import database_url
+from relay.store.locate import database_url, redis_url
 from relay.store.vault import load_pepper, open_vault
 from relay.waiting import first_of
 
@@ -72,7 +74,12 @@ class Worker:
         journal_dir = Path(config.journal.dir) if config.journal.dir else data_dir / "journal"
         self._journal = Journal(journal_dir, settings.name, config.journal)
         pepper = load_pepper(config, data_dir, os.environ)
-        self._server = DataServer(config, self._journal, self._counters, pepper.value)
+        self._sharing = HealthSharing(
+            lambda: redis_url(config, data_dir), f"{socket.gethostname()}-{self._file}"
+        )
+        self._server = DataServer(
+            config, self._journal, self._counters, pepper.value, self._sharing.on_changes
+        )
         vault = open_vault(config, data_dir, os.environ)
         url = database_url(config, data_dir)
         self._follower = CatalogFollower(url, vault, self._server.swap)
@@ -87,6 +94,7 @@ class Worker:
             self._journal.open()
             parts.push_async_callback(self._journal.close)
             parts.push_async_callback(self._follower.stop)
+            parts.push_async_callback(self._sharing.stop)
             await first_of(self._begin(), asked.wait(), alone)
             publisher = asyncio.create_task(self._publish_forever(), name="publisher")
             parts.callback(publisher.cancel)
@@ -100,6 +108,7 @@ class Worker:
 
     async def _begin(self) -> None:
         await self._follower.start()
+        self._sharing.start(self._server.referee.health)
         await self._server.start(self._listener)
         gc.collect()
         gc.freeze()

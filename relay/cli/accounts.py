@@ -11,7 +11,7 @@ from relay.store.keys import list_keys
 from relay.store.listings import Row, list_accounts, list_lines
 
 ACCOUNT_COLUMNS = ("name", "group", "multiplier", "lines", "tpm", "rpm", "keys", "disabled")
-LINE_COLUMNS = ("name", "kind", "channels", "tpm", "rpm", "concurrency", "splice")
+LINE_COLUMNS = ("name", "kind", "channels", "tpm", "rpm", "concurrency", "splice", "hedge_ms")
 
 
 @click.group()

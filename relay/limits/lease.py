@@ -110,7 +110,7 @@ class Lease:
         until_ms = self.rest_until_ms
         if now_ms < self.denied_until_ms and self.bucket.rule.gate(cost) >= self.denied_gate:
             until_ms = max(until_ms, self.wait_until_ms)
-        return max(0, math.ceil(until_ms - now_ms))
+        return math.ceil(until_ms - now_ms) if until_ms > now_ms else 0
 
     def deny(self, cost: int, wait_ms: int, now_ms: float) -> None:
         """Take in that the bank refused a call of this cost for `wait_ms`."""

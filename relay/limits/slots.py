@@ -21,8 +21,8 @@ TTL_MS: Final = 15_000
 RENEW_MS: Final = 5_000
 SPARE_MIN: Final = 2
 SPARE_PARTS: Final = 10
-SETTLE_MS: Final = 250
-"""How long a block is kept as it is before spare seats are given back."""
+SETTLE_MS: Final = 1_000
+"""A block with seats to spare is asked for this often: where the room is full, it loses them."""
 DENY_MS: Final = 50
 """How long a full room is not asked again."""
 WAIT_MS: Final = 1_000
@@ -80,7 +80,7 @@ class Block:
         if self.granted == 0:
             return False
         age_ms = now_ms - self.asked_ms
-        loose = self.granted > self.used + 2 * self.spare
+        loose = self.granted > self.used
         return age_ms >= RENEW_MS or (loose and age_ms >= SETTLE_MS)
 
 

@@ -81,6 +81,18 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(list[Finding])
 
 
+def read_findings(message: bytes) -> list[Finding]:
+    """Return what a message of `Health.encode` says.
+
+    Raises:
+        ValueError: It is not such a message.
+    """
+    try:
+        return _decoder.decode(message)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise ValueError("not a message about channel health") from exc
+
+
 class Health:
     """All breakers of a worker. Times are microseconds of the caller's monotonic clock."""
 
@@ -221,10 +233,7 @@ class Health:
         Raises:
             ValueError: Not a message of `encode`.
         """
-        try:
-            findings = _decoder.decode(message)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-            raise ValueError("not a message about channel health") from exc
+        findings = read_findings(message)
         latest_us = now_us + int(self._policy.retry_after_s_max * US_PER_S)
         changes = []
         for finding in findings:

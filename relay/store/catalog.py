@@ -183,6 +183,7 @@ def _channel(row: asyncpg.Record, vault: Vault, old: Snapshot) -> Channel:
         abort_bills=AbortBills(row["abort_bills"]),
         include_usage=row["include_usage"],
         drained=row["drained"] or api_key is None,
+        evicted=row["evicted"],
         version=row["generation"],
     )
 
@@ -197,6 +198,7 @@ def _line(row: asyncpg.Record) -> Line:
         rpm=row["rpm"],
         concurrency=row["concurrency"],
         splice=row["splice"],
+        hedge_ms=row["hedge_ms"],
     )
 
 

@@ -30,6 +30,7 @@ from relay.store.secret_refs import HOW_TO, is_reference
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Limit = Annotated[int, Meta(ge=0, le=2**53)]
 Concurrency = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Wait = Annotated[int, Meta(ge=0, le=3_600_000)]
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
 
 
@@ -75,7 +76,10 @@ class ChannelEntry(Entry, frozen=True):
 
 
 class LineEntry(Entry, frozen=True):
-    """`[[line]]`. `tpm` None: the default of the kind, filled in by `parse_catalog`."""
+    """`[[line]]`. `tpm` None: the default of the kind, filled in by `parse_catalog`.
+
+    `hedge_ms`: without output for so long, a second channel is asked beside the first; 0 = never.
+    """
 
     name: Name
     channels: Annotated[list[Name], Meta(min_length=1)]
@@ -84,6 +88,7 @@ class LineEntry(Entry, frozen=True):
     rpm: Limit = 0
     concurrency: Concurrency = 0
     splice: bool = False
+    hedge_ms: Wait = 0
 
     def _check(self) -> dict[str, object]:
         check_name(self.name)

@@ -113,6 +113,7 @@ def _line(row: asyncpg.Record) -> LineEntry:
         rpm=row["rpm"],
         concurrency=row["concurrency"],
         splice=row["splice"],
+        hedge_ms=row["hedge_ms"],
     )
 
 

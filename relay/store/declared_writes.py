@@ -38,10 +38,12 @@ _CHANNEL: Final = """
         abort_bills = excluded.abort_bills, include_usage = excluded.include_usage,
         api_key_sealed = COALESCE($13::bytea, old.api_key_sealed)"""
 _LINE: Final = """
-    INSERT INTO lines (name, kind, tpm, rpm, concurrency, splice) VALUES ($1, $2, $3, $4, $5, $6)
+    INSERT INTO lines (name, kind, tpm, rpm, concurrency, splice, hedge_ms)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)
     ON CONFLICT (name) WHERE deleted_at IS NULL DO UPDATE SET
         kind = excluded.kind, tpm = excluded.tpm, rpm = excluded.rpm,
-        concurrency = excluded.concurrency, splice = excluded.splice
+        concurrency = excluded.concurrency, splice = excluded.splice,
+        hedge_ms = excluded.hedge_ms
     RETURNING id"""
 _LINE_CHANNELS: Final = """
     INSERT INTO line_channels (line_id, position, channel_id)
@@ -164,6 +166,7 @@ class Writer:
             entry.rpm,
             entry.concurrency,
             entry.splice,
+            entry.hedge_ms,
         )
         await connection.execute("DELETE FROM line_channels WHERE line_id = $1", line_id)
         await connection.execute(_LINE_CHANNELS, line_id, entry.channels)

@@ -101,7 +101,11 @@ class Limiter:
         return self._admit_seated(grant)
 
     async def wait(self, waiting: Waiting) -> Grant | Denied:
-        """Return the decision on a call; if cancelled, it has taken nothing."""
+        """Return the decision on a call; if cancelled, it has taken nothing.
+
+        To be awaited at once by the task that asked: a task made for it could be cancelled before
+        it began, and nobody would hear the decision.
+        """
         grant, ticket = waiting.grant, waiting.ticket
         try:
             if isinstance(ticket, SeatTicket):

@@ -17,7 +17,7 @@ _LINES: Final = """
     SELECT id, name, kind, ARRAY(
         SELECT channels.name FROM line_channels JOIN channels ON channels.id = channel_id
         WHERE line_id = lines.id ORDER BY position
-    ) AS channels, tpm, rpm, concurrency, splice
+    ) AS channels, tpm, rpm, concurrency, splice, hedge_ms
     FROM lines WHERE deleted_at IS NULL ORDER BY name"""
 _ACCOUNTS: Final = """
     SELECT accounts.id, accounts.name, groups.name AS "group", multiplier_ppm, ARRAY(
@@ -29,7 +29,8 @@ _ACCOUNTS: Final = """
     WHERE accounts.deleted_at IS NULL AND ($1::text IS NULL OR accounts.name = $1)
     ORDER BY accounts.name"""
 _DRAIN: Final = """
-    UPDATE channels SET drained = $2 WHERE deleted_at IS NULL AND name = $1 RETURNING id"""
+    UPDATE channels SET drained = $2, evicted = $3
+    WHERE deleted_at IS NULL AND name = $1 RETURNING id"""
 
 
 async def list_channels(connection: Connection, vault: Vault) -> list[Row]:
@@ -47,13 +48,18 @@ async def list_accounts(connection: Connection, name: str | None = None) -> list
     return [_account(row) for row in await connection.fetch(_ACCOUNTS, name)]
 
 
-async def set_drained(connection: Connection, channel: str, *, drained: bool) -> None:
-    """Take a channel out of service for new calls, or back in; calls that run on it go on.
+async def set_drained(
+    connection: Connection, channel: str, *, drained: bool, evicted: bool = False
+) -> None:
+    """Take a channel out of service for new calls, or back in.
+
+    Calls that run on it go on; `evicted`: they are moved to other channels where they can be.
 
     Raises:
         NotFound: There is no channel of that name.
     """
-    if await connection.fetchval(_DRAIN, channel, drained) is None:
+    assert drained or not evicted, "who is moved off a channel must not come back to it"
+    if await connection.fetchval(_DRAIN, channel, drained, evicted) is None:
         raise NotFound(f"there is no channel {channel!r}")
 
 
@@ -61,7 +67,7 @@ def _channel(row: asyncpg.Record, vault: Vault) -> Row:
     api_key = vault.open(row["api_key_sealed"], channel_owner(row["name"]))
     state = "unreadable" if api_key is None else "set" if api_key.reveal() else "none"
     shown = ("id", "name", "protocol", "base_url")
-    limits = ("tpm", "rpm", "concurrency", "resume", "abort_bills", "include_usage", "drained")
+    limits = ("tpm", "rpm", "concurrency", "resume", "abort_bills", "include_usage")
     return {
         **{field: row[field] for field in shown},
         "api_key": state,
@@ -69,6 +75,8 @@ def _channel(row: asyncpg.Record, vault: Vault) -> Row:
         "tier": row["tier"],
         "weight": row["weight"],
         **{field: row[field] for field in limits},
+        "drained": row["drained"],
+        "evicted": row["evicted"],
     }
 
 

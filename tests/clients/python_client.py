@@ -60,7 +60,11 @@ def version(_client: OpenAI) -> Facts:
 # --- text -------------------------------------------------------------------------------------
 
 
-def chat(client: OpenAI, model: str = MODEL, padding_bytes: int = 0) -> Facts:
+def chat(
+    client: OpenAI, model: str = MODEL, padding_bytes: int = 0, max_retries: int | None = None
+) -> Facts:
+    if max_retries is not None:
+        client = client.with_options(max_retries=max_retries)
     messages: list[ChatCompletionMessageParam] = [
         {"role": "system", "content": "x" * padding_bytes},
         *ASKED,

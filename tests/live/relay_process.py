@@ -1,9 +1,9 @@
 """A whole relay as its users and its operators meet it: the real command, called from outside.
 
-    RelayProcess.start -> `relay serve --demo`, its words kept in a file
-    .cli / .api        -> the commands and the admin API
-    ask / streaming    -> calls, each over a connection of its own, so that every worker gets some
-    until              -> waits for a condition, within a deadline, and says what it waited for
+RelayProcess.start -> `relay serve --demo`, its words kept in a file
+.cli / .api        -> the commands and the admin API
+ask / streaming    -> calls, each over a connection of its own, so that every worker gets some
+until              -> waits for a condition, within a deadline, and says what it waited for
 """
 
 import asyncio
@@ -58,10 +58,11 @@ class RelayProcess:
         self.data_dir = data_dir
         self.words = words
         self.process = process
+        self.catalog_file = data_dir.with_name(f"{data_dir.name}.toml")
         self.address = self.admin = self.curl = self.key = ""
 
     @classmethod
-    async def start(
+    def start(
         cls,
         data_dir: Path,
         *,
@@ -69,7 +70,7 @@ class RelayProcess:
         admin: str = ANYWHERE,
         environ: dict[str, str] | None = None,
     ) -> Self:
-        """Start it with two workers; it serves on return."""
+        """Start it with two workers; entering its context waits until it serves."""
         words = data_dir.with_name(f"{data_dir.name}.words")
         command = [RELAY, "serve", "--demo", "--data-dir", str(data_dir), "--workers", "2"]
         with words.open("wb") as out:
@@ -79,13 +80,19 @@ class RelayProcess:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "RELAY_LOG": "json", **(environ or {})},
             )
-        relay = cls(data_dir, words, process)
+        return cls(data_dir, words, process)
+
+    async def __aenter__(self) -> Self:
+        """Wait until it has said how to call it: it serves then."""
         try:
-            await until(relay._has_introduced_itself, "the relay prints how to call it")
+            await until(self._has_introduced_itself, "the relay prints how to call it")
         except BaseException:
-            await relay.end()
+            await self.end()
             raise
-        return relay
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.end()
 
     def _has_introduced_itself(self) -> bool:
         said = self.words.read_text()
@@ -130,11 +137,10 @@ class RelayProcess:
         assert command.returncode == code, complaint.decode()
         return said.decode()
 
-    async def apply(self, catalog: str, *flags: str) -> str:
+    async def apply(self, catalog: str, *flags: str, environ: dict[str, str] | None = None) -> str:
         """Run `relay apply` on this text; return what it printed."""
-        file = self.data_dir.with_name("catalog.toml")
-        file.write_text(catalog)
-        return await self.cli("apply", str(file), *flags)
+        self.catalog_file.write_text(catalog)
+        return await self.cli("apply", str(self.catalog_file), *flags, environ=environ)
 
     async def api(self, path: str, body: Any = None, *, method: str = "") -> Any:
         """Ask the admin API for what must succeed; return the JSON of its answer."""
@@ -145,21 +151,22 @@ class RelayProcess:
         assert 200 <= answer.status < 300, answer.body
         return json.loads(answer.body)
 
-    async def make_key(self, account: str, **terms: Any) -> str:
-        """Make a key by the admin API; return it when every worker knows it."""
-        made = await self.api("keys", {"account": account, **terms})
+    async def make_key(self, name: str, **terms: Any) -> str:
+        """Make a key of account "folk" by the admin API; return it when every worker knows it."""
+        made = await self.api("keys", {"account": "folk", "name": name, **terms})
         key: str = made["key"]
         await settle(self, key, 200)
         return key
 
-    async def rows(self, count: int, query: str) -> list[dict[str, Any]]:
-        """Return the rows that `query` finds in the request log, once there are `count`."""
+    async def rows(self, key_name: str, count: int, query: str = "") -> list[dict[str, Any]]:
+        """Return a key's rows in the request log, once there are `count`; newest first."""
 
         async def shipped() -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = (await self.api(f"logs?limit=500&{query}"))["logs"]
+            path = f"logs?limit=500&key={key_name}&{query}"
+            found: list[dict[str, Any]] = (await self.api(path))["logs"]
             return found if len(found) >= count else []
 
-        return await until(shipped, f"{count} rows for {query}")
+        return await until(shipped, f"{count} rows of {key_name} {query}")
 
     async def metrics(self) -> str:
         """Return what /metrics says."""
@@ -172,6 +179,16 @@ class RelayProcess:
         figures = {slot: found[0] for slot, found in read_all(folder).items()}
         pids = dict(name.rsplit("-", 1) for name in files)
         return {slot: (int(pid), figures[slot]) for slot, pid in pids.items() if slot in figures}
+
+    async def figures_published(self) -> None:
+        """Wait until every worker has published figures that are younger than this moment."""
+        now_s = time.time_ns() / 1e9
+
+        def all_young() -> bool:
+            figures = [said for _, said in self.workers().values()]
+            return all(said.gauges["time_seconds"] > now_s for said in figures)
+
+        await until(all_young, "every worker publishes its figures again")
 
     def in_flight(self) -> dict[str, int]:
         """Return slot -> calls under way, as last published (once a second)."""

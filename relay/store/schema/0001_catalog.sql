@@ -51,7 +51,8 @@ CREATE TABLE channels (
                    ('none', 'trailing', 'prefix', 'partial', 'continue_final_message')),
     abort_bills    text NOT NULL DEFAULT 'partial' CHECK (abort_bills IN ('partial', 'full')),
     include_usage  boolean NOT NULL DEFAULT true,
-    drained        boolean NOT NULL DEFAULT false,
+    drained        boolean NOT NULL DEFAULT false,  -- new calls go elsewhere
+    evicted        boolean NOT NULL DEFAULT false CHECK (drained OR NOT evicted),  -- running ones too
     created_at     timestamptz NOT NULL DEFAULT now(),
     deleted_at     timestamptz,
     generation     bigint NOT NULL
@@ -67,6 +68,7 @@ CREATE TABLE lines (
     rpm         bigint NOT NULL DEFAULT 0 CHECK (rpm >= 0),
     concurrency integer NOT NULL DEFAULT 0 CHECK (concurrency >= 0),
     splice      boolean NOT NULL DEFAULT false,
+    hedge_ms    integer NOT NULL DEFAULT 0 CHECK (hedge_ms >= 0),  -- 0 = never
     created_at  timestamptz NOT NULL DEFAULT now(),
     deleted_at  timestamptz,
     generation  bigint NOT NULL

@@ -42,9 +42,10 @@ const scenarios = {
 
   // --- text -----------------------------------------------------------------------------------
 
-  async chat(client, { model = MODEL, padding_bytes = 0 }) {
+  async chat(client, { model = MODEL, padding_bytes = 0, max_retries }) {
+    const wish = max_retries === undefined ? {} : { maxRetries: max_retries };
     const messages = [{ role: "system", content: "x".repeat(padding_bytes) }, ...ASKED];
-    const answer = await client.chat.completions.create({ model, messages });
+    const answer = await client.chat.completions.create({ model, messages }, wish);
     return { ...completion(answer), request_id: answer._request_id };
   },
 

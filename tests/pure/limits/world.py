@@ -72,10 +72,12 @@ class World:
             def arrive() -> None:
                 flat = self.buckets.answer(flight.question, self.now_ms)
                 reply = read_reply(flight.question, flat)
-                self.at(
-                    self.now_ms + ROUND_TRIP_MS / 2,
-                    lambda: (broker.land(flight, reply, self.now_ms), due(group))[0],
-                )
+
+                def land() -> None:
+                    broker.land(flight, reply, self.now_ms)
+                    due(group)
+
+                self.at(self.now_ms + ROUND_TRIP_MS / 2, land)
 
             self.at(self.now_ms + ROUND_TRIP_MS / 2, arrive)
 

@@ -1,0 +1,305 @@
+"""Goal: a worker's leases are never spent twice, never lost but where LIMITS says so.
+
+Method: one broker, flights taken by hand and answered by the reference, or not at all.
+"""
+
+import pytest
+
+from relay.limits.broker import WAITING_MAX, Broker
+from relay.limits.bucket import Buckets, Rule, read_reply
+from relay.limits.decision import ADMITTED, Denied, Ticket, Why
+from relay.limits.flight import CALLS_MAX, Flight
+from relay.limits.lease import ALONE_SHARE, Lease
+from relay.limits.scopes import Bucket, Measure, OnLoss, Scope
+
+
+def bucket(
+    name: str, per_minute: int = 60_000, burst_ms: int = 6_000, on_loss: OnLoss = OnLoss.SHARE
+) -> Bucket:
+    rule = Rule(per_minute, burst_ms)
+    return Bucket(name, name[0], Scope.LINE, Measure.TOKENS, rule, on_loss=on_loss)
+
+
+A, B = bucket("a"), bucket("b")
+NOW = 100_000.0
+
+
+class Desk:
+    """A broker, the reference it asks, and what it called for."""
+
+    def __init__(self, *, by_tag: bool = False) -> None:
+        self.due: list[str] = []
+        self.broker = Broker(lambda b: b.tag if by_tag else "", self.due.append)
+        self.buckets = Buckets()
+        self.buckets.born_ms = 0.0
+
+    def fly(self, group: str = "", now_ms: float = NOW, *, probe: bool = False) -> Flight | None:
+        flight = self.broker.take_flight(group, now_ms, probe=probe)
+        if flight is not None:
+            self.land(flight, now_ms)
+        return flight
+
+    def land(self, flight: Flight, now_ms: float = NOW) -> None:
+        flat = self.buckets.answer(flight.question, now_ms)
+        self.broker.land(flight, read_reply(flight.question, flat), now_ms)
+
+    def lease(self, key: str) -> Lease:
+        return next(lease for lease in self.broker.leases() if lease.bucket.key == key)
+
+    def ask(self, *draws: tuple[Bucket, int], now_ms: float = NOW) -> Ticket:
+        ticket = self.broker.try_admit(draws, now_ms)
+        assert isinstance(ticket, Ticket)
+        return ticket
+
+    def used(self, key: str, now_ms: float = NOW) -> float:
+        return self.buckets.tats.get(key, now_ms) - now_ms
+
+
+def test_a_cold_bucket_is_asked_for_each_call() -> None:
+    desk = Desk()
+    ticket = desk.ask((A, 100), (B, 1))
+    heard: list[object] = []
+    ticket.decide = lambda: heard.append(ticket.decision)
+    desk.fly()
+    assert heard == [ADMITTED]
+    assert desk.used("a") == 100 and desk.used("b") == 1
+    assert desk.fly() is None
+    desk.ask((A, 100), (B, 1))
+
+
+def test_settling_rides_on_the_next_flight() -> None:
+    desk = Desk()
+    desk.ask((A, 100))
+    desk.fly()
+    desk.broker.settle([(A, 400)], NOW)
+    desk.due.clear()
+    desk.broker.sweep(NOW)
+    assert desk.due == [""]
+    desk.fly()
+    assert desk.used("a") == 500
+    desk.broker.settle([(A, -300)], NOW)
+    assert desk.broker.try_admit([(A, 50)], NOW) is ADMITTED, "a refund is spent locally"
+    desk.broker.sweep(NOW)
+    desk.fly()
+    assert desk.lease("a").surplus() == 0
+
+
+def test_a_refusal_is_remembered_but_not_for_smaller_calls() -> None:
+    desk = Desk()
+    desk.ask((A, 6_000))
+    desk.fly()
+    refused = desk.ask((A, 1_000), (B, 1))
+    desk.fly()
+    assert refused.decision == Denied(Why.EMPTY, 1_000, A)
+    assert desk.used("b") == 0
+    again = desk.broker.try_admit([(A, 1_000)], NOW + 10)
+    assert again == Denied(Why.EMPTY, 990, A)
+    desk.ask((A, 10), now_ms=NOW + 10)
+    desk.fly(now_ms=NOW + 10)
+    desk.ask((A, 1_000), now_ms=NOW + 111)
+
+
+def test_the_refused_call_gives_back_what_it_held() -> None:
+    desk = Desk()
+    desk.broker.settle([(B, -50)], NOW)
+    desk.ask((A, 6_000))
+    desk.fly()
+    refused = desk.ask((A, 10), (B, 20))
+    desk.fly()
+    assert isinstance(refused.decision, Denied)
+    assert desk.lease("b").balance == 50
+
+
+def test_too_large_is_said_before_all_else() -> None:
+    desk = Desk()
+    desk.ask((B, 6_000))
+    desk.fly()
+    desk.ask((B, 10))
+    desk.fly()
+    decision = desk.broker.try_admit([(B, 10), (A, 6_001)], NOW)
+    assert decision == Denied(Why.TOO_LARGE, 0, A)
+
+
+def test_a_call_that_left_gives_its_tokens_to_the_lease() -> None:
+    desk = Desk()
+    ticket = desk.ask((A, 100))
+    flight = desk.broker.take_flight("", NOW)
+    assert flight is not None
+    desk.broker.drop(ticket)
+    desk.broker.drop(ticket)
+    desk.land(flight)
+    assert desk.lease("a").balance == 100
+    gone = desk.ask((B, 100))
+    desk.broker.drop(gone)
+    assert desk.fly() is None
+
+
+def test_one_flight_at_a_time_and_of_bounded_size() -> None:
+    desk = Desk()
+    tickets = [desk.ask((A, 1)) for _ in range(CALLS_MAX + 1)]
+    flight = desk.broker.take_flight("", NOW)
+    assert flight is not None and len(flight.claims) == CALLS_MAX
+    assert desk.broker.take_flight("", NOW) is None
+    desk.due.clear()
+    desk.land(flight)
+    assert desk.due == [""] and tickets[-1].decision is None
+    desk.fly()
+    assert tickets[-1].decision is ADMITTED
+
+
+def test_a_flight_names_a_bounded_number_of_buckets() -> None:
+    desk = Desk()
+    many = [bucket(f"k{number}") for number in range(300)]
+    desk.broker.settle([(b, 1) for b in many], NOW)
+    flights = [desk.fly(), desk.fly(), desk.fly()]
+    sizes = [len(flight.question.bids) if flight else 0 for flight in flights]
+    assert sum(sizes) == 300 and max(sizes) <= 200
+
+
+def test_waiting_is_bounded() -> None:
+    desk = Desk()
+    for _ in range(WAITING_MAX):
+        desk.ask((A, 1))
+    denied = desk.broker.try_admit([(A, 1)], NOW)
+    assert isinstance(denied, Denied) and denied.why is Why.CROWDED
+
+
+def test_a_hot_bucket_is_leased_ahead_and_given_back() -> None:
+    desk = Desk()
+    line = bucket("a", 60_000_000)
+    now_ms, flights = NOW, 0
+    for _ in range(2_000):
+        now_ms += 1
+        decision = desk.broker.try_admit([(line, 500)], now_ms)
+        flights += desk.fly(now_ms=now_ms) is not None
+        assert decision is ADMITTED or isinstance(decision, Ticket)
+    assert flights < 150
+    assert desk.lease("a").balance > 0
+    for _ in range(40):
+        now_ms += 250
+        desk.broker.sweep(now_ms)
+        desk.fly(now_ms=now_ms)
+    assert list(desk.broker.leases()) == [], "nothing is held, so nothing is remembered"
+
+
+def test_a_lease_cut_short_is_not_asked_for_again_at_once() -> None:
+    desk = Desk()
+    now_ms = NOW
+    refused = flights = 0
+    for _ in range(2_000):
+        now_ms += 1
+        decision = desk.broker.try_admit([(A, 100)], now_ms)
+        refused += isinstance(decision, Denied)
+        flights += desk.fly(now_ms=now_ms) is not None
+    assert refused > 1_500 and flights < 150
+
+
+def test_a_lost_flight_keeps_debts_and_forgets_what_it_gave_back() -> None:
+    desk = Desk()
+    desk.broker.settle([(A, 300), (B, -700)], NOW)
+    desk.broker.sweep(NOW)
+    flight = desk.broker.take_flight("", NOW)
+    desk.broker.lose("", flight, NOW)
+    assert desk.lease("a").balance == -300 and desk.lease("b").balance == 0
+    assert desk.broker.take_flight("", NOW) is None, "only a probe flies while it is lost"
+    desk.fly(probe=True)
+    assert desk.used("a") == 300
+    assert not desk.broker.is_lost("")
+
+
+def test_whoever_waits_is_decided_from_the_share() -> None:
+    desk = Desk()
+    desk.broker.share_default = 0.5
+    desk.broker.settle([(B, -10)], NOW)
+    aboard, waiting = desk.ask((A, 100), (B, 10)), None
+    flight = desk.broker.take_flight("", NOW)
+    waiting = desk.ask((A, 1))
+    desk.broker.lose("", flight, NOW)
+    assert isinstance(aboard.decision, Denied), "the share starts empty"
+    assert isinstance(waiting.decision, Denied)
+    assert desk.lease("b").balance == 10
+    assert desk.broker.try_admit([(A, 10), (B, 10)], NOW + 500) is ADMITTED
+
+
+def test_the_share_is_kept_to_over_time() -> None:
+    desk = Desk()
+    desk.broker.shares = {"a": 0.5}
+    desk.broker.lose("", None, NOW)
+    admitted = sum(
+        100
+        for step in range(1_000)
+        if desk.broker.try_admit([(A, 100)], NOW + 10 * step) is ADMITTED
+    )
+    assert admitted == pytest.approx(10_000 * ALONE_SHARE / 2, rel=0.05)
+    assert desk.broker.lost_ms(NOW + 10_000) == 10_000
+    desk.fly(now_ms=NOW + 10_000, probe=True)
+    assert desk.broker.lost_ms(NOW + 20_000) == 10_000
+    desk.broker.lose("", None, NOW + 20_000)
+    assert isinstance(desk.broker.try_admit([(A, 100)], NOW + 20_000), Denied)
+
+
+@pytest.mark.parametrize(
+    ("on_loss", "expected"), [(OnLoss.OPEN, ADMITTED), (OnLoss.CLOSED, Why.LOST)]
+)
+def test_a_bucket_may_open_or_close_instead(on_loss: OnLoss, expected: object) -> None:
+    desk = Desk()
+    kept = bucket("a", on_loss=on_loss)
+    waiting = desk.ask((kept, 10))
+    desk.broker.lose("", None, NOW)
+    decision = desk.broker.try_admit([(kept, 10)], NOW)
+    for found in (waiting.decision, decision):
+        assert found is expected or (isinstance(found, Denied) and found.why is expected)
+
+
+def test_two_groups_grant_together() -> None:
+    desk = Desk(by_tag=True)
+    ticket = desk.ask((A, 100), (B, 100))
+    desk.fly("a")
+    assert ticket.decision is None
+    desk.fly("b")
+    assert ticket.decision is ADMITTED
+
+
+def test_what_one_group_granted_comes_back_when_the_other_refuses() -> None:
+    desk = Desk(by_tag=True)
+    desk.ask((B, 6_000))
+    desk.fly("b")
+    ticket = desk.ask((A, 100), (B, 100))
+    desk.fly("a")
+    desk.fly("b")
+    assert isinstance(ticket.decision, Denied)
+    assert desk.lease("a").balance == 100
+    late = desk.ask((A, 200), (B, 50))
+    flight = desk.broker.take_flight("a", NOW)
+    desk.fly("b")
+    assert flight is not None and isinstance(late.decision, Denied)
+    desk.land(flight)
+    assert desk.lease("a").balance == 200
+
+
+def test_a_group_that_is_lost_takes_from_its_share_while_the_other_is_asked() -> None:
+    desk = Desk(by_tag=True)
+    desk.broker.share_default = 1.0
+    desk.broker.lose("a", None, NOW)
+    assert isinstance(desk.broker.try_admit([(A, 10), (B, 10)], NOW), Denied)
+    ticket = desk.ask((A, 10), (B, 10), now_ms=NOW + 500)
+    desk.fly("b", NOW + 500)
+    assert ticket.decision is ADMITTED
+    assert desk.used("b", NOW + 500) == 10
+
+
+def test_standings_say_what_was_heard_last() -> None:
+    desk = Desk()
+    assert [s.remaining for s in desk.broker.standings([(A, 1)], NOW)] == [6_000]
+    desk.ask((A, 1_000))
+    desk.fly()
+    assert [s.remaining for s in desk.broker.standings([(A, 1)], NOW)] == [5_000]
+    assert [s.reset_ms for s in desk.broker.standings([(A, 1)], NOW + 400)] == [600]
+
+
+def test_a_changed_limit_keeps_its_lease() -> None:
+    desk = Desk()
+    desk.broker.settle([(A, -70)], NOW)
+    assert desk.broker.try_admit([(bucket("a", 120_000), 60)], NOW) is ADMITTED
+    assert desk.lease("a").bucket.rule.per_minute == 120_000
+    assert desk.lease("a").balance == 10

@@ -1,0 +1,125 @@
+"""Goal: a bucket lets through its rate and its burst, and nothing else.
+
+Method: the reference is asked on a clock of the test's; laws are checked over random questions.
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.limits.bucket import (
+    DEBT_MS_MAX,
+    MINUTE_MS,
+    ROOM_PARTS,
+    Bid,
+    Buckets,
+    Claim,
+    Question,
+    Refusal,
+    Reply,
+    Rule,
+    Share,
+    read_reply,
+)
+
+RULE = Rule(60_000, 6_000)
+"""One token a millisecond, six thousand at most."""
+
+
+def full() -> Buckets:
+    buckets = Buckets()
+    buckets.born_ms = 0.0
+    return buckets
+
+
+def ask(
+    buckets: Buckets,
+    now_ms: float,
+    cost: int,
+    *,
+    rule: Rule = RULE,
+    want: int = 0,
+    force: bool = False,
+) -> Reply:
+    question = Question((Bid("b", rule, want),), (Claim(((0, cost),), force),))
+    return read_reply(question, buckets.answer(question, now_ms))
+
+
+def test_a_full_bucket_gives_its_burst_then_its_rate() -> None:
+    buckets = full()
+    assert ask(buckets, 10_000, 6_000).verdicts == (None,)
+    assert ask(buckets, 10_000, 100).verdicts == (Refusal(0, 100),)
+    assert ask(buckets, 10_100, 100).verdicts == (None,)
+    assert ask(buckets, 10_100, 1).verdicts == (Refusal(0, 1),)
+
+
+def test_all_or_nothing_and_the_longest_wait_binds() -> None:
+    buckets = full()
+    bids = (Bid("a", RULE), Bid("b", RULE))
+    first = Question(bids, (Claim(((0, 6_000), (1, 5_000))),))
+    assert buckets.answer(first, 10_000)[0] == 0
+    second = Question(bids, (Claim(((0, 50), (1, 1_500))), Claim(((1, 1_000),))))
+    reply = read_reply(second, buckets.answer(second, 10_000))
+    assert reply.verdicts == (Refusal(1, 500), None)
+    assert reply.shares == (Share(0, 6_000), Share(0, 6_000))
+
+
+def test_data_that_are_lost_leave_the_bucket_empty() -> None:
+    assert ask(Buckets(), 10_000, 1).verdicts == (Refusal(0, 1),)
+
+
+def test_leases_come_from_an_eighth_of_the_room() -> None:
+    reply = ask(full(), 10_000, 0, want=10_000)
+    assert reply.shares == (Share(6_000 // ROOM_PARTS, 750),)
+    assert ask(full(), 10_000, 5_999, want=5).shares == (Share(0, 5_999),)
+
+
+def test_debt_is_kept_but_bounded() -> None:
+    buckets = full()
+    reply = ask(buckets, 10_000, 10**9, force=True)
+    assert reply.shares[0].used_ms == RULE.burst_ms + DEBT_MS_MAX
+    assert ask(buckets, 10_000, 1).verdicts == (Refusal(0, DEBT_MS_MAX + 1),)
+
+
+def test_what_is_given_back_fills_no_more_than_the_bucket() -> None:
+    buckets = full()
+    assert ask(buckets, 10_000, -5, force=True).shares == (Share(0, 0),)
+    assert buckets.tats == {}
+
+
+def test_a_fair_bucket_takes_large_calls_on_credit() -> None:
+    rule = Rule(60_000, 6_000, fair=1_000)
+    buckets = full()
+    assert ask(buckets, 10_000, 5_000, rule=rule).verdicts == (None,)
+    assert ask(buckets, 10_000, 50_000, rule=rule).verdicts == (None,)
+    assert ask(buckets, 10_000, 1, rule=rule).verdicts != (None,)
+
+
+def test_what_can_never_pass() -> None:
+    assert RULE.fits(6_000) and not RULE.fits(6_001)
+    assert Rule(60_000, 6_000, 1_000).fits(66_000)
+    assert not Rule(60_000, 6_000, 1_000).fits(66_001)
+    assert RULE.remaining(-5.0) == 6_005 and RULE.remaining(9_000) == 0
+
+
+@pytest.mark.parametrize("flat", [[], [0, 0], [0, 0, 0, 0], ["0", 0, 0], [True, 0, 0]])
+def test_a_reply_that_does_not_fit_is_refused(flat: list[int]) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        read_reply(Question((Bid("b", RULE),), (Claim(((0, 1),)),)), flat)
+
+
+steps = st.lists(
+    st.tuples(st.integers(0, 3_000), st.integers(0, 7_000), st.integers(0, 2_000)), max_size=60
+)
+
+
+@given(steps, st.sampled_from([1, 60, 60_000, 9_999_999]))
+def test_never_more_than_rate_and_burst(found: list[tuple[int, int, int]], limit: int) -> None:
+    rule = Rule(limit, 6_000)
+    buckets, now_ms, spent = full(), 10_000.0, 0
+    for pause_ms, cost, want in found:
+        now_ms += pause_ms
+        reply = ask(buckets, now_ms, cost, rule=rule, want=want)
+        spent += (cost if reply.verdicts == (None,) else 0) + reply.shares[0].leased
+        passed_ms = now_ms - 10_000 + rule.burst_ms
+        assert spent <= passed_ms * limit / MINUTE_MS + 1e-3
