@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import secrets
 import signal
 import socket
 import time
@@ -74,9 +75,9 @@ class Worker:
         journal_dir = Path(config.journal.dir) if config.journal.dir else data_dir / "journal"
         self._journal = Journal(journal_dir, settings.name, config.journal)
         pepper = load_pepper(config, data_dir, os.environ)
-        self._sharing = HealthSharing(
-            lambda: redis_url(config, data_dir), f"{socket.gethostname()}-{self._file}"
-        )
+        # Host and pid are for people; containers may share both.
+        name = f"{socket.gethostname()}-{self._file}-{secrets.token_hex(4)}"
+        self._sharing = HealthSharing(lambda: redis_url(config, data_dir), name)
         self._server = DataServer(
             config, self._journal, self._counters, pepper.value, self._sharing.on_changes
         )

@@ -27,8 +27,15 @@ _PROBLEMS: Final = {
     "maintenance.window": "not HH:MM-HH:MM",
     "maintenance.zone": "not a known IANA time zone",
     "billing.cny_per_usd": "not a positive decimal",
+    "alerts.webhook": "not env:NAME, file:PATH, cred:NAME, nor a URL with https or to this machine",
 }
 """What to say instead of a library's message, which quotes the value."""
+
+WEBHOOK: Final = re.compile(
+    r"https://[^/?#\s]+\S*|http://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?([/?#]\S*)?"
+)
+"""URLs under which nobody can read along: https, or http to this very machine."""
+_REFERENCE: Final = re.compile("(env|file|cred):")
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 CountOrNone = Annotated[int, Meta(ge=0, le=2**40)]
@@ -162,6 +169,14 @@ class Billing(Section, frozen=True):
     """What a recharge is topped up by: from this many USD on, this share (`"100" = "0.05"`)."""
 
 
+class Alerts(Section, frozen=True):
+    """`[alerts]`: whom to tell when an operator has to act."""
+
+    webhook: str = ""
+    """Gets a POST when a channel refuses our credential: a URL, or a reference where it holds a
+    token; https, or http to this machine. Empty: only the log and the metrics tell."""
+
+
 class Secrets(Section, frozen=True):
     """`[secrets]`: references; empty = made at first start under DATA_DIR/secrets, mode 0600."""
 
@@ -184,6 +199,7 @@ class Config(Section, frozen=True):
     journal: JournalConfig = JournalConfig()
     log: Log = Log()
     billing: Billing = Billing()
+    alerts: Alerts = Alerts()
     secrets: Secrets = Secrets()
 
 
@@ -285,6 +301,10 @@ def _check(config: Config) -> None:
             ZoneInfo(config.maintenance.zone)
     with _named("billing.cny_per_usd"):
         _check_rate(config.billing.cny_per_usd)
+    with _named("alerts.webhook"):
+        webhook = config.alerts.webhook
+        if webhook and not (_REFERENCE.match(webhook) or WEBHOOK.fullmatch(webhook)):
+            raise ValueError
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ on it, so that no request needs a timer.
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -56,6 +57,7 @@ class ClientConnection(RequestHandler):
 
     __slots__ = (
         "_body",
+        "_head_begun",
         "_service",
         "_timeouts",
         "_valve",
@@ -82,6 +84,7 @@ class ClientConnection(RequestHandler):
         self._timeouts = timeouts
         self._valve: Valve | None = None
         self._body: StreamReader | None = None
+        self._head_begun = False
         self.deadline_s = math.inf
         self.peer_ip = ""
         self.serving = False
@@ -117,14 +120,15 @@ class ClientConnection(RequestHandler):
         """Note the peer; the first head is due."""
         peer = transport.get_extra_info("peername")
         self.peer_ip = peer[0] if peer else ""
-        self.deadline_s = self._loop.time() + self._timeouts.head_s
+        self.deadline_s = time.monotonic() + self._timeouts.head_s
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Parse; with the first bytes of a head its deadline begins."""
-        if self._waiter is not None and self.deadline_s > self._head_due_s():
-            self.deadline_s = self._head_due_s()
+        """Parse; a head that is not whole with its first bytes has a deadline from then on."""
         super().data_received(data)
+        if self._waiter is not None and not self._waiter.done() and not self._head_begun:
+            self._head_begun = True
+            self.deadline_s = time.monotonic() + self._timeouts.head_s
 
     def pause_writing(self) -> None:
         """The client is slower than its upstream."""
@@ -195,7 +199,7 @@ class ClientConnection(RequestHandler):
                 raise _too_large(bytes_max)
             return body
         self._body = payload
-        begun_s = self._loop.time()
+        begun_s = time.monotonic()
         parts: list[bytes] = []
         size = 0
         try:
@@ -218,7 +222,9 @@ class ClientConnection(RequestHandler):
 
     async def _next_request(self) -> tuple[Any, StreamReader]:
         if not self._messages:
-            self.deadline_s = min(self.deadline_s, self._loop.time() + self._timeouts.idle_s)
+            if self._request_count:
+                self.deadline_s = time.monotonic() + self._timeouts.idle_s
+            self._head_begun = False
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
@@ -242,9 +248,6 @@ class ClientConnection(RequestHandler):
             return
         except Exception:  # noqa: BLE001 - whatever is wrong with a body nobody wanted
             return
-
-    def _head_due_s(self) -> float:
-        return self._loop.time() + self._timeouts.head_s
 
 
 def _too_large(bytes_max: int) -> TooLarge:

@@ -163,7 +163,7 @@ class DataServer:
         """Act on client deadlines and idle upstream connections, once a second."""
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
-        now_s = loop.time()
+        now_s = time.monotonic()
         for connection in list(self._connections.open):
             if connection.deadline_s < now_s:
                 connection.expire()

@@ -9,6 +9,7 @@ import logging
 import random
 import re
 import time
+from functools import lru_cache
 from typing import Final
 
 from aiohttp.http_parser import RawRequestMessage
@@ -43,7 +44,7 @@ from relay.wire.heads import CONTINUE
 
 log = logging.getLogger("relay.edge")
 
-HOST: Final = re.compile(r"[A-Za-z0-9._\-\[\]:]*")
+_HOST: Final = re.compile(r"[A-Za-z0-9._\-\[\]:]*")
 RETRY_AFTER_S: Final = 1.0
 
 
@@ -76,7 +77,8 @@ class Site:
         call.begun_s = time.monotonic()
         self._counters.inflight += 1
         try:
-            await self._answer(call, client, message, payload)
+            if self._open(call, client, message):
+                await self._carry(call, client, message, payload)
         except RelayError as error:
             self._settlement.fail(call, error)
             self._write_error(call, client, error, payload)
@@ -95,27 +97,22 @@ class Site:
         client.keeps_alive = False
         client.write(error_answer(error, f"req_{_number():032x}", _dice(), closing=True))
 
-    async def _answer(
-        self,
-        call: ActiveCall,
-        client: ClientConnection,
-        message: RawRequestMessage,
-        payload: StreamReader,
-    ) -> None:
+    def _open(self, call: ActiveCall, client: ClientConnection, message: RawRequestMessage) -> bool:
+        """Find out from the head what is asked, and by whom; False if that is answered already."""
         _check_head(message)
         found, model = find_route(message.method, message.path)
         if found is Page.ROOT:
             # Coding agents send HEAD / before their first call: no key, no work.
             client.write(empty_answer(call.request_id, closing=not client.keeps_alive))
-            return
+            return False
         headers = message.headers
         call.ip = client_ip(client.peer_ip, headers.get("X-Forwarded-For"), self._trusted)
         self._admission.authenticate(call, _presented_key(headers))
         if isinstance(found, Page):
             self._answer_page(call, client, found, model)
-            return
+            return False
         call.endpoint = found
-        await self._carry(call, client, message, payload)
+        return True
 
     async def _carry(
         self,
@@ -186,13 +183,18 @@ def _check_head(message: RawRequestMessage) -> None:
         raise BadRequest("This relay speaks HTTP/1.1.")
     if message.upgrade:
         raise NotImplementedHere("Connections cannot be upgraded here.")
-    if not HOST.fullmatch(headers.get("Host", "")):
+    if not _is_host(headers.get("Host", "")):
         raise BadRequest("The Host header is not a host name.")
     coding = headers.get("Transfer-Encoding")
     if coding is not None and coding.lower() != "chunked":
         raise NotImplementedHere("The only transfer coding taken is chunked.")
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Send the body without a content encoding.")
+
+
+@lru_cache(maxsize=256)
+def _is_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None
 
 
 def _presented_key(headers: CIMultiDictProxy[str]) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from relay.call import Stage
 from relay.errors import RelayError
 from relay.flow.active import ActiveCall
-from relay.flow.ports import Connection
+from relay.flow.ports import Connection, Question
 from relay.model import Channel
 
 
@@ -85,6 +85,11 @@ class Attempt(abc.ABC):
         if self.paused:
             connection.pause()
         return self.done
+
+    @property
+    def question(self) -> Question:
+        """What the channel is asked."""
+        return self.call.question
 
     @abc.abstractmethod
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:

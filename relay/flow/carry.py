@@ -3,10 +3,8 @@
 Only a spliced stream is read event by event; the first stream was not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
-
-import msgspec
 
 from relay.call import Stage
 from relay.config import Switching
@@ -19,6 +17,7 @@ from relay.errors import (
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.held import Held
+from relay.flow.ports import Question
 from relay.flow.trace import Trace
 from relay.model import Channel
 from relay.routing.splice import Carriage, SpliceState, join_usage
@@ -58,9 +57,9 @@ class CarryOn(Attempt):
         self._headers: list[tuple[bytes, bytes]] = []
 
     @property
-    def fields(self) -> Mapping[str, msgspec.Raw]:
-        """The top level of the body that asks for the rest."""
-        return self._carriage.fields
+    def question(self) -> Question:
+        """The client's question, asking for the rest of its answer."""
+        return self.call.question.carry_on(self._carriage.fields)
 
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Take only what can go on: an event stream."""

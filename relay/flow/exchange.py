@@ -83,7 +83,6 @@ class Exchange:
             session = call.question.session
             call.affinity = affinity_of(call.account.id, session) if session else None
         self._watch.add(call)
-        self._referee.note_call()
         self._journal.start(_start_record(call))
         try:
             await self._serve(call)
@@ -103,22 +102,28 @@ class Exchange:
 
     async def _serve(self, call: ActiveCall) -> None:
         """Ask one channel after the other until an answer is out."""
-        effort = Effort(self._limits.attempts_max, int(call.begun_s * 1e6) + self._total_us)
+        hedged = call.line is not None and call.line.hedge_ms > 0
         channel = self._referee.choose(call)
         if channel is None:
             raise Unavailable("No channel serves this model now.", retry_after_s=RETRY_AFTER_S)
         following: Next = (channel, None)
         while True:
-            effort.begin()
             attempt = self._attempt_on(call, *following)
             try:
-                await race(self, call, attempt)
+                await (race(self, call, attempt) if hedged else self.ask(attempt))
                 return
             except RelayError as error:
+                effort = self._effort_of(call)
                 following = self._decide(call, attempt, error, effort)
             wait_us = effort.backoff_us(now_us(), _dice())
             if wait_us:
                 await asyncio.sleep(wait_us / 1e6)
+
+    def _effort_of(self, call: ActiveCall) -> Effort:
+        """Return the tries and the time that a call has spent and has left."""
+        effort = Effort(self._limits.attempts_max, int(call.begun_s * 1e6) + self._total_us)
+        effort.attempts = call.attempts
+        return effort
 
     def _decide(
         self, call: ActiveCall, attempt: Attempt, error: RelayError, effort: Effort
@@ -175,7 +180,19 @@ class Exchange:
         call.running.append(attempt)
         self._referee.begin(attempt)
         try:
-            await self._connect_and_ask(attempt)
+            head, body = self._frame(attempt)
+            connection = self._connections.take(attempt.channel)
+            if connection is not None:
+                try:
+                    await _begin(attempt, connection, head, body)
+                    return
+                except ConnectionBroken:
+                    # A kept-alive connection may be closed by its server at the very moment we use
+                    # it. Without a byte of an answer that says nothing of the channel: ask anew.
+                    if not (connection.reused and connection.silent) or call.doom is not None:
+                        raise
+            connection = await self._connections.dial(attempt.channel)
+            await _begin(attempt, connection, head, body)
         except RelayError as error:
             self._referee.fail(attempt, classify_error(error), error)
             raise
@@ -188,30 +205,18 @@ class Exchange:
             self._referee.end(attempt)
             call.running.remove(attempt)
 
-    async def _connect_and_ask(self, attempt: Attempt) -> None:
+    def _frame(self, attempt: Attempt) -> tuple[bytes, bytes]:
+        """Return head and body of the request that an attempt sends."""
         call, channel = attempt.call, attempt.channel
         call.channel = channel
         call.served_model = model = channel.models[call.model]
-        question = call.question
-        if isinstance(attempt, CarryOn):
-            question = question.carry_on(attempt.fields)
-        content_type, body = question.frame(channel, model)
+        content_type, body = attempt.question.frame(channel, model)
         head = b"%b%d\r\nContent-Type: %b\r\n\r\n" % (
             self._connections.head(channel, call.endpoint),
             len(body),
             content_type,
         )
-        connection = self._connections.take(channel)
-        if connection is not None:
-            try:
-                await _ask(attempt, connection, head, body)
-                return
-            except ConnectionBroken:
-                # A kept-alive connection may be closed by its server at the very moment we use
-                # it. Without a byte of an answer that says nothing of the channel: ask anew.
-                if not (connection.reused and connection.silent) or call.doom is not None:
-                    raise
-        await _ask(attempt, await self._connections.dial(channel), head, body)
+        return head, body
 
     def _on_commit(self, attempt: Attempt) -> None:
         """An attempt has output: its channel is good, and whoever was asked beside it is late."""
@@ -219,9 +224,10 @@ class Exchange:
         call.channel = attempt.channel
         call.served_model = attempt.channel.models[call.model]
         self._referee.succeed(attempt)
-        for rival in list(call.running):
-            if rival is not attempt:
-                rival.fail(ChannelOutrun("Another channel was faster."))
+        if len(call.running) > 1:
+            for rival in list(call.running):
+                if rival is not attempt:
+                    rival.fail(ChannelOutrun("Another channel was faster."))
 
     # --- moved by an operator ----------------------------------------------------------------
 
@@ -248,15 +254,17 @@ class Exchange:
             call.client.cut()
 
 
-async def _ask(attempt: Attempt, connection: Connection, head: bytes, body: bytes) -> None:
-    """Send the question; return when the answer is out."""
+def _begin(
+    attempt: Attempt, connection: Connection, head: bytes, body: bytes
+) -> asyncio.Future[None]:
+    """Send the question; return what is done when the answer is out."""
     stopped = attempt.call.doom or attempt.error
     if stopped is not None:
         connection.abort()
         raise stopped
     done = attempt.listen(connection)
     connection.ask(head, body, attempt)
-    await done
+    return done
 
 
 def _dice() -> float:
@@ -271,7 +279,7 @@ def _start_record(call: ActiveCall) -> CallStart:
         call.account.id,
         call.key.id,
         call.ip,
-        call.endpoint.value,
+        call.endpoint,
         call.model,
         call.line.id,
         call.stream,

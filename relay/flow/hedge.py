@@ -26,13 +26,14 @@ class Asker(Protocol):
 
 
 async def race(asker: Asker, call: ActiveCall, attempt: Attempt) -> None:
-    """Ask, and where the line is hedged ask another channel beside it in time.
+    """Ask, and where no output comes in time ask another channel beside it.
 
     Raises:
         RelayError: No attempt got an answer out; the error of the last that failed.
     """
     line = call.line
-    if line is None or not line.hedge_ms or call.committed:
+    assert line is not None and line.hedge_ms, "the line is hedged"
+    if call.committed:
         await asker.ask(attempt)
         return
     async with _Tasks() as tasks:

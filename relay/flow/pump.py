@@ -15,7 +15,7 @@ import enum
 from collections.abc import Callable
 from typing import Final
 
-from relay.call import Endpoint, Stage
+from relay.call import Endpoint, Stage, Usage
 from relay.config import Switching
 from relay.errors import (
     ChannelGarbled,
@@ -33,6 +33,7 @@ from relay.routing.gates import CLIENT_FAULT_CODES
 from relay.wire.heads import EVENT_STREAM, is_canonical
 from relay.wire.refusal import is_error_body, read_refusal, reject
 from relay.wire.sse import EventBuffer, close_event, split_events
+from relay.wire.usage import find_usage
 from relay.wire.verdict import (
     UNKNOWN_ERROR,
     Ending,
@@ -100,7 +101,7 @@ class Pump(Attempt):
         self._headers: list[tuple[bytes, bytes]] = []
         self._content_type = b""
         self._length: int | None = None
-        self._events = EventBuffer(limits.event_bytes_max)
+        self._events: EventBuffer
         self._held = Held()
         self._trace = Trace()
         self._aligned = False
@@ -134,7 +135,10 @@ class Pump(Attempt):
         elif kind == b"text/html" or self.call.stream is not (kind == EVENT_STREAM):
             self.fail(ChannelRefused("The upstream answered in another form than was asked for."))
         else:
-            self._mode = Mode.GATE if self.call.stream else Mode.WHOLE
+            self._mode = Mode.WHOLE
+            if self.call.stream:
+                self._mode = Mode.GATE
+                self._events = EventBuffer(self._limits.event_bytes_max)
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Carry on what one read brought: the hot path, one call for each read of a stream."""
@@ -224,17 +228,12 @@ class Pump(Attempt):
 
     def _take_whole(self, payload: bytes, *, done: bool) -> None:
         """Hold a plain body while it is small: a cut of it can then still be switched."""
+        if done and not self._held.size_bytes:
+            self._end_whole(payload)
+            return
         self._held.add(payload)
         if done:
-            body = self._held.release()
-            if is_error_body(body):
-                self.fail(ChannelRefused("The upstream answered 200 with an error."))
-                return
-            self._commit()
-            self._note(body)
-            self._complete()
-            self._outlet.send_whole(self._content_type, body)
-            self._resolve()
+            self._end_whole(self._held.release())
         elif self._held.size_bytes > self._limits.gate_bytes_max:
             body = self._held.release()
             self._mode = Mode.PASSING
@@ -242,12 +241,23 @@ class Pump(Attempt):
             self._note(body)
             self._outlet.begin_body(self._content_type, self._length, body)
 
+    def _end_whole(self, body: bytes) -> None:
+        """Send a plain body in one piece."""
+        if is_error_body(body):
+            self.fail(ChannelRefused("The upstream answered 200 with an error."))
+            return
+        self._commit()
+        self.call.bytes_out = len(body)
+        self._finish(find_usage(b"", body))
+        self._outlet.send_whole(self._content_type, body)
+        self._resolve()
+
     def _take_passing(self, payload: bytes, *, done: bool) -> None:
         """Pass a large body on as it comes."""
         if payload:
             self._note(payload)
         if done:
-            self._complete()
+            self._finish(self._trace.usage())
         self._outlet.send_body(payload, last=done)
         if done:
             self._resolve()
@@ -298,15 +308,15 @@ class Pump(Attempt):
             return
         if self.call.endpoint in MARKED_ENDPOINTS and not self._trace.has_done_marker():
             sent += DONE_EVENT
-        self._complete()
+        self._finish(self._trace.usage())
         self._outlet.send_events(sent, last=True)
         self._resolve()
 
-    def _complete(self) -> None:
+    def _finish(self, usage: Usage | None) -> None:
         """Settle a whole answer; its last bytes go out after this."""
         self._mode = Mode.ENDED
-        self.call.usage = self._trace.usage()
-        super()._complete()
+        self.call.usage = usage
+        self._complete()
 
 
 def _error_event(code: str | None) -> RelayError:

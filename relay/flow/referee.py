@@ -60,10 +60,6 @@ class Referee:
             dice=Dice(random.random(), random.random()),  # noqa: S311 - a load balancer's
         )
 
-    def note_call(self) -> None:
-        """Note that a call begins: retries are bounded by how many there are."""
-        self._budget.begin(now_us())
-
     def grants_retry(self, channel: Channel, model: str) -> bool:
         """Tell whether a retry may go to `channel`: one that fails as well must not be stormed."""
         now = now_us()
@@ -73,10 +69,14 @@ class Referee:
 
     def begin(self, attempt: Attempt) -> None:
         """Note that an attempt is about to ask its channel."""
-        attempt.call.tried.add(attempt.channel.id)
-        self._in_flight[attempt.channel.id] += 1
+        call, channel_id = attempt.call, attempt.channel.id
+        if not call.tried:
+            self._budget.begin(attempt.started_us)
+        call.tried.add(channel_id)
+        self._in_flight[channel_id] += 1
         self._counters.attempts += 1
-        self.health.start(attempt.channel.id, attempt.call.model, attempt.started_us)
+        if channel_id in self.health.troubled:
+            self.health.start(channel_id, call.model, attempt.started_us)
 
     def end(self, attempt: Attempt) -> None:
         """Note that an attempt is over, however it went."""

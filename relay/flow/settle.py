@@ -62,7 +62,7 @@ class Settlement:
         call.settled = True
         now_s = time.monotonic()
         usage = _usage(call)
-        self._count(call, status, usage, now_s)
+        self._count(call, status, usage)
         if call.key is None or call.account is None:
             return  # nobody to write it down for: a stranger's call is only counted
         price, group = call.price, call.group
@@ -81,14 +81,14 @@ class Settlement:
                 call.account.id,
                 call.key.id,
                 call.ip,
-                call.endpoint.value,
+                call.endpoint,
                 call.model,
                 call.line.id if call.line else 0,
                 call.stream,
                 call.channel.id if call.channel else 0,
                 call.served_model,
                 status,
-                reason.value,
+                reason,
                 usage.input_tokens,
                 usage.cached_tokens,
                 usage.cache_write_tokens,
@@ -106,7 +106,7 @@ class Settlement:
             )
         )
 
-    def _count(self, call: ActiveCall, status: int, usage: Usage, now_s: float) -> None:
+    def _count(self, call: ActiveCall, status: int, usage: Usage) -> None:
         counters = self._counters
         line = call.line.name if call.line else ""
         status_class = STATUS_CLASSES[status // 100]

@@ -100,7 +100,7 @@ class Lease:
 
     def surplus(self) -> int:
         """Return what the worker holds beyond its keep."""
-        return max(0, self.balance - math.ceil(KEEP_LEASES * self.per_ms * LEASE_MS))
+        return max(0, self.balance - int(KEEP_LEASES * self.per_ms * LEASE_MS))
 
     def bars(self, cost: int, now_ms: float) -> int:
         """Return 0 if the bank may be asked for this cost, else the ms after which a call may pass.

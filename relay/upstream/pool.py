@@ -8,6 +8,7 @@ taken first, so that surplus ones fall idle and are closed before the server clo
 import asyncio
 import socket
 import ssl
+import time
 from collections import deque
 from typing import Final
 from urllib.parse import urlsplit
@@ -32,7 +33,7 @@ class UpstreamPool:
 
     def __init__(self, timeouts: Timeouts, tls: ssl.SSLContext | None = None) -> None:
         self._timeouts = timeouts
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls
         self._resolver = Resolver()
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._idle: dict[Origin, deque[UpstreamConnection]] = {}
@@ -92,7 +93,7 @@ class UpstreamPool:
                     lambda: UpstreamConnection(self._buffer, self._keep, self._forget),
                     address,
                     port,
-                    ssl=self._tls if secure else None,
+                    ssl=self._context() if secure else None,
                     server_hostname=host if secure else None,
                 )
         except ssl.SSLCertVerificationError:
@@ -124,7 +125,7 @@ class UpstreamPool:
         if origin is None:
             connection.abort()
             return
-        connection.idle_since_s = asyncio.get_running_loop().time()
+        connection.idle_since_s = time.monotonic()
         queue = self._idle.get(origin)
         if queue is None:
             queue = self._idle[origin] = deque()
@@ -132,6 +133,12 @@ class UpstreamPool:
 
     def _forget(self, connection: UpstreamConnection) -> None:
         self._open.pop(connection, None)
+
+    def _context(self) -> ssl.SSLContext:
+        """Return the context that verifies upstreams; made when the first one needs it (55 ms)."""
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
 
     def _origin(self, channel: Channel) -> Origin:
         origin = self._origins.get(channel.base_url)

@@ -5,6 +5,7 @@ header of an upstream key can: a client gets its content type and our own reques
 gets its credential and the body's frame.
 """
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -73,6 +74,7 @@ def status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Error"))
 
 
+@lru_cache(maxsize=64)
 def answer_head(content_type: bytes, *, streamed: bool) -> bytes:
     """Return the fixed part of a 200's head: status, type, and what keeps a stream unbuffered.
 

@@ -92,7 +92,7 @@ def retry_after(headers: list[tuple[bytes, bytes]]) -> float | None:
 
 def is_error_body(body: bytes) -> bool:
     """Tell whether a 200's JSON body is an error all the same."""
-    if b'"error"' not in body[:512]:
+    if body.find(b'"error"', 0, 512) < 0:
         return False
     try:
         _decoder.decode(body)

@@ -11,7 +11,7 @@ Source: STREAMS, section 4, measured on recorded streams of 20 providers.
 
 import math
 import re
-from collections.abc import Iterable
+from itertools import islice
 from typing import Annotated, Final
 
 import msgspec
@@ -106,6 +106,8 @@ class _Wire(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Wire).decode
+_NO_INPUT_DETAILS: Final = _InputDetails()
+_NO_OUTPUT_DETAILS: Final = _OutputDetails()
 
 
 def find_usage(first: bytes, tail: bytes) -> Usage | None:
@@ -133,29 +135,42 @@ def estimate_tokens(text_bytes: int) -> int:
 def _last_object(block: bytes) -> _Wire | None:
     """Return the last usage object near the end of `block` that holds a count."""
     block = block[-SEARCH_BYTES_MAX:]
-    return _pick_object(block, reversed(list(_MARKER.finditer(block))[-CANDIDATES_MAX:]))
-
-
-def _first_object(block: bytes) -> _Wire | None:
-    """Return the first usage object of `block` that holds a count."""
-    return _pick_object(block, list(_MARKER.finditer(block))[:CANDIDATES_MAX])
-
-
-def _pick_object(block: bytes, candidates: Iterable[re.Match[bytes]]) -> _Wire | None:
-    for found in candidates:
-        end = _end_of_object(block, found.end() - 1)
-        if end is None:
-            continue
-        try:
-            wire = _decode(block[found.end() - 1 : end])
-        except msgspec.DecodeError:
-            continue
-        if _has_count(wire):
+    at = len(block)
+    for _ in range(CANDIDATES_MAX):
+        at = block.rfind(b'"usage', 0, at)
+        if at < 0:
+            break
+        found = _MARKER.match(block, at)
+        wire = None if found is None else _read_object(block, found.end() - 1)
+        if wire is not None:
             return wire
     return None
 
 
+def _first_object(block: bytes) -> _Wire | None:
+    """Return the first usage object of `block` that holds a count."""
+    for found in islice(_MARKER.finditer(block), CANDIDATES_MAX):
+        wire = _read_object(block, found.end() - 1)
+        if wire is not None:
+            return wire
+    return None
+
+
+def _read_object(block: bytes, at: int) -> _Wire | None:
+    """Return the usage object that opens at `at`, None where it is none."""
+    end = _end_of_object(block, at)
+    if end is None:
+        return None
+    try:
+        wire = _decode(block[at:end])
+    except msgspec.DecodeError:
+        return None
+    return wire if _has_count(wire) else None
+
+
 def _has_count(wire: _Wire) -> bool:
+    if wire.prompt_tokens is not None or wire.input_tokens is not None:
+        return True
     return any(
         count is not None
         for count in (
@@ -215,11 +230,20 @@ def _from_openai(wire: _Wire) -> Usage:
         or wire.input_tokens_details
         or wire.prompt_token_details
         or wire.input_token_details
-        or _InputDetails()
+        or _NO_INPUT_DETAILS
     )
-    outward = wire.completion_tokens_details or wire.output_tokens_details or _OutputDetails()
+    outward = wire.completion_tokens_details or wire.output_tokens_details or _NO_OUTPUT_DETAILS
     input_tokens = _count(wire.prompt_tokens, wire.input_tokens)
     output_tokens = _count(wire.completion_tokens, wire.output_tokens)
+    if inward is _NO_INPUT_DETAILS and outward is _NO_OUTPUT_DETAILS:
+        return Usage(
+            input_tokens=input_tokens,
+            cached_tokens=_count(
+                wire.prompt_cache_hit_tokens, wire.cached_tokens, wire.cache_read_input_tokens
+            ),
+            cache_write_tokens=_count(wire.cache_creation_input_tokens),
+            output_tokens=output_tokens,
+        )
     reasoning = _count(outward.reasoning_tokens, outward.thinking_tokens)
     if wire.total_tokens == input_tokens + output_tokens + reasoning:
         # xAI's completion_tokens leaves the reasoning out; only the total tells.

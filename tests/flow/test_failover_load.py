@@ -6,10 +6,11 @@ RELAY_TEST_SEED repeats it.
 """
 
 import asyncio
+import logging
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -55,6 +56,14 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     seed = int(os.environ.get("RELAY_TEST_SEED") or random.SystemRandom().getrandbits(32))
     request.node.add_report_section("setup", "seed", f"RELAY_TEST_SEED={seed}")
     return random.Random(seed)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing that happens under load is worth an error in the log."""
+    yield
+    errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert not errors
 
 
 @asynccontextmanager
@@ -312,8 +321,7 @@ async def test_when_all_clients_hang_up_nothing_goes_on_without_them(
                 sum(await asyncio.gather(*(leave(rig, next(fresh), rng) for _ in range(300))))
                 for _ in range(times)
             ]
-            for mock in upstreams:
-                await until(lambda mock=mock: mock.state.in_flight == 0, within_s=1.0)
+            await until(lambda: all(m.state.in_flight == 0 for m in upstreams), within_s=1.0)
             await until(lambda: not rig.server._connections.open)
             ends = await settled(rig)
             await until(lambda: asyncio.all_tasks() == tasks_before)

@@ -151,9 +151,9 @@ class RelayProcess:
         assert 200 <= answer.status < 300, answer.body
         return json.loads(answer.body)
 
-    async def make_key(self, name: str, **terms: Any) -> str:
-        """Make a key of account "folk" by the admin API; return it when every worker knows it."""
-        made = await self.api("keys", {"account": "folk", "name": name, **terms})
+    async def make_key(self, name: str, account: str = "folk") -> str:
+        """Make a key by the admin API; return it when every worker knows it."""
+        made = await self.api("keys", {"account": account, "name": name})
         key: str = made["key"]
         await settle(self, key, 200)
         return key

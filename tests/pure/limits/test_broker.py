@@ -303,3 +303,26 @@ def test_a_changed_limit_keeps_its_lease() -> None:
     assert desk.broker.try_admit([(bucket("a", 120_000), 60)], NOW) is ADMITTED
     assert desk.lease("a").bucket.rule.per_minute == 120_000
     assert desk.lease("a").balance == 10
+
+
+def test_a_loss_is_one_groups_own_and_begins_once() -> None:
+    desk = Desk(by_tag=True)
+    desk.broker.settle([(A, -10), (B, -10)], NOW)
+    desk.broker.lose("a", None, NOW)
+    assert isinstance(desk.broker.try_admit([(A, 50)], NOW), Denied)
+    desk.broker.lose("a", None, NOW + 500)
+    desk.broker.share_default = 1.0
+    assert desk.broker.try_admit([(A, 50)], NOW + 500) is ADMITTED, "the share goes on filling"
+    assert not desk.broker.is_lost("b")
+
+
+def test_a_refusal_of_a_call_that_left_teaches_all_the_same() -> None:
+    desk = Desk()
+    desk.ask((A, 6_000))
+    desk.fly()
+    ticket = desk.ask((A, 1_000))
+    flight = desk.broker.take_flight("", NOW)
+    assert flight is not None
+    desk.broker.drop(ticket)
+    desk.land(flight)
+    assert desk.broker.try_admit([(A, 1_000)], NOW) == Denied(Why.EMPTY, 1_000, A)

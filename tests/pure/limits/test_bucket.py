@@ -102,6 +102,13 @@ def test_what_can_never_pass() -> None:
     assert RULE.remaining(-5.0) == 6_005 and RULE.remaining(9_000) == 0
 
 
+def test_the_script_is_told_in_flat_integers() -> None:
+    bids = (Bid("a", RULE, 7), Bid("b", Rule(1, 2, 3)))
+    claims = (Claim(((0, -5),), force=True), Claim(((1, 6), (0, 1))))
+    told = Question(bids, claims).flatten()
+    assert told == [60_000, 6_000, 7, 0, 1, 2, 0, 3, 1, 1, 1, -5, 0, 2, 2, 6, 1, 1]
+
+
 @pytest.mark.parametrize("flat", [[], [0, 0], [0, 0, 0, 0], ["0", 0, 0], [True, 0, 0]])
 def test_a_reply_that_does_not_fit_is_refused(flat: list[int]) -> None:
     with pytest.raises(ValueError, match="does not fit"):
