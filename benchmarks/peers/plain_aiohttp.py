@@ -21,13 +21,9 @@ async def make_app(upstream: str) -> web.Application:
         body = await request.read()
         headers = {"Content-Type": "application/json", "Authorization": "Bearer sk-upstream"}
         async with session.post(upstream + request.path, data=body, headers=headers) as answer:
-            if answer.content_type != "text/event-stream":
-                return web.Response(
-                    status=answer.status,
-                    body=await answer.read(),
-                    content_type=answer.content_type,
-                )
-            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            response = web.StreamResponse(
+                status=answer.status, headers={"Content-Type": answer.headers["Content-Type"]}
+            )
             await response.prepare(request)
             async for chunk in answer.content.iter_any():
                 await response.write(chunk)

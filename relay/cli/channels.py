@@ -1,16 +1,24 @@
 """`relay channel`: the upstreams of the catalog, day by day."""
 
+import time
+from collections.abc import Sequence
+
 import click
 import msgspec
 
 from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.probe import probe
 from relay.cli.root import location_options
-from relay.cli.session import with_database
+from relay.cli.session import Session, with_database
 from relay.store.catalog import load_channel
 from relay.store.listings import list_channels, set_drained
+from relay.store.locate import redis_url
+from relay.store.standings import Row, add_standings, read_conditions
 
-COLUMNS = ("name", "protocol", "base_url", "api_key", "tier", "weight", "drained", "models")
+COLUMNS = (
+    *("name", "state", "reason", "trial_in_s", "differing_models"),
+    *("protocol", "base_url", "api_key", "tier", "weight", "models"),
+)
 
 
 @click.group()
@@ -23,9 +31,13 @@ def channel() -> None:
 @json_option
 @click.pass_context
 def list_command(ctx: click.Context, *, as_json: bool) -> None:
-    """Show all channels."""
-    rows = with_database(ctx, lambda on: list_channels(on.connection, on.open_vault()))
-    print_rows(rows, COLUMNS, as_json=as_json)
+    """Show all channels and how they stand.
+
+    States: in service, open (left alone until its next trial), half-open (a call is trying it),
+    drained, evicted (drained, and running calls moved off), unknown (no relay tells).
+    """
+    rows = with_database(ctx, _list)
+    print_rows(rows if as_json else [_in_words(row) for row in rows], COLUMNS, as_json=as_json)
 
 
 @channel.command()
@@ -43,11 +55,13 @@ def test(ctx: click.Context, name: str, *, as_json: bool) -> None:
 @channel.command()
 @location_options
 @click.argument("name")
+@click.option("--now", is_flag=True, help="Move running calls to other channels, where they can.")
 @click.pass_context
-def drain(ctx: click.Context, name: str) -> None:
+def drain(ctx: click.Context, name: str, *, now: bool) -> None:
     """Send new calls elsewhere; running ones finish."""
-    with_database(ctx, lambda on: set_drained(on.connection, name, drained=True))
-    click.echo(f"channel {name} is drained", err=True)
+    with_database(ctx, lambda on: set_drained(on.connection, name, drained=True, evicted=now))
+    moved = ", running calls move off it" if now else ""
+    click.echo(f"channel {name} is drained{moved}", err=True)
 
 
 @channel.command()
@@ -58,3 +72,20 @@ def enable(ctx: click.Context, name: str) -> None:
     """Put a drained channel back into service."""
     with_database(ctx, lambda on: set_drained(on.connection, name, drained=False))
     click.echo(f"channel {name} is in service", err=True)
+
+
+async def _list(on: Session) -> Sequence[Row]:
+    rows = await list_channels(on.connection, on.open_vault())
+    conditions = await read_conditions(
+        lambda: redis_url(on.config, on.data_dir), time.time_ns() // 1_000
+    )
+    return add_standings(rows, conditions)
+
+
+def _in_words(row: Row) -> Row:
+    """Return a row whose differing models are sentences."""
+    words = [
+        f"{found['model']} {found['state']}" + (f" ({found['reason']})" if found["reason"] else "")
+        for found in row["differing_models"]
+    ]
+    return {**row, "differing_models": words}

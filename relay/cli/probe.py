@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from relay.model import Channel, Protocol
+from relay.control.question import models_url, request_headers
+from relay.model import Channel
 
 TIMEOUT_S: Final = 10.0
 ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -61,22 +62,8 @@ def probe(channel: Channel) -> Finding:
     )
 
 
-def request_headers(channel: Channel) -> dict[str, str]:
-    """Return the headers that carry a channel's credential in its dialect."""
-    api_key = channel.api_key.reveal()
-    if not api_key:
-        return {}
-    match channel.protocol:
-        case Protocol.ANTHROPIC:
-            return {"x-api-key": api_key, "anthropic-version": "2023-06-01"}
-        case Protocol.GEMINI:
-            return {"x-goog-api-key": api_key}
-        case Protocol.OPENAI:
-            return {"authorization": f"Bearer {api_key}"}
-
-
 def _get(channel: Channel) -> tuple[int, bytes]:
-    url = urlsplit(channel.base_url)
+    url = urlsplit(models_url(channel))
     assert url.hostname is not None
     connection: http.client.HTTPConnection
     if url.scheme == "https":
@@ -88,9 +75,7 @@ def _get(channel: Channel) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(url.hostname, url.port, timeout=TIMEOUT_S)
     try:
         headers = {"accept": "application/json", **request_headers(channel)}
-        # Gemini alone lists by pages, of 50 unless told.
-        query = "?pageSize=1000" if channel.protocol is Protocol.GEMINI else ""
-        connection.request("GET", f"{url.path}/models{query}", headers=headers)
+        connection.request("GET", url._replace(scheme="", netloc="").geturl(), headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.read(ANSWER_BYTES_MAX)
     finally:

@@ -2,7 +2,7 @@
 
     GET  /livez /readyz /metrics                  open: they tell nothing of anybody
     GET  /admin/v1/keys?account=  POST  DELETE /{id}  POST /{id}/enable|disable
-    GET  /admin/v1/channels       POST /{name}/drain|enable
+    GET  /admin/v1/channels       POST /{name}/drain|enable; drain {"now": true} moves calls off
     GET  /admin/v1/logs           /{request id}: with its receipt
     GET  /admin/v1/usage          requests, tokens, errors, cost over time
 
@@ -36,8 +36,9 @@ from relay.model import Secret
 from relay.store import keys, listings, postgres, published, reports
 from relay.store.canonical import canonical_networks, canonical_usd
 from relay.store.keys import Terms
-from relay.store.locate import database_url
+from relay.store.locate import database_url, redis_url
 from relay.store.postgres import Connection
+from relay.store.standings import add_standings, read_conditions
 from relay.store.vault import load_pepper, open_vault
 from relay.units import format_usd, parse_usd
 
@@ -59,6 +60,12 @@ class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     models: list[str] | None = None
     allow_ip: list[str] | None = None
     quota_usd: str | None = None
+
+
+class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /admin/v1/channels/{name}/drain; may be left out."""
+
+    now: bool = False
 
 
 class AdminApi:
@@ -162,14 +169,19 @@ class AdminApi:
     async def _list_channels(self, _request: web.Request) -> web.Response:
         async with self._connection() as connection:
             rows = await listings.list_channels(connection, self._vault)
-        return _json({"channels": rows})
+        conditions = await read_conditions(
+            lambda: redis_url(self._config, self._data_dir), time.time_ns() // 1_000
+        )
+        return _json({"channels": add_standings(rows, conditions)})
 
     async def _switch_channel(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         drained = request.match_info["verb"] == "drain"
+        wanted = _decode(await request.read() or b"{}", DrainRequest)
+        evicted = drained and wanted.now
         async with self._connection() as connection:
-            await listings.set_drained(connection, name, drained=drained)
-        return _json({"name": name, "drained": drained})
+            await listings.set_drained(connection, name, drained=drained, evicted=evicted)
+        return _json({"name": name, "drained": drained, "evicted": evicted})
 
     # --- the request log --------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Counters are summed over all workers; gauges carry the worker they are true of.
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -76,6 +76,7 @@ class WorkerCollector(Collector):
     Args:
         directory: Where the workers publish.
         own_gauges: What the control process knows itself: full name -> value.
+        others: Whose metrics are shown as well.
         now_s: Seconds since 1970; a gauge of a worker that went silent is not shown.
     """
 
@@ -84,10 +85,12 @@ class WorkerCollector(Collector):
         directory: Path,
         own_gauges: Callable[[], dict[str, float]],
         now_s: Callable[[], float],
+        others: Sequence[Collector] = (),
     ) -> None:
         self._directory = directory
         self._own_gauges = own_gauges
         self._now_s = now_s
+        self._others = others
 
     def collect(self) -> Iterator[Metric]:
         """Return all metric families as they stand."""
@@ -103,6 +106,8 @@ class WorkerCollector(Collector):
             yield _gauge(name, family, reduce, fresh)
         for name, value in self._own_gauges().items():
             yield GaugeMetricFamily(name, "Of the control process.", value=value)
+        for other in self._others:
+            yield from other.collect()
         yield InfoMetricFamily(
             "relay_build",
             "What is running.",

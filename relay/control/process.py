@@ -1,4 +1,6 @@
-"""The control process, wired: admin listener, shipper, upkeep. It never sees a client's request.
+"""The control process, wired: admin listener, shipper, upkeep, an eye on the channels.
+
+It never sees a client's request.
 
 It starts without Postgres and waits for it; it ends when the supervisor says so or is gone. It is
 the last to end, because it carries the workers' last records into the request log.
@@ -6,6 +8,7 @@ the last to end, because it carries the workers' last records into the request l
 
 import asyncio
 import contextlib
+import os
 import secrets
 import signal
 import socket
@@ -19,15 +22,18 @@ from aiohttp import web
 
 from relay import hardening
 from relay.control.api import AdminApi
+from relay.control.channel_watch import ChannelWatch
 from relay.control.metrics import WorkerCollector
 from relay.control.shipper import Shipper
 from relay.control.upkeep import keep_log_forever
+from relay.control.webhook import find_webhook
 from relay.lifeline import Lifeline, Settings
 from relay.model import Secret
 from relay.store import postgres
-from relay.store.locate import database_url
+from relay.store.locate import database_url, redis_url
 from relay.store.postgres import Connection
 from relay.store.secret_files import keep_secret
+from relay.store.vault import open_vault
 from relay.waiting import first_of
 
 TOKEN_BYTES: Final = 32
@@ -64,8 +70,14 @@ class Control:
                 self._data_dir / "secrets" / "admin.token", secrets.token_urlsafe(TOKEN_BYTES)
             )
         )
+        self._watch = ChannelWatch(
+            lambda: redis_url(self._config, self._data_dir),
+            self._connect_watch,
+            open_vault(self._config, self._data_dir, os.environ),
+            find_webhook(self._config, os.environ),
+        )
         metrics_dir = self._data_dir / "run" / "metrics"
-        collector = WorkerCollector(metrics_dir, self._gauges, wall_s)
+        collector = WorkerCollector(metrics_dir, self._gauges, wall_s, [self._watch])
         self._api = AdminApi(self._config, self._data_dir, token, collector)
 
     async def run(self) -> None:
@@ -76,17 +88,22 @@ class Control:
             alone = parts.enter_context(_task(self._lifeline.beat_until_alone()))
             shipping = parts.enter_context(_task(self._shipper.run()))
             upkeep = parts.enter_context(_task(keep_log_forever(self._config, self._data_dir)))
+            watching = parts.enter_context(_task(self._watch.run()))
             runner = web.AppRunner(self._api.application(), access_log=None)
             parts.push_async_callback(runner.cleanup)
             await runner.setup()
             await web.SockSite(runner, self._listener).start()
             self._lifeline.tell_ready()
-            await first_of(asked.wait(), alone, shipping, upkeep)
+            await first_of(asked.wait(), alone, shipping, upkeep, watching)
             await first_of(self._all_shipped(), alone, within_s=LAST_SHIPPING_S)
 
     async def _connect(self) -> Connection:
         url = database_url(self._config, self._data_dir)
         return await postgres.connect(url, application="relay shipper")
+
+    async def _connect_watch(self) -> Connection:
+        url = database_url(self._config, self._data_dir)
+        return await postgres.connect(url, application="relay channel watch")
 
     async def _all_shipped(self) -> None:
         while self._shipper.rows_waiting or self._shipper.lag_bytes():  # noqa: ASYNC110

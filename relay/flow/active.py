@@ -49,6 +49,7 @@ class ActiveCall:
         "line",
         "model",
         "number",
+        "opening",
         "outlet",
         "price",
         "question",
@@ -98,6 +99,8 @@ class ActiveCall:
         self.splices = 0
         self.keeper: Keeper | None = None
         """What went out, kept where the stream may have to be carried on."""
+        self.opening = b""
+        """The first events that went out: an error told in band must fit them."""
         self.first_byte_s = 0.0
         self.bytes_out = 0
         self.events_out = 0

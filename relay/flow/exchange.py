@@ -248,7 +248,13 @@ class Exchange:
         """End an answer that has begun: a stream with an error event, a body by breaking off."""
         call.client.keeps_alive = False
         if call.stream:
-            event = error_event(error, call.request_id, call.endpoint)
+            event = error_event(
+                error,
+                call.request_id,
+                call.endpoint,
+                opening=call.opening,
+                events_out=call.events_out,
+            )
             call.outlet.send_events(event, last=True)
         else:
             call.client.cut()

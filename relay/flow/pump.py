@@ -216,6 +216,7 @@ class Pump(Attempt):
         """Commit: from here on this channel has the call."""
         block = self._held.release()
         self._mode = Mode.EVENTS
+        self.call.opening = block
         self._commit()
         if block.startswith(b"id:") or b"\nid:" in block:
             self._outlet.comments_safe = False

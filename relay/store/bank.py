@@ -11,7 +11,7 @@ the loss, then less and less often, up to 2 s. A probe that is granted ends the 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 import hiredis
@@ -24,6 +24,7 @@ from relay.limits.flight import Flight
 from relay.limits.heartbeat import BEAT_MS, SILENT_MS_MAX, Heartbeat
 from relay.limits.scopes import PREFIX
 from relay.limits.slots import TTL_MS, Seats, Wish
+from relay.store.nodes import Locate
 from relay.store.resp import NO_SCRIPT, Command, Connection, Script, connect
 
 ASK_S: Final = 0.05
@@ -33,12 +34,8 @@ BACKOFF_S: Final = 0.25
 BACKOFF_S_MAX: Final = 2.0
 GROUPS_MAX: Final = 32
 """Groups asked in one flight; with one Redis there is only one."""
-ONE_GROUP: Final = ""
-BEAT_KEY: Final = f"{PREFIX}beat"
 
 _log = logging.getLogger(__name__)
-
-Locate = Callable[[], Awaitable[str]]
 
 
 class Bank:
@@ -50,6 +47,7 @@ class Bank:
         broker: The buckets' leases.
         seats: The seats' blocks.
         now_ms: The worker's monotonic clock.
+        tag: A hash tag that this Redis keeps; "" where it keeps them all.
     """
 
     def __init__(
@@ -59,8 +57,12 @@ class Bank:
         broker: Broker,
         seats: Seats,
         now_ms: Callable[[], float],
+        *,
+        tag: str = "",
     ) -> None:
         self._locate = locate
+        self._tag = tag
+        self._beat_key = f"{PREFIX}{tag}beat"
         self._worker = worker
         self._broker = broker
         self._seats = seats
@@ -198,9 +200,9 @@ class Bank:
     def _tell(self) -> list[Command]:
         told = self._heartbeat.beat(self._broker.leases())
         return [
-            ("HSET", BEAT_KEY, self._worker, told),
-            ("PEXPIRE", BEAT_KEY, 2 * SILENT_MS_MAX),
-            ("HGETALL", BEAT_KEY),
+            ("HSET", self._beat_key, self._worker, told),
+            ("PEXPIRE", self._beat_key, 2 * SILENT_MS_MAX),
+            ("HGETALL", self._beat_key),
         ]
 
     def _hear(self, reply: list[bytes], now_ms: float) -> None:
@@ -210,7 +212,7 @@ class Bank:
         shares, share_default, gone = self._heartbeat.hear(fields, now_ms)
         self._broker.shares, self._broker.share_default = shares, share_default
         if gone and self._connection is not None:
-            self._connection.tell(("HDEL", BEAT_KEY, *gone))
+            self._connection.tell(("HDEL", self._beat_key, *gone))
 
     def _fail(self, names: list[str], flights: list[Flight], exc: DependencyDown) -> None:
         """Take in that the flight is lost; nobody waits for the next one."""
@@ -221,7 +223,7 @@ class Bank:
         if not self._lost:
             self.losses += 1
             _log.error("limiter lives on its share", extra={"reason": exc.message})
-        self._lose([*names, *self._due] or [ONE_GROUP], flights, now_ms)
+        self._lose([*names, *self._due] or [self._tag], flights, now_ms)
 
     def _lose(self, names: list[str], flights: list[Flight], now_ms: float) -> None:
         taken = {flight.group: flight for flight in flights}

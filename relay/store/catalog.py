@@ -89,6 +89,12 @@ async def load_channel(connection: Connection, vault: Vault, name: str) -> Chann
     return _channel(row, vault, EMPTY)
 
 
+async def load_channels(connection: Connection, vault: Vault) -> dict[int, Channel]:
+    """Return all channels by id; one whose credential cannot be opened comes drained."""
+    rows = await connection.fetch(_CHANNELS)
+    return {row["id"]: _channel(row, vault, EMPTY) for row in rows}
+
+
 async def read_generation(connection: Connection) -> int:
     """Return the generation the catalog is at: the cheapest question of all."""
     generation: int = await connection.fetchval("SELECT generation FROM catalog_generation")

@@ -25,7 +25,8 @@ from relay.limits.decision import ADMITTED, CROWDED_MS, Admitted, Denied, Ticket
 from relay.limits.headers import Standing
 from relay.limits.scopes import Bucket, Measure, Room
 from relay.limits.slots import Seats, SeatTicket
-from relay.store.bank import Bank, Locate
+from relay.store.bank import Bank
+from relay.store.nodes import Nodes
 
 SWEEP_S: Final = 0.25
 WAIT_S: Final = 0.25
@@ -57,24 +58,27 @@ class Limiter:
     """The limits of one worker. An async context manager: it flies and sweeps while it is open.
 
     Args:
-        locate: Returns the URL of the Redis.
+        nodes: Where the limits live. On one Redis a call's buckets are checked together.
         worker: Name of this worker, unlike any other's, over all hosts.
         now_ms: A monotonic clock.
     """
 
-    def __init__(self, locate: Locate, worker: str, now_ms: Callable[[], float]) -> None:
+    def __init__(self, nodes: Nodes, worker: str, now_ms: Callable[[], float]) -> None:
+        self._nodes = nodes
         self._now_ms = now_ms
-        # One Redis: one group, so that a call's buckets are checked together whatever their tags.
-        self._broker = Broker(lambda _: "", self._due)
-        self._seats = Seats(lambda _: "", self._due)
-        self.bank = Bank(locate, worker, self._broker, self._seats, now_ms)
+        self._broker = Broker(lambda bucket: nodes.group_of(bucket.tag), self._due)
+        self._seats = Seats(lambda room: nodes.group_of(room.tag), self._due)
+        self._banks = [
+            Bank(locate, worker, self._broker, self._seats, now_ms, tag=nodes.tag_at(place))
+            for place, locate in enumerate(nodes.locates)
+        ]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self.bank.run(), name="limiter-bank"),
             loop.create_task(self._sweep_forever(), name="limiter-sweep"),
+            *(loop.create_task(bank.run(), name="limiter-bank") for bank in self._banks),
         ]
         return self
 
@@ -87,6 +91,16 @@ class Limiter:
     def fallback_ms(self) -> float:
         """How long this worker has lived on its share, in all."""
         return self._broker.lost_ms(self._now_ms())
+
+    @property
+    def flights(self) -> int:
+        """Round trips made."""
+        return sum(bank.flights for bank in self._banks)
+
+    @property
+    def losses(self) -> int:
+        """How often a Redis was lost."""
+        return sum(bank.losses for bank in self._banks)
 
     def admit(self, draws: Draws, rooms: Sequence[Room] = ()) -> Grant | Denied | Waiting:
         """Take a seat in each room and the cost of each bucket, all or nothing."""
@@ -200,7 +214,7 @@ class Limiter:
             self._broker.drop(ticket)
 
     def _due(self, group: str) -> None:
-        self.bank.due(group)
+        self._banks[self._nodes.place_of(group)].due(group)
 
     async def _sweep_forever(self) -> None:
         while True:

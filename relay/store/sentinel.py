@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from relay.errors import DependencyDown
-from relay.store.bank import Locate
+from relay.store.nodes import Locate
 from relay.store.resp import connect
 
 ASK_S: Final = 0.05

@@ -5,6 +5,7 @@ clients by header whether and when to come back.
 """
 
 import math
+import re
 from typing import Final
 
 import msgspec
@@ -19,6 +20,8 @@ JITTER_SHARE: Final = 0.25
 JITTER_MS: Final = 250
 OWNER: Final = "relay"
 
+_RESPONSE_ID: Final = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_\-]{1,128})"')
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -27,15 +30,30 @@ def error_body(error: RelayError, request_id: str) -> bytes:
     return _encode({"error": _error_object(error, request_id)})
 
 
-def error_event(error: RelayError, request_id: str, endpoint: Endpoint) -> bytes:
+def error_event(
+    error: RelayError,
+    request_id: str,
+    endpoint: Endpoint,
+    *,
+    opening: bytes = b"",
+    events_out: int = 0,
+) -> bytes:
     """Return the event that tells a client its stream has failed: the last one it gets.
 
     The official clients raise on it. A stream that just ended would look whole to them.
+
+    Args:
+        error: What happened.
+        request_id: Of the call.
+        endpoint: Decides the dialect.
+        opening: The first events the client got: a failed response must keep their id.
+        events_out: How many it got: the number of this one.
     """
     if endpoint is Endpoint.RESPONSES:
-        return b"event: response.failed\ndata: %b\n\n" % _encode(
-            _failed_response(error, request_id)
-        )
+        found = _RESPONSE_ID.search(opening)
+        response_id = found[1].decode() if found else f"resp_{request_id.removeprefix('req_')}"
+        failed = _failed_response(error, request_id, response_id, events_out)
+        return b"event: response.failed\ndata: %b\n\n" % _encode(failed)
     return b"data: %b\n\n" % error_body(error, request_id)
 
 
@@ -82,13 +100,15 @@ def _error_object(error: RelayError, request_id: str) -> dict[str, object]:
     }
 
 
-def _failed_response(error: RelayError, request_id: str) -> dict[str, object]:
+def _failed_response(
+    error: RelayError, request_id: str, response_id: str, number: int
+) -> dict[str, object]:
     """Return the object of a `response.failed` event, complete enough for typed clients.
 
     Source: OpenAI API reference, Responses streaming events, response.failed.
     """
     response: dict[str, object] = {
-        "id": f"resp_{request_id.removeprefix('req_')}",
+        "id": response_id,
         "object": "response",
         "created_at": 0,
         "status": "failed",
@@ -104,4 +124,4 @@ def _failed_response(error: RelayError, request_id: str) -> dict[str, object]:
         "incomplete_details": None,
         "usage": None,
     }
-    return {"type": "response.failed", "sequence_number": 0, "response": response}
+    return {"type": "response.failed", "sequence_number": number, "response": response}

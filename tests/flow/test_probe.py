@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from relay.cli.probe import probe, request_headers
+from relay.cli.probe import probe
+from relay.control.question import request_headers
 from relay.model import Channel, Protocol, Secret
 
 Serve = Callable[[bytes], Channel]

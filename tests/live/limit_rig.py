@@ -20,6 +20,7 @@ from relay.limits.decision import Denied
 from relay.limits.scopes import Bucket, Measure, OnLoss, Room, Scope
 from relay.store.embedded import Embedded
 from relay.store.limiter import Grant, Limiter, Waiting
+from relay.store.nodes import one_node
 from relay.store.resp import connect
 
 _numbers = itertools.count(1)
@@ -54,7 +55,7 @@ async def limiter_on(url: str) -> AsyncIterator[Limiter]:
     async def locate() -> str:
         return url
 
-    async with Limiter(locate, f"worker-{next(_numbers)}", now_ms) as limiter:
+    async with Limiter(one_node(locate), f"worker-{next(_numbers)}", now_ms) as limiter:
         yield limiter
 
 

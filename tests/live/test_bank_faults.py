@@ -41,7 +41,7 @@ async def server(reachable: Path) -> AsyncIterator[Server]:
 
 async def warm_up(limiter: Limiter) -> None:
     """Empty the line, so that from now on it admits what flows in; wait for a heartbeat."""
-    await until(lambda: limiter.bank.flights > 0)
+    await until(lambda: limiter.flights > 0)
     assert isinstance(await ask(limiter, LINE, PER_S * 6), Grant)
     await spend(limiter, LINE, COST, 1.2)
 
@@ -62,7 +62,7 @@ async def test_killed_and_started_empty(server: Server) -> None:
         await server.send(signal.SIGKILL)
         alone = await spend(limiter, LINE, COST, 1.2)
         assert 0.5 * 1.2 * PER_S < alone < 1.05 * 1.2 * PER_S
-        assert limiter.bank.losses == 1
+        assert limiter.losses == 1
         assert 800 < limiter.fallback_ms < 1_600
         await server.revive()
         await is_back(limiter)
@@ -88,7 +88,7 @@ async def test_scripts_flushed(server: Server) -> None:
         await warm_up(limiter)
         await server.run("SCRIPT", "FLUSH")
         assert await spend(limiter, LINE, COST, 1.0) > 0.8 * PER_S
-        assert limiter.bank.losses == 0
+        assert limiter.losses == 0
 
 
 async def test_emptied(server: Server) -> None:
@@ -96,7 +96,7 @@ async def test_emptied(server: Server) -> None:
         await warm_up(limiter)
         await server.run("FLUSHALL")
         assert await spend(limiter, LINE, COST, 1.0) < 1.3 * PER_S
-        assert limiter.bank.losses == 0
+        assert limiter.losses == 0
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ async def test_refusing_to_write(
         await server.run(*hurt)
         await until_lost(limiter)
         assert await spend(limiter, LINE, COST, 1.0) < 1.2 * PER_S
-        assert limiter.bank.losses == 1, "a probe that reads must not end the loss"
+        assert limiter.losses == 1, "a probe that reads must not end the loss"
         await server.run(*heal)
         await is_back(limiter)
 
@@ -143,7 +143,7 @@ async def test_each_bucket_does_what_it_says_on_loss(server: Server) -> None:
 
 async def until_lost(limiter: Limiter) -> None:
     async with asyncio.timeout(5):
-        while limiter.bank.losses == 0:
+        while limiter.losses == 0:
             await ask(limiter, LINE, COST)
             await asyncio.sleep(0.002)
 
@@ -152,7 +152,7 @@ async def test_a_limiter_starts_without_its_redis(server: Server) -> None:
     await server.send(signal.SIGKILL)
     async with limiter_on(server.url) as limiter:
         began_ms = now_ms()
-        await until(lambda: limiter.bank.losses > 0)
+        await until(lambda: limiter.losses > 0)
         assert now_ms() - began_ms < 1_000
         # Nobody knows how many others there are: a hundredth of the line, and not nothing.
         alone = await spend(limiter, LINE, COST, 1.0)

@@ -64,26 +64,21 @@ async def paste(command: str, path: str) -> list[tuple[float, bytes]]:
     return [(at_s, line.rstrip(b"\n")) for at_s, line in lines if line != b"\n"]
 
 
-async def test_the_printed_curl_streams_and_the_next_start_prints_the_same_one(
+def check_pasted(lines: list[tuple[float, bytes]]) -> None:
+    """See that tokens came one after the other, and then the end."""
+    events = [event for _, event in lines]
+    assert all(event.startswith(b"data: {") for event in events[:-1])
+    assert events[-1] == b"data: [DONE]"
+    assert len(events) > 40
+    assert lines[-1][0] - lines[0][0] > 1
+
+
+async def test_the_printed_curl_streams_and_sigterm_lets_streams_finish(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    async with RelayProcess.start(data_dir) as first:
-        for curl in CURLS:
-            lines = await paste(first.curl, path_with(curl, tmp_path))
-            events = [line for _, line in lines]
-            assert all(event.startswith(b"data: {") for event in events[:-1])
-            assert events[-1] == b"data: [DONE]"
-            assert len(events) > 40
-            assert lines[-1][0] - lines[0][0] > 1, "tokens come one after the other"
-    assert first.process.returncode == 0
-    async with RelayProcess.start(data_dir, address=first.address, admin=first.admin) as second:
-        assert second.curl == first.curl
-        lines = await paste(second.curl, path_with(CURLS[-1], tmp_path))
-        assert lines[-1][1] == b"data: [DONE]"
-
-
-async def test_sigterm_lets_streams_finish_and_leaves_nothing_behind(data_dir: Path) -> None:
     async with RelayProcess.start(data_dir) as relay:
+        for curl in CURLS:
+            check_pasted(await paste(relay.curl, path_with(curl, tmp_path)))
         async with streaming(relay, relay.key, STREAMS, QUESTION) as streams:
             members = family(relay.process.pid)
             relay.process.send_signal(signal.SIGTERM)
@@ -94,7 +89,6 @@ async def test_sigterm_lets_streams_finish_and_leaves_nothing_behind(data_dir: P
         assert await relay.exited() == 0
         assert left_of(members) == set()
         assert {"postgres", "valkey-server"} <= {member.program for member in members}
-        assert len(members) > 5
 
 
 async def still_served(relay: RelayProcess) -> bool:
@@ -122,7 +116,9 @@ async def test_a_second_sigterm_ends_streams_with_an_error_event(data_dir: Path)
         assert left_of(members) == set()
 
 
-async def test_nothing_outlives_a_killed_supervisor_and_no_call_is_lost(data_dir: Path) -> None:
+async def test_nothing_outlives_a_killed_supervisor_and_the_next_start_loses_no_call(
+    data_dir: Path, tmp_path: Path
+) -> None:
     async with RelayProcess.start(data_dir) as relay:
         key = await relay.make_key("last", account="demo")
         made = {(await ask(relay, key, QUESTION)).request_id for _ in range(3)}
@@ -139,6 +135,7 @@ async def test_nothing_outlives_a_killed_supervisor_and_no_call_is_lost(data_dir
     assert len(left) == 2
     async with RelayProcess.start(data_dir, address=relay.address, admin=relay.admin) as second:
         assert second.curl == relay.curl
+        check_pasted(await paste(second.curl, path_with(CURLS[-1], tmp_path)))
         assert (await ask(second, key, QUESTION)).status == 200
         await until(lambda: not left & journals(data_dir), "the old journals are shipped")
         rows = await second.rows("last", len(made) + len(cut) + 1)
