@@ -208,6 +208,17 @@ def draws(limits: tuple[Limit, ...], tokens: tuple[int, int, int]) -> list[tuple
     ]
 
 
+def tokens_capacity(limits: tuple[Limit, ...]) -> int | None:
+    """Return what the smallest token bucket of a call can hold; None where none limits it."""
+    found = [
+        bucket.rule.capacity
+        for limit in limits
+        for bucket in limit.buckets
+        if bucket.measure is Measure.TOKENS
+    ]
+    return min(found, default=None)
+
+
 def hash_slot(key: str) -> int:
     """Return the Redis Cluster slot of a key.
 

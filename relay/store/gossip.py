@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
@@ -27,17 +28,23 @@ TOPIC: Final = "relay:health"
 HINT_TOPIC: Final = "relay:health:hint"
 KEY_PREFIX: Final = "relay:health:"
 
-KEPT_S: Final = 15
-"""A worker that is gone is no longer read after this."""
-REFRESH_S: Final = 5.0
-PING_S: Final = 5.0
-"""A connection that stays silent for so long is asked whether it lives; for as long again, it does
-not."""
 SCAN_KEYS: Final = 1_000
 """Keys that Redis looks through in one go; the limiter keeps its own in the same place."""
 
 _SEPARATOR: Final = b"\0"
 _log = logging.getLogger(__name__)
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How often things are done, in seconds."""
+
+    refresh_s: float = 5.0
+    """What this worker last told is written again, so that it is not taken for gone."""
+    kept_s: int = 15
+    """A worker that is gone is no longer read after this."""
+    ping_s: float = 5.0
+    """A connection that stays silent for so long is asked whether it lives; for as long again, it
+    does not."""
 
 
 def _ignore(_channel_id: int) -> None:
@@ -53,7 +60,7 @@ class Gossip:
         on_message: Called in the event loop with what another worker published; what is known at
             a start or after an outage comes first.
         on_hint: Called with the id of a channel that a probe has just seen answer again.
-        dice: Uniform in [0, 1); jitters the back-off.
+        pace: How often it does what.
     """
 
     def __init__(
@@ -63,7 +70,7 @@ class Gossip:
         on_message: Callable[[bytes], None],
         on_hint: Callable[[int], None] = _ignore,
         *,
-        dice: Callable[[], float] = random.random,
+        pace: Pace = Pace(),
     ) -> None:
         self.connected = False
         """Whether everything that others publish arrives here."""
@@ -71,7 +78,7 @@ class Gossip:
         self._name = name.encode()
         self._on_message = on_message
         self._on_hint = on_hint
-        self._dice = dice
+        self._pace = pace
         self._message: bytes | None = None
         self._fresh = asyncio.Event()
         self._failures = 0
@@ -84,7 +91,7 @@ class Gossip:
         self._task.add_done_callback(_log_fault)
 
     async def stop(self) -> None:
-        """Fall silent; what was told stays known for KEPT_S."""
+        """Fall silent; what was told stays known for a while."""
         if self._task is not None:
             await cancel_all([self._task])
 
@@ -104,7 +111,8 @@ class Gossip:
                 self._note_failure(error)
             finally:
                 self.connected = False
-            await asyncio.sleep(backoff_s(self._failures, self._dice()))
+            jitter = random.random()  # noqa: S311 - so that workers do not come back in step
+            await asyncio.sleep(backoff_s(self._failures, jitter))
 
     async def _gossip(self, client: Redis) -> None:
         """Tell and listen until the connection breaks."""
@@ -123,7 +131,7 @@ class Gossip:
             if self._message is None:
                 continue
             async with client.pipeline(transaction=False) as batch:
-                batch.set(KEY_PREFIX.encode() + self._name, self._message, ex=KEPT_S)
+                batch.set(KEY_PREFIX.encode() + self._name, self._message, ex=self._pace.kept_s)
                 if told:
                     marked = self._name + _SEPARATOR + self._message
                     batch.publish(_at(client, TOPIC), marked)
@@ -132,7 +140,7 @@ class Gossip:
     async def _told(self) -> bool:
         """Wait for the next message or the next refreshing; return whether it is a message."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REFRESH_S):
+            async with asyncio.timeout(self._pace.refresh_s):
                 await self._fresh.wait()
         told = self._fresh.is_set()
         self._fresh.clear()
@@ -142,7 +150,7 @@ class Gossip:
         hints = _at(client, HINT_TOPIC).encode()
         asked = False
         while True:
-            heard = await ears.get_message(timeout=PING_S)
+            heard = await ears.get_message(timeout=self._pace.ping_s)
             if heard is not None:
                 asked = False
                 if heard["type"] == "message":

@@ -16,6 +16,7 @@ request still counts.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Self
 
@@ -31,6 +32,8 @@ from relay.store.nodes import Nodes
 SWEEP_S: Final = 0.25
 WAIT_S: Final = 0.25
 """No call waits longer for the bank: a flight is bound by 50 ms, and a full queue is a few."""
+
+_log = logging.getLogger(__name__)
 
 
 class Grant:
@@ -80,6 +83,8 @@ class Limiter:
             loop.create_task(self._sweep_forever(), name="limiter-sweep"),
             *(loop.create_task(bank.run(), name="limiter-bank") for bank in self._banks),
         ]
+        for task in self._tasks:
+            task.add_done_callback(_tell_if_it_failed)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -222,3 +227,9 @@ class Limiter:
             now_ms = self._now_ms()
             self._broker.sweep(now_ms)
             self._seats.sweep(now_ms)
+
+
+def _tell_if_it_failed(task: asyncio.Task[None]) -> None:
+    """Log a defect of ours at once: without its tasks the limiter sends every waiting call away."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("limiter stopped", exc_info=error)

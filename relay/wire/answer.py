@@ -5,13 +5,13 @@ clients by header whether and when to come back.
 """
 
 import math
-import re
 from typing import Final
 
 import msgspec
 
 from relay.call import Endpoint
 from relay.errors import RelayError
+from relay.wire.sse import event_payload, split_events
 
 KEEPALIVE_COMMENT: Final = b": keepalive\n\n"
 RETRY_AFTER_S_MAX: Final = 60.0
@@ -19,8 +19,6 @@ RETRY_AFTER_S_MAX: Final = 60.0
 JITTER_SHARE: Final = 0.25
 JITTER_MS: Final = 250
 OWNER: Final = "relay"
-
-_RESPONSE_ID: Final = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_\-]{1,128})"')
 
 _encode = msgspec.json.Encoder().encode
 
@@ -50,9 +48,7 @@ def error_event(
         events_out: How many it got: the number of this one.
     """
     if endpoint is Endpoint.RESPONSES:
-        found = _RESPONSE_ID.search(opening)
-        response_id = found[1].decode() if found else f"resp_{request_id.removeprefix('req_')}"
-        failed = _failed_response(error, request_id, response_id, events_out)
+        failed = _failed_response(error, request_id, _read_opening(opening), events_out)
         return b"event: response.failed\ndata: %b\n\n" % _encode(failed)
     return b"data: %b\n\n" % error_body(error, request_id)
 
@@ -86,6 +82,30 @@ def model_body(name: str, created: int) -> bytes:
     return _encode(_model(name, created))
 
 
+class _Response(msgspec.Struct):
+    """What must not change over the events of one response."""
+
+    id: str = ""
+    created_at: float = 0
+    model: str = ""
+
+
+class _Opening(msgspec.Struct):
+    response: _Response
+
+
+_opening_decoder = msgspec.json.Decoder(_Opening)
+
+
+def _read_opening(opening: bytes) -> _Response:
+    for event in split_events(opening):
+        try:
+            return _opening_decoder.decode(event_payload(event)).response
+        except (msgspec.DecodeError, RecursionError):
+            continue
+    return _Response()
+
+
 def _model(name: str, created: int) -> dict[str, object]:
     return {"id": name, "object": "model", "created": created, "owned_by": OWNER}
 
@@ -101,18 +121,18 @@ def _error_object(error: RelayError, request_id: str) -> dict[str, object]:
 
 
 def _failed_response(
-    error: RelayError, request_id: str, response_id: str, number: int
+    error: RelayError, request_id: str, opened: _Response, number: int
 ) -> dict[str, object]:
     """Return the object of a `response.failed` event, complete enough for typed clients.
 
     Source: OpenAI API reference, Responses streaming events, response.failed.
     """
     response: dict[str, object] = {
-        "id": response_id,
+        "id": opened.id or f"resp_{request_id.removeprefix('req_')}",
         "object": "response",
-        "created_at": 0,
+        "created_at": opened.created_at,
         "status": "failed",
-        "model": "",
+        "model": opened.model,
         "output": [],
         "parallel_tool_calls": False,
         "tool_choice": "auto",

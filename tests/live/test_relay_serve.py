@@ -9,15 +9,16 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import stat
 import sys
 import time
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from tests.live.relay_process import (
+    PATIENCE_S,
     RelayProcess,
     ask,
     family,
@@ -82,22 +83,41 @@ async def test_the_printed_curl_streams_and_sigterm_lets_streams_finish(
         async with streaming(relay, relay.key, STREAMS, QUESTION) as streams:
             members = family(relay.process.pid)
             relay.process.send_signal(signal.SIGTERM)
-            while await still_served(relay):
-                pass
-            assert not any(stream.ended_s for stream in streams), "the port closes at once"
+            await until(lambda: is_refused(relay), "the port closes")
+            assert not any(stream.ended_s for stream in streams), "it closed at once"
         assert all(stream.whole for stream in streams)
         assert await relay.exited() == 0
         assert left_of(members) == set()
         assert {"postgres", "valkey-server"} <= {member.program for member in members}
 
 
-async def still_served(relay: RelayProcess) -> bool:
-    """Try to call: a call is answered whole, or its connection refused; nothing in between."""
+def is_refused(relay: RelayProcess) -> bool:
+    """Return whether nobody takes connections any more."""
     try:
-        assert (await ask(relay, relay.key, {**QUESTION, "max_tokens": 1})).status == 200
-    except aiohttp.ClientConnectorError:
-        return False
-    return True
+        connect(relay).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def connect(relay: RelayProcess) -> socket.socket:
+    host, port = relay.address.split(":")
+    return socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+
+
+async def test_who_has_connected_before_the_end_is_still_served(data_dir: Path) -> None:
+    """Nobody can know of such a client whether its request is on its way already."""
+    async with RelayProcess.start(data_dir) as relay:
+        async with streaming(relay, relay.key, 1, QUESTION):
+            early = [connect(relay) for _ in range(STREAMS)]
+            relay.process.send_signal(signal.SIGTERM)
+            await until(lambda: is_refused(relay), "the port closes")
+            answers = []
+            for client in early:
+                with client:
+                    client.sendall(b"HEAD / HTTP/1.1\r\nHost: relay\r\n\r\n")
+                    answers.append(client.recv(4096)[:15])
+        assert answers == [b"HTTP/1.1 200 OK"] * STREAMS
 
 
 async def test_a_second_sigterm_ends_streams_with_an_error_event(data_dir: Path) -> None:
@@ -105,8 +125,7 @@ async def test_a_second_sigterm_ends_streams_with_an_error_event(data_dir: Path)
         async with streaming(relay, relay.key, STREAMS, QUESTION) as streams:
             members = family(relay.process.pid)
             relay.process.send_signal(signal.SIGTERM)
-            while await still_served(relay):
-                pass
+            await until(lambda: is_refused(relay), "the port closes")
             relay.process.send_signal(signal.SIGTERM)
         for stream in streams:
             assert not stream.broken

@@ -62,6 +62,19 @@ def calls_of_successor(relay: RelayProcess, pid: int) -> int:
     return 0 if now == pid or figures is None else sum(figures.counters["requests"].values())
 
 
+async def test_a_roll_of_all_workers_is_noticed_by_nobody(relay: RelayProcess) -> None:
+    key = await relay.make_key("rolled")
+    answers: list[Answer] = []
+    async with streaming(relay, key, STREAMS, question(max_tokens=150)) as streams:
+        before = relay.workers()
+        relay.process.send_signal(signal.SIGHUP)
+        while any(relay.workers().get(slot, was)[0] == was[0] for slot, was in before.items()):
+            answers += await asyncio.gather(*(ask(relay, key) for _ in range(RUN_OF_ANSWERS)))
+    assert {answer.status for answer in answers} == {200}
+    assert all(stream.whole for stream in streams)
+    assert len(await relay.rows("rolled", STREAMS + len(answers))) == STREAMS + len(answers)
+
+
 async def test_no_worker_maps_anything_written_in_rust(
     relay: RelayProcess, testimony: Path
 ) -> None:

@@ -128,7 +128,7 @@ class Money(RuleBasedStateMachine):
             life.journal[call] = cost
 
     @rule(worker=workers, again=st.booleans())
-    def ship(self, worker: str, again: bool) -> None:  # noqa: FBT001 (hypothesis passes it)
+    def ship(self, worker: str, again: bool) -> None:
         self._ship(self.life(worker), again=again)
 
     @rule(worker=workers, keep=amounts)

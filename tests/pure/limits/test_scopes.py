@@ -23,6 +23,7 @@ from relay.limits.scopes import (
     hash_slot,
     limit_of,
     requests_rule,
+    tokens_capacity,
     tokens_rule,
 )
 from relay.model import Line
@@ -99,3 +100,10 @@ def test_draws_follow_the_terms() -> None:
     costs = [(bucket.measure, cost) for bucket, cost in draws((limit,), (100, 0, 10))]
     assert costs == [(Measure.TOKENS, 120), (Measure.REQUESTS, 1)]
     assert {bucket.on_loss for bucket in limit.buckets} == {OnLoss.OPEN}
+
+
+def test_the_smallest_bucket_bounds_a_reservation() -> None:
+    line = limit_of(Scope.LINE, 7, LINE)
+    account = limit_of(Scope.ACCOUNT, 2, Allowance(2, tpm=10_000, rpm=1))
+    assert tokens_capacity((line, account)) == 10_000
+    assert tokens_capacity((limit_of(Scope.KEY, 2, Allowance(2, rpm=5)),)) is None

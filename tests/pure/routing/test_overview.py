@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.routing.breaker import US_PER_S, Policy, Reason, State
-from relay.routing.health import ANY_MODEL, Condition, Failure, Health
+from relay.routing.health import ANY_MODEL, Change, Condition, Failure, Health
 from relay.routing.overview import FORGOTTEN_S, IN_SERVICE, Overview, look_at
 from relay.routing.table import Outcome
 
@@ -83,7 +83,7 @@ def test_an_outage_from_its_first_opening_to_its_end() -> None:
 def test_the_first_of_many_workers_raises_the_alarm() -> None:
     workers = [Worker(clock_us) for clock_us in (0, 77 * S, 5 * S)]
     overview = Overview()
-    alarms = []
+    alarms: list[Change] = []
     for at_us, worker in enumerate(workers, S):
         worker.fail(Outcome.DENIED, at_us)
         alarms += overview.hear(worker.tell(at_us), WALL_US + at_us)
@@ -96,25 +96,26 @@ def test_the_first_of_many_workers_raises_the_alarm() -> None:
 
 def test_the_next_opening_raises_the_next_alarm_but_a_failed_trial_none() -> None:
     worker, overview = Worker(), Overview()
-    alarms = []
+    alarms: list[Change] = []
 
-    def told(at_us: int) -> None:
-        alarms.extend(c for c in overview.hear(worker.tell(at_us), WALL_US + at_us) if c.alarm)
+    def tell_every_5_s(since_us: int, until_us: int) -> None:
+        for at_us in range(since_us, until_us, 5 * S):
+            changes = overview.hear(worker.tell(at_us), WALL_US + at_us)
+            alarms.extend(change for change in changes if change.alarm)
 
     worker.fail(Outcome.DENIED, S)
-    told(S)
-    due_us = worker.health.due_us(1, "m")
+    due_us = worker.due_us()
+    tell_every_5_s(S, due_us)
     worker.start(due_us)
-    told(due_us)
     worker.fail(Outcome.DENIED, due_us + S, started_us=due_us)
-    told(due_us + S)
+    again_us = worker.due_us()
+    tell_every_5_s(due_us + S, again_us)
     assert len(alarms) == 1
-    due_us = worker.health.due_us(1, "m")
-    worker.start(due_us)
-    worker.succeed(due_us)
-    told(due_us + S)
-    worker.fail(Outcome.DENIED, due_us + 2 * S)
-    told(due_us + 2 * S)
+    worker.start(again_us)
+    worker.succeed(again_us)
+    tell_every_5_s(again_us, again_us + S)
+    worker.fail(Outcome.DENIED, again_us + S)
+    tell_every_5_s(again_us + S, again_us + 2 * S)
     assert len(alarms) == 2
 
 

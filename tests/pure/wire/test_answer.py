@@ -40,10 +40,11 @@ def test_error_events() -> None:
     assert failed["type"] == "response.failed"
     assert failed["response"]["status"] == "failed"
     assert "req_1" in failed["response"]["error"]["message"]
-    created = b'event: response.created\ndata: {"response":{"id":"resp_abc-1"}}\n\n'
+    created = b'event: response.created\ndata: {"response":{"id":"resp_abc-1","model":"m"}}\n\n'
     event = error_event(error, "req_1", Endpoint.RESPONSES, opening=created, events_out=4)
     failed = json.loads(event.partition(b"data: ")[2])
     assert (failed["response"]["id"], failed["sequence_number"]) == ("resp_abc-1", 4)
+    assert failed["response"]["model"] == "m"
 
 
 @given(st.floats(0, 0.999), st.floats(0, 1000))

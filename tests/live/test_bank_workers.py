@@ -1,0 +1,61 @@
+"""Goal: four real workers on one real server admit the line's rate and burst, and no more.
+
+Method: processes with skewed loads offer calls; what all of them admitted is added up.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.limits.scopes import LINE_BURST_MS
+from tests.live.limit_rig import own_server
+
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(60)]
+
+ROOT = Path(__file__).parents[2]
+PER_S = 500_000
+CALL_TOKENS = 1_000
+SKEW = (0.5, 0.25, 0.15, 0.1)
+
+
+async def run_workers(url: str, load: float, seconds: float) -> list[dict[str, Any]]:
+    start_s = time.monotonic() + 1.5
+
+    async def worker(number: int, part: float) -> dict[str, Any]:
+        rate = load * part * PER_S / CALL_TOKENS
+        numbers = (number, PER_S, rate, start_s, seconds)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.live.limit_worker",
+            url,
+            *map(str, numbers),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        told, _ = await process.communicate()
+        found: dict[str, Any] = json.loads(told)
+        return found
+
+    return await asyncio.gather(*(worker(n, part) for n, part in enumerate(SKEW)))
+
+
+@pytest.mark.parametrize(("load", "seconds"), [(0.9, 15.0), (2.5, 15.0)])
+async def test_four_workers_hold_a_line(reachable: Path, load: float, seconds: float) -> None:
+    async with own_server(reachable) as server:
+        told = await run_workers(server.url, load, seconds)
+    total = {word: sum(worker[word] for worker in told) for word in told[0] if word != "seconds"}
+    admitted = sum(sum(worker["seconds"]) for worker in told)
+    assert total["losses"] == 0, "the machine was too busy for this test"
+    bound = PER_S * (seconds + LINE_BURST_MS / 1_000)
+    assert admitted <= bound * 1.01, total
+    if load < 1:
+        assert total["refused"] == 0, total
+    else:
+        assert admitted >= bound * 0.97, total
+        assert total["flights"] <= 0.1 * total["calls"], total
