@@ -23,7 +23,7 @@ import uvloop
 from relay import hardening
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
-from relay.lifeline import Lifeline, Settings
+from relay.lifeline import Lifeline, Settings, end_within
 from relay.sharing import HealthSharing
 from relay.store import published
 from relay.store.follow import CatalogFollower
@@ -33,6 +33,8 @@ from relay.store.vault import load_pepper, open_vault
 from relay.waiting import first_of
 
 PUBLISH_S: Final = 1.0
+CLOSE_S: Final = 2.0
+"""What the journal's last sync and hanging up on Postgres and Redis may take; seconds."""
 
 _STATM: Final = Path("/proc/self/statm")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -92,10 +94,10 @@ class Worker:
         alone = asyncio.create_task(self._lifeline.beat_until_alone(), name="lifeline")
         async with contextlib.AsyncExitStack() as parts:
             parts.callback(alone.cancel)
-            self._journal.open()
-            parts.push_async_callback(self._journal.close)
             parts.push_async_callback(self._follower.stop)
             parts.push_async_callback(self._sharing.stop)
+            self._journal.open()
+            parts.push_async_callback(self._journal.close)
             await first_of(self._begin(), asked.wait(), alone)
             publisher = asyncio.create_task(self._publish_forever(), name="publisher")
             parts.callback(publisher.cancel)
@@ -105,6 +107,8 @@ class Worker:
                 drain = self._server.drain(self._config.server.drain_s)
                 await first_of(drain, hurried.wait(), alone)
             await self._server.drain(0)
+            # Nothing is served any more; what does not close now has to be ended.
+            end_within(CLOSE_S)
             self._publish(0)
 
     async def _begin(self) -> None:

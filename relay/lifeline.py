@@ -17,6 +17,7 @@ a child that is told instead of killed can still end its streams with an error e
 
 import asyncio
 import contextlib
+import signal
 import socket
 from typing import Final
 
@@ -28,6 +29,9 @@ from relay.errors import Unavailable
 READY: Final = b"ready"
 BEAT: Final = b"beat"
 BEAT_S: Final = 1.0
+ALONE_S: Final = 1.8
+"""What a child may still take to end its streams once it is alone: the next supervisor wants its
+port within two seconds."""
 PACKET_BYTES_MAX: Final = 64 * 1024
 
 
@@ -48,6 +52,15 @@ def send_settings(sock: socket.socket, settings: Settings, listener: socket.sock
     packet = msgspec.msgpack.encode(settings)
     assert len(packet) <= PACKET_BYTES_MAX
     socket.send_fds(sock, [packet], [] if listener is None else [listener.fileno()])
+
+
+def end_within(wait_s: float) -> None:
+    """Have the kernel end this process (SIGALRM) unless it has ended by itself in `wait_s`.
+
+    Not the loop and no thread of ours is needed for it, and the earlier of two calls holds.
+    """
+    left_s, _ = signal.getitimer(signal.ITIMER_REAL)
+    signal.setitimer(signal.ITIMER_REAL, min(left_s or wait_s, wait_s))
 
 
 class Lifeline:
@@ -95,6 +108,7 @@ class Lifeline:
                 packet = b""
             if not packet:
                 asyncio.get_running_loop().remove_reader(self._sock)
+                end_within(ALONE_S)
                 gone.set()
 
     def _send(self, packet: bytes) -> None:

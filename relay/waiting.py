@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterable
-from typing import Any
+from typing import Any, Final
+
+CANCEL_AGAIN_S: Final = 0.25
 
 
 async def first_of(*works: Awaitable[Any], within_s: float | None = None) -> None:
@@ -16,16 +18,19 @@ async def first_of(*works: Awaitable[Any], within_s: float | None = None) -> Non
     try:
         done, _ = await asyncio.wait(futures, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for future in own:
-            future.cancel()
-        await asyncio.gather(*own, return_exceptions=True)
+        await cancel_all(own)
     for future in done:
         future.result()
 
 
-async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel `tasks` and return when they have ended; what they raise is their owner's."""
-    found = list(tasks)
-    for task in found:
-        task.cancel()
-    await asyncio.gather(*found, return_exceptions=True)
+async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel `tasks` and return when they have ended; what they raise is their owner's.
+
+    Once is not always enough: where a peer breaks off at the same moment, the cleanup of a library
+    raises an error of its own in place of the cancellation, and the task goes on to its next try.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)

@@ -143,7 +143,9 @@ class Pump(Attempt):
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Carry on what one read brought: the hot path, one call for each read of a stream."""
         if self._mode is not Mode.EVENTS:
-            self._take_cold(parts, done=done)
+            payload = b"".join(parts)
+            self._aligned = raw[-2:] == b"\r\n" and payload[-2:] == b"\n\n"
+            self._take_cold(payload, done=done)
             return
         payload = parts[0] if len(parts) == 1 else b"".join(parts)
         self.bytes_in += len(payload)
@@ -176,9 +178,8 @@ class Pump(Attempt):
 
     # --- before the commit ------------------------------------------------------------------------
 
-    def _take_cold(self, parts: list[bytes], *, done: bool) -> None:
+    def _take_cold(self, payload: bytes, *, done: bool) -> None:
         """Carry on a body that is not a committed event stream."""
-        payload = b"".join(parts)
         self.bytes_in += len(payload)
         if self._mode is Mode.GATE:
             self._take_gate(payload, done=done)

@@ -98,11 +98,7 @@ CHAT = "/v1/chat/completions"
             400,
             None,
         ),
-        (
-            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-            400,
-            None,
-        ),
+        (get("/", "Content-Length: 1", "Transfer-Encoding: chunked"), 400, None),
         (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"x: " + b"y" * 9000 + b"\r\n\r\n", 400, None),
     ],
 )

@@ -1,0 +1,135 @@
+"""The promise of the hot path: one read becomes one write, its payload untouched.
+
+A real upstream connection and a real pump between a transport that is fed by hand and a client
+that keeps every object it is given.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from relay.call import Endpoint, Stage
+from relay.config import Switching
+from relay.edge.framing import JsonQuestion
+from relay.flow.active import ActiveCall
+from relay.flow.outlet import Outlet
+from relay.flow.ports import Valve
+from relay.flow.pump import Pump
+from relay.upstream.connection import UpstreamConnection
+from relay.wire.request import peek_json
+from tests.flow.rig import DONE, FINISH, SSE_HEAD, USAGE, chunked, event, make_channel
+
+
+class KeepingClient:
+    """A client that keeps what it is sent."""
+
+    keeps_alive = True
+    takes_chunks = True
+    unsent_bytes = 0
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        return self.writes.append
+
+    def watch(self, valve: Valve | None) -> None:
+        raise AssertionError("nobody is slow here")
+
+    def cut(self) -> None:
+        raise AssertionError("nothing fails here")
+
+
+class QuietTransport(asyncio.Transport):
+    """A transport that takes everything and is never closed."""
+
+    def write(self, data: Any) -> None:
+        del data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        raise AssertionError("nothing fails here")
+
+
+class Bench:
+    """A pump whose reads are given one by one."""
+
+    def __init__(self) -> None:
+        self.client = KeepingClient()
+        self.settled: list[ActiveCall] = []
+        self.buffer = bytearray(65_536)
+        self.reads: list[bytes] = []
+        call = ActiveCall(1, self.client, Endpoint.CHAT, 0)
+        call.stream = True
+        request = peek_json(b'{"model":"a","stream":true}', Endpoint.CHAT)
+        call.question = JsonQuestion(request, strips_usage=False)
+        call.outlet = Outlet(self.client, call.request_id)
+        self.pump = Pump(call, make_channel(1, 1), lambda _: None, self.settled.append, Switching())
+        self.connection = UpstreamConnection(
+            memoryview(self.buffer), lambda _: None, lambda _: None
+        )
+        self.connection.connection_made(QuietTransport())
+        self.done = self.pump.listen(self.connection)
+        self.connection.ask(b"head", b"body", self)
+
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.pump.on_head(status, headers)
+
+    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
+        self.reads.append(raw)
+        self.pump.on_body(raw, parts, done=done)
+
+    def on_lost(self, error: Exception) -> None:
+        raise error
+
+    def read(self, raw: bytes) -> None:
+        self.buffer[: len(raw)] = raw
+        self.connection.buffer_updated(len(raw))
+
+
+async def test_whole_frames_of_whole_events_go_out_as_the_very_same_object() -> None:
+    bench = Bench()
+    bench.read(SSE_HEAD + chunked(event("first")))
+    for n in range(50):
+        bench.read(chunked(event(f"token {n}")))
+        bench.read(chunked(event("a")) + chunked(event("b")))
+    assert bench.pump.stage is Stage.COMMITTED
+    assert len(bench.client.writes) == len(bench.reads) == 101
+    assert all(
+        written is read
+        for written, read in zip(bench.client.writes[1:], bench.reads[1:], strict=True)
+    )
+    for last in (FINISH, USAGE, DONE):
+        bench.read(chunked(last))
+    bench.read(b"0\r\n\r\n")
+    assert bench.done.done() and bench.settled
+    assert b"".join(bench.client.writes).endswith(chunked(DONE) + b"0\r\n\r\n")
+
+
+async def test_other_framing_is_framed_anew_in_one_write_with_the_payload_untouched() -> None:
+    bench = Bench()
+    bench.read(SSE_HEAD + chunked(event("first")))
+    for payload, raw in (
+        (event("x"), b"%x;ext=1\r\n%b\r\n" % (len(event("x")), event("x"))),
+        (event("y"), b"000%x\r\n%b\r\n" % (len(event("y")), event("y"))),
+    ):
+        before = len(bench.client.writes)
+        bench.read(raw)
+        assert bench.client.writes[before:] == [chunked(payload)]
+
+
+async def test_half_an_event_waits_for_its_other_half() -> None:
+    bench = Bench()
+    bench.read(SSE_HEAD + chunked(event("first")))
+    whole = event("split") + event("next")
+    bench.read(chunked(whole[:30]))
+    assert len(bench.client.writes) == 1
+    bench.read(chunked(whole[30:-10]))
+    assert bench.client.writes[1] == chunked(event("split"))
+    bench.read(chunked(whole[-10:]))
+    assert bench.client.writes[2] == chunked(event("next"))
+    bench.read(chunked(event("aligned again")))
+    assert bench.client.writes[3] is bench.reads[-1]
