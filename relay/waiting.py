@@ -33,4 +33,7 @@ async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
     while left:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+        ended, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()  # looked at, or asyncio would complain that nobody did

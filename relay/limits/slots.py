@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from relay.limits.bucket import ROOM_PARTS
 from relay.limits.decision import ADMITTED, Admitted, Denied, Why
 from relay.limits.scopes import Room
 
@@ -21,6 +20,7 @@ TTL_MS: Final = 15_000
 RENEW_MS: Final = 5_000
 SPARE_MIN: Final = 2
 SPARE_PARTS: Final = 10
+FREE_PARTS: Final = 8
 SETTLE_MS: Final = 1_000
 """A block with seats to spare is asked for this often: where the room is full, it loses them."""
 DENY_MS: Final = 50
@@ -42,7 +42,7 @@ def grant_seats(seats: int, others: int, used: int, need: int, spare: int) -> in
     """
     free = seats - others
     block = max(used, min(used + need, free))
-    return block + max(0, min(spare, (free - block) // ROOM_PARTS))
+    return block + max(0, min(spare, (free - block) // FREE_PARTS))
 
 
 class Wish(msgspec.Struct, frozen=True):

@@ -108,14 +108,14 @@ class Bank:
 
     async def _turn(self) -> None:
         now_ms = self._now_ms()
-        names = list(self._due)[:GROUPS_MAX]
+        if self._lost and now_ms < self._retry_ms:
+            names = list(self._due)
+            self._due.clear()
+            self._lose(names, [], now_ms)
+            return
+        names = list(self._lost | self._due)[:GROUPS_MAX]
         for name in names:
-            del self._due[name]
-        if self._lost:
-            if now_ms < self._retry_ms:
-                self._lose(names, [], now_ms)
-                return
-            names = list(self._lost)[:GROUPS_MAX]
+            self._due.pop(name, None)
         if self._due:
             self._wake.set()
         await self._fly(names, now_ms)

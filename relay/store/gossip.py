@@ -116,7 +116,7 @@ class Gossip:
 
     async def _gossip(self, client: Redis) -> None:
         """Tell and listen until the connection breaks."""
-        async with client.pubsub(ignore_subscribe_messages=True) as ears:
+        async with client.pubsub() as ears:
             await ears.subscribe(_at(client, TOPIC), _at(client, HINT_TOPIC))
             # Only what is read after subscribing cannot have been missed in between.
             for message in await read_messages(client, besides=self._name):

@@ -11,16 +11,18 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from relay.call import CallEnd
+from relay.config import Config
 from relay.mock.options import MockOptions
 from relay.mock.script import digest, prose
 from relay.mock.server import MockServer, start
-from tests.flow.rig import Rig, chat, post, unchunked
+from relay.model import Channel, Snapshot, index_routes
+from tests.flow.rig import Rig, chat, make_snapshot, post, unchunked
 
 CHUNKS = 24
 TTFT_MS = 100.0
@@ -145,6 +147,37 @@ async def running_calls(port: int) -> int:
         writer.close()
     state: dict[str, Any] = msgspec.json.decode(answer.partition(b"\r\n\r\n")[2])
     return int(state["in_flight"])
+
+
+@asynccontextmanager
+async def mocks(count: int, **options: Any) -> AsyncIterator[list[MockServer]]:
+    """Stand upstreams in the test's own loop that are told what to do by `set_fail`."""
+    plain: dict[str, Any] = {"chunks": CHUNKS, "ttft_ms": 50.0, "interval_ms": 20.0}
+    async with AsyncExitStack() as stack:
+        found = [await start(MockOptions(**(plain | options))) for _ in range(count)]
+        for mock in found:
+            stack.push_async_callback(mock.close)
+        yield found
+
+
+@asynccontextmanager
+async def standing(
+    *channels: Channel, config: Config | None = None, **line: Any
+) -> AsyncIterator[Rig]:
+    """Stand a data plane before channels; `line` changes its one line."""
+    snapshot = make_snapshot(list(channels))
+    changed = msgspec.structs.replace(snapshot.lines[1], **line)
+    snapshot = msgspec.structs.replace(snapshot, lines={1: changed})
+    async with Rig(snapshot, config) as rig:
+        yield rig
+
+
+def without(snapshot: Snapshot, channel_id: int, *, evicted: bool) -> Snapshot:
+    """Return the catalog after `relay channel drain` of a channel, `evicted`: with --now."""
+    gone = msgspec.structs.replace(snapshot.channels[channel_id], drained=True, evicted=evicted)
+    channels = snapshot.channels | {channel_id: gone}
+    routes = index_routes(snapshot.lines, channels)
+    return msgspec.structs.replace(snapshot, channels=channels, routes=routes)
 
 
 # --- clients ----------------------------------------------------------------------------------
@@ -288,7 +321,7 @@ async def settled(rig: Rig) -> dict[bytes, CallEnd]:
     assert len(server._watch) == 0
     assert not any(server.referee._in_flight.values())
     assert server._exchange._splicer._shelf.kept_bytes == 0
-    await until(lambda: server._pool.open_count == server._pool.idle_count)
+    await until(lambda: all(connection.usable for connection in server._pool._open))
     begun = [start.request_id for start in rig.journal.starts]
     ended = [end.request_id for end in rig.journal.ends]
     assert sorted(begun) == sorted(ended) and len(set(ended)) == len(ended)

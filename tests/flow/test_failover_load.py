@@ -10,17 +10,14 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
-import msgspec
 import pytest
 
 from relay.config import Config, Timeouts
-from relay.mock.options import MockOptions
-from relay.mock.server import MockServer, start
-from relay.model import Channel, Resume, index_routes
+from relay.mock.server import MockServer
+from relay.model import Resume
 from relay.routing.breaker import Policy, State
 from relay.routing.health import Change, Health
 from tests.flow.load import (
@@ -32,12 +29,15 @@ from tests.flow.load import (
     Told,
     ask,
     crowd,
+    mocks,
     prompts,
     running_calls,
     settled,
+    standing,
     until,
+    without,
 )
-from tests.flow.rig import MODEL, Rig, chat, make_channel, make_snapshot, post
+from tests.flow.rig import MODEL, Rig, chat, make_channel, post
 
 PLAIN = "gpt-plain"
 """Served by channels that cannot continue an answer."""
@@ -64,29 +64,6 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
     assert not errors
-
-
-@asynccontextmanager
-async def standing(
-    *channels: Channel, config: Config | None = None, **line: Any
-) -> AsyncIterator[Rig]:
-    """Stand a data plane before channels; `line` changes its one line."""
-    snapshot = make_snapshot(list(channels))
-    changed = msgspec.structs.replace(snapshot.lines[1], **line)
-    snapshot = msgspec.structs.replace(snapshot, lines={1: changed})
-    async with Rig(snapshot, config) as rig:
-        yield rig
-
-
-@asynccontextmanager
-async def mocks(count: int, **options: Any) -> AsyncIterator[list[MockServer]]:
-    """Stand scripted upstreams in the test's own loop."""
-    plain: dict[str, Any] = {"chunks": CHUNKS, "ttft_ms": 50.0, "interval_ms": 20.0}
-    async with AsyncExitStack() as stack:
-        found = [await start(MockOptions(**(plain | options))) for _ in range(count)]
-        for mock in found:
-            stack.push_async_callback(mock.close)
-        yield found
 
 
 def count_attempts(found: list[MockServer]) -> int:
@@ -289,14 +266,9 @@ async def test_a_drain_under_load_breaks_nothing(
 
 async def drain(rig: Rig, upstream: MockServer, *, evicted: bool) -> None:
     """Drain channel 1 for a while; check that it is asked nothing more and runs empty."""
-    old = rig.snapshot
-    gone = msgspec.structs.replace(old.channels[1], drained=True, evicted=evicted)
-    channels = old.channels | {1: gone}
     # What is on its way there already was decided before the drain.
     asked = upstream.state.calls + rig.server.referee._in_flight[1] - upstream.state.in_flight
-    rig.server.swap(
-        msgspec.structs.replace(old, channels=channels, routes=index_routes(old.lines, channels))
-    )
+    rig.server.swap(without(rig.snapshot, 1, evicted=evicted))
     await until(lambda: upstream.state.in_flight == 0, within_s=0.3 if evicted else 3.0)
     await asyncio.sleep(0.5)
     assert upstream.state.calls <= asked
@@ -327,7 +299,7 @@ async def test_when_all_clients_hang_up_nothing_goes_on_without_them(
             ends = await settled(rig)
             await until(lambda: asyncio.all_tasks() == tasks_before)
             open_upstream = sum(mock.state.open for mock in upstreams)
-            assert open_upstream == rig.server._pool.idle_count
+            assert open_upstream == rig.server._pool.open_count
         gone = [end for end in ends.values() if end.reason == "client_gone"]
         assert len(gone) == len(ends) - 1
         assert sum(heard) <= sum(end.output_tokens > 0 for end in gone)

@@ -403,3 +403,11 @@ def left_of(members: set[Process]) -> set[str]:
     """Return the programs of those members that still live, whoever is their parent now."""
     alive = {(process.pid, process.started) for process in processes()}
     return {member.program for member in members if (member.pid, member.started) in alive}
+
+
+async def all_gone(members: set[Process], wait_s: float) -> None:
+    """Wait until none of `members` lives."""
+    until_s = time.monotonic() + wait_s
+    while left := left_of(members):
+        assert time.monotonic() < until_s, f"left after {wait_s} s: {left}"
+        await asyncio.sleep(POLL_S)

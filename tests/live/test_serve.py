@@ -129,13 +129,6 @@ def test_the_key_it_prints_streams_tokens(relay: Relay) -> None:
     assert len(events) > 20
 
 
-def test_a_killed_worker_is_replaced_within_a_second(relay: Relay) -> None:
-    os.kill(relay.pids["worker-0"], signal.SIGKILL)
-    killed_s = time.monotonic()
-    assert request(relay.address, "HEAD", "/")[0] == 200
-    assert time.monotonic() - killed_s < 1
-
-
 def test_health_and_metrics_are_open_and_the_rest_asks_for_the_token(relay: Relay) -> None:
     assert request(relay.admin, "GET", "/livez") == (200, b'{"alive":true}')
     status, answer = request(relay.admin, "GET", "/readyz")
@@ -225,6 +218,13 @@ def test_a_body_that_is_not_json_is_quoted_nowhere(relay: Relay) -> None:
     status, answer = request(relay.admin, "POST", "/admin/v1/keys", "{CANARY", headers)
     assert status == 400
     assert b"CANARY" not in answer
+
+
+def test_a_killed_worker_is_replaced_within_a_second(relay: Relay) -> None:
+    os.kill(relay.pids["worker-0"], signal.SIGKILL)
+    killed_s = time.monotonic()
+    assert request(relay.address, "HEAD", "/")[0] == 200
+    assert time.monotonic() - killed_s < 1
 
 
 def test_it_ends_with_all_it_started_and_the_next_run_has_the_same_key(

@@ -62,7 +62,7 @@ while at <= last do
   reply[count] = code
 end
 for k = 1, buckets do
-  local leased = math.min(asked[k * 4 - 1], math.floor((full[k] - tat[k]) / per[k] / 8))
+  local leased = math.min(asked[k * 4 - 1], math.floor((full[k] - tat[k]) / per[k] / 4))
   if leased > 0 then
     tat[k] = tat[k] + leased * per[k]
     touched[k] = true

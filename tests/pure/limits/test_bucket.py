@@ -68,9 +68,9 @@ def test_data_that_are_lost_leave_the_bucket_empty() -> None:
     assert ask(Buckets(), 10_000, 1).verdicts == (Refusal(0, 1),)
 
 
-def test_leases_come_from_an_eighth_of_the_room() -> None:
+def test_leases_come_from_a_part_of_the_room() -> None:
     reply = ask(full(), 10_000, 0, want=10_000)
-    assert reply.shares == (Share(6_000 // ROOM_PARTS, 750),)
+    assert reply.shares == (Share(6_000 // ROOM_PARTS, 6_000 // ROOM_PARTS),)
     assert ask(full(), 10_000, 5_999, want=5).shares == (Share(0, 5_999),)
 
 
