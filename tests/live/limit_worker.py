@@ -60,7 +60,12 @@ async def offer(
                     note(admitted=isinstance(decision, Grant))
             await asyncio.sleep(0.001)
         await asyncio.gather(*waiting)
-        told = {"seconds": seconds, "flights": limiter.flights, "losses": limiter.losses, **counts}
+        told = {
+            "seconds": seconds,
+            "flights": limiter.flights,
+            "alone_ms": limiter.fallback_ms,
+            **counts,
+        }
     sys.stdout.write(json.dumps(told))
 
 

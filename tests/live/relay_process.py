@@ -8,7 +8,6 @@ until              -> waits for a condition, within a deadline, and says what it
 
 import asyncio
 import contextlib
-import inspect
 import json
 import os
 import re
@@ -34,18 +33,24 @@ RUN_OF_ANSWERS = 16
 ANYWHERE = "127.0.0.1:0"
 
 
-async def until(
-    condition: Callable[[], T | Awaitable[T]], what: str, wait_s: float = PATIENCE_S
+async def until(condition: Callable[[], T], what: str, wait_s: float = PATIENCE_S) -> T:
+    """Look again and again until `condition` gives something true; return that."""
+
+    async def look() -> T:
+        return condition()
+
+    return await until_told(look, what, wait_s)
+
+
+async def until_told(
+    condition: Callable[[], Awaitable[T]], what: str, wait_s: float = PATIENCE_S
 ) -> T:
     """Ask again and again until `condition` gives something true; return that."""
     until_s = time.monotonic() + wait_s
-    while True:
-        found = condition()
-        result: T = await found if inspect.isawaitable(found) else found
-        if result:
-            return result
+    while not (found := await condition()):
         assert time.monotonic() < until_s, f"in vain for {wait_s} s: {what}"
         await asyncio.sleep(POLL_S)
+    return found
 
 
 class RelayProcess:
@@ -166,7 +171,7 @@ class RelayProcess:
             found: list[dict[str, Any]] = (await self.api(path))["logs"]
             return found if len(found) >= count else []
 
-        return await until(shipped, f"{count} rows of {key_name} {query}")
+        return await until_told(shipped, f"{count} rows of {key_name} {query}")
 
     async def metrics(self) -> str:
         """Return what /metrics says."""

@@ -51,11 +51,12 @@ async def test_four_workers_hold_a_line(reachable: Path, load: float, seconds: f
         told = await run_workers(server.url, load, seconds)
     total = {word: sum(worker[word] for worker in told) for word in told[0] if word != "seconds"}
     admitted = sum(sum(worker["seconds"]) for worker in told)
-    assert total["losses"] == 0, "the machine was too busy for this test"
+    # A worker that gets no CPU for 50 ms takes its Redis for lost, and lives on its share a while.
+    alone_s = total["alone_ms"] / 1_000
     bound = PER_S * (seconds + LINE_BURST_MS / 1_000)
-    assert admitted <= bound * 1.01, total
+    assert admitted <= bound * 1.01 + PER_S * alone_s, total
     if load < 1:
-        assert total["refused"] == 0, total
+        assert total["refused"] == 0 or alone_s > 0, total
     else:
         # 0.99 on a quiet machine; workers that get no CPU offer late and in clumps.
         assert admitted >= bound * 0.85, total

@@ -20,6 +20,7 @@ from tests.live.relay_process import (
     question,
     streaming,
     until,
+    until_told,
 )
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
@@ -82,7 +83,7 @@ async def test_a_roll_of_all_workers_is_noticed_by_nobody(relay: RelayProcess) -
     assert {answer.status for answer in answers} == {200}
     assert all(stream.whole for stream in streams)
     count = STREAMS + len(answers)
-    await until(lambda: logged(relay, "rolled", count), f"{count} calls are in the log")
+    await until_told(lambda: logged(relay, "rolled", count), f"{count} calls are in the log")
 
 
 async def logged(relay: RelayProcess, key_name: str, count: int) -> bool:
