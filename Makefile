@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 CLIENTS := .venv/clients
 OFFLINE := { echo 'The test clients could not be fetched: PyPI and npm are needed once.' >&2; exit 1; }
 
-.PHONY: serve test check format bench clean
+.PHONY: serve test faults check format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,12 @@ serve: $(STAMP)
 
 test: check $(CLIENTS)/.installed
 	$(BIN)/pytest
+
+faults: $(STAMP)
+	$(BIN)/pytest -m slow
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.cost
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

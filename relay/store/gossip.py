@@ -22,6 +22,7 @@ from redis.asyncio.client import PubSub
 from relay.errors import ConfigError, DependencyDown
 from relay.store import redis
 from relay.store.follow import backoff_s
+from relay.store.redis import ANSWER_S
 from relay.waiting import cancel_all, first_of
 
 TOPIC: Final = "relay:health"
@@ -47,6 +48,9 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     does not."""
 
 
+USUAL: Final = Pace()
+
+
 def _ignore(_channel_id: int) -> None:
     """Take no hint."""
 
@@ -70,7 +74,7 @@ class Gossip:
         on_message: Callable[[bytes], None],
         on_hint: Callable[[int], None] = _ignore,
         *,
-        pace: Pace = Pace(),
+        pace: Pace = USUAL,
     ) -> None:
         self.connected = False
         """Whether everything that others publish arrives here."""
@@ -105,7 +109,8 @@ class Gossip:
     async def _run(self) -> None:
         while True:
             try:
-                async with redis.connect(self._redis_url(), application="relay-gossip") as client:
+                url = self._redis_url()
+                async with redis.connect(url, application="relay-gossip", within_s=None) as client:
                     await self._gossip(client)
             except (DependencyDown, ConfigError) as error:
                 self._note_failure(error)
@@ -117,9 +122,11 @@ class Gossip:
     async def _gossip(self, client: Redis) -> None:
         """Tell and listen until the connection breaks."""
         async with client.pubsub() as ears:
-            await ears.subscribe(_at(client, TOPIC), _at(client, HINT_TOPIC))
-            # Only what is read after subscribing cannot have been missed in between.
-            for message in await read_messages(client, besides=self._name):
+            async with asyncio.timeout(ANSWER_S):
+                await ears.subscribe(_at(client, TOPIC), _at(client, HINT_TOPIC))
+                # Only what is read after subscribing cannot have been missed in between.
+                known = await read_messages(client, besides=self._name)
+            for message in known:
                 self._on_message(message)
             self._note_success()
             self._fresh.set()
@@ -130,7 +137,7 @@ class Gossip:
             told = await self._told()
             if self._message is None:
                 continue
-            async with client.pipeline(transaction=False) as batch:
+            async with asyncio.timeout(ANSWER_S), client.pipeline(transaction=False) as batch:
                 batch.set(KEY_PREFIX.encode() + self._name, self._message, ex=self._pace.kept_s)
                 if told:
                     marked = self._name + _SEPARATOR + self._message
@@ -158,7 +165,8 @@ class Gossip:
             elif asked:
                 raise DependencyDown("Redis fell silent")
             else:
-                await ears.ping()
+                async with asyncio.timeout(ANSWER_S):
+                    await ears.ping()
                 asked = True
 
     def _deliver(self, payload: bytes, *, is_hint: bool) -> None:

@@ -158,11 +158,8 @@ def _first_object(block: bytes) -> _Wire | None:
 
 def _read_object(block: bytes, at: int) -> _Wire | None:
     """Return the usage object that opens at `at`, None where it is none."""
-    end = _end_of_object(block, at)
-    if end is None:
-        return None
     try:
-        wire = _decode(block[at:end])
+        wire = _decode(block[at : _end_of_object(block, at)])
     except msgspec.DecodeError:
         return None
     return wire if _has_count(wire) else None

@@ -492,18 +492,3 @@ async def test_tls(run: Run, tmp_path: Path, fault: tuple[str, ...]) -> None:
         else:
             assert (await answer.read()).endswith(b"data: [DONE]\n\n")
     assert mock.url.startswith("https://")
-
-
-async def test_half_of_a_tls_pair(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="both"):
-        await start(MockOptions(tls_cert=tmp_path / "cert.pem"))
-
-
-async def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="such file"):
-        await start(MockOptions(served_path=tmp_path / "absent" / "served"))
-
-
-async def test_an_address_that_is_taken(mock: MockServer) -> None:
-    with pytest.raises(OSError, match=r"[Aa]ddress"):
-        await start(MockOptions(), port=mock.port)
