@@ -288,6 +288,8 @@ async def crowd(rig: Rig, rng: random.Random, *models: str, size: int) -> AsyncI
     stopping = False
 
     async def keep_asking(model: str, *, stream: bool) -> None:
+        # Else all streams would be at the same word for as long as all goes well.
+        await asyncio.sleep(rng.uniform(0.0, 0.5))
         while not stopping:
             told.append(await ask(rig, model, next(fresh), stream=stream))
 

@@ -161,14 +161,14 @@ async def test_a_channel_that_fails_every_call_is_seen_by_nobody_and_gets_trials
                 await until(lambda: bool(changes))
                 await until(lambda: rig.server.referee._in_flight[1] == 0)
                 asked_before = bad.state.calls
+                changes.clear()
                 await asyncio.sleep(2.0 * times)
             assert all(one.whole for one in told)
             await settled(rig)
-            trials = [change for change in changes if change.before is State.HALF_OPEN]
-            assert all(change.after is State.OPEN for change in changes)
-            assert bad.state.calls - asked_before == len(trials)
+            assert {(c.before, c.after) for c in changes} == {(State.HALF_OPEN, State.OPEN)}
+            assert bad.state.calls - asked_before == len(changes)
             # The waits double four times, and then each is half of the longest at least.
-            assert 2 <= len(trials) <= 5 + 2.0 * times / (POLICY.open_s_max / 2)
+            assert 2 <= len(changes) <= 5 + 2.0 * times / (POLICY.open_s_max / 2)
             assert rig.server.counters.attempts == count_attempts([bad, good])
 
 

@@ -1,9 +1,11 @@
 """A whole relay as its users and its operators meet it: the real command, called from outside.
 
-RelayProcess.start -> `relay serve --demo`, its words kept in a file
-.cli / .api        -> the commands and the admin API
-ask / streaming    -> calls, each over a connection of its own, so that every worker gets some
-until              -> waits for a condition, within a deadline, and says what it waited for
+RelayProcess.start   `relay serve --demo`, its words kept in a file
+.cli, .api           the commands and the admin API
+ask, streaming       calls, each over a connection of its own, so that every worker gets some
+settle               asks until every worker gives the same answer
+until, until_told    wait for a condition, within a deadline
+family, left_of      processes that were started, and those that still live
 """
 
 import asyncio
@@ -173,6 +175,11 @@ class RelayProcess:
 
         return await until_told(shipped, f"{count} rows of {key_name} {query}")
 
+    def complaints(self) -> list[str]:
+        """Return the lines of its log that are more than information."""
+        said = self.words.read_text().splitlines()
+        return [line for line in said if line.startswith("{") and '"level":"info"' not in line]
+
     async def metrics(self) -> str:
         """Return what /metrics says."""
         return (await send(f"http://{self.admin}/metrics")).body.decode()
@@ -273,22 +280,24 @@ async def ask(
     return await send(url, body or question(), headers, local_ip=local_ip)
 
 
-async def settle(relay: RelayProcess, key: str, status: int, path: str = "models") -> float:
-    """Ask for a page until every worker answers with `status`; return when one last did not.
+async def settle(
+    relay: RelayProcess, key: str, status: int, path: str = "models", body: Any = None
+) -> float:
+    """Ask for `path` until every worker answers with `status`; return when one last did not.
 
     That is a moment of the monotonic clock, 0.0 where every answer was as wanted.
     """
-    headers = {"Authorization": f"Bearer {key}"}
+    url, headers = f"{relay.url}/{path}", {"Authorization": f"Bearer {key}"}
     different_s, run = 0.0, 0
     until_s = time.monotonic() + PATIENCE_S
     while run < RUN_OF_ANSWERS:
         answers = await asyncio.gather(
-            *(send(f"{relay.url}/{path}", headers=headers) for _ in range(RUN_OF_ANSWERS // 2))
+            *(send(url, body, headers) for _ in range(RUN_OF_ANSWERS // 2))
         )
         others = [answer for answer in answers if answer.status != status]
         run = 0 if others else run + len(answers)
         different_s = max([different_s, *(answer.at_s for answer in others)])
-        assert time.monotonic() < until_s, f"still {others[0].status}, not {status}"
+        assert not others or time.monotonic() < until_s, f"still {others[0].status}, not {status}"
     return different_s
 
 

@@ -81,6 +81,7 @@ async def test_the_printed_curl_streams_and_sigterm_lets_streams_finish(
     async with RelayProcess.start(data_dir) as relay:
         for curl in CURLS:
             check_pasted(await paste(relay.curl, path_with(curl, tmp_path)))
+        assert relay.complaints() == []
         async with streaming(relay, relay.key, STREAMS, QUESTION) as streams:
             members = family(relay.process.pid)
             connected = [connect(relay) for _ in range(STREAMS)]
