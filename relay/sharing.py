@@ -26,13 +26,22 @@ class HealthSharing:
     Args:
         redis_url: Returns where Redis is; raises DependencyDown where nobody knows.
         name: Of this worker, unlike any other's on any host.
+        retell_s: Between two tellings of the same trouble.
     """
 
-    def __init__(self, redis_url: Callable[[], str], name: str) -> None:
+    def __init__(
+        self, redis_url: Callable[[], str], name: str, *, retell_s: float = RETELL_S
+    ) -> None:
         self._gossip = Gossip(redis_url, name, self._hear, self._hasten)
+        self._retell_s = retell_s
         self._health: Health | None = None
         self._soon: asyncio.TimerHandle | None = None
         self._later: asyncio.TimerHandle | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether what others find out arrives here."""
+        return self._gossip.connected
 
     def start(self, health: Health) -> None:
         """Share `health` until `stop`."""
@@ -59,14 +68,14 @@ class HealthSharing:
         self._gossip.publish(self._health.encode(now_us=now_us(), wall_us=wall_us()))
         if self._later is not None:
             self._later.cancel()
-        self._later = asyncio.get_running_loop().call_later(RETELL_S, self._retell)
+        self._later = asyncio.get_running_loop().call_later(self._retell_s, self._retell)
 
     def _retell(self) -> None:
         assert self._health is not None, "the timers end with it"
         if self._health.troubled:
             self._tell()
         else:
-            self._later = asyncio.get_running_loop().call_later(RETELL_S, self._retell)
+            self._later = asyncio.get_running_loop().call_later(self._retell_s, self._retell)
 
     def _hear(self, message: bytes) -> None:
         if self._health is not None:

@@ -12,7 +12,7 @@ import contextlib
 import datetime
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from relay.control.webhook import Alarm, Webhook
@@ -35,18 +35,21 @@ class Alarms:
     """Raises each alarm once.
 
     Args:
-        name: Returns a channel's name.
+        name: Finds out a channel's name.
         conditions: Returns what is in trouble.
         redis_url: Returns where claims are kept; raises DependencyDown where nobody knows.
         webhook: Where alarms are sent to; None = nowhere.
+        renew_s: Between two renewals of the claims; well below CLAIM_S.
     """
 
     def __init__(
         self,
-        name: Callable[[int], str],
+        name: Callable[[int], Awaitable[str]],
         conditions: Callable[[], Iterable[Condition]],
         redis_url: Callable[[], str],
         webhook: Webhook | None,
+        *,
+        renew_s: float = RENEW_S,
     ) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         """(channel, reason) -> alarms raised here."""
@@ -54,6 +57,7 @@ class Alarms:
         self._conditions = conditions
         self._redis_url = redis_url
         self._webhook = webhook
+        self._renew_s = renew_s
         self._changes: asyncio.Queue[Change] = asyncio.Queue(WAITING_MAX)
         self._claimed: set[tuple[int, str]] = set()
 
@@ -74,10 +78,9 @@ class Alarms:
             if not change.alarm:
                 await self._give_back(change)
             elif await self._claim(change):
-                self._raise(change)
+                self._raise(change, await self._name(change.channel_id))
 
-    def _raise(self, change: Change) -> None:
-        channel = self._name(change.channel_id)
+    def _raise(self, change: Change, channel: str) -> None:
         alarm = Alarm(
             event="channel_alarm",
             channel=channel,
@@ -115,7 +118,7 @@ class Alarms:
     async def _renew_forever(self) -> None:
         """Keep the claims of what is still out, whoever raised the alarm."""
         while True:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(self._renew_s)
             out = {c[:2] for c in self._conditions() if c.state is not State.CLOSED}
             self._claimed &= out
             if self._claimed:

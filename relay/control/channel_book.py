@@ -4,6 +4,7 @@ It follows channels only: keys and accounts, of which there may be very many, ar
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -17,6 +18,7 @@ from relay.store.postgres import Connection
 from relay.store.vault import Vault
 
 POLL_S: Final = 2.0
+NAME_S: Final = 5.0
 
 
 class ChannelBook:
@@ -31,6 +33,7 @@ class ChannelBook:
         self.channels: Mapping[int, Channel] = {}
         self._connect = connect
         self._vault = vault
+        self._loaded = asyncio.Event()
 
     async def follow_forever(self) -> None:
         """Keep `channels` current."""
@@ -51,11 +54,20 @@ class ChannelBook:
                     if generation != known:
                         self.channels = await load_channels(connection, self._vault)
                         known = generation
+                        self._loaded.set()
                     await asyncio.sleep(POLL_S)
         finally:
             connection.terminate()  # A polite close could wait for a peer that is gone.
 
-    def name(self, channel_id: int) -> str:
-        """Return a channel's name, or something as good where Postgres was never there."""
+    async def name(self, channel_id: int) -> str:
+        """Return a channel's name, "#ID" where it cannot be found out within NAME_S.
+
+        Right after a start, or for a channel that was added a moment ago, that is worth a wait.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(NAME_S):
+                while channel_id not in self.channels:
+                    self._loaded.clear()
+                    await self._loaded.wait()
         channel = self.channels.get(channel_id)
         return f"#{channel_id}" if channel is None else channel.name

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import Final
 
 import aiohttp
@@ -25,7 +26,6 @@ from relay.store.gossip import send_hint
 
 TICK_S: Final = 1.0
 PAUSE_S: Final = 10.0
-"""Between two questions to one channel."""
 DEADLINE_S: Final = 5.0
 PROBES_MAX: Final = 32
 """Channels asked at once."""
@@ -40,6 +40,8 @@ class Prober:
         channels: Returns the catalog's channels by id.
         conditions: Returns what is in trouble.
         redis_url: Returns where the workers listen; raises DependencyDown where nobody knows.
+        pause_s: Between two questions to one channel.
+        tick_s: Between two looks at what is in trouble.
     """
 
     def __init__(
@@ -47,10 +49,15 @@ class Prober:
         channels: Callable[[], Mapping[int, Channel]],
         conditions: Callable[[], Iterable[Condition]],
         redis_url: Callable[[], str],
+        *,
+        pause_s: float = PAUSE_S,
+        tick_s: float = TICK_S,
     ) -> None:
         self._channels = channels
         self._conditions = conditions
         self._redis_url = redis_url
+        self._pause_s = pause_s
+        self._tick_s = tick_s
         self._asked_s: dict[int, float] = {}
         """By channel in trouble: when it was last asked."""
         self._seen_down: set[int] = set()
@@ -64,7 +71,7 @@ class Prober:
             while True:
                 due = self._due(time.monotonic())
                 await asyncio.gather(*(self._probe(session, channel) for channel in due))
-                await asyncio.sleep(TICK_S)
+                await asyncio.sleep(self._tick_s)
 
     def _due(self, now_s: float) -> list[Channel]:
         """Return the channels to ask now, and forget those that are out of trouble."""
@@ -78,7 +85,7 @@ class Prober:
             for channel_id, channel in self._channels().items()
             if channel_id in waiting
             and not channel.drained
-            and now_s - self._asked_s.get(channel_id, -PAUSE_S) >= PAUSE_S
+            and now_s - self._asked_s.get(channel_id, -inf) >= self._pause_s
         ]
         return found[:PROBES_MAX]
 

@@ -130,6 +130,12 @@ class ClientConnection(RequestHandler):
             self._head_begun = True
             self.deadline_s = time.monotonic() + self._timeouts.head_s
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client is gone: its upstream is dropped now, its task is cancelled next."""
+        if self._valve is not None:
+            self._valve.leave()
+        super().connection_lost(exc)
+
     def pause_writing(self) -> None:
         """The client is slower than its upstream."""
         super().pause_writing()

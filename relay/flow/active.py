@@ -137,6 +137,11 @@ class ActiveCall:
         for attempt in list(self.running):
             attempt.stop()
 
+    def leave(self) -> None:
+        """The client is gone: drop its upstreams in the same moment, write nothing more."""
+        self.outlet.close()
+        self.stop()
+
     # --- flow.ports.Valve: the client's appetite goes to whoever feeds it ---------------------
 
     def pause(self) -> None:

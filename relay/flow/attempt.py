@@ -103,11 +103,13 @@ class Attempt(abc.ABC):
     def on_lost(self, error: RelayError) -> None:
         """Take the news that the response will not be whole."""
 
+    def lapse(self, error: RelayError) -> None:
+        """The upstream has been silent for too long: end with `error`, or find it was whole."""
+        self.fail(error)
+
     def stop(self) -> None:
         """Give up: the connection is dropped, and what still comes of it is ignored."""
-        if self._connection is not None:
-            self._connection.abort()
-            self._connection = None
+        self._drop_connection()
         self.stage = Stage.ENDED
 
     def fail(self, error: RelayError) -> None:
@@ -131,6 +133,11 @@ class Attempt(abc.ABC):
         self.paused = False
         if self._connection is not None:
             self._connection.resume()
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
 
     def _commit(self) -> None:
         """From here on the client has output of this attempt."""

@@ -72,6 +72,8 @@ class CarryOn(Attempt):
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Rewrite and forward what one read brought."""
+        if done:
+            self._connection = None  # it is back in its pool
         payload = b"".join(parts)
         self.bytes_in += len(payload)
         if not 200 <= self._status < 300:
@@ -95,6 +97,14 @@ class CarryOn(Attempt):
         """Judge a broken connection: an answer with its finish reason is whole."""
         self._connection = None
         if self._carriage.splice.state is SpliceState.FINISHED:
+            self._end()
+        else:
+            self.fail(error)
+
+    def lapse(self, error: RelayError) -> None:
+        """End on a stall: an answer with its finish reason is whole."""
+        if self._carriage.splice.state is SpliceState.FINISHED:
+            self._drop_connection()
             self._end()
         else:
             self.fail(error)

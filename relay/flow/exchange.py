@@ -137,7 +137,8 @@ class Exchange:
         may_switch = (
             other is not None
             and effort.left(now_us())
-            and self._referee.grants_retry(other, call.model)
+            # What an operator moves is no retry, and must not be lost to a budget for those.
+            and (outcome is Outcome.DRAINED or self._referee.grants_retry(other, call.model))
         )
         action = decide(
             stage,
@@ -240,7 +241,8 @@ class Exchange:
             if call.committed:
                 possible = self._splicer.plan(call, Outcome.DRAINED, wish) is not None
             else:
-                possible = self._referee.choose(call) is not None
+                left = self._effort_of(call).left(now_us())
+                possible = left and self._referee.choose(call) is not None
             if possible:
                 attempt.fail(wish)
 

@@ -55,6 +55,10 @@ class Outlet:
         """False once the stream sent an `id:` line: openai's Python client then takes every blank
         line for an empty event and fails on it."""
 
+    def close(self) -> None:
+        """Write nothing more: the transport is gone, and would raise."""
+        self.write = _swallow
+
     def send_events(self, block: bytes, *, last: bool = False) -> None:
         """Send whole events, b"" for none; `last` ends the stream."""
         data = b"" if self.opened else self._open_stream()
@@ -105,6 +109,10 @@ class Outlet:
         closing = b"" if self._client.keeps_alive else CLOSE
         head = answer_head(content_type or UNTYPED, streamed=streamed)
         return head + identity_head(self._request_id) + framing + closing + b"\r\n"
+
+
+def _swallow(data: bytes) -> None:
+    """Take bytes for a client that is gone."""
 
 
 def _unframed(payload: bytes) -> bytes:

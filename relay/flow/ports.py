@@ -140,6 +140,10 @@ class Valve(Protocol):
         """The client's buffer has drained."""
         ...
 
+    def leave(self) -> None:
+        """The client is gone: nothing may be written to it any more."""
+        ...
+
 
 class Question(Protocol):
     """What a client asks, ready to be framed for any channel."""

@@ -142,6 +142,8 @@ class Pump(Attempt):
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Carry on what one read brought: the hot path, one call for each read of a stream."""
+        if done:
+            self._connection = None  # it is back in its pool, for the next call
         if self._mode is not Mode.EVENTS:
             payload = b"".join(parts)
             self._aligned = raw[-2:] == b"\r\n" and payload[-2:] == b"\n\n"
@@ -169,10 +171,18 @@ class Pump(Attempt):
     def on_lost(self, error: RelayError) -> None:
         """Judge a broken connection: a stream that had said its last word is whole all the same."""
         self._connection = None
-        if self._mode is Mode.EVENTS and self._trace.ending(self.call.endpoint) is Ending.COMPLETE:
+        if self._mode is Mode.EVENTS and self._has_ended():
             self._end_events(b"")
         elif self.stage is Stage.COMMITTED:
             self.fail(ChannelTruncated("The upstream broke off in the middle of its answer."))
+        else:
+            self.fail(error)
+
+    def lapse(self, error: RelayError) -> None:
+        """End on a stall: a stream that had said its last word only kept its connection open."""
+        if self._mode is Mode.EVENTS and self._has_ended():
+            self._drop_connection()
+            self._end_events(b"")
         else:
             self.fail(error)
 
@@ -304,7 +314,7 @@ class Pump(Attempt):
         sent = self._inspect(whole) if whole else b""
         if self._mode is Mode.ENDED:
             return  # the last events held an error
-        if self._trace.ending(self.call.endpoint) is not Ending.COMPLETE:
+        if not self._has_ended():
             self._outlet.send_events(sent)
             self.fail(ChannelTruncated("The upstream ended before its answer was complete."))
             return
@@ -313,6 +323,10 @@ class Pump(Attempt):
         self._finish(self._trace.usage())
         self._outlet.send_events(sent, last=True)
         self._resolve()
+
+    def _has_ended(self) -> bool:
+        """Tell whether the protocol's last word was said."""
+        return self._trace.ending(self.call.endpoint) is Ending.COMPLETE
 
     def _finish(self, usage: Usage | None) -> None:
         """Settle a whole answer; its last bytes go out after this."""

@@ -92,7 +92,7 @@ class Watch:
             elif now_s - attempt.moved_s > self._timeouts.write_s:
                 client.cut()
         elif now_s - attempt.moved_s > self._timeouts.gap_s:
-            attempt.fail(ChannelTimeout("The upstream fell silent in the middle of its answer."))
+            attempt.lapse(ChannelTimeout("The upstream fell silent in the middle of its answer."))
 
     def _speak(self, call: ActiveCall, now_s: float) -> None:
         """Say something to the client of a silent stream.
