@@ -31,6 +31,9 @@ LINGER_S: Final = 2.0
 """How long an answered client may go on sending what we refused: closing at once would make the
 kernel reset the connection, and the client would never see why."""
 
+FIRST_REQUEST_S: Final = 2.0
+"""How long a connection that has asked nothing yet is kept while draining."""
+
 
 class Service(Protocol):
     """What serves the requests of a connection (edge.site)."""
@@ -159,10 +162,21 @@ class ClientConnection(RequestHandler):
             self.cut()
 
     def retire(self) -> None:
-        """Close now if nothing is being served, else after this answer (draining)."""
+        """Close after the answer that is due (draining); now where none is.
+
+        A client that has just connected cannot know of the end: its first request may be on its
+        way, and gets an answer.
+        """
         self.keeps_alive = False
-        if not self.serving:
+        if self.awaited:
+            self.deadline_s = min(self.deadline_s, time.monotonic() + FIRST_REQUEST_S)
+        else:
             self.force_close()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether an answer is due, or a first request may be on its way."""
+        return self.serving or self._request_count == 0
 
     # --- the loop of requests --------------------------------------------------------------------
 

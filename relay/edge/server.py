@@ -133,21 +133,30 @@ class DataServer:
         """
         loop = asyncio.get_running_loop()
         if self._listener is not None:
+            await asyncio.sleep(POLL_S)  # who queues in the kernel has connected: take them in
             self._listener.close()
+            self._listener = None
         for connection in list(self._connections.open):
             connection.retire()
         until_s = loop.time() + deadline_s
-        while self.counters.inflight and loop.time() < until_s:  # noqa: ASYNC110
-            # A counter is cheaper for every call than an event that one drain waits for.
+        while self._awaits_clients() and loop.time() < until_s:  # noqa: ASYNC110
+            # Looking is cheaper for every call than an event that one drain waits for.
             await asyncio.sleep(POLL_S)
         if self._watch.end_where(_any, ShuttingDown("The relay is restarting; try again.")):
             await asyncio.sleep(LAST_WORDS_S)
         for connection in list(self._connections.open):
-            connection.cut()
+            if connection.serving:
+                connection.cut()
+            else:
+                connection.force_close()  # lets its last answer out
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._watch.stop()
         self._pool.close()
+
+    def _awaits_clients(self) -> bool:
+        """Tell whether a call runs, or a client that just connected may be about to ask."""
+        return self.counters.inflight > 0 or any(c.awaited for c in self._connections.open)
 
     def _evict(self, snapshot: Snapshot) -> None:
         """Move running calls off the channels that an operator wants empty now."""

@@ -120,10 +120,14 @@ class RelayProcess:
     async def end(self) -> None:
         """End it and all it started, whatever state it is in."""
         if self.process.poll() is None:
+            members = family(self.process.pid)
             # The second signal makes it hurry; two of one kind might arrive as one.
             self.process.send_signal(signal.SIGTERM)
             self.process.send_signal(signal.SIGINT)
-        await self.exited()
+            try:
+                await self.exited()
+            finally:
+                kill(members)
 
     async def exited(self) -> int:
         """Wait for its end; return its exit code."""
@@ -413,15 +417,22 @@ def family(pid: int) -> set[Process]:
         members |= more
 
 
-def left_of(members: set[Process]) -> set[str]:
-    """Return the programs of those members that still live, whoever is their parent now."""
+def left_of(members: set[Process]) -> set[Process]:
+    """Return those of `members` that still live, whoever is their parent now."""
     alive = {(process.pid, process.started) for process in processes()}
-    return {member.program for member in members if (member.pid, member.started) in alive}
+    return {member for member in members if (member.pid, member.started) in alive}
+
+
+def kill(members: set[Process]) -> None:
+    """End what is left of `members`: a test that fails must not disturb the next one."""
+    for member in left_of(members):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member.pid, signal.SIGKILL)
 
 
 async def all_gone(members: set[Process], wait_s: float) -> None:
     """Wait until none of `members` lives."""
-    until_s = time.monotonic() + wait_s
-    while left := left_of(members):
-        assert time.monotonic() < until_s, f"left after {wait_s} s: {left}"
-        await asyncio.sleep(POLL_S)
+    try:
+        await until(lambda: not left_of(members), "nothing is left of what was started", wait_s)
+    finally:
+        kill(members)

@@ -27,7 +27,7 @@ from relay.store.declare import apply, resolve_credentials
 from relay.store.gossip import Gossip
 from relay.store.postgres import Connection
 from relay.store.vault import Pepper, Vault
-from tests.flow.test_webhook import Receiver, receiving
+from tests.flow.test_webhook import receiving
 from tests.live.limit_rig import until
 
 pytestmark = pytest.mark.live
@@ -208,17 +208,18 @@ async def test_a_channel_s_heal_is_hinted(
         await until(lambda: ids["north"] in watch._prober._seen_down)
 
 
-async def test_states_nobody_tells_of_are_not_made_up(redis_url: str, database_url: str) -> None:
-    async def connect() -> Connection:
-        return await postgres.connect(database_url)
-
+async def test_states_nobody_tells_of_are_not_made_up(
+    database_url: str, ids: dict[str, int]
+) -> None:
     def nowhere() -> str:
         raise DependencyDown("start `relay serve` first")
 
+    async def connect() -> Connection:
+        return await postgres.connect(database_url)
+
     watch = ChannelWatch(nowhere, connect, VAULT, None)
     task = asyncio.create_task(watch.run())
-    await until(lambda: bool(watch._book.channels) or task.done(), 0.5) if False else None
-    await asyncio.sleep(0.1)
+    await until(lambda: watch._book.channels.keys() == set(ids.values()))
     assert states(watch) == {}
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
