@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ READY_S: Final = 30.0
 
 SCENARIOS: Final[dict[str, dict[str, Any]]] = {
     "json": {"kind": "json", "connections": 32, "calls": 20_000, "chunks": 40, "interval_ms": 0},
-    "paced": {"kind": "stream", "connections": 150, "calls": 600, "chunks": 300, "interval_ms": 10},
+    "paced": {"kind": "stream", "connections": 150, "calls": 300, "chunks": 300, "interval_ms": 10},
 }
 
 CATALOG: Final = """
@@ -115,6 +116,20 @@ def running(command: list[str], core: int, port: int, **env: str) -> Iterator[in
             process.wait()
 
 
+def wait_until_ready(admin: int) -> None:
+    """Wait until the relay's admin listener says that it is ready."""
+    until_s = time.monotonic() + READY_S
+    while time.monotonic() < until_s:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError("the relay did not become ready")
+
+
 def descendants(pid: int) -> list[int]:
     """Return the pids of a process and of all below it."""
     found = [pid]
@@ -176,6 +191,7 @@ def relay_target(upstream: int) -> Iterator[tuple[int, int]]:
     port, admin = free_port(), free_port()
     relay = str(Path(sys.executable).parent / "relay")
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # as root, the database runs as another user
         catalog = Path(folder, "catalog.toml")
         catalog.write_text(CATALOG.format(port=upstream))
         options = ["--data-dir", str(Path(folder, "var"))]
@@ -185,6 +201,7 @@ def relay_target(upstream: int) -> Iterator[tuple[int, int]]:
         ]
         secrets = {"BENCH_KEY": KEY, "BENCH_UPSTREAM_KEY": "sk-upstream"}
         with running(serve, 0, port, **secrets) as pid:
+            wait_until_ready(admin)
             subprocess.run(
                 [relay, "apply", str(catalog), *options],
                 env={**os.environ, **secrets},

@@ -176,7 +176,7 @@ class ClientConnection(RequestHandler):
     @property
     def awaited(self) -> bool:
         """Whether an answer is due, or a first request may be on its way."""
-        return self.serving or self._request_count == 0
+        return self.serving or bool(self._messages) or self._request_count == 0
 
     # --- the loop of requests --------------------------------------------------------------------
 
