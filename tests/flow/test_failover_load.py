@@ -27,6 +27,7 @@ from tests.flow.load import (
     Resetting,
     Stopped,
     Told,
+    Upstream,
     ask,
     crowd,
     mocks,
@@ -89,7 +90,7 @@ async def test_one_of_two_dies_at_any_moment_and_no_client_sees_it_before_its_fi
     kind: type[Resetting | Killed], timeouts: Timeouts, times: int, rng: random.Random
 ) -> None:
     async with AsyncExitStack() as stack:
-        upstreams = await asyncio.gather(*(kind.stand(interval_ms) for interval_ms in INTERVAL_MS))
+        upstreams: list[Upstream] = [await kind.stand(interval_ms) for interval_ms in INTERVAL_MS]
         for upstream in upstreams:
             stack.push_async_callback(upstream.close)
         ports = [upstream.port for upstream in upstreams]
