@@ -148,6 +148,7 @@ def check_usage(one: Told, output_tokens: int, *, estimated: bool) -> None:
 # --- one or all fail --------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # it counts trials in two seconds of real time, which a busy machine bends
 @pytest.mark.parametrize("times", SHORT_OR_LONG)
 async def test_a_channel_that_fails_every_call_is_seen_by_nobody_and_gets_trials_only(
     times: int, rng: random.Random
