@@ -21,7 +21,10 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from relay.config import Timeouts
+from relay.edge.asked import Asked, Memory, remember
 from relay.errors import BadRequest, RelayError, RequestTimeout, TooLarge
+from relay.flow.active import ActiveCall
+from relay.flow.attempt import Attempt
 from relay.flow.ports import Valve
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 LINGER_S: Final = 2.0
 """How long an answered client may go on sending what we refused: closing at once would make the
 kernel reset the connection, and the client would never see why."""
+
+EARLY_BYTES_MAX: Final = 256 * 1024
+"""Of requests that come before the last one was answered."""
 
 FIRST_REQUEST_S: Final = 2.0
 """How long a connection that has asked nothing yet is kept while draining."""
@@ -40,8 +46,31 @@ class Service(Protocol):
 
     async def serve(
         self, client: "ClientConnection", message: RawRequestMessage, payload: StreamReader
+    ) -> Asked | None:
+        """Answer one request; raises nothing but CancelledError.
+
+        Returns:
+            What its head said, where others like it may be served at once.
+        """
+        ...
+
+    def serve_at_once(self, client: "ClientConnection", asked: Asked, body: bytes) -> bool:
+        """Begin to answer a whole request; raises nothing.
+
+        Returns:
+            False: it is answered already. Otherwise the client hears of its end (`over`), or that
+            it has to be gone on with (`broken`).
+        """
+        ...
+
+    async def go_on(
+        self, client: "ClientConnection", call: ActiveCall, failed: Attempt | None
     ) -> None:
-        """Answer one request; raises nothing but CancelledError."""
+        """Carry out a call that was begun at once; raises nothing but CancelledError."""
+        ...
+
+    def let_go(self, call: ActiveCall) -> None:
+        """Note that a call which was begun at once is over."""
         ...
 
     def refuse(self, client: "ClientConnection", error: RelayError) -> None:
@@ -56,11 +85,19 @@ class ClientConnection(RequestHandler):
         server: aiohttp's server object, which keeps the set of connections.
         service: Answers the requests.
         timeouts: How long a client may take for what.
+        body_bytes_max: Of a request that may be served at once.
     """
 
     __slots__ = (
+        "_at_once",
         "_body",
+        "_body_bytes_max",
+        "_early",
+        "_head",
         "_head_begun",
+        "_left",
+        "_memory",
+        "_owed_bytes",
         "_service",
         "_timeouts",
         "_valve",
@@ -72,7 +109,12 @@ class ClientConnection(RequestHandler):
     )
 
     def __init__(
-        self, server: "ConnectionServer", service: Service, timeouts: Timeouts, **options: Any
+        self,
+        server: "ConnectionServer",
+        service: Service,
+        timeouts: Timeouts,
+        body_bytes_max: int,
+        **options: Any,
     ) -> None:
         super().__init__(
             server,
@@ -88,6 +130,18 @@ class ClientConnection(RequestHandler):
         self._valve: Valve | None = None
         self._body: StreamReader | None = None
         self._head_begun = False
+        self._body_bytes_max = body_bytes_max
+        self._owed_bytes = 0
+        """What the parser still waits for; 0 = it is between requests, below 0 = nobody knows."""
+        self._head = b""
+        """The head of the request that the loop was woken for, where one read brought it whole."""
+        self._memory: Memory | None = None
+        self._at_once = False
+        """A call is under way that the loop knows nothing of."""
+        self._left: tuple[ActiveCall, Attempt | None] | None = None
+        """A call that the loop has to go on with, and the attempt that failed."""
+        self._early = b""
+        """What came while a call was served at once."""
         self.deadline_s = math.inf
         self.peer_ip = ""
         self.serving = False
@@ -127,14 +181,34 @@ class ClientConnection(RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Parse; a head that is not whole with its first bytes has a deadline from then on."""
+        """Serve a request that begins as the last one did; leave all others to parser and loop."""
+        if self._at_once:
+            self._early += data
+            if len(self._early) > EARLY_BYTES_MAX and self.transport is not None:
+                self.transport.pause_reading()
+            return
+        waiter = self._waiter
+        begins = waiter is not None and not waiter.done() and not self._owed_bytes
+        if begins and self._memory is not None and not (self._force_close or self._close):
+            body = self._memory.body_of(data, self._body_bytes_max)
+            if body is not None:
+                self._serve_at_once(self._memory.asked, body)
+                return
         super().data_received(data)
-        if self._waiter is not None and not self._waiter.done() and not self._head_begun:
+        if begins:
+            self._begin_request(data)
+        elif self._owed_bytes > 0:
+            self._owed_bytes -= len(data)  # below 0: a further request has begun
+        if waiter is not None and not waiter.done() and not self._head_begun:
+            # A head that is not whole with its first bytes has a deadline from then on.
             self._head_begun = True
             self.deadline_s = time.monotonic() + self._timeouts.head_s
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone: its upstream is dropped now, its task is cancelled next."""
+        self._force_close = True
+        if self._left is not None and self._left[1] is None:
+            self._service.let_go(self._left[0])
         if self._valve is not None:
             self._valve.leave()
         super().connection_lost(exc)
@@ -178,32 +252,104 @@ class ClientConnection(RequestHandler):
         """Whether an answer is due, or a first request may be on its way."""
         return self.serving or bool(self._messages) or self._request_count == 0
 
+    # --- requests served at once (flow.active.Caller) --------------------------------------------
+
+    def over(self, call: ActiveCall) -> None:
+        """The answer is out: rest until the next request."""
+        self._service.let_go(call)
+        self._rest()
+
+    def broken(self, attempt: Attempt) -> None:
+        """An attempt failed: the loop goes on from there."""
+        self.leave_to_loop(attempt.call, attempt)
+
+    def leave_to_loop(self, call: ActiveCall, failed: Attempt | None) -> None:
+        """Have the loop carry out a call that was begun at once."""
+        self._left = (call, failed)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _serve_at_once(self, asked: Asked, body: bytes) -> None:
+        self._request_count += 1
+        self.deadline_s = math.inf
+        self._at_once = self.serving = True
+        if not self._service.serve_at_once(self, asked, body):
+            self._rest()
+
+    def _rest(self) -> None:
+        self._at_once = self.serving = False
+        if not self.keeps_alive:
+            self.close()
+            return
+        self.deadline_s = time.monotonic() + self._timeouts.idle_s
+        if self._early:
+            self._feed_early()
+
+    def _feed_early(self) -> None:
+        early, self._early = self._early, b""
+        if self.transport is not None:
+            self.transport.resume_reading()
+            self.data_received(early)
+
+    def _begin_request(self, data: bytes) -> None:
+        """Find out where the request ends that `data` begins, for the one after it."""
+        self._owed_bytes = -1
+        end = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
+        if len(self._messages) != 1 or end < len(b"\r\n\r\n"):
+            return
+        message = self._messages[0][0]
+        if isinstance(message, RawRequestMessage) and not (message.chunked or message.upgrade):
+            body_bytes = int(message.headers.get("Content-Length", 0))
+            self._owed_bytes = end + body_bytes - len(data)
+            self._head = data[:end]
+
     # --- the loop of requests --------------------------------------------------------------------
 
     async def start(self) -> None:
         """Serve the connection's requests one after the other until one side has had enough."""
         try:
             while not self._force_close and not self._close:
-                message, payload = await self._next_request()
-                if not isinstance(message, RawRequestMessage):
-                    # The parser's own words quote the request; ours do not.
-                    self._service.refuse(self, BadRequest("The request is not valid HTTP/1.1."))
-                    break
+                await self._next_request()
                 self.serving = True
-                self.keeps_alive = self.keeps_alive and not message.should_close
-                self.takes_chunks = message.version >= (1, 1)
-                await self._service.serve(self, message, payload)
+                going_on = await (self._go_on() if self._left else self._serve_message())
                 self.serving = False
-                if not payload.is_eof():
-                    self.keeps_alive = False
-                    await self._linger(payload)
-                if not self.keeps_alive:
+                if not (going_on and self.keeps_alive):
                     break
         finally:
             self.serving = False
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+
+    async def _go_on(self) -> bool:
+        """Carry out a call that was begun at once."""
+        assert self._left is not None
+        (call, failed), self._left = self._left, None
+        self._at_once = False
+        self._feed_early()
+        await self._service.go_on(self, call, failed)
+        return True
+
+    async def _serve_message(self) -> bool:
+        """Serve one request that was parsed; return whether another may follow."""
+        message, payload = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        if not isinstance(message, RawRequestMessage):
+            # The parser's own words quote the request; ours do not.
+            self._service.refuse(self, BadRequest("The request is not valid HTTP/1.1."))
+            return False
+        head, self._head = self._head, b""
+        self.keeps_alive = self.keeps_alive and not message.should_close
+        self.takes_chunks = message.version >= (1, 1)
+        asked = await self._service.serve(self, message, payload)
+        self._memory = remember(head, asked) if head and asked is not None else None
+        if not payload.is_eof():
+            self.keeps_alive = False
+            await self._linger(payload)
+        return True
 
     async def read_body(self, payload: StreamReader, bytes_max: int) -> bytes:
         """Return the whole body.
@@ -240,7 +386,7 @@ class ClientConnection(RequestHandler):
             self.deadline_s = math.inf
         return b"".join(parts)
 
-    async def _next_request(self) -> tuple[Any, StreamReader]:
+    async def _next_request(self) -> None:
         if not self._messages:
             if self._request_count:
                 self.deadline_s = time.monotonic() + self._timeouts.idle_s
@@ -251,12 +397,6 @@ class ClientConnection(RequestHandler):
             finally:
                 self._waiter = None
         self.deadline_s = math.inf
-        found = self._messages.popleft()
-        if self._parser is not None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
-        return found
 
     async def _linger(self, payload: StreamReader) -> None:
         """Read and drop the rest of a body that was refused, within bounds."""

@@ -7,7 +7,6 @@ so both sides read the same model out of a body that names two.
 from collections.abc import Mapping
 
 import msgspec
-from aiohttp.http_parser import RawRequestMessage
 
 from relay.call import MULTIPART_ENDPOINTS, Endpoint
 from relay.errors import UnsupportedMedia
@@ -26,15 +25,16 @@ SESSION_BYTES = 512
 TEXT_ANSWERS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES})
 
 
-def read_question(call: ActiveCall, message: RawRequestMessage, body: bytes) -> None:
+def read_question(call: ActiveCall, content_type: str, body: bytes) -> None:
     """Fill in what the body says of the call.
 
     Raises:
         UnsupportedMedia: CLIENT; the content type is not the endpoint's.
         BadRequest: CLIENT; see wire.request and wire.multipart.
     """
-    content_type = message.headers.get("Content-Type", "")
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = content_type
+    if kind != "application/json":
+        kind = kind.partition(";")[0].strip().lower()
     if call.endpoint in MULTIPART_ENDPOINTS:
         if kind != "multipart/form-data":
             raise UnsupportedMedia("Send this request as multipart/form-data.")

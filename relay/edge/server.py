@@ -47,7 +47,8 @@ class ConnectionServer(web.Server):
 
     def __call__(self) -> ClientConnection:
         """Make the protocol object of a new connection."""
-        return ClientConnection(self, self._site, self._config.timeouts)
+        config = self._config
+        return ClientConnection(self, self._site, config.timeouts, config.server.body_bytes_max)
 
     def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
         """Count a connection; over the limit the newest is closed at once."""

@@ -19,6 +19,7 @@ from multidict import CIMultiDictProxy
 from relay.call import Endpoint
 from relay.config import Server
 from relay.edge.answers import empty_answer, error_answer, json_answer
+from relay.edge.asked import Asked
 from relay.edge.connection import ClientConnection
 from relay.edge.framing import read_question
 from relay.edge.routes import Page, find_route
@@ -34,6 +35,7 @@ from relay.errors import (
 )
 from relay.flow.active import ActiveCall
 from relay.flow.admission import Admission
+from relay.flow.attempt import Attempt
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
 from relay.flow.ports import Journal
@@ -71,48 +73,116 @@ class Site:
 
     async def serve(
         self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
-    ) -> None:
+    ) -> Asked | None:
         """Answer one request; every failure ends in an answer or a closed connection."""
-        call = ActiveCall(_number(), client, Endpoint.CHAT, time.time_ns() // 1000)
+        asked = None
+        call = self._begin(client)
+        try:
+            asked = self._open(call, client, message)
+            if asked is not None:
+                await self._carry(call, client, message, payload, asked)
+        except RelayError as error:
+            # With a body still on its way, the connection cannot be used for another request.
+            client.keeps_alive = client.keeps_alive and payload.is_eof()
+            self._refuse(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
+            self._fall(call, client, error)
+        finally:
+            self.let_go(call)
+        return asked if asked is not None and _comes_again(message) else None
+
+    def serve_at_once(self, client: ClientConnection, asked: Asked, body: bytes) -> bool:
+        """Begin to answer a request whose head was read before; see edge.connection.Service."""
+        call = self._begin(client)
+        try:
+            self._authenticate(call, asked)
+            self._hold_body(call, len(body))
+            self._admit(call, asked, body)
+            if not self._exchange.ask_at_once(call, client):
+                client.leave_to_loop(call, None)
+            return True
+        except RelayError as error:
+            self._refuse(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
+            self._fall(call, client, error)
+        self.let_go(call)
+        return False
+
+    async def go_on(
+        self, client: ClientConnection, call: ActiveCall, failed: Attempt | None
+    ) -> None:
+        """Carry out a call that was begun at once; every failure ends as in `serve`."""
+        try:
+            await self._exchange.run(call, failed)
+        except RelayError as error:
+            self._refuse(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
+            self._fall(call, client, error)
+        finally:
+            self.let_go(call)
+
+    def let_go(self, call: ActiveCall) -> None:
+        """Note that a call is over."""
+        self._counters.inflight -= 1
+        self._held_bytes -= call.held_bytes
+
+    def _begin(self, client: ClientConnection) -> ActiveCall:
+        time_us = time.time_ns() // 1000
+        call = ActiveCall(_number(time_us), client, Endpoint.CHAT, time_us)
         call.begun_s = time.monotonic()
         self._counters.inflight += 1
-        try:
-            if self._open(call, client, message):
-                await self._carry(call, client, message, payload)
-        except RelayError as error:
-            self._settlement.fail(call, error)
-            self._write_error(call, client, error, payload)
-        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
-            # Only the type and place: an exception's text or its frames may quote the request.
-            log.error("unexpected failure", extra={"error": type(error).__name__, **_place(error)})
-            failure = RelayError("The relay failed on this request; its operators are told.")
-            self._settlement.fail(call, failure)
-            client.cut()
-        finally:
-            self._counters.inflight -= 1
+        return call
+
+    def _refuse(self, call: ActiveCall, client: ClientConnection, error: RelayError) -> None:
+        self._settlement.fail(call, error)
+        closing = not client.keeps_alive
+        client.write(error_answer(error, call.request_id, _dice(), closing=closing))
+
+    def _fall(self, call: ActiveCall, client: ClientConnection, error: Exception) -> None:
+        """Drop a connection over a bug of ours."""
+        # Only the type and place: an exception's text or its frames may quote the request.
+        log.error("unexpected failure", extra={"error": type(error).__name__, **_place(error)})
+        failure = RelayError("The relay failed on this request; its operators are told.")
+        self._settlement.fail(call, failure)
+        client.cut()
 
     def refuse(self, client: ClientConnection, error: RelayError) -> None:
         """Answer what could not be parsed; the connection closes after it."""
         self._counters.requests["", "unparsed", "4xx"] += 1
         client.keeps_alive = False
-        client.write(error_answer(error, f"req_{_number():032x}", _dice(), closing=True))
+        client.write(
+            error_answer(
+                error, f"req_{_number(time.time_ns() // 1000):032x}", _dice(), closing=True
+            )
+        )
 
-    def _open(self, call: ActiveCall, client: ClientConnection, message: RawRequestMessage) -> bool:
-        """Find out from the head what is asked, and by whom; False if that is answered already."""
+    def _open(
+        self, call: ActiveCall, client: ClientConnection, message: RawRequestMessage
+    ) -> Asked | None:
+        """Find out from the head what is asked, and by whom; None if that is answered already."""
         _check_head(message)
         found, model = find_route(message.method, message.path)
         if found is Page.ROOT:
             # Coding agents send HEAD / before their first call: no key, no work.
             client.write(empty_answer(call.request_id, closing=not client.keeps_alive))
-            return False
+            return None
         headers = message.headers
-        call.ip = client_ip(client.peer_ip, headers.get("X-Forwarded-For"), self._trusted)
-        self._admission.authenticate(call, _presented_key(headers))
+        asked = Asked(
+            Endpoint.CHAT if isinstance(found, Page) else found,
+            self._admission.digest(_presented_key(headers)),
+            client_ip(client.peer_ip, headers.get("X-Forwarded-For"), self._trusted),
+            headers.get("Content-Type", ""),
+        )
+        self._authenticate(call, asked)
         if isinstance(found, Page):
             self._answer_page(call, client, found, model)
-            return False
-        call.endpoint = found
-        return True
+            return None
+        return asked
+
+    def _authenticate(self, call: ActiveCall, asked: Asked) -> None:
+        call.endpoint = asked.endpoint
+        call.ip = asked.ip
+        self._admission.authenticate(call, asked.credential)
 
     async def _carry(
         self,
@@ -120,33 +190,30 @@ class Site:
         client: ClientConnection,
         message: RawRequestMessage,
         payload: StreamReader,
+        asked: Asked,
     ) -> None:
         """Read the body within bounds, then hand the call to the exchange."""
+        bytes_max = self._limits.body_bytes_max
+        self._hold_body(call, _announced_bytes(message, bytes_max))
+        if message.headers.get("Expect", "").lower() == "100-continue":
+            client.write(CONTINUE)
+        body = await client.read_body(payload, bytes_max)
+        self._admit(call, asked, body)
+        await self._exchange.run(call)
+
+    def _hold_body(self, call: ActiveCall, size: int) -> None:
+        """Take the room that a body needs, or refuse it unread."""
         if not self._journal.healthy:
             # A call that cannot be written down cannot be billed.
             raise Unavailable("The relay cannot take calls now.", retry_after_s=RETRY_AFTER_S)
-        size = self._announced_bytes(message)
-        self._held_bytes += size
-        try:
-            if message.headers.get("Expect", "").lower() == "100-continue":
-                client.write(CONTINUE)
-            body = await client.read_body(payload, self._limits.body_bytes_max)
-            read_question(call, message, body)
-            self._admission.admit(call)
-            await self._exchange.run(call)
-        finally:
-            self._held_bytes -= size
-
-    def _announced_bytes(self, message: RawRequestMessage) -> int:
-        """Return what the body will take at most, and refuse it unread where that is too much."""
-        bytes_max = self._limits.body_bytes_max
-        announced = message.headers.get("Content-Length")
-        size = int(announced) if announced else (bytes_max if message.chunked else 0)
-        if announced and size > bytes_max:
-            raise TooLarge(f"The request body is over the limit of {bytes_max} bytes.")
         if self._held_bytes + size > self._limits.buffered_bytes_max:
             raise Unavailable("The relay is overloaded; try again.", retry_after_s=RETRY_AFTER_S)
-        return size
+        call.held_bytes = size
+        self._held_bytes += size
+
+    def _admit(self, call: ActiveCall, asked: Asked, body: bytes) -> None:
+        read_question(call, asked.content_type, body)
+        self._admission.admit(call)
 
     def _answer_page(
         self, call: ActiveCall, client: ClientConnection, page: Page, model: str
@@ -161,13 +228,24 @@ class Site:
             raise ModelNotFound("This model is not offered here, or not to your key.")
         client.write(json_answer(body, call.request_id, closing=not client.keeps_alive))
 
-    def _write_error(
-        self, call: ActiveCall, client: ClientConnection, error: RelayError, payload: StreamReader
-    ) -> None:
-        # With a body still on its way, the connection cannot be used for another request.
-        client.keeps_alive = client.keeps_alive and payload.is_eof()
-        closing = not client.keeps_alive
-        client.write(error_answer(error, call.request_id, _dice(), closing=closing))
+
+def _announced_bytes(message: RawRequestMessage, bytes_max: int) -> int:
+    """Return what the body will take at most.
+
+    Raises:
+        TooLarge: CLIENT; it says so itself.
+    """
+    announced = message.headers.get("Content-Length")
+    size = int(announced) if announced else (bytes_max if message.chunked else 0)
+    if size > bytes_max:
+        raise TooLarge(f"The request body is over the limit of {bytes_max} bytes.")
+    return size
+
+
+def _comes_again(message: RawRequestMessage) -> bool:
+    """Tell whether the next request of the connection may have the same head."""
+    headers = message.headers
+    return not message.should_close and message.version == (1, 1) and "Expect" not in headers
 
 
 def _check_head(message: RawRequestMessage) -> None:
@@ -210,14 +288,14 @@ def _dice() -> float:
     return random.random()  # noqa: S311 - no secret
 
 
-def _number() -> int:
-    """Return a new request id: a UUIDv7, so that ids sort by time.
+def _number(time_us: int) -> int:
+    """Return a new request id: a UUIDv7 of microseconds since 1970, so that ids sort by time.
 
     Source: RFC 9562, section 5.7.
     """
     bits = random.getrandbits(74)
     return (
-        (time.time_ns() // 1_000_000) << 80
+        (time_us // 1000) << 80
         | 0x7 << 76
         | (bits >> 62) << 64
         | 0x2 << 62

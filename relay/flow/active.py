@@ -5,7 +5,8 @@ the question itself, which a retry needs.
 """
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from relay.call import Endpoint, Stage, Usage
 from relay.errors import RelayError
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
     from relay.flow.attempt import Attempt
 
 
+class Caller(Protocol):
+    """Who has a call asked at once."""
+
+    def over(self, call: "ActiveCall") -> None:
+        """The call is settled, its answer out; or its client has gone."""
+        ...
+
+    def broken(self, attempt: "Attempt") -> None:
+        """The attempt did not get an answer out: a task has to go on from it."""
+        ...
+
+
 class ActiveCall:
     """The mutable state of one call: moved by the exchange and its attempts, read by the rest.
 
@@ -27,90 +40,65 @@ class ActiveCall:
     the attempt knows.
     """
 
-    __slots__ = (
-        "account",
-        "affinity",
-        "attempts",
-        "begun_s",
-        "bytes_out",
-        "channel",
-        "channels",
-        "client",
-        "counts_bytes",
-        "doom",
-        "endpoint",
-        "events_out",
-        "first_byte_s",
-        "group",
-        "input_estimate",
-        "ip",
-        "keeper",
-        "key",
-        "line",
-        "model",
-        "number",
-        "opening",
-        "outlet",
-        "price",
-        "question",
-        "request_id",
-        "running",
-        "served_model",
-        "settled",
-        "splices",
-        "stage",
-        "stream",
-        "time_us",
-        "tried",
-        "usage",
-    )
+    # What a call begins with stands here and not in __init__: most calls change a few of these, and
+    # an attribute that is only read costs a call nothing.
+    begun_s = 0.0
+    ip = ""
+    key: Key | None = None
+    account: Account | None = None
+    group: Group | None = None
+    line: Line | None = None
+    price: Price | None = None
+    model = ""
+    stream = False
+    input_estimate = 0
+    held_bytes = 0
+    """What its body takes of the memory that all bodies may take."""
+    counts_bytes = False
+    """The answer is text, so that its bytes tell its tokens where nobody reports them."""
+    question: Question
+    outlet: Outlet
+    affinity: int | None = None
+    channels: tuple[Channel, ...] = ()
+    """All that serve the model, lowest tier first."""
+    channel: Channel | None = None
+    """The channel asked last; in the end the one that served."""
+    served_model = ""
+    stage = Stage.ADMITTED
+    attempts = 0
+    splices = 0
+    keeper: Keeper | None = None
+    """What went out, kept where the stream may have to be carried on."""
+    opening = b""
+    """The first events that went out: an error told in band must fit them."""
+    first_byte_s = 0.0
+    bytes_out = 0
+    events_out = 0
+    usage: Usage | None = None
+    settled = False
+    doom: RelayError | None = None
+    """Why the whole call has to end, whatever its attempts say."""
+    caller: "Caller | None" = None
+    """Who hears the end of a call that no task waits for."""
+    deserted: "Callable[[ActiveCall], None] | None" = None
+    """Told when the client hangs up on a call that no task waits for."""
 
     def __init__(self, number: int, client: Client, endpoint: Endpoint, time_us: int) -> None:
         self.number = number
-        self.request_id = f"req_{number:032x}"
         self.client = client
         self.endpoint = endpoint
         self.time_us = time_us
-        self.begun_s = 0.0
-        self.ip = ""
-        self.key: Key | None = None
-        self.account: Account | None = None
-        self.group: Group | None = None
-        self.line: Line | None = None
-        self.price: Price | None = None
-        self.model = ""
-        self.stream = False
-        self.input_estimate = 0
-        self.counts_bytes = False
-        """The answer is text, so that its bytes tell its tokens where nobody reports them."""
-        self.question: Question
-        self.outlet: Outlet
-        self.affinity: int | None = None
-        self.channels: tuple[Channel, ...] = ()
-        """All that serve the model, lowest tier first."""
         self.tried: set[int] = set()
         self.running: list[Attempt] = []
         """Attempts now under way: one, or two while one is hedged."""
-        self.channel: Channel | None = None
-        """The channel asked last; in the end the one that served."""
-        self.served_model = ""
-        self.stage = Stage.ADMITTED
-        self.attempts = 0
-        self.splices = 0
-        self.keeper: Keeper | None = None
-        """What went out, kept where the stream may have to be carried on."""
-        self.opening = b""
-        """The first events that went out: an error told in band must fit them."""
-        self.first_byte_s = 0.0
-        self.bytes_out = 0
-        self.events_out = 0
-        self.usage: Usage | None = None
-        self.settled = False
-        self.doom: RelayError | None = None
-        """Why the whole call has to end, whatever its attempts say."""
 
     def __repr__(self) -> str:
         return f"<ActiveCall {self.request_id} {self.stage.name} attempts={self.attempts}>"
+
+    @property
+    def request_id(self) -> str:
+        """What the client knows the call by."""
+        return f"req_{self.number:032x}"
 
     @property
     def committed(self) -> bool:
@@ -141,6 +129,8 @@ class ActiveCall:
         """The client is gone: drop its upstreams in the same moment, write nothing more."""
         self.outlet.close()
         self.stop()
+        if self.deserted is not None:
+            self.deserted(self)
 
     # --- flow.ports.Valve: the client's appetite goes to whoever feeds it ---------------------
 

@@ -42,8 +42,14 @@ class Admission:
         self.snapshot = snapshot
         self._spending.book(snapshot.keys)
 
-    def authenticate(self, call: ActiveCall, presented: str | None) -> None:
-        """Set the call's key, account and group from the key it presented.
+    def digest(self, presented: str | None) -> bytes | None:
+        """Return what a presented key is known by; b"" if it can be none, None if there is none."""
+        if not presented:
+            return None
+        return digest(self._pepper, presented) if len(presented) <= KEY_CHARS_MAX else b""
+
+    def authenticate(self, call: ActiveCall, credential: bytes | None) -> None:
+        """Set the call's key, account and group from the `digest` of the key it presented.
 
         Raises:
             Unauthenticated: CLIENT; no key, or one that is unknown, disabled or expired.
@@ -53,13 +59,11 @@ class Admission:
         snapshot = self.snapshot
         if snapshot is None:
             raise Unavailable("The relay is starting; try again.", retry_after_s=1.0)
-        if not presented:
+        if credential is None:
             raise Unauthenticated(
                 "No API key was given: send it as 'Authorization: Bearer YOUR_KEY'."
             )
-        key = None
-        if len(presented) <= KEY_CHARS_MAX:
-            key = snapshot.keys.get(digest(self._pepper, presented))
+        key = snapshot.keys.get(credential)
         if key is None:
             raise Unauthenticated("The API key is not known here: check for typos, or make one.")
         account = snapshot.accounts.get(key.account_id)

@@ -1,12 +1,11 @@
 """One try of one call on one channel: what every way of carrying an answer has in common.
 
 An attempt is told of an upstream's answer by its connection (ports.Answer) and of the client's
-appetite (ports.Valve), and it resolves `done` exactly once: with nothing when the answer is out,
-with an error otherwise. What comes of an error is not decided here.
+appetite (ports.Valve), and it reports exactly once: None when the answer is out, an error
+otherwise. What comes of an error is not decided here.
 """
 
 import abc
-import asyncio
 import time
 from collections.abc import Callable
 
@@ -32,14 +31,15 @@ class Attempt(abc.ABC):
         "_committed",
         "_connection",
         "_settle",
+        "asked_over",
         "asked_s",
         "bytes_in",
         "call",
         "channel",
-        "done",
         "error",
         "moved_s",
         "paused",
+        "report",
         "seen_bytes",
         "stage",
         "started_us",
@@ -58,9 +58,11 @@ class Attempt(abc.ABC):
         self._committed = committed
         self._settle = settle
         self._connection: Connection | None = None
+        self.asked_over: Connection | None = None
+        """The connection of its question, kept when that is over."""
         self.error: RelayError | None = None
         """Why it ended; None = it runs, or its answer is out."""
-        self.done: asyncio.Future[None] | None = None
+        self.report: Report | None = None
         self.stage = Stage.DIALED
         self.asked_s = time.monotonic()
         self.started_us = int(self.asked_s * 1e6)
@@ -76,15 +78,22 @@ class Attempt(abc.ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.channel.name} {self.stage.name}>"
 
-    def listen(self, connection: Connection) -> asyncio.Future[None]:
-        """Take `connection`'s answer from now on, it is about to be asked; return `done`."""
-        self._connection = connection
+    def listen(self, connection: Connection, report: "Report") -> None:
+        """Take `connection`'s answer from now on: it is about to be asked.
+
+        `report` is called once: with None when the answer is out, else with why it is not.
+        """
+        self._connection = self.asked_over = connection
         self.stage = Stage.ASKED
-        self.error = None
-        self.done = asyncio.get_running_loop().create_future()
+        self.report = report
         if self.paused:
             connection.pause()
-        return self.done
+
+    def renew(self) -> None:
+        """Forget a connection that was closed before it took the question."""
+        self.error = None
+        self.report = None
+        self.stage = Stage.DIALED
 
     @property
     def question(self) -> Question:
@@ -119,8 +128,8 @@ class Attempt(abc.ABC):
         if self.error is None and stage is not Stage.ENDED:
             self.error = error
             self.stage = stage
-            if self.done is not None and not self.done.done():
-                self.done.set_exception(error)
+            if self.report is not None:
+                self.report(self, error)
 
     def pause(self) -> None:
         """The client is slow: stop reading its upstream."""
@@ -153,5 +162,9 @@ class Attempt(abc.ABC):
 
     def _resolve(self) -> None:
         """Say that the answer is out."""
-        if self.done is not None and not self.done.done():
-            self.done.set_result(None)
+        if self.report is not None:
+            self.report(self, None)
+
+
+Report = Callable[[Attempt, RelayError | None], None]
+"""Who is told how an attempt ended."""

@@ -10,6 +10,8 @@ No rule of switching is written here: `decide` says what to do, this does it.
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 from relay.call import CallStart, Stage
@@ -22,7 +24,7 @@ from relay.errors import (
     RelayError,
     Unavailable,
 )
-from relay.flow.active import ActiveCall
+from relay.flow.active import ActiveCall, Caller
 from relay.flow.attempt import Attempt
 from relay.flow.carry import CarryOn
 from relay.flow.hedge import race
@@ -68,24 +70,52 @@ class Exchange:
         self._total_us = int(config.timeouts.total_s * 1e6)
         self._splicer = Splicer(referee, config.timeouts)
 
-    async def run(self, call: ActiveCall) -> None:
+    def ask_at_once(self, call: ActiveCall, caller: Caller) -> bool:
+        """Ask the call's first channel within this very callback, if nothing has to be waited for.
+
+        Most calls end without a task having been woken for them: their answer goes out from the
+        upstream's callback, and `caller` hears that it is out. Of a call that did not go so well
+        it hears the attempt that failed, for `run` to go on from.
+
+        Returns:
+            False: nothing was asked; `run` has to carry the call out.
+
+        Raises:
+            Unavailable: RELAY; no channel is left to ask.
+        """
+        if call.line is not None and call.line.hedge_ms:
+            return False
+        channel = self._first(call)
+        connection = self._connections.take(channel)
+        if connection is None:
+            return False
+        self._open(call)
+        call.caller = caller
+        call.deserted = self._desert
+        attempt = self._attempt_on(call, channel)
+        self._begin(attempt)
+        head, body = self._frame(attempt)
+        attempt.listen(connection, self._end_at_once)
+        connection.ask(head, body, attempt)
+        return True
+
+    async def run(self, call: ActiveCall, failed: Attempt | None = None) -> None:
         """Carry the call out; when this returns, its answer is out and it is settled.
+
+        Args:
+            call: An admitted call.
+            failed: What became of `ask_at_once`, where it was asked.
 
         Raises:
             RelayError: Nothing has reached the client; the edge answers with it. The call is
                 settled.
             asyncio.CancelledError: The client hung up; its upstream is cancelled, the call settled.
         """
-        call.outlet = Outlet(call.client, call.request_id)
-        call.client.watch(call)
-        self._splicer.prepare(call)
-        if len(call.channels) > 1 and call.account is not None:
-            session = call.question.session
-            call.affinity = affinity_of(call.account.id, session) if session else None
-        self._watch.add(call)
-        self._journal.start(_start_record(call))
+        call.deserted = None
+        if failed is None:
+            self._open(call)
         try:
-            await self._serve(call)
+            await self._serve(call, failed)
         except asyncio.CancelledError:
             call.stop()
             self._settlement.fail(call, ClientGone("The client closed the connection."))
@@ -96,21 +126,63 @@ class Exchange:
                 raise
             self._tell_in_band(call, error)
         finally:
-            call.client.watch(None)
-            self._watch.remove(call)
-            self._splicer.release(call)
+            self._close(call)
 
-    async def _serve(self, call: ActiveCall) -> None:
-        """Ask one channel after the other until an answer is out."""
-        hedged = call.line is not None and call.line.hedge_ms > 0
+    def _open(self, call: ActiveCall) -> None:
+        """Put a call under way: watched, and written down before any channel is asked."""
+        call.outlet = Outlet(call.client, call.number)
+        call.client.watch(call)
+        self._splicer.prepare(call)
+        self._watch.add(call)
+        self._journal.start(_start_record(call))
+
+    def _close(self, call: ActiveCall) -> None:
+        call.client.watch(None)
+        self._watch.remove(call)
+        self._splicer.release(call)
+
+    def _end_at_once(self, attempt: Attempt, error: RelayError | None) -> None:
+        """An attempt that was asked at once is over, well or not."""
+        call = attempt.call
+        assert call.caller is not None
+        if error is not None:
+            call.caller.broken(attempt)
+            return
+        self._end(attempt)
+        self._close(call)
+        call.caller.over(call)
+
+    def _desert(self, call: ActiveCall) -> None:
+        """The client hung up on a call that no task waits for."""
+        assert call.caller is not None
+        gone = ClientGone("The client closed the connection.")
+        for attempt in list(call.running):
+            self._referee.fail(attempt, Outcome.CLIENT_GONE, gone)
+            self._end(attempt)
+        self._settlement.fail(call, gone)
+        self._close(call)
+        call.caller.over(call)
+
+    def _first(self, call: ActiveCall) -> Channel:
+        """Return the channel to ask first."""
+        if len(call.channels) > 1 and call.account is not None:
+            session = call.question.session
+            call.affinity = affinity_of(call.account.id, session) if session else None
         channel = self._referee.choose(call)
         if channel is None:
             raise Unavailable("No channel serves this model now.", retry_after_s=RETRY_AFTER_S)
-        following: Next = (channel, None)
+        return channel
+
+    async def _serve(self, call: ActiveCall, failed: Attempt | None) -> None:
+        """Ask one channel after the other until an answer is out."""
+        hedged = call.line is not None and call.line.hedge_ms > 0
+        attempt = failed or self._attempt_on(call, self._first(call))
         while True:
-            attempt = self._attempt_on(call, *following)
             try:
-                await (race(self, call, attempt) if hedged else self.ask(attempt))
+                if attempt is failed:
+                    await self._ask_again(attempt)
+                else:
+                    await (race(self, call, attempt) if hedged else self.ask(attempt))
                 return
             except RelayError as error:
                 effort = self._effort_of(call)
@@ -118,6 +190,7 @@ class Exchange:
             wait_us = effort.backoff_us(now_us(), _dice())
             if wait_us:
                 await asyncio.sleep(wait_us / 1e6)
+            attempt = self._attempt_on(call, *following)
 
     def _effort_of(self, call: ActiveCall) -> Effort:
         """Return the tries and the time that a call has spent and has left."""
@@ -177,23 +250,54 @@ class Exchange:
 
     async def ask(self, attempt: Attempt) -> None:
         """Ask an attempt's channel; return when its answer is out, raise why it is not."""
-        call = attempt.call
-        call.running.append(attempt)
-        self._referee.begin(attempt)
-        try:
-            head, body = self._frame(attempt)
+        self._begin(attempt)
+        async with self._judging(attempt):
             connection = self._connections.take(attempt.channel)
             if connection is not None:
                 try:
-                    await _begin(attempt, connection, head, body)
+                    await self._ask_over(connection, attempt)
                     return
-                except ConnectionBroken:
-                    # A kept-alive connection may be closed by its server at the very moment we use
-                    # it. Without a byte of an answer that says nothing of the channel: ask anew.
-                    if not (connection.reused and connection.silent) or call.doom is not None:
+                except ConnectionBroken as error:
+                    if not _may_ask_anew(attempt, error):
                         raise
-            connection = await self._connections.dial(attempt.channel)
-            await _begin(attempt, connection, head, body)
+                    attempt.renew()
+            await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+
+    async def _ask_again(self, failed: Attempt) -> None:
+        """Go on with an attempt that `ask_at_once` made, and that failed."""
+        error = failed.error
+        assert error is not None
+        async with self._judging(failed):
+            if not _may_ask_anew(failed, error):
+                raise error
+            failed.renew()
+            await self._ask_over(await self._connections.dial(failed.channel), failed)
+
+    async def _ask_over(self, connection: Connection, attempt: Attempt) -> None:
+        stopped = attempt.call.doom or attempt.error
+        if stopped is not None:
+            connection.abort()
+            raise stopped
+        done = asyncio.get_running_loop().create_future()
+
+        def report(_: Attempt, error: RelayError | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        head, body = self._frame(attempt)
+        attempt.listen(connection, report)
+        connection.ask(head, body, attempt)
+        await done
+
+    @asynccontextmanager
+    async def _judging(self, attempt: Attempt) -> AsyncIterator[None]:
+        """Hold what becomes of an attempt against its channel, where it is the channel's fault."""
+        try:
+            yield
         except RelayError as error:
             self._referee.fail(attempt, classify_error(error), error)
             raise
@@ -203,8 +307,15 @@ class Exchange:
             self._referee.fail(attempt, Outcome.CLIENT_GONE, gone)
             raise
         finally:
-            self._referee.end(attempt)
-            call.running.remove(attempt)
+            self._end(attempt)
+
+    def _begin(self, attempt: Attempt) -> None:
+        attempt.call.running.append(attempt)
+        self._referee.begin(attempt)
+
+    def _end(self, attempt: Attempt) -> None:
+        self._referee.end(attempt)
+        attempt.call.running.remove(attempt)
 
     def _frame(self, attempt: Attempt) -> tuple[bytes, bytes]:
         """Return head and body of the request that an attempt sends."""
@@ -262,17 +373,20 @@ class Exchange:
             call.client.cut()
 
 
-def _begin(
-    attempt: Attempt, connection: Connection, head: bytes, body: bytes
-) -> asyncio.Future[None]:
-    """Send the question; return what is done when the answer is out."""
-    stopped = attempt.call.doom or attempt.error
-    if stopped is not None:
-        connection.abort()
-        raise stopped
-    done = attempt.listen(connection)
-    connection.ask(head, body, attempt)
-    return done
+def _may_ask_anew(attempt: Attempt, error: RelayError) -> bool:
+    """Tell whether a failure says nothing of the channel.
+
+    A kept-alive connection may be closed by its server at the very moment we use it: without a byte
+    of an answer the same question is asked again, over a new one.
+    """
+    connection = attempt.asked_over
+    return (
+        isinstance(error, ConnectionBroken)
+        and connection is not None
+        and connection.reused
+        and connection.silent
+        and attempt.call.doom is None
+    )
 
 
 def _dice() -> float:

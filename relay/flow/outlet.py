@@ -30,7 +30,7 @@ class Outlet:
 
     __slots__ = (
         "_client",
-        "_request_id",
+        "_number",
         "_sized",
         "chunks",
         "comments_safe",
@@ -40,9 +40,9 @@ class Outlet:
         "write",
     )
 
-    def __init__(self, client: Client, request_id: str) -> None:
+    def __init__(self, client: Client, number: int) -> None:
         self._client = client
-        self._request_id = request_id.encode()
+        self._number = number
         self._sized = False
         self.write = client.write
         self.chunks = client.takes_chunks
@@ -108,7 +108,7 @@ class Outlet:
             self._client.keeps_alive = False
         closing = b"" if self._client.keeps_alive else CLOSE
         head = answer_head(content_type or UNTYPED, streamed=streamed)
-        return head + identity_head(self._request_id) + framing + closing + b"\r\n"
+        return head + identity_head(b"req_%032x" % self._number) + framing + closing + b"\r\n"
 
 
 def _swallow(data: bytes) -> None:

@@ -103,7 +103,7 @@ class Pump(Attempt):
         self._length: int | None = None
         self._events: EventBuffer
         self._held = Held()
-        self._trace = Trace()
+        self._trace: Trace
         self._aligned = False
 
     def stop(self) -> None:
@@ -139,6 +139,7 @@ class Pump(Attempt):
             if self.call.stream:
                 self._mode = Mode.GATE
                 self._events = EventBuffer(self._limits.event_bytes_max)
+                self._trace = Trace()
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Carry on what one read brought: the hot path, one call for each read of a stream."""
@@ -249,6 +250,7 @@ class Pump(Attempt):
         elif self._held.size_bytes > self._limits.gate_bytes_max:
             body = self._held.release()
             self._mode = Mode.PASSING
+            self._trace = Trace()
             self._commit()
             self._note(body)
             self._outlet.begin_body(self._content_type, self._length, body)

@@ -11,6 +11,7 @@ from typing import Any
 from relay.call import Endpoint, Stage
 from relay.config import Switching
 from relay.edge.framing import JsonQuestion
+from relay.errors import RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.outlet import Outlet
 from relay.flow.ports import Valve
@@ -66,13 +67,14 @@ class Bench:
         call.stream = True
         request = peek_json(b'{"model":"a","stream":true}', Endpoint.CHAT)
         call.question = JsonQuestion(request, strips_usage=False)
-        call.outlet = Outlet(self.client, call.request_id)
+        call.outlet = Outlet(self.client, call.number)
         self.pump = Pump(call, make_channel(1, 1), lambda _: None, self.settled.append, Switching())
         self.connection = UpstreamConnection(
             memoryview(self.buffer), lambda _: None, lambda _: None
         )
         self.connection.connection_made(QuietTransport())
-        self.done = self.pump.listen(self.connection)
+        self.ends: list[RelayError | None] = []
+        self.pump.listen(self.connection, lambda _, error: self.ends.append(error))
         self.connection.ask(b"head", b"body", self)
 
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -105,7 +107,7 @@ async def test_whole_frames_of_whole_events_go_out_as_the_very_same_object() -> 
     for last in (FINISH, USAGE, DONE):
         bench.read(chunked(last))
     bench.read(b"0\r\n\r\n")
-    assert bench.done.done() and bench.settled
+    assert bench.ends == [None] and bench.settled
     assert b"".join(bench.client.writes).endswith(chunked(DONE) + b"0\r\n\r\n")
 
 
