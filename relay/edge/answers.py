@@ -5,13 +5,13 @@ from relay.wire.answer import error_body, error_headers
 from relay.wire.heads import CLOSE, JSON, identity_head, status_line
 
 
-def error_answer(error: RelayError, request_id: str, dice: float, *, closing: bool) -> bytes:
-    """Return the whole answer that tells `error`, in OpenAI's shape."""
-    extra = [f"{name}: {value}\r\n" for name, value in error_headers(error, dice)]
-    body = error_body(error, request_id)
-    return _answer(
-        error.status, request_id, body, "".join(extra).encode("latin-1"), closing=closing
-    )
+def error_answer(
+    error: RelayError, request_id: str, dice: float, *, notes: bytes = b"", closing: bool
+) -> bytes:
+    """Return the whole answer that tells `error`, in OpenAI's shape; `notes`: header lines."""
+    lines = [f"{name}: {value}\r\n" for name, value in error_headers(error, dice)]
+    extra = "".join(lines).encode("latin-1") + notes
+    return _answer(error.status, request_id, error_body(error, request_id), extra, closing=closing)
 
 
 def json_answer(body: bytes, request_id: str, *, closing: bool) -> bytes:

@@ -9,6 +9,7 @@ the parser.
 from typing import Final
 
 import msgspec
+from aiohttp.http_parser import RawRequestMessage
 
 from relay.call import Endpoint
 
@@ -67,3 +68,23 @@ def remember(head: bytes, asked: Asked) -> Memory | None:
         return None
     begin = at + value.index(digits)
     return Memory(head[:begin], head[begin + len(digits) :], asked)
+
+
+def survey(message: object, data: bytes) -> tuple[int, bytes]:
+    """Return what is still owed of the request that `data` begins, and its head.
+
+    Args:
+        message: What the parser made of it.
+        data: The read that began it.
+
+    Returns:
+        Bytes that have not come yet, below 0 where nobody knows; the head, b"" where it is not
+        whole in `data`.
+    """
+    end = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
+    if end < len(b"\r\n\r\n") or not isinstance(message, RawRequestMessage):
+        return -1, b""
+    if message.chunked or message.upgrade:
+        return -1, b""
+    body_bytes = int(message.headers.get("Content-Length", 0))
+    return end + body_bytes - len(data), data[:end]

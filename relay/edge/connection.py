@@ -14,15 +14,17 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from relay.config import Timeouts
-from relay.edge.asked import Asked, Memory, remember
-from relay.errors import BadRequest, RelayError, RequestTimeout, TooLarge
+from relay.edge.asked import Asked, Memory, remember, survey
+from relay.edge.body import drop_rest, read_whole, take_whole
+from relay.edge.service import Service
+from relay.errors import BadRequest, RequestTimeout
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.ports import Valve
@@ -30,52 +32,11 @@ from relay.flow.ports import Valve
 if TYPE_CHECKING:
     from relay.edge.server import ConnectionServer
 
-LINGER_S: Final = 2.0
-"""How long an answered client may go on sending what we refused: closing at once would make the
-kernel reset the connection, and the client would never see why."""
-
 EARLY_BYTES_MAX: Final = 256 * 1024
 """Of requests that come before the last one was answered."""
 
 FIRST_REQUEST_S: Final = 2.0
 """How long a connection that has asked nothing yet is kept while draining."""
-
-
-class Service(Protocol):
-    """What serves the requests of a connection (edge.site)."""
-
-    async def serve(
-        self, client: "ClientConnection", message: RawRequestMessage, payload: StreamReader
-    ) -> Asked | None:
-        """Answer one request; raises nothing but CancelledError.
-
-        Returns:
-            What its head said, where others like it may be served at once.
-        """
-        ...
-
-    def serve_at_once(self, client: "ClientConnection", asked: Asked, body: bytes) -> bool:
-        """Begin to answer a whole request; raises nothing.
-
-        Returns:
-            False: it is answered already. Otherwise the client hears of its end (`over`), or that
-            it has to be gone on with (`broken`).
-        """
-        ...
-
-    async def go_on(
-        self, client: "ClientConnection", call: ActiveCall, failed: Attempt | None
-    ) -> None:
-        """Carry out a call that was begun at once; raises nothing but CancelledError."""
-        ...
-
-    def let_go(self, call: ActiveCall) -> None:
-        """Note that a call which was begun at once is over."""
-        ...
-
-    def refuse(self, client: "ClientConnection", error: RelayError) -> None:
-        """Answer what could not even be parsed."""
-        ...
 
 
 class ClientConnection(RequestHandler):
@@ -208,7 +169,7 @@ class ClientConnection(RequestHandler):
         """The client is gone: its upstream is dropped now, its task is cancelled next."""
         self._force_close = True
         if self._left is not None and self._left[1] is None:
-            self._service.let_go(self._left[0])
+            self._service.desert(self._left[0])
         if self._valve is not None:
             self._valve.leave()
         super().connection_lost(exc)
@@ -294,14 +255,8 @@ class ClientConnection(RequestHandler):
     def _begin_request(self, data: bytes) -> None:
         """Find out where the request ends that `data` begins, for the one after it."""
         self._owed_bytes = -1
-        end = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
-        if len(self._messages) != 1 or end < len(b"\r\n\r\n"):
-            return
-        message = self._messages[0][0]
-        if isinstance(message, RawRequestMessage) and not (message.chunked or message.upgrade):
-            body_bytes = int(message.headers.get("Content-Length", 0))
-            self._owed_bytes = end + body_bytes - len(data)
-            self._head = data[:end]
+        if len(self._messages) == 1:
+            self._owed_bytes, self._head = survey(self._messages[0][0], data)
 
     # --- the loop of requests --------------------------------------------------------------------
 
@@ -348,7 +303,7 @@ class ClientConnection(RequestHandler):
         self._memory = remember(head, asked) if head and asked is not None else None
         if not payload.is_eof():
             self.keeps_alive = False
-            await self._linger(payload)
+            await drop_rest(payload)
         return True
 
     async def read_body(self, payload: StreamReader, bytes_max: int) -> bytes:
@@ -360,31 +315,21 @@ class ClientConnection(RequestHandler):
             BadRequest: CLIENT; it broke off or its framing is wrong.
         """
         if payload.is_eof():
-            body = payload.read_nowait(-1)
-            if len(body) > bytes_max:
-                raise _too_large(bytes_max)
-            return body
+            return take_whole(payload, bytes_max)
         self._body = payload
         begun_s = time.monotonic()
-        parts: list[bytes] = []
-        size = 0
+        timeouts = self._timeouts
+
+        def extend(size: int) -> None:
+            earned_s = timeouts.body_s + size / timeouts.body_bytes_per_s_min
+            self.deadline_s = begun_s + earned_s
+
+        extend(0)
         try:
-            while chunk := await payload.readany():
-                parts.append(chunk)
-                size += len(chunk)
-                if size > bytes_max:
-                    raise _too_large(bytes_max)
-                timeouts = self._timeouts
-                earned_s = timeouts.body_s + size / timeouts.body_bytes_per_s_min
-                self.deadline_s = begun_s + earned_s
-        except (RelayError, asyncio.CancelledError):
-            raise
-        except Exception as error:
-            raise BadRequest("The request body broke off or is badly framed.") from error
+            return await read_whole(payload, bytes_max, extend)
         finally:
             self._body = None
             self.deadline_s = math.inf
-        return b"".join(parts)
 
     async def _next_request(self) -> None:
         if not self._messages:
@@ -397,21 +342,6 @@ class ClientConnection(RequestHandler):
             finally:
                 self._waiter = None
         self.deadline_s = math.inf
-
-    async def _linger(self, payload: StreamReader) -> None:
-        """Read and drop the rest of a body that was refused, within bounds."""
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while await payload.readany():
-                    pass
-        except (TimeoutError, RelayError):
-            return
-        except Exception:  # noqa: BLE001 - whatever is wrong with a body nobody wanted
-            return
-
-
-def _too_large(bytes_max: int) -> TooLarge:
-    return TooLarge(f"The request body is over the limit of {bytes_max} bytes.")
 
 
 def _swallow(data: bytes) -> None:

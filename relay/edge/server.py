@@ -7,7 +7,7 @@ drain.
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -20,10 +20,11 @@ from relay.flow.active import ActiveCall
 from relay.flow.admission import Admission
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
-from relay.flow.ports import Journal
+from relay.flow.ports import Journal, Toll
 from relay.flow.referee import Referee
 from relay.flow.settle import Settlement
 from relay.flow.spending import Spending
+from relay.flow.tolls import Tolls
 from relay.flow.watch import Watch
 from relay.model import Snapshot
 from relay.routing.health import Change
@@ -74,6 +75,7 @@ class DataServer:
         counters: What is counted.
         pepper: Keys the digest that API keys are stored under.
         on_changes: Called with what this worker finds out about its channels' health.
+        tolls: What a call has to take before it may run.
     """
 
     def __init__(
@@ -83,12 +85,13 @@ class DataServer:
         counters: Counters,
         pepper: bytes,
         on_changes: Callable[[Iterable[Change]], None] = lambda changes: None,
+        tolls: Sequence[Toll] = (),
     ) -> None:
         self._config = config
         self.counters = counters
         spending = Spending()
-        settlement = Settlement(journal, counters, spending)
-        self._watch = Watch(config.timeouts)
+        settlement = Settlement(journal, counters, spending, Tolls(tolls))
+        self._watch = Watch(config.timeouts, settlement.checkpoint)
         self._pool = UpstreamPool(config.timeouts)
         self._admission = Admission(pepper, spending, _wall_s)
         self.referee = Referee(config.switching, counters, on_changes)

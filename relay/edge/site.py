@@ -20,16 +20,17 @@ from relay.call import Endpoint
 from relay.config import Server
 from relay.edge.answers import empty_answer, error_answer, json_answer
 from relay.edge.asked import Asked
+from relay.edge.body import too_large
 from relay.edge.connection import ClientConnection
 from relay.edge.framing import read_question
 from relay.edge.routes import Page, find_route
 from relay.errors import (
     BadRequest,
+    ClientGone,
     ConfigError,
     ModelNotFound,
     NotImplementedHere,
     RelayError,
-    TooLarge,
     Unavailable,
     UnsupportedMedia,
 )
@@ -126,6 +127,11 @@ class Site:
         self._counters.inflight -= 1
         self._held_bytes -= call.held_bytes
 
+    def desert(self, call: ActiveCall) -> None:
+        """Settle a call whose client went before anybody was asked, and note that it is over."""
+        self._settlement.fail(call, ClientGone("The client closed the connection."))
+        self.let_go(call)
+
     def _begin(self, client: ClientConnection) -> ActiveCall:
         time_us = time.time_ns() // 1000
         call = ActiveCall(_number(time_us), client, Endpoint.CHAT, time_us)
@@ -136,7 +142,9 @@ class Site:
     def _refuse(self, call: ActiveCall, client: ClientConnection, error: RelayError) -> None:
         self._settlement.fail(call, error)
         closing = not client.keeps_alive
-        client.write(error_answer(error, call.request_id, _dice(), closing=closing))
+        client.write(
+            error_answer(error, call.request_id, _dice(), notes=call.notes, closing=closing)
+        )
 
     def _fall(self, call: ActiveCall, client: ClientConnection, error: Exception) -> None:
         """Drop a connection over a bug of ours."""
@@ -238,7 +246,7 @@ def _announced_bytes(message: RawRequestMessage, bytes_max: int) -> int:
     announced = message.headers.get("Content-Length")
     size = int(announced) if announced else (bytes_max if message.chunked else 0)
     if size > bytes_max:
-        raise TooLarge(f"The request body is over the limit of {bytes_max} bytes.")
+        raise too_large(bytes_max)
     return size
 
 

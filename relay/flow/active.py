@@ -54,6 +54,10 @@ class ActiveCall:
     input_estimate = 0
     held_bytes = 0
     """What its body takes of the memory that all bodies may take."""
+    paid = 0
+    """How many tolls it has paid, in their order (flow.tolls)."""
+    notes = b""
+    """Header lines for the head of its answer, whatever that is; each ends in CRLF."""
     counts_bytes = False
     """The answer is text, so that its bytes tell its tokens where nobody reports them."""
     question: Question
@@ -72,6 +76,8 @@ class ActiveCall:
     opening = b""
     """The first events that went out: an error told in band must fit them."""
     first_byte_s = 0.0
+    checked_s = 0.0
+    """When it was last told what the call has used so far."""
     bytes_out = 0
     events_out = 0
     usage: Usage | None = None

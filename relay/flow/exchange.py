@@ -10,27 +10,22 @@ No rule of switching is written here: `decide` says what to do, this does it.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from relay.call import CallStart, Stage
 from relay.config import Config
 from relay.errors import (
     ChannelDrained,
-    ChannelOutrun,
     ClientGone,
-    ConnectionBroken,
     RelayError,
     Unavailable,
 )
 from relay.flow.active import ActiveCall, Caller
+from relay.flow.ask import Asker
 from relay.flow.attempt import Attempt
-from relay.flow.carry import CarryOn
 from relay.flow.hedge import race
 from relay.flow.outlet import Outlet
-from relay.flow.ports import Connection, Connections, Journal
-from relay.flow.pump import Pump
+from relay.flow.ports import Connections, Journal
 from relay.flow.referee import Referee, now_us
 from relay.flow.settle import Settlement
 from relay.flow.splicer import Splicer
@@ -63,12 +58,14 @@ class Exchange:
     ) -> None:
         self._connections = connections
         self._journal = journal
+        self._tolls = settlement.tolls
         self._watch = watch
         self._referee = referee
         self._settlement = settlement
         self._limits = config.switching
         self._total_us = int(config.timeouts.total_s * 1e6)
         self._splicer = Splicer(referee, config.timeouts)
+        self._asker = Asker(connections, referee, settlement.complete, config.switching)
 
     def ask_at_once(self, call: ActiveCall, caller: Caller) -> bool:
         """Ask the call's first channel within this very callback, if nothing has to be waited for.
@@ -81,9 +78,11 @@ class Exchange:
             False: nothing was asked; `run` has to carry the call out.
 
         Raises:
-            Unavailable: RELAY; no channel is left to ask.
+            RelayError: The call may not run, or no channel is left to ask.
         """
         if call.line is not None and call.line.hedge_ms:
+            return False
+        if not self._tolls.take(call):
             return False
         channel = self._first(call)
         connection = self._connections.take(channel)
@@ -92,11 +91,7 @@ class Exchange:
         self._open(call)
         call.caller = caller
         call.deserted = self._desert
-        attempt = self._attempt_on(call, channel)
-        self._begin(attempt)
-        head, body = self._frame(attempt)
-        attempt.listen(connection, self._end_at_once)
-        connection.ask(head, body, attempt)
+        self._asker.ask_over(connection, self._asker.attempt_on(call, channel), self._end_at_once)
         return True
 
     async def run(self, call: ActiveCall, failed: Attempt | None = None) -> None:
@@ -107,12 +102,12 @@ class Exchange:
             failed: What became of `ask_at_once`, where it was asked.
 
         Raises:
-            RelayError: Nothing has reached the client; the edge answers with it. The call is
-                settled.
+            RelayError: Nothing has reached the client; the edge settles the call and answers.
             asyncio.CancelledError: The client hung up; its upstream is cancelled, the call settled.
         """
         call.deserted = None
         if failed is None:
+            await self._pay(call)
             self._open(call)
         try:
             await self._serve(call, failed)
@@ -128,9 +123,17 @@ class Exchange:
         finally:
             self._close(call)
 
+    async def _pay(self, call: ActiveCall) -> None:
+        """Take what a call has to take before it may run; wait where that is needed."""
+        try:
+            await self._tolls.pay(call)
+        except asyncio.CancelledError:
+            self._settlement.fail(call, ClientGone("The client closed the connection."))
+            raise
+
     def _open(self, call: ActiveCall) -> None:
         """Put a call under way: watched, and written down before any channel is asked."""
-        call.outlet = Outlet(call.client, call.number)
+        call.outlet = Outlet(call.client, call.number, call.notes)
         call.client.watch(call)
         self._splicer.prepare(call)
         self._watch.add(call)
@@ -148,7 +151,7 @@ class Exchange:
         if error is not None:
             call.caller.broken(attempt)
             return
-        self._end(attempt)
+        self._asker.end(attempt)
         self._close(call)
         call.caller.over(call)
 
@@ -158,7 +161,7 @@ class Exchange:
         gone = ClientGone("The client closed the connection.")
         for attempt in list(call.running):
             self._referee.fail(attempt, Outcome.CLIENT_GONE, gone)
-            self._end(attempt)
+            self._asker.end(attempt)
         self._settlement.fail(call, gone)
         self._close(call)
         call.caller.over(call)
@@ -176,13 +179,14 @@ class Exchange:
     async def _serve(self, call: ActiveCall, failed: Attempt | None) -> None:
         """Ask one channel after the other until an answer is out."""
         hedged = call.line is not None and call.line.hedge_ms > 0
-        attempt = failed or self._attempt_on(call, self._first(call))
+        asker = self._asker
+        attempt = failed or asker.attempt_on(call, self._first(call))
         while True:
             try:
                 if attempt is failed:
-                    await self._ask_again(attempt)
+                    await asker.ask_again(attempt)
                 else:
-                    await (race(self, call, attempt) if hedged else self.ask(attempt))
+                    await (race(asker, call, attempt) if hedged else asker.ask(attempt))
                 return
             except RelayError as error:
                 effort = self._effort_of(call)
@@ -190,7 +194,7 @@ class Exchange:
             wait_us = effort.backoff_us(now_us(), _dice())
             if wait_us:
                 await asyncio.sleep(wait_us / 1e6)
-            attempt = self._attempt_on(call, *following)
+            attempt = asker.attempt_on(call, *following)
 
     def _effort_of(self, call: ActiveCall) -> Effort:
         """Return the tries and the time that a call has spent and has left."""
@@ -229,118 +233,6 @@ class Exchange:
             error.should_retry = False
         raise error
 
-    # --- one attempt -----------------------------------------------------------------------
-
-    def _attempt_on(
-        self, call: ActiveCall, channel: Channel, carriage: Carriage | None = None
-    ) -> Attempt:
-        """Return an attempt that carries the answer as it is, or on where another one broke."""
-        call.attempts += 1
-        settle = self._settlement.complete
-        if carriage is not None:
-            return CarryOn(call, channel, self._on_commit, settle, carriage, self._limits)
-        return Pump(call, channel, self._on_commit, settle, self._limits)
-
-    def attempt_beside(self, call: ActiveCall) -> Attempt | None:
-        """Return an attempt on another channel for a call that is hedged; None if none may be."""
-        other = self._referee.choose(call)
-        if other is None or not self._referee.grants_retry(other, call.model):
-            return None
-        return self._attempt_on(call, other)
-
-    async def ask(self, attempt: Attempt) -> None:
-        """Ask an attempt's channel; return when its answer is out, raise why it is not."""
-        self._begin(attempt)
-        async with self._judging(attempt):
-            connection = self._connections.take(attempt.channel)
-            if connection is not None:
-                try:
-                    await self._ask_over(connection, attempt)
-                    return
-                except ConnectionBroken as error:
-                    if not _may_ask_anew(attempt, error):
-                        raise
-                    attempt.renew()
-            await self._ask_over(await self._connections.dial(attempt.channel), attempt)
-
-    async def _ask_again(self, failed: Attempt) -> None:
-        """Go on with an attempt that `ask_at_once` made, and that failed."""
-        error = failed.error
-        assert error is not None
-        async with self._judging(failed):
-            if not _may_ask_anew(failed, error):
-                raise error
-            failed.renew()
-            await self._ask_over(await self._connections.dial(failed.channel), failed)
-
-    async def _ask_over(self, connection: Connection, attempt: Attempt) -> None:
-        stopped = attempt.call.doom or attempt.error
-        if stopped is not None:
-            connection.abort()
-            raise stopped
-        done = asyncio.get_running_loop().create_future()
-
-        def report(_: Attempt, error: RelayError | None) -> None:
-            if done.done():
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-        head, body = self._frame(attempt)
-        attempt.listen(connection, report)
-        connection.ask(head, body, attempt)
-        await done
-
-    @asynccontextmanager
-    async def _judging(self, attempt: Attempt) -> AsyncIterator[None]:
-        """Hold what becomes of an attempt against its channel, where it is the channel's fault."""
-        try:
-            yield
-        except RelayError as error:
-            self._referee.fail(attempt, classify_error(error), error)
-            raise
-        except asyncio.CancelledError:
-            attempt.stop()
-            gone = ClientGone("The client closed the connection.")
-            self._referee.fail(attempt, Outcome.CLIENT_GONE, gone)
-            raise
-        finally:
-            self._end(attempt)
-
-    def _begin(self, attempt: Attempt) -> None:
-        attempt.call.running.append(attempt)
-        self._referee.begin(attempt)
-
-    def _end(self, attempt: Attempt) -> None:
-        self._referee.end(attempt)
-        attempt.call.running.remove(attempt)
-
-    def _frame(self, attempt: Attempt) -> tuple[bytes, bytes]:
-        """Return head and body of the request that an attempt sends."""
-        call, channel = attempt.call, attempt.channel
-        call.channel = channel
-        call.served_model = model = channel.models[call.model]
-        content_type, body = attempt.question.frame(channel, model)
-        head = b"%b%d\r\nContent-Type: %b\r\n\r\n" % (
-            self._connections.head(channel, call.endpoint),
-            len(body),
-            content_type,
-        )
-        return head, body
-
-    def _on_commit(self, attempt: Attempt) -> None:
-        """An attempt has output: its channel is good, and whoever was asked beside it is late."""
-        call = attempt.call
-        call.channel = attempt.channel
-        call.served_model = attempt.channel.models[call.model]
-        self._referee.succeed(attempt)
-        if len(call.running) > 1:
-            for rival in list(call.running):
-                if rival is not attempt:
-                    rival.fail(ChannelOutrun("Another channel was faster."))
-
     # --- moved by an operator ----------------------------------------------------------------
 
     def move_off(self, call: ActiveCall, channel_id: int) -> None:
@@ -371,22 +263,6 @@ class Exchange:
             call.outlet.send_events(event, last=True)
         else:
             call.client.cut()
-
-
-def _may_ask_anew(attempt: Attempt, error: RelayError) -> bool:
-    """Tell whether a failure says nothing of the channel.
-
-    A kept-alive connection may be closed by its server at the very moment we use it: without a byte
-    of an answer the same question is asked again, over a new one.
-    """
-    connection = attempt.asked_over
-    return (
-        isinstance(error, ConnectionBroken)
-        and connection is not None
-        and connection.reused
-        and connection.silent
-        and attempt.call.doom is None
-    )
 
 
 def _dice() -> float:

@@ -6,23 +6,12 @@ operator's cost, never the client's.
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from relay.errors import ChannelOutrun, RelayError
 from relay.flow.active import ActiveCall
+from relay.flow.ask import Asker
 from relay.flow.attempt import Attempt
-
-
-class Asker(Protocol):
-    """Who asks channels (the exchange)."""
-
-    async def ask(self, attempt: Attempt) -> None:
-        """Ask an attempt's channel; return when its answer is out."""
-        ...
-
-    def attempt_beside(self, call: ActiveCall) -> Attempt | None:
-        """Return an attempt on another channel, None if none may be made."""
-        ...
 
 
 async def race(asker: Asker, call: ActiveCall, attempt: Attempt) -> None:

@@ -30,6 +30,7 @@ class Outlet:
 
     __slots__ = (
         "_client",
+        "_notes",
         "_number",
         "_sized",
         "chunks",
@@ -40,9 +41,10 @@ class Outlet:
         "write",
     )
 
-    def __init__(self, client: Client, number: int) -> None:
+    def __init__(self, client: Client, number: int, notes: bytes = b"") -> None:
         self._client = client
         self._number = number
+        self._notes = notes
         self._sized = False
         self.write = client.write
         self.chunks = client.takes_chunks
@@ -108,7 +110,8 @@ class Outlet:
             self._client.keeps_alive = False
         closing = b"" if self._client.keeps_alive else CLOSE
         head = answer_head(content_type or UNTYPED, streamed=streamed)
-        return head + identity_head(b"req_%032x" % self._number) + framing + closing + b"\r\n"
+        identity = identity_head(b"req_%032x" % self._number)
+        return head + identity + self._notes + framing + closing + b"\r\n"
 
 
 def _swallow(data: bytes) -> None:

@@ -1,13 +1,16 @@
 """What the flow needs of the drivers around it, as Protocols: it knows none of them by name."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from relay.call import CallEnd, CallStart, Endpoint
+from relay.call import CallEnd, CallStart, Endpoint, Usage
 from relay.errors import RelayError
 from relay.model import Channel
+
+if TYPE_CHECKING:
+    from relay.flow.active import ActiveCall
 
 
 class Journal(Protocol):
@@ -169,4 +172,36 @@ class Question(Protocol):
 
     def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "Question":
         """Return the same question with another top level: the rest of an answer is asked for."""
+        ...
+
+
+class Toll(Protocol):
+    """Something that a call takes before it may run, and that is settled when it has ended."""
+
+    def take(self, call: "ActiveCall") -> bool:
+        """Take what the call may use, without waiting.
+
+        Returns:
+            False: nothing was taken, `wait` has to.
+
+        Raises:
+            RelayError: The call may not run; nothing was taken.
+        """
+        ...
+
+    async def wait(self, call: "ActiveCall") -> None:
+        """Take what the call may use as soon as that can be decided; bounded.
+
+        Raises:
+            RelayError: The call may not run; nothing was taken.
+            asyncio.CancelledError: Nothing was taken.
+        """
+        ...
+
+    def update(self, call: "ActiveCall", usage: Usage) -> None:
+        """Take note of what a running call has used so far; never blocks."""
+        ...
+
+    def close(self, call: "ActiveCall", usage: Usage, cost_nanos: int) -> None:
+        """Put what the call used in place of what it took, and free the rest; never blocks."""
         ...

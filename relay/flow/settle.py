@@ -23,6 +23,7 @@ from relay.flow.active import ActiveCall
 from relay.flow.counters import STATUS_CLASSES, Counters
 from relay.flow.ports import Journal
 from relay.flow.spending import Spending
+from relay.flow.tolls import Tolls
 
 BYTES_PER_TOKEN: float = 4.0
 """Of a plain body nobody metered; English text is near this in every tokenizer."""
@@ -33,10 +34,14 @@ NOTHING = Usage()
 class Settlement:
     """Writes the end of calls into the journal and the counters."""
 
-    def __init__(self, journal: Journal, counters: Counters, spending: Spending) -> None:
+    def __init__(
+        self, journal: Journal, counters: Counters, spending: Spending, tolls: Tolls
+    ) -> None:
         self._journal = journal
         self._counters = counters
         self._spending = spending
+        self.tolls = tolls
+        """What calls have to pay before they run; here their end is told."""
 
     def complete(self, call: ActiveCall) -> None:
         """Settle a call whose answer is whole; its last bytes are not out yet."""
@@ -56,6 +61,11 @@ class Settlement:
             self._counters.truncated += 1
         self._settle(call, status, reason, error.code or error.kind)
 
+    def checkpoint(self, call: ActiveCall) -> None:
+        """Tell what a long stream has used so far."""
+        if call.paid and not call.settled:
+            self.tolls.update(call, _usage(call))
+
     def _settle(self, call: ActiveCall, status: int, reason: EndReason, error_code: str) -> None:
         if call.settled:
             return
@@ -72,6 +82,8 @@ class Settlement:
             cost_nanos, price_id = bill.cost_nanos, bill.price_id
             group_ppm, model_ppm = bill.group_multiplier_ppm, bill.model_multiplier_ppm
             self._spending.add(call.key.id, cost_nanos)
+        if call.paid:
+            self.tolls.close(call, usage, cost_nanos)
         first_us = round((call.first_byte_s - call.begun_s) * 1e6) if call.first_byte_s else 0
         total_us = round((now_s - call.begun_s) * 1e6)
         self._journal.end(

@@ -16,13 +16,21 @@ from relay.flow.attempt import Attempt
 from relay.wire.answer import KEEPALIVE_COMMENT
 
 SWEEP_S: Final = 0.25
+CHECKPOINT_S: Final = 5.0
+"""How often it is told what a long stream has used so far."""
 
 
 class Watch:
-    """All running calls of a worker."""
+    """All running calls of a worker.
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    Args:
+        timeouts: How long what may take.
+        checkpoint: Told every CHECKPOINT_S of each call whose client has output.
+    """
+
+    def __init__(self, timeouts: Timeouts, checkpoint: Callable[[ActiveCall], None]) -> None:
         self._timeouts = timeouts
+        self._checkpoint = checkpoint
         self._calls: dict[int, ActiveCall] = {}
         self._handle: asyncio.TimerHandle | None = None
 
@@ -73,6 +81,9 @@ class Watch:
                     self._look_at_stream(attempt, now_s)
                 else:
                     self._look_at_attempt(attempt, now_s)
+            if call.committed and now_s - (call.checked_s or call.begun_s) > CHECKPOINT_S:
+                call.checked_s = now_s
+                self._checkpoint(call)
             self._speak(call, now_s)
 
     def _look_at_attempt(self, attempt: Attempt, now_s: float) -> None:

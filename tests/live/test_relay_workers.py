@@ -52,6 +52,7 @@ async def test_a_killed_worker_takes_only_its_own_streams_with_it(relay: RelayPr
         assert max(answer.at_s for answer in answers) < killed_s + 1
         while calls_of_successor(relay, pid) == 0:
             answers.append(await ask(relay, key))
+            await relay.figures_published()
     assert {answer.status for answer in answers} == {200}
 
     broken = {stream.request_id for stream in streams if stream.broken}

@@ -1,0 +1,181 @@
+"""Asking one channel: an attempt is made, sent, heard to its end, and judged.
+
+What comes of a failure is not decided here (flow.exchange); that it is held against the channel
+is, where it is the channel's fault.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from relay.config import Switching
+from relay.errors import ChannelOutrun, ClientGone, ConnectionBroken, RelayError
+from relay.flow.active import ActiveCall
+from relay.flow.attempt import Attempt, Report
+from relay.flow.carry import CarryOn
+from relay.flow.ports import Connection, Connections
+from relay.flow.pump import Pump
+from relay.flow.referee import Referee
+from relay.model import Channel
+from relay.routing.splice import Carriage
+from relay.routing.table import Outcome, classify_error
+
+
+class Asker:
+    """Makes attempts and asks their channels.
+
+    Args:
+        connections: The pool of upstream connections.
+        referee: Keeps what channels did.
+        settle: Called with a call when its answer is whole, before its last bytes go out.
+        limits: Bounds on what may be held back.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        referee: Referee,
+        settle: Callable[[ActiveCall], None],
+        limits: Switching,
+    ) -> None:
+        self._connections = connections
+        self._referee = referee
+        self._settle = settle
+        self._limits = limits
+
+    def attempt_on(
+        self, call: ActiveCall, channel: Channel, carriage: Carriage | None = None
+    ) -> Attempt:
+        """Return an attempt that carries the answer as it is, or on where another one broke."""
+        call.attempts += 1
+        if carriage is not None:
+            return CarryOn(call, channel, self._on_commit, self._settle, carriage, self._limits)
+        return Pump(call, channel, self._on_commit, self._settle, self._limits)
+
+    def attempt_beside(self, call: ActiveCall) -> Attempt | None:
+        """Return an attempt on another channel for a call that is hedged; None if none may be."""
+        other = self._referee.choose(call)
+        if other is None or not self._referee.grants_retry(other, call.model):
+            return None
+        return self.attempt_on(call, other)
+
+    def ask_over(self, connection: Connection, attempt: Attempt, report: Report) -> None:
+        """Ask an attempt's channel over a connection that is there; `report` hears of its end.
+
+        `end` is for who hears it.
+        """
+        self._begin(attempt)
+        self._send(attempt, connection, report)
+
+    async def ask(self, attempt: Attempt) -> None:
+        """Ask an attempt's channel; return when its answer is out, raise why it is not."""
+        self._begin(attempt)
+        async with self._judging(attempt):
+            connection = self._connections.take(attempt.channel)
+            if connection is not None:
+                try:
+                    await self._ask_over(connection, attempt)
+                    return
+                except ConnectionBroken as error:
+                    if not _may_ask_anew(attempt, error):
+                        raise
+                    attempt.renew()
+            await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+
+    async def ask_again(self, failed: Attempt) -> None:
+        """Go on with an attempt that was asked at once, and that failed."""
+        error = failed.error
+        assert error is not None
+        async with self._judging(failed):
+            if not _may_ask_anew(failed, error):
+                raise error
+            failed.renew()
+            await self._ask_over(await self._connections.dial(failed.channel), failed)
+
+    async def _ask_over(self, connection: Connection, attempt: Attempt) -> None:
+        stopped = attempt.call.doom or attempt.error
+        if stopped is not None:
+            connection.abort()
+            raise stopped
+        done = asyncio.get_running_loop().create_future()
+
+        def report(_: Attempt, error: RelayError | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        self._send(attempt, connection, report)
+        await done
+
+    @asynccontextmanager
+    async def _judging(self, attempt: Attempt) -> AsyncIterator[None]:
+        """Hold what becomes of an attempt against its channel, where it is the channel's fault."""
+        try:
+            yield
+        except RelayError as error:
+            self._referee.fail(attempt, classify_error(error), error)
+            raise
+        except asyncio.CancelledError:
+            attempt.stop()
+            gone = ClientGone("The client closed the connection.")
+            self._referee.fail(attempt, Outcome.CLIENT_GONE, gone)
+            raise
+        finally:
+            self.end(attempt)
+
+    def _send(self, attempt: Attempt, connection: Connection, report: Report) -> None:
+        head, body = self._frame(attempt)
+        attempt.listen(connection, report)
+        connection.ask(head, body, attempt)
+
+    def _begin(self, attempt: Attempt) -> None:
+        attempt.call.running.append(attempt)
+        self._referee.begin(attempt)
+
+    def end(self, attempt: Attempt) -> None:
+        """Note that an attempt is over, however it went."""
+        self._referee.end(attempt)
+        attempt.call.running.remove(attempt)
+
+    def _frame(self, attempt: Attempt) -> tuple[bytes, bytes]:
+        """Return head and body of the request that an attempt sends."""
+        call, channel = attempt.call, attempt.channel
+        call.channel = channel
+        call.served_model = model = channel.models[call.model]
+        content_type, body = attempt.question.frame(channel, model)
+        head = b"%b%d\r\nContent-Type: %b\r\n\r\n" % (
+            self._connections.head(channel, call.endpoint),
+            len(body),
+            content_type,
+        )
+        return head, body
+
+    def _on_commit(self, attempt: Attempt) -> None:
+        """An attempt has output: its channel is good, and whoever was asked beside it is late."""
+        call = attempt.call
+        call.channel = attempt.channel
+        call.served_model = attempt.channel.models[call.model]
+        self._referee.succeed(attempt)
+        if len(call.running) > 1:
+            for rival in list(call.running):
+                if rival is not attempt:
+                    rival.fail(ChannelOutrun("Another channel was faster."))
+
+
+def _may_ask_anew(attempt: Attempt, error: RelayError) -> bool:
+    """Tell whether a failure says nothing of the channel.
+
+    A kept-alive connection may be closed by its server at the very moment we use it: without a byte
+    of an answer the same question is asked again, over a new one.
+    """
+    connection = attempt.asked_over
+    return (
+        isinstance(error, ConnectionBroken)
+        and connection is not None
+        and connection.reused
+        and connection.silent
+        and attempt.call.doom is None
+    )
