@@ -13,6 +13,7 @@ from relay.errors import ChannelOutrun, ClientGone, ConnectionBroken, RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt, Report
 from relay.flow.carry import CarryOn
+from relay.flow.plain import PlainPump
 from relay.flow.ports import Connection, Connections
 from relay.flow.pump import Pump
 from relay.flow.referee import Referee
@@ -50,7 +51,8 @@ class Asker:
         call.attempts += 1
         if carriage is not None:
             return CarryOn(call, channel, self._on_commit, self._settle, carriage, self._limits)
-        return Pump(call, channel, self._on_commit, self._settle, self._limits)
+        kind = Pump if call.stream else PlainPump
+        return kind(call, channel, self._on_commit, self._settle, self._limits)
 
     def attempt_beside(self, call: ActiveCall) -> Attempt | None:
         """Return an attempt on another channel for a call that is hedged; None if none may be."""

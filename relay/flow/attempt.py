@@ -7,13 +7,15 @@ otherwise. What comes of an error is not decided here.
 
 import abc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from relay.call import Stage
-from relay.errors import RelayError
+from relay.errors import ChannelGarbled, RelayError
 from relay.flow.active import ActiveCall
+from relay.flow.held import Refusal
 from relay.flow.ports import Connection, Question
 from relay.model import Channel
+from relay.wire.heads import JSON
 
 
 class Attempt(abc.ABC):
@@ -27,24 +29,23 @@ class Attempt(abc.ABC):
             client can hold a whole answer that was not yet written down.
     """
 
-    __slots__ = (
-        "_committed",
-        "_connection",
-        "_settle",
-        "asked_over",
-        "asked_s",
-        "bytes_in",
-        "call",
-        "channel",
-        "error",
-        "moved_s",
-        "paused",
-        "report",
-        "seen_bytes",
-        "stage",
-        "started_us",
-        "unsent_bytes",
-    )
+    # What every attempt begins with stands here and not in __init__ (see ActiveCall).
+    asked_over: Connection | None = None
+    """The connection of its question, kept when that is over."""
+    error: RelayError | None = None
+    """Why it ended; None = it runs, or its answer is out."""
+    report: "Report | None" = None
+    stage = Stage.DIALED
+    paused = False
+    bytes_in = 0
+    """Body bytes read; that it stands still is how a stall is noticed."""
+    # What the watch saw at its last look:
+    moved_s = 0.0
+    seen_bytes = 0
+    unsent_bytes = 0
+    _connection: Connection | None = None
+    _refusal: Refusal | None = None
+    """What the upstream says instead of an answer."""
 
     def __init__(
         self,
@@ -57,23 +58,7 @@ class Attempt(abc.ABC):
         self.channel = channel
         self._committed = committed
         self._settle = settle
-        self._connection: Connection | None = None
-        self.asked_over: Connection | None = None
-        """The connection of its question, kept when that is over."""
-        self.error: RelayError | None = None
-        """Why it ended; None = it runs, or its answer is out."""
-        self.report: Report | None = None
-        self.stage = Stage.DIALED
         self.asked_s = time.monotonic()
-        self.started_us = int(self.asked_s * 1e6)
-        """By this the channel's health knows the attempt."""
-        self.paused = False
-        self.bytes_in = 0
-        """Body bytes read; that it stands still is how a stall is noticed."""
-        # What the watch saw at its last look:
-        self.moved_s = self.asked_s
-        self.seen_bytes = 0
-        self.unsent_bytes = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.channel.name} {self.stage.name}>"
@@ -96,17 +81,39 @@ class Attempt(abc.ABC):
         self.stage = Stage.DIALED
 
     @property
+    def started_us(self) -> int:
+        """When it began, in microseconds: by this its channel's health knows it."""
+        return int(self.asked_s * 1e6)
+
+    @property
     def question(self) -> Question:
         """What the channel is asked."""
         return self.call.question
 
+    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        """Decide from a final response's head what its body will be."""
+        self.stage = Stage.HEADED
+        if not 200 <= status < 300:
+            self._refusal = Refusal(status, headers)
+        elif headers.get(b"content-encoding", b"identity") not in (b"identity", b""):
+            self.fail(ChannelGarbled("The upstream encoded an answer nobody asked it to encode."))
+        else:
+            content_type = kind = headers.get(b"content-type", b"")
+            if kind != JSON:
+                kind = kind.partition(b";")[0].strip().lower()
+            self._begin(kind, content_type, headers)
+
     @abc.abstractmethod
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Take a final response's status and headers."""
+    def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
+        """Take the head of an answer; `kind` is its media type, bare and in lower case."""
 
     @abc.abstractmethod
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Take what one read brought of the body."""
+
+    def on_frame(self, raw: bytes, payload: bytes) -> None:
+        """Take a read that was one whole chunk, which ends as events end."""
+        self.on_body(raw, [payload], done=False)
 
     @abc.abstractmethod
     def on_lost(self, error: RelayError) -> None:
@@ -142,6 +149,12 @@ class Attempt(abc.ABC):
         self.paused = False
         if self._connection is not None:
             self._connection.resume()
+
+    def _hear_refusal(self, refusal: Refusal, parts: list[bytes], *, done: bool) -> None:
+        """Take more of what the upstream says instead of an answer."""
+        error = refusal.feed(b"".join(parts), done=done)
+        if error is not None:
+            self.fail(error)
 
     def _drop_connection(self) -> None:
         if self._connection is not None:

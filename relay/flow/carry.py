@@ -3,8 +3,7 @@
 Only a spliced stream is read event by event; the first stream was not.
 """
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
 
 from relay.call import Stage
 from relay.config import Switching
@@ -16,16 +15,12 @@ from relay.errors import (
 )
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
-from relay.flow.held import Held
 from relay.flow.ports import Question
 from relay.flow.trace import Trace
 from relay.model import Channel
 from relay.routing.splice import Carriage, SpliceState, join_usage
 from relay.wire.heads import EVENT_STREAM
-from relay.wire.refusal import read_refusal
 from relay.wire.sse import EventBuffer, close_event, event_payload, split_events
-
-REFUSAL_BYTES_MAX: Final = 64 * 1024
 
 
 class CarryOn(Attempt):
@@ -36,8 +31,6 @@ class CarryOn(Attempt):
         carriage: How the events are rewritten.
         limits: Bounds on one event.
     """
-
-    __slots__ = ("_carriage", "_events", "_headers", "_held", "_status", "_trace")
 
     def __init__(
         self,
@@ -51,36 +44,27 @@ class CarryOn(Attempt):
         super().__init__(call, channel, committed, settle)
         self._carriage = carriage
         self._events = EventBuffer(limits.event_bytes_max)
-        self._held = Held()
         self._trace = Trace()
-        self._status = 0
-        self._headers: list[tuple[bytes, bytes]] = []
 
     @property
     def question(self) -> Question:
         """The client's question, asking for the rest of its answer."""
         return self.call.question.carry_on(self._carriage.fields)
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
         """Take only what can go on: an event stream."""
-        self.stage = Stage.HEADED
-        self._status = status
-        self._headers = headers
-        kind = dict(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if 200 <= status < 300 and kind != EVENT_STREAM:
+        if kind != EVENT_STREAM:
             self.fail(ChannelRefused("The upstream answered in another form than was asked for."))
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Rewrite and forward what one read brought."""
         if done:
             self._connection = None  # it is back in its pool
+        if self._refusal is not None:
+            self._hear_refusal(self._refusal, parts, done=done)
+            return
         payload = b"".join(parts)
         self.bytes_in += len(payload)
-        if not 200 <= self._status < 300:
-            self._held.add(payload)
-            if done or self._held.size_bytes > REFUSAL_BYTES_MAX:
-                self.fail(read_refusal(self._status, self._headers, self._held.release()))
-            return
         try:
             whole = self._events.feed(payload)
         except ChannelGarbled as error:

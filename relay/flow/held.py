@@ -1,4 +1,12 @@
-"""What is held back of an answer until it is sure that it goes to the client."""
+"""What is held back of an answer until it is sure whom it is for."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from relay.errors import RelayError
+from relay.wire.refusal import read_refusal
+
+REFUSAL_BYTES_MAX: Final = 64 * 1024
 
 
 class Held:
@@ -21,3 +29,26 @@ class Held:
         self._pieces.clear()
         self.size_bytes = 0
         return whole
+
+
+class Refusal:
+    """An upstream's answer other than 2xx: none of it reaches a client, it only tells what to do.
+
+    Args:
+        status: Its HTTP status.
+        headers: Its headers, names in lower case.
+    """
+
+    __slots__ = ("_headers", "_held", "_status")
+
+    def __init__(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        self._status = status
+        self._headers = headers
+        self._held = Held()
+
+    def feed(self, payload: bytes, *, done: bool) -> RelayError | None:
+        """Return the error that it amounts to, None while more of it may tell."""
+        self._held.add(payload)
+        if done or self._held.size_bytes > REFUSAL_BYTES_MAX:
+            return read_refusal(self._status, list(self._headers.items()), self._held.release())
+        return None

@@ -33,7 +33,7 @@ class Journal(Protocol):
 class Answer(Protocol):
     """Who listens to an upstream's answer. Called from the socket's callback: must not block."""
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """Take the status and headers (names in lower case) of a final response."""
         ...
 
@@ -44,6 +44,15 @@ class Answer(Protocol):
             raw: The very bytes of the read, framing and all.
             parts: The body bytes in them, in order; the list is reused after the call returns.
             done: The message is whole.
+        """
+        ...
+
+    def on_frame(self, raw: bytes, payload: bytes) -> None:
+        """Take a read that was exactly one chunk of a body, and ends on a blank line.
+
+        Args:
+            raw: The very bytes of the read: a frame, plainly written.
+            payload: What is in it.
         """
         ...
 

@@ -1,10 +1,7 @@
-"""The pump: carries an upstream's answer to the client as it comes, inside the socket's callback.
+"""The pump: carries an event stream to the client as it comes, inside the socket's callback.
 
-    on_head --> REFUSAL (not 2xx)     collected, read, the attempt fails
-            --> GATE    (SSE)         held until the first real event: then committed
-                 --> EVENTS           whole events only, one write for each read
-            --> WHOLE   (JSON)        held while small, sent as one piece with its length
-                 --> PASSING          larger bodies and audio: passed on with backpressure
+    on_head --> GATE     held until the first real event: then committed
+                 --> EVENTS   whole events only, one write for each read
 
 No payload byte is decoded, re-encoded or split on the way; where a read is exactly whole frames of
 whole events, the very same bytes object goes to the client. Before the commit nothing of an answer
@@ -12,7 +9,7 @@ has reached the client, so that any failure can still be served by another chann
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from relay.call import Endpoint, Stage, Usage
@@ -30,10 +27,9 @@ from relay.flow.held import Held
 from relay.flow.trace import Trace
 from relay.model import Channel
 from relay.routing.gates import CLIENT_FAULT_CODES
-from relay.wire.heads import EVENT_STREAM, is_canonical
-from relay.wire.refusal import is_error_body, read_refusal, reject
+from relay.wire.heads import EVENT_STREAM, FRAME_OF_EVENTS_END, frame, is_canonical
+from relay.wire.refusal import reject
 from relay.wire.sse import EventBuffer, close_event, split_events
-from relay.wire.usage import find_usage
 from relay.wire.verdict import (
     UNKNOWN_ERROR,
     Ending,
@@ -44,7 +40,6 @@ from relay.wire.verdict import (
 )
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
-REFUSAL_BYTES_MAX: Final = 64 * 1024
 MARKED_ENDPOINTS: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 """Streams whose clients wait for [DONE]."""
 
@@ -52,12 +47,8 @@ MARKED_ENDPOINTS: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 class Mode(enum.Enum):
     """What the bytes of the running attempt are; see the module's picture."""
 
-    AWAITED = "awaited"
-    REFUSAL = "refusal"
     GATE = "gate"
     EVENTS = "events"
-    WHOLE = "whole"
-    PASSING = "passing"
     ENDED = "ended"
 
 
@@ -69,20 +60,8 @@ class Pump(Attempt):
         limits: Bounds on what may be held back.
     """
 
-    __slots__ = (
-        "_aligned",
-        "_content_type",
-        "_events",
-        "_headers",
-        "_held",
-        "_length",
-        "_limits",
-        "_mode",
-        "_outlet",
-        "_status",
-        "_strip_usage",
-        "_trace",
-    )
+    _mode = Mode.GATE
+    _aligned = False
 
     def __init__(
         self,
@@ -96,15 +75,9 @@ class Pump(Attempt):
         self._limits = limits
         self._outlet = call.outlet
         self._strip_usage = call.question.strips_usage
-        self._mode = Mode.AWAITED
-        self._status = 0
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._content_type = b""
-        self._length: int | None = None
-        self._events: EventBuffer
+        self._events = EventBuffer(limits.event_bytes_max)
         self._held = Held()
-        self._trace: Trace
-        self._aligned = False
+        self._trace = Trace()
 
     def stop(self) -> None:
         """Give up; see Attempt."""
@@ -113,42 +86,16 @@ class Pump(Attempt):
 
     # --- the upstream's answer (Answer) --------------------------------------------------------
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Decide from the head what the body will be."""
-        self._status = status
-        self._headers = headers
-        self.stage = Stage.HEADED
-        if not 200 <= status < 300:
-            self._mode = Mode.REFUSAL
-            return
-        encoding = b""
-        for name, value in headers:
-            if name == b"content-type":
-                self._content_type = value
-            elif name == b"content-length":
-                self._length = int(value)
-            elif name == b"content-encoding":
-                encoding = value
-        kind = self._content_type.partition(b";")[0].strip().lower()
-        if encoding not in (b"", b"identity"):
-            self.fail(ChannelGarbled("The upstream encoded an answer nobody asked it to encode."))
-        elif kind == b"text/html" or self.call.stream is not (kind == EVENT_STREAM):
+    def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
+        if kind != EVENT_STREAM:
             self.fail(ChannelRefused("The upstream answered in another form than was asked for."))
-        else:
-            self._mode = Mode.WHOLE
-            if self.call.stream:
-                self._mode = Mode.GATE
-                self._events = EventBuffer(self._limits.event_bytes_max)
-                self._trace = Trace()
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Carry on what one read brought: the hot path, one call for each read of a stream."""
         if done:
             self._connection = None  # it is back in its pool, for the next call
-        if self._mode is not Mode.EVENTS:
-            payload = b"".join(parts)
-            self._aligned = raw[-2:] == b"\r\n" and payload[-2:] == b"\n\n"
-            self._take_cold(payload, done=done)
+        if self._refusal is not None:
+            self._hear_refusal(self._refusal, parts, done=done)
             return
         payload = parts[0] if len(parts) == 1 else b"".join(parts)
         self.bytes_in += len(payload)
@@ -158,8 +105,10 @@ class Pump(Attempt):
             self.fail(error)
             return
         aligned = self._aligned
-        self._aligned = raw[-2:] == b"\r\n" and payload[-2:] == b"\n\n"
-        if done:
+        self._aligned = raw[-4:] == FRAME_OF_EVENTS_END and payload[-2:] == b"\n\n"
+        if self._mode is Mode.GATE:
+            self._take_gate(whole, done=done)
+        elif done:
             self._end_events(whole)
         elif whole:
             sent = self._inspect(whole)
@@ -168,6 +117,19 @@ class Pump(Attempt):
                 outlet.write(raw)
             elif sent:
                 outlet.write(outlet.frame(sent))
+
+    def on_frame(self, raw: bytes, payload: bytes) -> None:
+        """Carry on what is whole as it came: the hottest path, one call for most events."""
+        if self._mode is not Mode.EVENTS or self._events.held_bytes or not self._outlet.chunks:
+            self.on_body(raw, [payload], done=False)
+            return
+        self.bytes_in += len(payload)
+        self._aligned = True
+        sent = self._inspect(payload)
+        if sent is payload:
+            self._outlet.write(raw)
+        elif sent:
+            self._outlet.write(frame(sent))
 
     def on_lost(self, error: RelayError) -> None:
         """Judge a broken connection: a stream that had said its last word is whole all the same."""
@@ -189,27 +151,8 @@ class Pump(Attempt):
 
     # --- before the commit ------------------------------------------------------------------------
 
-    def _take_cold(self, payload: bytes, *, done: bool) -> None:
-        """Carry on a body that is not a committed event stream."""
-        self.bytes_in += len(payload)
-        if self._mode is Mode.GATE:
-            self._take_gate(payload, done=done)
-        elif self._mode is Mode.WHOLE:
-            self._take_whole(payload, done=done)
-        elif self._mode is Mode.PASSING:
-            self._take_passing(payload, done=done)
-        elif self._mode is Mode.REFUSAL:
-            self._held.add(payload)
-            if done or self._held.size_bytes > REFUSAL_BYTES_MAX:
-                self.fail(read_refusal(self._status, self._headers, self._held.release()))
-
-    def _take_gate(self, payload: bytes, *, done: bool) -> None:
+    def _take_gate(self, whole: bytes, *, done: bool) -> None:
         """Hold an event stream back until it has shown its first real event."""
-        try:
-            whole = self._events.feed(payload)
-        except ChannelGarbled as error:
-            self.fail(error)
-            return
         if done:
             whole += close_event(self._events.take())
         if whole:
@@ -238,43 +181,6 @@ class Pump(Attempt):
         sent = self._inspect(block)
         if sent:
             self._outlet.send_events(sent)
-
-    def _take_whole(self, payload: bytes, *, done: bool) -> None:
-        """Hold a plain body while it is small: a cut of it can then still be switched."""
-        if done and not self._held.size_bytes:
-            self._end_whole(payload)
-            return
-        self._held.add(payload)
-        if done:
-            self._end_whole(self._held.release())
-        elif self._held.size_bytes > self._limits.gate_bytes_max:
-            body = self._held.release()
-            self._mode = Mode.PASSING
-            self._trace = Trace()
-            self._commit()
-            self._note(body)
-            self._outlet.begin_body(self._content_type, self._length, body)
-
-    def _end_whole(self, body: bytes) -> None:
-        """Send a plain body in one piece."""
-        if is_error_body(body):
-            self.fail(ChannelRefused("The upstream answered 200 with an error."))
-            return
-        self._commit()
-        self.call.bytes_out = len(body)
-        self._finish(find_usage(b"", body))
-        self._outlet.send_whole(self._content_type, body)
-        self._resolve()
-
-    def _take_passing(self, payload: bytes, *, done: bool) -> None:
-        """Pass a large body on as it comes."""
-        if payload:
-            self._note(payload)
-        if done:
-            self._finish(self._trace.usage())
-        self._outlet.send_body(payload, last=done)
-        if done:
-            self._resolve()
 
     # --- the stream itself ----------------------------------------------------------------------
 

@@ -11,12 +11,13 @@ used again.
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol, cast
 
 import httptools
 
 from relay.errors import ChannelGarbled, ConnectionBroken, RelayError
+from relay.wire.heads import FRAME_OF_EVENTS_END, plain_frame
 
 READ_BYTES: Final = 64 * 1024
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -39,12 +40,16 @@ class State(enum.Enum):
 class Answer(Protocol):
     """Who hears of a response (the flow's pump)."""
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """Take a final response's status and headers."""
         ...
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Take what one read brought of the body."""
+        ...
+
+    def on_frame(self, raw: bytes, payload: bytes) -> None:
+        """Take a read that was one whole chunk, which ends as events end."""
         ...
 
     def on_lost(self, error: RelayError) -> None:
@@ -63,6 +68,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
+        "_aligned",
         "_answer",
         "_buffer",
         "_chunked",
@@ -83,6 +89,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_transport",
         "idle_since_s",
         "on_body",
+        "on_header",
         "reused",
         "silent",
     )
@@ -99,14 +106,17 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._state = State.CLOSED
         self._transport: asyncio.Transport | None = None
         self._answer: Answer | None = None
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
-        # httptools calls this for every piece of a body: a bound list.append is a C call, where a
-        # method would be a Python frame for each chunk of a stream.
+        # httptools calls these for every piece of a body and for every header: methods of builtins
+        # are C calls, where ours would be a Python frame each.
         self.on_body = self._parts.append
+        self.on_header = self._headers.__setitem__
         self._parser: httptools.HttpResponseParser | None = None
         self._paused = False
-        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        self._aligned = False
+        """The parser stands between two chunks of a body: a whole chunk can be read without it."""
+        self._head: tuple[int, dict[bytes, bytes]] | None = None
         """Status and headers of a final response that its reader has not been told of."""
         self._surplus_at: int | None = None
         """Where in `_parts` a second, unasked-for message begins."""
@@ -181,6 +191,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             # call's answer, so the connection ends here.
             self.abort()
             return
+        if self._aligned and raw[-4:] == FRAME_OF_EVENTS_END:
+            payload = plain_frame(raw)
+            if payload is not None:
+                answer.on_frame(raw, payload)
+                return
         self.silent = False
         try:
             self._parser.feed_data(raw)
@@ -233,15 +248,6 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             if self._surplus_at is None:
                 self._surplus_at = len(self._parts)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; what frames the body is noted on the way."""
-        name = name.lower()
-        self._headers.append((name, value))
-        if name == b"transfer-encoding":
-            self._chunked = True
-        elif name == b"content-length":
-            self._sized = True
-
     def on_headers_complete(self) -> None:
         """Note a final response; an interim one (100, 103) is passed over.
 
@@ -257,8 +263,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             return
         self._state = State.HEADED
         self._keep_alive = self._parser.should_keep_alive()
-        self._head = (status, self._headers)
-        self._headers = []  # what may follow unasked for must not add to them
+        headers = {name.lower(): value for name, value in self._headers.items()}
+        self._headers.clear()
+        self._chunked = b"transfer-encoding" in headers
+        self._sized = b"content-length" in headers
+        self._head = (status, headers)
 
     def on_message_complete(self) -> None:
         """Note the end of the message; buffer_updated acts on it."""
@@ -269,6 +278,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def _reset(self) -> None:
         self._headers.clear()
+        self._aligned = False
         self._head_bytes = 0
         self._interims = 0
         self._chunked = False
@@ -280,6 +290,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def _deliver(self, raw: bytes, answer: Answer) -> None:
         parts, done = self._parts, self._done
+        self._aligned = (
+            self._chunked
+            and raw[-4:] == FRAME_OF_EVENTS_END
+            and bool(parts)
+            and parts[-1][-2:] == b"\n\n"
+        )
         if done:
             if self._surplus_at is not None:
                 del parts[self._surplus_at :]

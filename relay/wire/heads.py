@@ -43,6 +43,8 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 CLOSE: Final = b"Connection: close\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
+FRAME_SIZE_DIGITS_MAX: Final = 6
+"""Of a chunk's size in hex: reads are smaller than 16 MiB."""
 
 
 def request_head(channel: Channel, endpoint: Endpoint) -> bytes:
@@ -95,6 +97,22 @@ def identity_head(request_id: bytes) -> bytes:
 def frame(payload: bytes) -> bytes:
     """Return `payload` as one HTTP chunk."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+FRAME_OF_EVENTS_END: Final = b"\n\n\r\n"
+"""How a read ends that ends on a chunk which ends on an event."""
+
+
+def plain_frame(raw: bytes) -> bytes | None:
+    """Return the payload of `raw` where that is exactly one chunk, plainly framed; None otherwise.
+
+    Args:
+        raw: Bytes off the socket, known to begin between two chunks.
+    """
+    end = raw.find(b"\r\n", 1, FRAME_SIZE_DIGITS_MAX + 2)
+    if end < 0 or raw[:end] != b"%x" % (len(raw) - end - 4) or raw[-2:] != b"\r\n":
+        return None
+    return raw[end + 2 : -2]
 
 
 def is_canonical(raw: bytes, parts: list[bytes]) -> bool:

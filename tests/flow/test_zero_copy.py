@@ -5,7 +5,7 @@ that keeps every object it is given.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from relay.call import Endpoint, Stage
@@ -77,12 +77,16 @@ class Bench:
         self.pump.listen(self.connection, lambda _, error: self.ends.append(error))
         self.connection.ask(b"head", b"body", self)
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         self.pump.on_head(status, headers)
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         self.reads.append(raw)
         self.pump.on_body(raw, parts, done=done)
+
+    def on_frame(self, raw: bytes, payload: bytes) -> None:
+        self.reads.append(raw)
+        self.pump.on_frame(raw, payload)
 
     def on_lost(self, error: Exception) -> None:
         raise error

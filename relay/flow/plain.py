@@ -1,0 +1,122 @@
+"""A plain body, JSON or audio, on its way to the client.
+
+    WHOLE (held while small, sent as one piece) --too large--> PASSING (passed on as it comes)
+
+A small body goes out in one piece with its length, so that a cut of it can still be served by
+another channel; a larger one is committed and passed on with backpressure.
+"""
+
+from collections.abc import Callable, Mapping
+
+from relay.call import Usage
+from relay.config import Switching
+from relay.errors import ChannelRefused, ChannelTruncated, RelayError
+from relay.flow.active import ActiveCall
+from relay.flow.attempt import Attempt
+from relay.flow.held import Held
+from relay.flow.trace import Trace
+from relay.model import Channel
+from relay.wire.heads import EVENT_STREAM
+from relay.wire.refusal import is_error_body
+from relay.wire.usage import find_usage
+
+
+class PlainPump(Attempt):
+    """An attempt whose answer is one plain body.
+
+    Args:
+        call, channel, committed, settle: See Attempt.
+        limits: Bounds on what may be held back.
+    """
+
+    _content_type = b""
+    _length: int | None = None
+    _held: Held | None = None
+    _trace: Trace | None = None
+    """What was remembered of a body that is passed on; None while it is held."""
+
+    def __init__(
+        self,
+        call: ActiveCall,
+        channel: Channel,
+        committed: Callable[[Attempt], None],
+        settle: Callable[[ActiveCall], None],
+        limits: Switching,
+    ) -> None:
+        super().__init__(call, channel, committed, settle)
+        self._limits = limits
+
+    def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
+        if kind in (b"text/html", EVENT_STREAM):
+            self.fail(ChannelRefused("The upstream answered in another form than was asked for."))
+            return
+        length = headers.get(b"content-length")
+        self._content_type = content_type
+        self._length = None if length is None else int(length)
+
+    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
+        """Take what one read brought: for most answers, all of it."""
+        if done:
+            self._connection = None  # it is back in its pool, for the next call
+        if self._refusal is not None:
+            self._hear_refusal(self._refusal, parts, done=done)
+            return
+        payload = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.bytes_in += len(payload)
+        if self._trace is not None:
+            self._pass_on(self._trace, payload, done=done)
+        elif done and self._held is None:
+            self._end_whole(payload)
+        else:
+            self._hold(payload, done=done)
+
+    def on_lost(self, error: RelayError) -> None:
+        """End: a body is whole only when its framing says so."""
+        self._connection = None
+        if self.call.committed:
+            error = ChannelTruncated("The upstream broke off in the middle of its answer.")
+        self.fail(error)
+
+    def _hold(self, payload: bytes, *, done: bool) -> None:
+        held = self._held
+        if held is None:
+            held = self._held = Held()
+        held.add(payload)
+        if done:
+            self._end_whole(held.release())
+        elif held.size_bytes > self._limits.gate_bytes_max:
+            body = held.release()
+            self._trace = Trace()
+            self._commit()
+            self._note(self._trace, body)
+            self.call.outlet.begin_body(self._content_type, self._length, body)
+
+    def _end_whole(self, body: bytes) -> None:
+        """Send the body in one piece."""
+        if is_error_body(body):
+            self.fail(ChannelRefused("The upstream answered 200 with an error."))
+            return
+        call = self.call
+        self._commit()
+        call.bytes_out = len(body)
+        self._finish(find_usage(b"", body))
+        call.outlet.send_whole(self._content_type, body)
+        self._resolve()
+
+    def _pass_on(self, trace: Trace, payload: bytes, *, done: bool) -> None:
+        if payload:
+            self._note(trace, payload)
+        if done:
+            self._finish(trace.usage())
+        self.call.outlet.send_body(payload, last=done)
+        if done:
+            self._resolve()
+
+    def _note(self, trace: Trace, block: bytes) -> None:
+        self.call.bytes_out += len(block)
+        trace.note(block)
+
+    def _finish(self, usage: Usage | None) -> None:
+        """Settle a whole answer; its last bytes go out after this."""
+        self.call.usage = usage
+        self._complete()
