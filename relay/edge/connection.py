@@ -67,6 +67,7 @@ class ClientConnection(RequestHandler):
         "peer_ip",
         "serving",
         "takes_chunks",
+        "write",
     )
 
     def __init__(
@@ -108,13 +109,10 @@ class ClientConnection(RequestHandler):
         self.serving = False
         self.keeps_alive = True
         self.takes_chunks = True
+        self.write: Callable[[bytes], None] = _swallow
+        """The transport's own write; a connection that is gone swallows what comes."""
 
     # --- flow.ports.Client -------------------------------------------------------------------
-
-    @property
-    def write(self) -> Callable[[bytes], None]:
-        """The transport's write; a connection that is gone swallows what comes."""
-        return self.transport.write if self.transport is not None else _swallow
 
     @property
     def unsent_bytes(self) -> int:
@@ -138,6 +136,7 @@ class ClientConnection(RequestHandler):
         """Note the peer; the first head is due."""
         peer = transport.get_extra_info("peername")
         self.peer_ip = peer[0] if peer else ""
+        self.write = transport.write  # type: ignore[attr-defined]  # asyncio types it too loosely
         self.deadline_s = time.monotonic() + self._timeouts.head_s
         super().connection_made(transport)
 
@@ -167,6 +166,7 @@ class ClientConnection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone: its upstream is dropped now, its task is cancelled next."""
+        self.write = _swallow
         self._force_close = True
         if self._left is not None and self._left[1] is None:
             self._service.desert(self._left[0])

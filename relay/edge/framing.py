@@ -84,7 +84,7 @@ class JsonQuestion:
 
     def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "JsonQuestion":
         """Return the question with another top level."""
-        request = msgspec.structs.replace(self._request, fields=dict(fields))
+        request = msgspec.structs.replace(self._request, fields=dict(fields), body=b"")
         return JsonQuestion(request, strips_usage=self.strips_usage)
 
 

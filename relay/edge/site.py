@@ -16,7 +16,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 
-from relay.call import Endpoint
+from relay.call import Endpoint, RequestNumbers
 from relay.config import Server
 from relay.edge.answers import empty_answer, error_answer, json_answer
 from relay.edge.asked import Asked
@@ -71,6 +71,7 @@ class Site:
         self._limits = limits
         self._trusted = _networks(limits.trusted_proxies)
         self._held_bytes = 0
+        self._numbers = RequestNumbers(random.getrandbits(74))
 
     async def serve(
         self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
@@ -98,7 +99,8 @@ class Site:
         try:
             self._authenticate(call, asked)
             self._hold_body(call, len(body))
-            self._admit(call, asked, body)
+            read_question(call, asked.content_type, body)
+            self._admission.admit(call)
             if not self._exchange.ask_at_once(call, client):
                 client.leave_to_loop(call, None)
             return True
@@ -134,7 +136,7 @@ class Site:
 
     def _begin(self, client: ClientConnection) -> ActiveCall:
         time_us = time.time_ns() // 1000
-        call = ActiveCall(_number(time_us), client, Endpoint.CHAT, time_us)
+        call = ActiveCall(self._numbers.next(time_us), client, Endpoint.CHAT, time_us)
         call.begun_s = time.monotonic()
         self._counters.inflight += 1
         return call
@@ -160,7 +162,10 @@ class Site:
         client.keeps_alive = False
         client.write(
             error_answer(
-                error, f"req_{_number(time.time_ns() // 1000):032x}", _dice(), closing=True
+                error,
+                f"req_{self._numbers.next(time.time_ns() // 1000):032x}",
+                _dice(),
+                closing=True,
             )
         )
 
@@ -206,7 +211,8 @@ class Site:
         if message.headers.get("Expect", "").lower() == "100-continue":
             client.write(CONTINUE)
         body = await client.read_body(payload, bytes_max)
-        self._admit(call, asked, body)
+        read_question(call, asked.content_type, body)
+        self._admission.admit(call)
         await self._exchange.run(call)
 
     def _hold_body(self, call: ActiveCall, size: int) -> None:
@@ -218,10 +224,6 @@ class Site:
             raise Unavailable("The relay is overloaded; try again.", retry_after_s=RETRY_AFTER_S)
         call.held_bytes = size
         self._held_bytes += size
-
-    def _admit(self, call: ActiveCall, asked: Asked, body: bytes) -> None:
-        read_question(call, asked.content_type, body)
-        self._admission.admit(call)
 
     def _answer_page(
         self, call: ActiveCall, client: ClientConnection, page: Page, model: str
@@ -294,21 +296,6 @@ def _presented_key(headers: CIMultiDictProxy[str]) -> str | None:
 def _dice() -> float:
     """Return a number in [0, 1), to spread clients that come back."""
     return random.random()  # noqa: S311 - no secret
-
-
-def _number(time_us: int) -> int:
-    """Return a new request id: a UUIDv7 of microseconds since 1970, so that ids sort by time.
-
-    Source: RFC 9562, section 5.7.
-    """
-    bits = random.getrandbits(74)
-    return (
-        (time_us // 1000) << 80
-        | 0x7 << 76
-        | (bits >> 62) << 64
-        | 0x2 << 62
-        | bits & 0x3FFF_FFFF_FFFF_FFFF
-    )
 
 
 def _place(error: BaseException) -> dict[str, str | int]:

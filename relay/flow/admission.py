@@ -5,7 +5,7 @@ Everything here is a look into dicts: nothing asks Postgres or Redis while a req
 
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 from relay.errors import (
     Forbidden,
@@ -16,10 +16,20 @@ from relay.errors import (
 )
 from relay.flow.active import ActiveCall
 from relay.flow.spending import Spending
-from relay.model import Account, Channel, Key, Snapshot
+from relay.model import Account, Channel, Group, Key, Line, Price, Snapshot
 from relay.wire.keys import digest
 
 KEY_CHARS_MAX: Final = 256
+RIGHTS_MAX: Final = 100_000
+"""Pairs of key and model remembered; a catalog that has more of them in use begins anew."""
+
+
+class Rights(NamedTuple):
+    """What a key may have for a model: everything about it that a snapshot fixes."""
+
+    line: Line
+    price: Price
+    channels: tuple[Channel, ...]
 
 
 class Admission:
@@ -36,10 +46,16 @@ class Admission:
         self._spending = spending
         self._wall_s = wall_s
         self.snapshot: Snapshot | None = None
+        # Both hold for one snapshot. Known by its digest alone is a key that nothing can change but
+        # another snapshot: without an expiry, and good from everywhere.
+        self._known: dict[bytes, tuple[Key, Account, Group | None]] = {}
+        self._rights: dict[tuple[int, str], Rights] = {}
 
     def swap(self, snapshot: Snapshot) -> None:
         """Admit by `snapshot` from now on."""
         self.snapshot = snapshot
+        self._known.clear()
+        self._rights.clear()
         self._spending.book(snapshot.keys)
 
     def digest(self, presented: str | None) -> bytes | None:
@@ -56,6 +72,10 @@ class Admission:
             Forbidden: CLIENT; the key may not be used from this address.
             Unavailable: RELAY; the worker has no catalog yet.
         """
+        known = self._known.get(credential) if credential is not None else None
+        if known is not None:
+            call.key, call.account, call.group = known
+            return
         snapshot = self.snapshot
         if snapshot is None:
             raise Unavailable("The relay is starting; try again.", retry_after_s=1.0)
@@ -75,6 +95,8 @@ class Admission:
         if key.networks is not None and not _contains(key, call.ip):
             raise Forbidden("This API key may not be used from this address.")
         call.group = snapshot.groups.get(account.group_id)
+        if key.networks is None and key.expires_at_s is None:
+            self._known[credential] = key, account, call.group
 
     def admit(self, call: ActiveCall) -> None:
         """Set the call's line, its price and the channels that serve its model.
@@ -84,26 +106,35 @@ class Admission:
             ModelNotFound: CLIENT; no line of the group serves it, or it has no price.
             QuotaExhausted: CLIENT; the key has spent its quota.
         """
-        snapshot, key, group = self.snapshot, call.key, call.group
-        assert snapshot is not None and key is not None
-        if key.models is not None and call.model not in key.models:
+        key = call.key
+        assert key is not None
+        rights = self._rights.get((key.id, call.model)) or self._find_rights(call, key)
+        call.line, call.price, call.channels = rights
+        if key.quota_nanos is not None and not self._spending.has_left(key):
+            raise QuotaExhausted("This API key has spent its quota.")
+
+    def _find_rights(self, call: ActiveCall, key: Key) -> Rights:
+        snapshot, group, model = self.snapshot, call.group, call.model
+        assert snapshot is not None
+        if key.models is not None and model not in key.models:
             raise Forbidden("This API key may not use this model.", param="model")
         channels: tuple[Channel, ...] | None = None
         for line_id in group.line_ids if group else ():
-            channels = snapshot.routes.get((line_id, call.model))
+            channels = snapshot.routes.get((line_id, model))
             if channels:
                 call.line = snapshot.lines[line_id]
                 break
-        call.price = snapshot.prices.get(call.model)
-        if not channels or call.price is None:
+        call.price = snapshot.prices.get(model)
+        if not channels or call.line is None or call.price is None:
             # A model without a price is refused, not given away.
             raise ModelNotFound(
                 "This model is not offered here: GET /v1/models lists what your key may use.",
                 param="model",
             )
-        if not self._spending.has_left(key):
-            raise QuotaExhausted("This API key has spent its quota.")
-        call.channels = channels
+        if len(self._rights) >= RIGHTS_MAX:
+            self._rights.clear()
+        rights = self._rights[key.id, model] = Rights(call.line, call.price, channels)
+        return rights
 
     def models(self, call: ActiveCall) -> list[str]:
         """Return the models that the call's key may use, sorted."""

@@ -158,10 +158,10 @@ class Asker:
     def _on_commit(self, attempt: Attempt) -> None:
         """An attempt has output: its channel is good, and whoever was asked beside it is late."""
         call = attempt.call
-        call.channel = attempt.channel
-        call.served_model = attempt.channel.models[call.model]
         self._referee.succeed(attempt)
         if len(call.running) > 1:
+            call.channel = attempt.channel
+            call.served_model = attempt.channel.models[call.model]
             for rival in list(call.running):
                 if rival is not attempt:
                     rival.fail(ChannelOutrun("Another channel was faster."))

@@ -88,10 +88,15 @@ class Exchange:
         connection = self._connections.take(channel)
         if connection is None:
             return False
+        asker = self._asker
         self._open(call)
         call.caller = caller
         call.deserted = self._desert
-        self._asker.ask_over(connection, self._asker.attempt_on(call, channel), self._end_at_once)
+        try:
+            asker.ask_over(connection, asker.attempt_on(call, channel), self._end_at_once)
+        except BaseException:
+            self._close(call)
+            raise
         return True
 
     async def run(self, call: ActiveCall, failed: Attempt | None = None) -> None:
@@ -135,14 +140,16 @@ class Exchange:
         """Put a call under way: watched, and written down before any channel is asked."""
         call.outlet = Outlet(call.client, call.number, call.notes)
         call.client.watch(call)
-        self._splicer.prepare(call)
+        if call.stream:
+            self._splicer.prepare(call)
         self._watch.add(call)
         self._journal.start(_start_record(call))
 
     def _close(self, call: ActiveCall) -> None:
         call.client.watch(None)
         self._watch.remove(call)
-        self._splicer.release(call)
+        if call.keeper is not None:
+            call.keeper.release()
 
     def _end_at_once(self, attempt: Attempt, error: RelayError | None) -> None:
         """An attempt that was asked at once is over, well or not."""

@@ -13,6 +13,7 @@ from relay.wire.heads import (
     CLOSE,
     EVENT_STREAM,
     LAST_CHUNK,
+    UNBUFFERED,
     answer_head,
     frame,
     identity_head,
@@ -28,34 +29,23 @@ class Outlet:
     calls both directly for each read of a running stream.
     """
 
-    __slots__ = (
-        "_client",
-        "_notes",
-        "_number",
-        "_sized",
-        "chunks",
-        "comments_safe",
-        "frame",
-        "opened",
-        "spoke_s",
-        "write",
-    )
+    # What every answer begins with stands here and not in __init__ (see ActiveCall).
+    _sized = False
+    spoke_s = 0.0
+    """When the watch last saw the client being sent something; 0.0 = not yet."""
+    opened = False
+    """The 200 is out, be it only with a comment: failures must be told in band from now on."""
+    comments_safe = True
+    """False once the stream sent an `id:` line: openai's Python client then takes every blank line
+    for an empty event and fails on it."""
 
     def __init__(self, client: Client, number: int, notes: bytes = b"") -> None:
         self._client = client
         self._number = number
         self._notes = notes
-        self._sized = False
         self.write = client.write
         self.chunks = client.takes_chunks
         self.frame = frame if self.chunks else _unframed
-        self.spoke_s = 0.0
-        """When the watch last saw the client being sent something; 0.0 = not yet."""
-        self.opened = False
-        """The 200 is out, be it only with a comment: failures must be told in band from now on."""
-        self.comments_safe = True
-        """False once the stream sent an `id:` line: openai's Python client then takes every blank
-        line for an empty event and fails on it."""
 
     def close(self) -> None:
         """Write nothing more: the transport is gone, and would raise."""
@@ -77,8 +67,22 @@ class Outlet:
             self.send_events(comment)
 
     def send_whole(self, content_type: bytes, body: bytes) -> None:
-        """Send a plain body in one piece."""
-        self.write(self._open_body(content_type, len(body)) + body)
+        """Send a plain body in one piece: most answers, so head and body are joined once."""
+        self.opened = True
+        number = self._number
+        self.write(
+            b"%bx-request-id: req_%032x\r\nrequest-id: req_%032x\r\n"
+            b"%bContent-Length: %d\r\n%b\r\n%b"
+            % (
+                answer_head(content_type or UNTYPED),
+                number,
+                number,
+                self._notes,
+                len(body),
+                b"" if self._client.keeps_alive else CLOSE,
+                body,
+            )
+        )
 
     def begin_body(self, content_type: bytes, length: int | None, payload: bytes) -> None:
         """Begin a plain body of `length` bytes (None: unknown) with its first bytes."""
@@ -109,7 +113,9 @@ class Outlet:
         if not framing:
             self._client.keeps_alive = False
         closing = b"" if self._client.keeps_alive else CLOSE
-        head = answer_head(content_type or UNTYPED, streamed=streamed)
+        head = answer_head(content_type or UNTYPED)
+        if streamed:
+            head += UNBUFFERED
         identity = identity_head(b"req_%032x" % self._number)
         return head + identity + self._notes + framing + closing + b"\r\n"
 

@@ -18,7 +18,7 @@ from relay.flow.trace import Trace
 from relay.model import Channel
 from relay.wire.heads import EVENT_STREAM
 from relay.wire.refusal import is_error_body
-from relay.wire.usage import find_usage
+from relay.wire.usage import find_usage_of_body
 
 
 class PlainPump(Attempt):
@@ -99,7 +99,7 @@ class PlainPump(Attempt):
         call = self.call
         self._commit()
         call.bytes_out = len(body)
-        self._finish(find_usage(b"", body))
+        self._finish(find_usage_of_body(body))
         call.outlet.send_whole(self._content_type, body)
         self._resolve()
 

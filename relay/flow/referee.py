@@ -75,7 +75,7 @@ class Referee:
         call.tried.add(channel_id)
         self._in_flight[channel_id] += 1
         self._counters.attempts += 1
-        if channel_id in self.health.troubled:
+        if self.health.troubled and channel_id in self.health.troubled:
             self.health.start(channel_id, call.model, attempt.started_us)
 
     def end(self, attempt: Attempt) -> None:
@@ -84,11 +84,12 @@ class Referee:
 
     def succeed(self, attempt: Attempt) -> None:
         """Note an attempt's first output."""
+        call = attempt.call
         changes = self.health.succeed(
             attempt.channel.id,
-            attempt.call.model,
+            call.model,
             started_us=attempt.started_us,
-            now_us=now_us(),
+            now_us=int(call.first_byte_s * 1e6),
         )
         if changes:
             self._on_changes(changes)

@@ -70,9 +70,10 @@ class Settlement:
         if call.settled:
             return
         call.settled = True
-        now_s = time.monotonic()
         usage = _usage(call)
-        self._count(call, status, usage)
+        begun_s = call.begun_s
+        first_us = int((call.first_byte_s - begun_s) * 1e6) if call.first_byte_s else 0
+        self._count(call, status, usage, first_us)
         if call.key is None or call.account is None:
             return  # nobody to write it down for: a stranger's call is only counted
         price, group = call.price, call.group
@@ -81,11 +82,11 @@ class Settlement:
             bill = charge(usage, price, group_multiplier_ppm=group.multiplier_ppm)
             cost_nanos, price_id = bill.cost_nanos, bill.price_id
             group_ppm, model_ppm = bill.group_multiplier_ppm, bill.model_multiplier_ppm
-            self._spending.add(call.key.id, cost_nanos)
+            if call.key.quota_nanos is not None:
+                self._spending.add(call.key.id, cost_nanos)
         if call.paid:
             self.tolls.close(call, usage, cost_nanos)
-        first_us = round((call.first_byte_s - call.begun_s) * 1e6) if call.first_byte_s else 0
-        total_us = round((now_s - call.begun_s) * 1e6)
+        total_us = int((time.monotonic() - begun_s) * 1e6)
         self._journal.end(
             CallEnd(
                 call.number.to_bytes(16, "big"),
@@ -118,20 +119,20 @@ class Settlement:
             )
         )
 
-    def _count(self, call: ActiveCall, status: int, usage: Usage) -> None:
+    def _count(self, call: ActiveCall, status: int, usage: Usage, first_us: int) -> None:
         counters = self._counters
         line = call.line.name if call.line else ""
-        status_class = STATUS_CLASSES[status // 100]
-        counters.requests[line, call.endpoint, status_class] += 1
+        counters.requests[line, call.endpoint, STATUS_CLASSES[status // 100]] += 1
         counters.events += call.events_out
         counters.bytes_out += call.bytes_out
         if usage is not NOTHING:
-            counters.tokens["input"] += usage.input_tokens
-            counters.tokens["output"] += usage.output_tokens
+            tokens = counters.tokens
+            tokens["input"] += usage.input_tokens
+            tokens["output"] += usage.output_tokens
             if usage.cached_tokens:
-                counters.tokens["cached"] += usage.cached_tokens
-        if call.first_byte_s:
-            counters.ttft.observe(round((call.first_byte_s - call.begun_s) * 1e6))
+                tokens["cached"] += usage.cached_tokens
+        if first_us:
+            counters.ttft.observe(first_us)
 
 
 def _usage(call: ActiveCall) -> Usage:

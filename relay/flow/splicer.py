@@ -34,11 +34,6 @@ class Splicer:
         if plan_splice(call.endpoint, fields).refusal is None:
             call.keeper = Keeper(self._shelf)
 
-    def release(self, call: ActiveCall) -> None:
-        """Let go of what the call kept."""
-        if call.keeper is not None:
-            call.keeper.release()
-
     def plan(
         self, call: ActiveCall, outcome: Outcome, error: RelayError
     ) -> tuple[Channel, Carriage] | None:

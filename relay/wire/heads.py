@@ -43,6 +43,12 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 CLOSE: Final = b"Connection: close\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
+UNBUFFERED: Final = b"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+"""Keeps a stream from being gathered on its way.
+
+Source: nginx documents `X-Accel-Buffering: no` as the switch a proxied server has over response
+buffering; SSE behind such a proxy arrives in lumps without it.
+"""
 FRAME_SIZE_DIGITS_MAX: Final = 6
 """Of a chunk's size in hex: reads are smaller than 16 MiB."""
 
@@ -77,16 +83,9 @@ def status_line(status: int) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def answer_head(content_type: bytes, *, streamed: bool) -> bytes:
-    """Return the fixed part of a 200's head: status, type, and what keeps a stream unbuffered.
-
-    Source: nginx documents `X-Accel-Buffering: no` as the switch a proxied server has over
-    response buffering; SSE behind such a proxy arrives in lumps without it.
-    """
-    head = b"%bContent-Type: %b\r\n" % (status_line(200), content_type)
-    if streamed:
-        head += b"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
-    return head
+def answer_head(content_type: bytes) -> bytes:
+    """Return how the head of a 200 begins: status and type."""
+    return b"%bContent-Type: %b\r\n" % (status_line(200), content_type)
 
 
 def identity_head(request_id: bytes) -> bytes:

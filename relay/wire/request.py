@@ -1,8 +1,8 @@
 """A JSON request: what routing, limits and billing need of it, and its body for an upstream.
 
-The body is decoded once, one level deep: values stay raw bytes. What an upstream gets is always
+The body is decoded once, one level deep: values stay raw bytes. What an upstream gets is
 encoded anew from that level, so that a key given twice cannot mean one thing to us and another to
-the upstream.
+the upstream; unless the body itself proves that it gives none twice, and nothing is to be changed.
 """
 
 from typing import Final, TypeVar
@@ -37,6 +37,8 @@ class Request(msgspec.Struct, frozen=True):
     n: int
     usage_asked: bool
     fields: Fields
+    body: bytes = b""
+    """What `fields` were read from; b"" where they were made by us."""
 
 
 _fields = msgspec.json.Decoder(Fields)
@@ -49,6 +51,10 @@ _raw_options = msgspec.json.Decoder(Fields | None)
 _encoder = msgspec.json.Encoder()
 
 _BOUNDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_ACTED_ON: Final = tuple(
+    (name, f'"{name}"'.encode())
+    for name in ("stream", "stream_format", "stream_options", "n", *_BOUNDS)
+)
 
 
 def peek_json(body: bytes, endpoint: Endpoint) -> Request:
@@ -63,27 +69,32 @@ def peek_json(body: bytes, endpoint: Endpoint) -> Request:
     if raw_model is None:
         raise BadRequest(f"The request to /v1/{endpoint.value} names no model.", param="model")
     model = check_model(_field(fields, "model", _text, "a string") or "")
-    stream = _field(fields, "stream", _flag, "true or false") or False
+    # Most requests name few of these: what is not there is not looked for twice.
+    stream, n, options = False, None, None
+    if "stream" in fields:
+        stream = _field(fields, "stream", _flag, "true or false") or False
     if endpoint is Endpoint.SPEECH:  # it has no `stream`: events come where the format says so
         stream = _field(fields, "stream_format", _format, "a string") == "sse"
+    output_tokens_max = None if fields.keys().isdisjoint(_BOUNDS) else _read_bounds(fields)
+    if "n" in fields:
+        n = _field(fields, "n", _count, "an integer")
+        if n is not None and not 1 <= n <= CHOICES_MAX:
+            raise BadRequest(f"n must be from 1 to {CHOICES_MAX}.", param="n")
+    if "stream_options" in fields:
+        options = _field(fields, "stream_options", _options, "an object")
+    usage_asked = options is not None and options.include_usage is True
+    return Request(model, stream, output_tokens_max, n or 1, usage_asked, fields, body)
+
+
+def _read_bounds(fields: Fields) -> int | None:
+    """Return the largest bound on output tokens; None where all that are named are null."""
     bounds = [_field(fields, name, _count, "an integer") for name in _BOUNDS if name in fields]
     known = [bound for bound in bounds if bound is not None]
     if not all(0 <= bound <= OUTPUT_TOKENS_MAX for bound in known):
         raise BadRequest(
             f"A bound on output tokens must be from 0 to {OUTPUT_TOKENS_MAX}.", param="max_tokens"
         )
-    n = _field(fields, "n", _count, "an integer")
-    if n is not None and not 1 <= n <= CHOICES_MAX:
-        raise BadRequest(f"n must be from 1 to {CHOICES_MAX}.", param="n")
-    options = _field(fields, "stream_options", _options, "an object")
-    return Request(
-        model=model,
-        stream=stream,
-        output_tokens_max=max(known, default=None),
-        n=n or 1,
-        usage_asked=options is not None and options.include_usage is True,
-        fields=fields,
-    )
+    return max(known, default=None)
 
 
 def check_model(name: str) -> str:
@@ -106,6 +117,8 @@ def reframe_json(request: Request, *, model: str, add_usage: bool) -> bytes:
     `add_usage` sets stream_options.include_usage and leaves the client's other options as they are.
     """
     fields = request.fields
+    if model == request.model and not add_usage:
+        return request.body if _is_plain(request) else _encoder.encode(fields)
     changed: dict[str, object] = {}
     if model != request.model:
         changed["model"] = model
@@ -115,7 +128,19 @@ def reframe_json(request: Request, *, model: str, add_usage: bool) -> bytes:
             options.update(_raw_options.decode(fields["stream_options"]) or {})
         options["include_usage"] = True
         changed["stream_options"] = options
-    return _encoder.encode({**fields, **changed} if changed else fields)
+    return _encoder.encode({**fields, **changed})
+
+
+def _is_plain(request: Request) -> bool:
+    """Tell whether the body may go on as it came: what it was read for is in it once.
+
+    No string of a JSON text holds these bytes, since quotes are escaped there; an escape could
+    spell a name in another way.
+    """
+    body = request.body
+    if not body or b"\\u" in body or body.count(b'"model"') != 1:
+        return False
+    return all(body.count(quoted) == 1 for name, quoted in _ACTED_ON if name in request.fields)
 
 
 def _decode_fields(body: bytes) -> Fields:

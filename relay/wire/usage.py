@@ -105,7 +105,12 @@ class _Wire(msgspec.Struct):
     tokens: _Units | None = None
 
 
+class _Rest(msgspec.Struct):
+    usage: _Wire
+
+
 _decode = msgspec.json.Decoder(_Wire).decode
+_decode_rest = msgspec.json.Decoder(_Rest).decode
 _NO_INPUT_DETAILS: Final = _InputDetails()
 _NO_OUTPUT_DETAILS: Final = _OutputDetails()
 
@@ -127,6 +132,23 @@ def find_usage(first: bytes, tail: bytes) -> Usage | None:
     return _bounded(_normalise(last if begun is None else _merge(begun, last)))
 
 
+def find_usage_of_body(body: bytes) -> Usage | None:
+    """Return what a plain JSON answer used, None where it does not say.
+
+    Nearly always usage is a member of the outermost object: then the rest of the body, from there
+    on, is an object by itself, and its first member is what we want.
+    """
+    at = body.rfind(b'"usage":', -SEARCH_BYTES_MAX)
+    if at >= 0:
+        try:
+            wire = _decode_rest(b"{" + body[at:]).usage
+        except msgspec.DecodeError:
+            return find_usage(b"", body)
+        if _has_count(wire):
+            return _bounded(_normalise(wire))
+    return find_usage(b"", body)
+
+
 def estimate_tokens(text_bytes: int) -> int:
     """Return about how many tokens `text_bytes` bytes of text are."""
     return math.ceil(text_bytes * TOKENS_PER_BYTE)
@@ -134,7 +156,8 @@ def estimate_tokens(text_bytes: int) -> int:
 
 def _last_object(block: bytes) -> _Wire | None:
     """Return the last usage object near the end of `block` that holds a count."""
-    block = block[-SEARCH_BYTES_MAX:]
+    if len(block) > SEARCH_BYTES_MAX:
+        block = block[-SEARCH_BYTES_MAX:]
     at = len(block)
     for _ in range(CANDIDATES_MAX):
         at = block.rfind(b'"usage', 0, at)
@@ -171,9 +194,7 @@ def _has_count(wire: _Wire) -> bool:
     return any(
         count is not None
         for count in (
-            wire.prompt_tokens,
             wire.completion_tokens,
-            wire.input_tokens,
             wire.output_tokens,
             wire.promptTokenCount,
             wire.total_input_tokens,
@@ -203,6 +224,8 @@ def _merge(begun: _Wire, last: _Wire) -> _Wire:
 
 
 def _normalise(wire: _Wire) -> Usage:
+    if wire.prompt_tokens is not None:
+        return _from_openai(wire)
     if wire.promptTokenCount is not None:
         return _from_gemini(wire)
     if wire.total_input_tokens is not None:
@@ -213,10 +236,9 @@ def _normalise(wire: _Wire) -> Usage:
             output_tokens=_count(round(wire.tokens.output_tokens or 0)),
             cached_tokens=_count(wire.cached_tokens),
         )
-    cache_told = (wire.cache_read_input_tokens, wire.cache_creation_input_tokens) != (None, None)
     # Servers that translate Anthropic to OpenAI's shape give these beside a prompt_tokens, which
-    # includes them.
-    if cache_told and wire.prompt_tokens is None:
+    # includes them: those were told apart above.
+    if (wire.cache_read_input_tokens, wire.cache_creation_input_tokens) != (None, None):
         return _from_anthropic(wire)
     return _from_openai(wire)
 
@@ -230,36 +252,39 @@ def _from_openai(wire: _Wire) -> Usage:
         or _NO_INPUT_DETAILS
     )
     outward = wire.completion_tokens_details or wire.output_tokens_details or _NO_OUTPUT_DETAILS
-    input_tokens = _count(wire.prompt_tokens, wire.input_tokens)
-    output_tokens = _count(wire.completion_tokens, wire.output_tokens)
+    # Negative counts are left for `_bounded`: the common way asks nothing of a count twice.
+    input_tokens = wire.prompt_tokens or wire.input_tokens or 0
+    output_tokens = wire.completion_tokens or wire.output_tokens or 0
     if inward is _NO_INPUT_DETAILS and outward is _NO_OUTPUT_DETAILS:
         return Usage(
             input_tokens=input_tokens,
-            cached_tokens=_count(
+            cached_tokens=_first(
                 wire.prompt_cache_hit_tokens, wire.cached_tokens, wire.cache_read_input_tokens
             ),
-            cache_write_tokens=_count(wire.cache_creation_input_tokens),
+            cache_write_tokens=wire.cache_creation_input_tokens or 0,
             output_tokens=output_tokens,
         )
-    reasoning = _count(outward.reasoning_tokens, outward.thinking_tokens)
+    reasoning = outward.reasoning_tokens or outward.thinking_tokens or 0
     if wire.total_tokens == input_tokens + output_tokens + reasoning:
         # xAI's completion_tokens leaves the reasoning out; only the total tells.
         output_tokens += reasoning
+    cached = inward.cached_tokens
+    if cached is None:
+        cached = _first(
+            wire.prompt_cache_hit_tokens, wire.cached_tokens, wire.cache_read_input_tokens
+        )
     return Usage(
-        input_tokens=input_tokens,
-        cached_tokens=_count(
-            inward.cached_tokens,
-            wire.prompt_cache_hit_tokens,
-            wire.cached_tokens,
-            wire.cache_read_input_tokens,
-        ),
-        cache_write_tokens=_count(inward.cache_write_tokens, wire.cache_creation_input_tokens),
-        output_tokens=output_tokens,
-        reasoning_tokens=reasoning,
-        audio_input_tokens=_count(inward.audio_tokens),
-        audio_output_tokens=_count(outward.audio_tokens),
-        image_input_tokens=_count(inward.image_tokens),
-        image_output_tokens=_count(outward.image_tokens),
+        input_tokens,
+        cached,
+        inward.cache_write_tokens or wire.cache_creation_input_tokens or 0,
+        output_tokens,
+        reasoning,
+        False,  # noqa: FBT003 - by position: keywords cost a call half a microsecond
+        0,
+        inward.audio_tokens or 0,
+        outward.audio_tokens or 0,
+        inward.image_tokens or 0,
+        outward.image_tokens or 0,
     )
 
 
@@ -313,32 +338,45 @@ def _bounded(usage: Usage) -> Usage:
     Recorded: Grok on Azure reporting 403 cached tokens of a prompt of 347.
     """
     inward, outward = usage.input_tokens, usage.output_tokens
+    cached, written = usage.cached_tokens, usage.cache_write_tokens
     in_bounds = (
-        usage.cached_tokens + usage.cache_write_tokens <= inward
-        and usage.cache_write_1h_tokens <= usage.cache_write_tokens
-        and usage.audio_input_tokens <= inward
-        and usage.image_input_tokens <= inward
-        and max(usage.reasoning_tokens, usage.audio_output_tokens) <= outward
-        and usage.image_output_tokens <= outward
+        0 <= cached <= inward - written <= inward
+        and 0 <= usage.cache_write_1h_tokens <= written
+        and 0 <= usage.audio_input_tokens <= inward
+        and 0 <= usage.image_input_tokens <= inward
+        and 0 <= usage.reasoning_tokens <= outward
+        and 0 <= usage.audio_output_tokens <= outward
+        and 0 <= usage.image_output_tokens <= outward
     )
     return usage if in_bounds else _cut_to_bounds(usage)
 
 
 def _cut_to_bounds(usage: Usage) -> Usage:
-    inward, outward = usage.input_tokens, usage.output_tokens
-    cached = min(usage.cached_tokens, inward)
-    written = min(usage.cache_write_tokens, inward - cached)
+    inward, outward = max(usage.input_tokens, 0), max(usage.output_tokens, 0)
+    cached = _within(usage.cached_tokens, inward)
+    written = _within(usage.cache_write_tokens, inward - cached)
     return msgspec.structs.replace(
         usage,
+        input_tokens=inward,
         cached_tokens=cached,
         cache_write_tokens=written,
-        reasoning_tokens=min(usage.reasoning_tokens, outward),
-        cache_write_1h_tokens=min(usage.cache_write_1h_tokens, written),
-        audio_input_tokens=min(usage.audio_input_tokens, inward),
-        audio_output_tokens=min(usage.audio_output_tokens, outward),
-        image_input_tokens=min(usage.image_input_tokens, inward),
-        image_output_tokens=min(usage.image_output_tokens, outward),
+        output_tokens=outward,
+        reasoning_tokens=_within(usage.reasoning_tokens, outward),
+        cache_write_1h_tokens=_within(usage.cache_write_1h_tokens, written),
+        audio_input_tokens=_within(usage.audio_input_tokens, inward),
+        audio_output_tokens=_within(usage.audio_output_tokens, outward),
+        image_input_tokens=_within(usage.image_input_tokens, inward),
+        image_output_tokens=_within(usage.image_output_tokens, outward),
     )
+
+
+def _within(count: int, whole: int) -> int:
+    return max(0, min(count, whole))
+
+
+def _first(*found: int | None) -> int:
+    """Return the first count that was given."""
+    return next((count for count in found if count is not None), 0)
 
 
 def _count(*found: int | None) -> int:
