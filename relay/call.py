@@ -9,6 +9,8 @@ import enum
 
 import msgspec
 
+from relay.model import Protocol
+
 
 class Endpoint(enum.StrEnum):
     """What a client may ask for; the value is the path below /v1 and goes into the request log."""
@@ -23,6 +25,22 @@ class Endpoint(enum.StrEnum):
     IMAGE_EDITS = "images/edits"
     SPEECH = "audio/speech"
     TRANSCRIPTIONS = "audio/transcriptions"
+    MESSAGES = "messages"
+    COUNT_TOKENS = "messages/count_tokens"
+
+    # Enum's own is a function in Python, and every call looks into several dicts by its endpoint.
+    __hash__ = str.__hash__
+
+    @property
+    def dialect(self) -> Protocol:
+        """Whose API it is part of: only channels of that protocol can serve it."""
+        return Protocol.ANTHROPIC if self in ANTHROPIC_ENDPOINTS else Protocol.OPENAI
+
+
+ANTHROPIC_ENDPOINTS = frozenset({Endpoint.MESSAGES, Endpoint.COUNT_TOKENS})
+FREE_ENDPOINTS = frozenset({Endpoint.COUNT_TOKENS})
+"""What no provider charges for."""
+MULTIPART_ENDPOINTS = frozenset({Endpoint.IMAGE_EDITS, Endpoint.TRANSCRIPTIONS})
 
 
 class RequestNumbers:
@@ -49,8 +67,6 @@ class RequestNumbers:
 
 
 _LOW_BITS = 0x3FFF_FFFF_FFFF_FFFF
-
-MULTIPART_ENDPOINTS = frozenset({Endpoint.IMAGE_EDITS, Endpoint.TRANSCRIPTIONS})
 
 
 class Stage(enum.IntEnum):

@@ -181,6 +181,13 @@ class ChannelRefused(ChannelError):
     """Answered 5xx, or a head that is no answer to what was asked."""
 
 
+class ChannelOverloaded(ChannelRefused):
+    """Answered 529: the provider itself has no room now (529 in Anthropic's dialect, else 503)."""
+
+    status = 503
+    code = "upstream_overloaded"
+
+
 class ChannelLacksModel(ChannelError):
     """Answered 404: this channel does not have the model, though the catalog says so."""
 

@@ -93,6 +93,18 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """Running ones are moved as well, where they can be."""
     version: int = 0
 
+    @property
+    def api_root(self) -> str:
+        """Where its endpoints are, without a slash at the end.
+
+        Anthropic's clients, and the providers that follow it, give the address without the /v1:
+        both ways of writing it are taken.
+        """
+        root = self.base_url.rstrip("/")
+        if self.protocol is Protocol.ANTHROPIC and not root.endswith("/v1"):
+            return f"{root}/v1"
+        return root
+
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """A route on sale under one name: channels plus limits of its own (0 = none)."""
@@ -206,6 +218,13 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     detail: PriceDetail | None = None
 
 
+FREE_PRICE = Price(id=0, model="", input=0, output=0, cached_input=0)
+"""Of calls that no provider charges for; no row of the catalog."""
+
+Routes = dict[tuple[int, Protocol, str], tuple[Channel, ...]]
+"""(line id, dialect, public model) -> the channels of the line that serve it, tier by tier."""
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The catalog at one generation, indexed the way the data plane asks for it."""
 
@@ -217,23 +236,22 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     lines: dict[int, Line]
     channels: dict[int, Channel]
     prices: dict[str, Price]
-    routes: dict[tuple[int, str], tuple[Channel, ...]]
-    """(line id, public model) -> the channels of the line that serve it, tier by tier."""
+    routes: Routes
 
 
-def index_routes(
-    lines: dict[int, Line], channels: dict[int, Channel]
-) -> dict[tuple[int, str], tuple[Channel, ...]]:
-    """Return for each line and public model the channels that serve it, lowest tier first.
+def index_routes(lines: dict[int, Line], channels: dict[int, Channel]) -> Routes:
+    """Return for each line, dialect and public model the channels that serve it, lowest tier first.
+
+    Nothing is translated: a call in one dialect never meets a channel of another.
 
     Drained channels are left out: new calls go elsewhere, running ones keep their own snapshot.
     """
-    routes: dict[tuple[int, str], list[Channel]] = {}
+    routes: dict[tuple[int, Protocol, str], list[Channel]] = {}
     for line in lines.values():
         for channel_id in line.channel_ids:
             channel = channels.get(channel_id)
             if channel is None or channel.drained:
                 continue
             for model in channel.models:
-                routes.setdefault((line.id, model), []).append(channel)
+                routes.setdefault((line.id, channel.protocol, model), []).append(channel)
     return {key: tuple(sorted(found, key=lambda c: c.tier)) for key, found in routes.items()}

@@ -12,7 +12,7 @@ def models_url(channel: Channel) -> str:
     Source: Gemini API, models.list: the only one that lists by pages, of 50 unless told.
     """
     query = "?pageSize=1000" if channel.protocol is Protocol.GEMINI else ""
-    return f"{channel.base_url.rstrip('/')}/models{query}"
+    return f"{channel.api_root}/models{query}"
 
 
 def request_headers(channel: Channel) -> dict[str, str]:

@@ -1,17 +1,25 @@
 """Whole answers of our own: errors, model lists, greetings."""
 
 from relay.errors import RelayError
-from relay.wire.answer import error_body, error_headers
+from relay.model import Protocol
+from relay.wire.answer import error_body, error_headers, error_status
 from relay.wire.heads import CLOSE, JSON, identity_head, status_line
 
 
 def error_answer(
-    error: RelayError, request_id: str, dice: float, *, notes: bytes = b"", closing: bool
+    error: RelayError,
+    request_id: str,
+    dice: float,
+    *,
+    notes: bytes = b"",
+    closing: bool,
+    dialect: Protocol = Protocol.OPENAI,
 ) -> bytes:
-    """Return the whole answer that tells `error`, in OpenAI's shape; `notes`: header lines."""
+    """Return the whole answer that tells `error`; `notes`: header lines."""
     lines = [f"{name}: {value}\r\n" for name, value in error_headers(error, dice)]
     extra = "".join(lines).encode("latin-1") + notes
-    return _answer(error.status, request_id, error_body(error, request_id), extra, closing=closing)
+    body = error_body(error, request_id, dialect)
+    return _answer(error_status(error, dialect), request_id, body, extra, closing=closing)
 
 
 def json_answer(body: bytes, request_id: str, *, closing: bool) -> bytes:

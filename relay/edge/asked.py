@@ -12,6 +12,7 @@ import msgspec
 from aiohttp.http_parser import RawRequestMessage
 
 from relay.call import Endpoint
+from relay.model import Protocol
 
 LENGTH: Final = b"\r\ncontent-length:"
 LENGTH_DIGITS_MAX: Final = 9
@@ -23,13 +24,17 @@ class Asked(msgspec.Struct, frozen=True):
     """What a head asks for, and who asks.
 
     `credential`: the digest of the presented key, b"" where it can be none; None: no key was given.
-    `ip`: the client's address. `content_type`: as it came.
+    `ip`: the client's address. `content_type`: as it came. `dialect`: what errors are told in.
+    `query`, `forwarded`: what of the query and of the headers goes on to an upstream.
     """
 
     endpoint: Endpoint
     credential: bytes | None
     ip: str
     content_type: str
+    dialect: Protocol
+    query: str
+    forwarded: bytes
 
 
 class Memory(msgspec.Struct, frozen=True):

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from relay.call import MULTIPART_ENDPOINTS, Endpoint
+from relay.call import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, Endpoint
 from relay.errors import UnsupportedMedia
 from relay.flow.active import ActiveCall
-from relay.model import Channel
+from relay.model import Channel, Protocol
 from relay.wire.heads import JSON
 from relay.wire.multipart import Form, peek_multipart, reframe_multipart
 from relay.wire.request import Request, peek_json, reframe_json
@@ -20,9 +20,13 @@ from relay.wire.usage import estimate_tokens
 USAGE_ON_DEMAND = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 """Endpoints whose streams report usage only where `stream_options.include_usage` asks for it."""
 SESSION_FIELDS = ("prompt_cache_key", "messages", "input", "prompt")
+ANTHROPIC_SESSION_FIELDS = ("metadata", "messages")
+"""Its metadata holds the user's id and nothing else; Claude Code puts the session into that."""
 SESSION_BYTES = 512
 """Of a prompt: system messages differ early, and the turns of one conversation do not."""
-TEXT_ANSWERS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES})
+TEXT_ANSWERS = frozenset(
+    {Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES}
+)
 
 
 def read_question(call: ActiveCall, content_type: str, body: bytes) -> None:
@@ -47,20 +51,30 @@ def read_question(call: ActiveCall, content_type: str, body: bytes) -> None:
         raise UnsupportedMedia("Send this request as application/json.")
     request = peek_json(body, call.endpoint)
     unasked = request.stream and not request.usage_asked and call.endpoint in USAGE_ON_DEMAND
-    call.question = JsonQuestion(request, strips_usage=unasked)
+    anthropic = call.dialect is Protocol.ANTHROPIC
+    sessions = ANTHROPIC_SESSION_FIELDS if anthropic else SESSION_FIELDS
+    call.question = JsonQuestion(request, sessions, strips_usage=unasked)
     call.model = request.model
     call.stream = request.stream
     call.counts_bytes = call.endpoint in TEXT_ANSWERS
-    call.input_estimate = estimate_tokens(len(body))
+    if call.endpoint not in FREE_ENDPOINTS:
+        call.input_estimate = estimate_tokens(len(body))
 
 
 class JsonQuestion:
     """A JSON request (implements flow.ports.Question)."""
 
-    __slots__ = ("_request", "strips_usage")
+    __slots__ = ("_request", "_sessions", "strips_usage")
 
-    def __init__(self, request: Request, *, strips_usage: bool) -> None:
+    def __init__(
+        self,
+        request: Request,
+        sessions: tuple[str, ...] = SESSION_FIELDS,
+        *,
+        strips_usage: bool,
+    ) -> None:
         self._request = request
+        self._sessions = sessions
         self.strips_usage = strips_usage
 
     @property
@@ -71,7 +85,7 @@ class JsonQuestion:
     @property
     def session(self) -> bytes:
         """The client's own cache key, else how its prompt begins."""
-        for name in SESSION_FIELDS:
+        for name in self._sessions:
             raw = self._request.fields.get(name)
             if raw is not None:
                 return bytes(raw)[:SESSION_BYTES]
@@ -85,7 +99,7 @@ class JsonQuestion:
     def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "JsonQuestion":
         """Return the question with another top level."""
         request = msgspec.structs.replace(self._request, fields=dict(fields), body=b"")
-        return JsonQuestion(request, strips_usage=self.strips_usage)
+        return JsonQuestion(request, self._sessions, strips_usage=self.strips_usage)
 
 
 class FormQuestion:

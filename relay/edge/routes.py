@@ -3,6 +3,7 @@
 Clients often get the base URL wrong by one `/v1`; both slips are served instead of refused.
 """
 
+import difflib
 import enum
 from typing import Final
 from urllib.parse import unquote
@@ -22,6 +23,13 @@ class Page(enum.Enum):
 
 
 _ENDPOINTS: Final = {f"{prefix}{point.value}": point for prefix in PREFIXES for point in Endpoint}
+KNOWN: Final = tuple(
+    sorted((*(f"/v1/{point.value}" for point in Endpoint), "/v1/models"), key=len, reverse=True)
+)
+"""The paths as they should be; the longest first, since one may be the end of another."""
+LIKENESS: Final = 0.75
+MEANT_CHARS_MAX: Final = 64
+"""Comparing longer paths with ours would be work that any stranger can order."""
 _MODELS: Final = frozenset(f"{prefix}models" for prefix in PREFIXES)
 
 
@@ -63,6 +71,24 @@ def _model_in(path: str) -> str:
     for prefix in PREFIXES:
         if path.startswith(f"{prefix}models/"):
             return unquote(path.removeprefix(f"{prefix}models/"))
-    raise NotFound(
-        "No such path. The base URL of this relay ends in /v1, for example /v1/chat/completions."
+    raise NotFound(_explain(path))
+
+
+def _explain(path: str) -> str:
+    """Return what is wrong with a path that is none, without quoting it."""
+    meant = path.rstrip("/").lower()
+    for known in KNOWN:
+        if meant == known:
+            return f"No such path: use {known}, in lower case and without a slash at its end."
+        if meant.endswith(known.removeprefix("/v1")) and len(meant) < MEANT_CHARS_MAX:
+            return (
+                f"No such path: it should be {known}, but more stands before it. The base URL of "
+                "this relay is its address with /v1 (OpenAI's clients) or without (Anthropic's)."
+            )
+    if len(meant) < MEANT_CHARS_MAX:
+        for known in difflib.get_close_matches(meant, KNOWN, n=1, cutoff=LIKENESS):
+            return f"No such path: do you mean {known}?"
+    return (
+        "No such path. This relay serves /v1/chat/completions, /v1/responses, /v1/messages and "
+        "their like; its base URL ends in /v1 for OpenAI's clients, in nothing for Anthropic's."
     )

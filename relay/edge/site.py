@@ -14,7 +14,6 @@ from typing import Final
 
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
-from multidict import CIMultiDictProxy
 
 from relay.call import Endpoint, RequestNumbers
 from relay.config import Server
@@ -22,6 +21,7 @@ from relay.edge.answers import empty_answer, error_answer, json_answer
 from relay.edge.asked import Asked
 from relay.edge.body import too_large
 from relay.edge.connection import ClientConnection
+from relay.edge.dialect import forwarded_headers, forwarded_query, presented_key, spoken_in
 from relay.edge.framing import read_question
 from relay.edge.routes import Page, find_route
 from relay.errors import (
@@ -145,7 +145,14 @@ class Site:
         self._settlement.fail(call, error)
         closing = not client.keeps_alive
         client.write(
-            error_answer(error, call.request_id, _dice(), notes=call.notes, closing=closing)
+            error_answer(
+                error,
+                call.request_id,
+                _dice(),
+                notes=call.notes,
+                closing=closing,
+                dialect=call.dialect,
+            )
         )
 
     def _fall(self, call: ActiveCall, client: ClientConnection, error: Exception) -> None:
@@ -173,18 +180,25 @@ class Site:
         self, call: ActiveCall, client: ClientConnection, message: RawRequestMessage
     ) -> Asked | None:
         """Find out from the head what is asked, and by whom; None if that is answered already."""
+        headers = message.headers
+        call.dialect = spoken_in(headers)
         _check_head(message)
         found, model = find_route(message.method, message.path)
         if found is Page.ROOT:
             # Coding agents send HEAD / before their first call: no key, no work.
             client.write(empty_answer(call.request_id, closing=not client.keeps_alive))
             return None
-        headers = message.headers
+        if isinstance(found, Endpoint):
+            call.dialect = found.dialect
+        endpoint = Endpoint.CHAT if isinstance(found, Page) else found
         asked = Asked(
-            Endpoint.CHAT if isinstance(found, Page) else found,
-            self._admission.digest(_presented_key(headers)),
+            endpoint,
+            self._admission.digest(presented_key(headers)),
             client_ip(client.peer_ip, headers.get("X-Forwarded-For"), self._trusted),
             headers.get("Content-Type", ""),
+            call.dialect,
+            forwarded_query(endpoint, message.path),
+            forwarded_headers(endpoint, headers),
         )
         self._authenticate(call, asked)
         if isinstance(found, Page):
@@ -194,6 +208,9 @@ class Site:
 
     def _authenticate(self, call: ActiveCall, asked: Asked) -> None:
         call.endpoint = asked.endpoint
+        call.dialect = asked.dialect
+        call.query = asked.query
+        call.forwarded = asked.forwarded
         call.ip = asked.ip
         self._admission.authenticate(call, asked.credential)
 
@@ -231,9 +248,9 @@ class Site:
         names = self._admission.models(call)
         created = call.time_us // 1_000_000
         if page is Page.MODELS:
-            body = models_body(names, created)
+            body = models_body(names, created, call.dialect)
         elif model in names:
-            body = model_body(model, created)
+            body = model_body(model, created, call.dialect)
         else:
             raise ModelNotFound("This model is not offered here, or not to your key.")
         client.write(json_answer(body, call.request_id, closing=not client.keeps_alive))
@@ -283,14 +300,6 @@ def _check_head(message: RawRequestMessage) -> None:
 @lru_cache(maxsize=256)
 def _is_host(text: str) -> bool:
     return _HOST.fullmatch(text) is not None
-
-
-def _presented_key(headers: CIMultiDictProxy[str]) -> str | None:
-    authorization = headers.get("Authorization")
-    if authorization is not None:
-        scheme, _, key = authorization.partition(" ")
-        return key.strip() if scheme.lower() == "bearer" else None
-    return headers.get("x-api-key") or headers.get("api-key")
 
 
 def _dice() -> float:

@@ -43,6 +43,12 @@ class ActiveCall:
     # What a call begins with stands here and not in __init__: most calls change a few of these, and
     # an attribute that is only read costs a call nothing.
     begun_s = 0.0
+    dialect = Endpoint.CHAT.dialect
+    """What the client speaks: errors are told in it, and channels that speak it serve the call."""
+    query = ""
+    """What of the query goes on to an upstream, with its question mark."""
+    forwarded = b""
+    """Header lines of the client's that go on to an upstream."""
     ip = ""
     key: Key | None = None
     account: Account | None = None

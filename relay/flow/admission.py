@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
+from relay.call import FREE_ENDPOINTS, Endpoint
 from relay.errors import (
     Forbidden,
     ModelNotFound,
@@ -16,12 +17,14 @@ from relay.errors import (
 )
 from relay.flow.active import ActiveCall
 from relay.flow.spending import Spending
-from relay.model import Account, Channel, Group, Key, Line, Price, Snapshot
+from relay.model import FREE_PRICE, Account, Channel, Group, Key, Line, Price, Protocol, Snapshot
 from relay.wire.keys import digest
 
 KEY_CHARS_MAX: Final = 256
+ENTRANCES: Final = {Protocol.OPENAI: Endpoint.CHAT, Protocol.ANTHROPIC: Endpoint.MESSAGES}
+"""Where a model of each dialect is asked for most often."""
 RIGHTS_MAX: Final = 100_000
-"""Pairs of key and model remembered; a catalog that has more of them in use begins anew."""
+"""Of key, endpoint and model; a catalog that has more of them in use begins anew."""
 
 
 class Rights(NamedTuple):
@@ -49,7 +52,7 @@ class Admission:
         # Both hold for one snapshot. Known by its digest alone is a key that nothing can change but
         # another snapshot: without an expiry, and good from everywhere.
         self._known: dict[bytes, tuple[Key, Account, Group | None]] = {}
-        self._rights: dict[tuple[int, str], Rights] = {}
+        self._rights: dict[tuple[int, Endpoint, str], Rights] = {}
 
     def swap(self, snapshot: Snapshot) -> None:
         """Admit by `snapshot` from now on."""
@@ -81,7 +84,8 @@ class Admission:
             raise Unavailable("The relay is starting; try again.", retry_after_s=1.0)
         if credential is None:
             raise Unauthenticated(
-                "No API key was given: send it as 'Authorization: Bearer YOUR_KEY'."
+                "No API key was given: send 'Authorization: Bearer YOUR_KEY' or "
+                "'x-api-key: YOUR_KEY'."
             )
         key = snapshot.keys.get(credential)
         if key is None:
@@ -108,7 +112,9 @@ class Admission:
         """
         key = call.key
         assert key is not None
-        rights = self._rights.get((key.id, call.model)) or self._find_rights(call, key)
+        rights = self._rights.get((key.id, call.endpoint, call.model)) or self._find_rights(
+            call, key
+        )
         call.line, call.price, call.channels = rights
         if key.quota_nanos is not None and not self._spending.has_left(key):
             raise QuotaExhausted("This API key has spent its quota.")
@@ -120,36 +126,24 @@ class Admission:
             raise Forbidden("This API key may not use this model.", param="model")
         channels: tuple[Channel, ...] | None = None
         for line_id in group.line_ids if group else ():
-            channels = snapshot.routes.get((line_id, model))
+            channels = snapshot.routes.get((line_id, call.dialect, model))
             if channels:
                 call.line = snapshot.lines[line_id]
                 break
-        call.price = snapshot.prices.get(model)
-        if not channels or call.line is None or call.price is None:
+        price = snapshot.prices.get(model)
+        if not channels or call.line is None or price is None:
             # A model without a price is refused, not given away.
-            raise ModelNotFound(
-                "This model is not offered here: GET /v1/models lists what your key may use.",
-                param="model",
-            )
+            raise ModelNotFound(self._direct(call), param="model")
+        call.price = FREE_PRICE if call.endpoint in FREE_ENDPOINTS else price
         if len(self._rights) >= RIGHTS_MAX:
             self._rights.clear()
-        rights = self._rights[key.id, model] = Rights(call.line, call.price, channels)
+        rights = Rights(call.line, call.price, channels)
+        self._rights[key.id, call.endpoint, model] = rights
         return rights
 
     def models(self, call: ActiveCall) -> list[str]:
-        """Return the models that the call's key may use, sorted."""
-        snapshot, key, group = self.snapshot, call.key, call.group
-        assert snapshot is not None and key is not None
-        lines = set(group.line_ids) if group else set()
-        return sorted(
-            {
-                model
-                for line_id, model in snapshot.routes
-                if line_id in lines
-                and model in snapshot.prices
-                and (key.models is None or model in key.models)
-            }
-        )
+        """Return the models that the call's key may use in the call's dialect, sorted."""
+        return sorted(self._offered(call, call.dialect))
 
     def still_good(self, key: Key) -> bool:
         """Tell whether a key that was good at admission still is."""
@@ -159,6 +153,26 @@ class Admission:
         if now is None or now.id != key.id:
             return False
         return self._refusal(now, self.snapshot.accounts.get(now.account_id)) is None
+
+    def _offered(self, call: ActiveCall, dialect: Protocol) -> set[str]:
+        snapshot, key, group = self.snapshot, call.key, call.group
+        assert snapshot is not None and key is not None
+        lines = set(group.line_ids) if group else set()
+        return {
+            model
+            for line_id, spoken, model in snapshot.routes
+            if line_id in lines
+            and spoken is dialect
+            and model in snapshot.prices
+            and (key.models is None or model in key.models)
+        }
+
+    def _direct(self, call: ActiveCall) -> str:
+        """Return where to go with a model that is not offered where it was asked for."""
+        for dialect, endpoint in ENTRANCES.items():
+            if dialect is not call.dialect and call.model in self._offered(call, dialect):
+                return f"This model is offered at /v1/{endpoint} only: nothing is translated here."
+        return "This model is not offered here: GET /v1/models lists what your key may use."
 
     def _refusal(self, key: Key, account: Account | None) -> str | None:
         if key.disabled:

@@ -148,10 +148,11 @@ class Asker:
         call.channel = channel
         call.served_model = model = channel.models[call.model]
         content_type, body = attempt.question.frame(channel, model)
-        head = b"%b%d\r\nContent-Type: %b\r\n\r\n" % (
-            self._connections.head(channel, call.endpoint),
+        head = b"%b%d\r\nContent-Type: %b\r\n%b\r\n" % (
+            self._connections.head(channel, call.endpoint, call.query),
             len(body),
             content_type,
+            call.forwarded,
         )
         return head, body
 

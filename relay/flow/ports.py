@@ -94,7 +94,7 @@ class Connection(Protocol):
 class Connections(Protocol):
     """The pool of upstream connections."""
 
-    def head(self, channel: Channel, endpoint: Endpoint) -> bytes:
+    def head(self, channel: Channel, endpoint: Endpoint, query: str) -> bytes:
         """Return the prepared request head (wire.heads.request_head) for a channel's endpoint."""
         ...
 

@@ -7,6 +7,8 @@ estimate. Nothing delivered, nothing charged; an error's text is never counted a
 import math
 import time
 
+import msgspec
+
 from relay.billing.price import charge
 from relay.call import CallEnd, EndReason, Stage, Usage
 from relay.errors import (
@@ -24,6 +26,9 @@ from relay.flow.counters import STATUS_CLASSES, Counters
 from relay.flow.ports import Journal
 from relay.flow.spending import Spending
 from relay.flow.tolls import Tolls
+from relay.model import Protocol
+from relay.wire.answer import error_status
+from relay.wire.usage import find_usage
 
 BYTES_PER_TOKEN: float = 4.0
 """Of a plain body nobody metered; English text is near this in every tokenizer."""
@@ -53,9 +58,10 @@ class Settlement:
             return
         reason = _reason(call, error)
         # The status is what the client saw: the 200 was out once the stream had begun.
-        status = 200 if call.stage is Stage.COMMITTED else error.status
+        told = error_status(error, call.dialect)
+        status = 200 if call.stage is Stage.COMMITTED else told
         if reason is EndReason.CLIENT_GONE:
-            status = error.status
+            status = told
             self._counters.client_gone += 1
         elif call.stage is Stage.COMMITTED:
             self._counters.truncated += 1
@@ -137,10 +143,16 @@ class Settlement:
 
 def _usage(call: ActiveCall) -> Usage:
     """Return what the call used: reported, else counted from what went out, else nothing."""
-    if call.stage is not Stage.COMMITTED:
+    if call.stage is not Stage.COMMITTED or call.price is None:
         return NOTHING
     if call.usage is not None:
         return call.usage
+    if call.stream and call.dialect is Protocol.ANTHROPIC:
+        begun = find_usage(call.opening, b"")
+        if begun is not None:
+            # Its first event tells the input to the token; only the output has to be counted.
+            output = max(call.events_out, begun.output_tokens)
+            return msgspec.structs.replace(begun, output_tokens=output, estimated=True)
     if call.stream:
         # Providers send about one event a token; the role and the ending make up for the few
         # events that carry two.

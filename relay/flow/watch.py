@@ -13,7 +13,7 @@ from relay.config import Timeouts
 from relay.errors import ChannelTimeout, DeadlineSpent, RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
-from relay.wire.answer import KEEPALIVE_COMMENT
+from relay.wire.answer import KEEPALIVES
 
 SWEEP_S: Final = 0.25
 CHECKPOINT_S: Final = 5.0
@@ -115,4 +115,4 @@ class Watch:
         since_s = outlet.spoke_s or call.begun_s
         if call.stream and now_s - since_s > self._timeouts.keepalive_comment_s:
             outlet.spoke_s = now_s
-            outlet.send_comment(KEEPALIVE_COMMENT)
+            outlet.send_comment(KEEPALIVES[call.dialect])

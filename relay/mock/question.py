@@ -23,18 +23,25 @@ IMAGES: Final = "images/generations"
 IMAGE_EDITS: Final = "images/edits"
 SPEECH: Final = "audio/speech"
 TRANSCRIPTIONS: Final = "audio/transcriptions"
+MESSAGES: Final = "messages"
+COUNT_TOKENS: Final = "messages/count_tokens"
 
 MULTIPART: Final = frozenset({TRANSCRIPTIONS, IMAGE_EDITS})
-ENDPOINTS: Final = MULTIPART | {
-    CHAT,
-    COMPLETIONS,
-    EMBEDDINGS,
-    RESPONSES,
-    MODERATIONS,
-    RERANK,
-    IMAGES,
-    SPEECH,
-}
+ANTHROPIC: Final = frozenset({MESSAGES, COUNT_TOKENS})
+ENDPOINTS: Final = (
+    MULTIPART
+    | ANTHROPIC
+    | {
+        CHAT,
+        COMPLETIONS,
+        EMBEDDINGS,
+        RESPONSES,
+        MODERATIONS,
+        RERANK,
+        IMAGES,
+        SPEECH,
+    }
+)
 _BYTES_PER_TOKEN: Final = 4
 
 
@@ -101,6 +108,7 @@ class _Body(msgspec.Struct):
 
     model: str
     messages: list[_Message] = []
+    system: object = None
     prompt: object = ""
     input: object = None
     query: str = ""
@@ -143,6 +151,8 @@ def parse(endpoint: str, content_type: str, body: bytes) -> Question:
         raise QuestionError("Invalid value for n: expected 1 to 128.", "n")
     if endpoint == CHAT:
         return _parse_chat(fields)
+    if endpoint in ANTHROPIC:
+        return _parse_messages(endpoint, fields)
     return _parse_plain(endpoint, fields)
 
 
@@ -167,6 +177,28 @@ def _parse_chat(fields: _Body) -> Question:
         ),
         tokens_max=fields.max_completion_tokens or fields.max_tokens,
         n=fields.n or 1,
+        shape=shape,
+        tool=tool,
+    )
+
+
+def _parse_messages(endpoint: str, fields: _Body) -> Question:
+    if not fields.messages:
+        raise QuestionError("messages: at least one message is required", "messages")
+    if endpoint == MESSAGES and fields.max_tokens is None:
+        raise QuestionError("max_tokens: Field required", "max_tokens")
+    resume = "trailing" if fields.messages[-1].role == "assistant" else ""
+    contents = [fields.system, *(message.content for message in fields.messages)]
+    shape, tool = _shape(fields)
+    return Question(
+        endpoint=endpoint,
+        model=fields.model,
+        stream=fields.stream,
+        said=_last_said(fields.messages),
+        prefix="".join(_texts(fields.messages[-1].content)) if resume else "",
+        resume=resume,
+        prompt_tokens=_tokens(text for content in contents for text in _texts(content)),
+        tokens_max=fields.max_tokens,
         shape=shape,
         tool=tool,
     )
@@ -218,9 +250,11 @@ def _resume(fields: _Body) -> str:
 
 
 def _shape(fields: _Body) -> tuple[Shape, str]:
-    forced = fields.tool_choice == "required" or isinstance(fields.tool_choice, dict)
+    choice = fields.tool_choice
+    named = isinstance(choice, dict) and choice.get("type") not in ("auto", "none")
+    forced = choice == "required" or named
     if fields.tools and forced:
-        function = fields.tools[0].get("function")
+        function = fields.tools[0].get("function", fields.tools[0])  # Anthropic's have no wrapping
         name = function.get("name") if isinstance(function, dict) else None
         return Shape.TOOL, name if isinstance(name, str) else "tool"
     wanted = fields.response_format

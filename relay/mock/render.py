@@ -13,13 +13,16 @@ from relay.mock.media import (
     answer_speech,
     answer_transcription,
 )
+from relay.mock.messages import answer_message, count_tokens
 from relay.mock.options import MockOptions
 from relay.mock.question import (
     CHAT,
     COMPLETIONS,
+    COUNT_TOKENS,
     EMBEDDINGS,
     IMAGE_EDITS,
     IMAGES,
+    MESSAGES,
     MODERATIONS,
     RERANK,
     RESPONSES,
@@ -39,6 +42,8 @@ _RENDERERS: Final[dict[str, Callable[[Turn], Answer]]] = {
     IMAGE_EDITS: answer_images,
     SPEECH: answer_speech,
     TRANSCRIPTIONS: answer_transcription,
+    MESSAGES: answer_message,
+    COUNT_TOKENS: count_tokens,
 }
 
 

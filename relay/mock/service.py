@@ -12,9 +12,10 @@ import msgspec
 from relay.mock import faults, rejections
 from relay.mock.answer import Answer, cached_tokens, single
 from relay.mock.faults import Fault
+from relay.mock.messages import refuse
 from relay.mock.options import MockOptions
 from relay.mock.plan import Plan, Style, lay_out
-from relay.mock.question import ENDPOINTS, Question, QuestionError
+from relay.mock.question import ANTHROPIC, ENDPOINTS, Question, QuestionError
 from relay.mock.record import Record, Served
 from relay.mock.render import list_models, show_model
 from relay.mock.repertoire import Repertoire
@@ -86,6 +87,8 @@ class Service:
         return self._models(request, path) if lists_models else self._call(request, path)
 
     def _call(self, request: Request, endpoint: str) -> Reply:
+        if endpoint in ANTHROPIC and b"anthropic-version" not in request.headers:
+            return self._refuse(request, rejections.reject(400, "anthropic-version: is required"))
         content_type = request.headers.get(b"content-type", b"").decode("latin-1")
         try:
             scene = self._repertoire.perform(
@@ -103,6 +106,8 @@ class Service:
     def _spoil(self, request: Request, question: Question, fault: Fault) -> Reply:
         question = faults.rephrase(question, fault)
         answer = faults.distort(self._repertoire.render(question), fault)
+        if question.endpoint in ANTHROPIC:
+            answer = refuse(answer)
         served = self._served(request, question)
         served.fault = fault.text
         if answer.status >= 400:
@@ -153,8 +158,11 @@ class Service:
         if not self._options.api_key:
             return True
         key = self._options.api_key.encode()
+        if request.headers.get(b"x-api-key") == key:
+            return True
         bearer = request.headers.get(b"authorization", b"")
-        return bearer == b"Bearer " + key or request.headers.get(b"x-api-key") == key
+        # Anthropic takes a Bearer token as well, but not for a key of its console.
+        return b"anthropic-version" not in request.headers and bearer == b"Bearer " + key
 
     def _control(self, request: Request) -> Answer:
         match request.method, request.path.removeprefix(CONTROL):
@@ -179,6 +187,8 @@ class Service:
 
     def _refuse(self, request: Request, answer: Answer) -> Reply:
         self._record.reject()
+        if b"anthropic-version" in request.headers:
+            answer = refuse(answer)
         return self._plain(request, answer)
 
     def _plain(self, request: Request, answer: Answer) -> Reply:

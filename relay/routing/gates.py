@@ -28,6 +28,7 @@ CLIENT_FAULT_CODES: Final = frozenset(
         "context_length_exceeded",
         "invalid_prompt",
         "invalid_request_error",
+        "request_too_large",
         "tool_use_failed",
     }
 )

@@ -39,7 +39,7 @@ class UpstreamPool:
         self._idle: dict[Origin, deque[UpstreamConnection]] = {}
         self._open: dict[UpstreamConnection, Origin] = {}
         self._origins: dict[str, Origin] = {}
-        self._heads: dict[tuple[int, int, str], bytes] = {}
+        self._heads: dict[tuple[int, int, str, str], bytes] = {}
 
     def __repr__(self) -> str:
         idle = sum(len(queue) for queue in self._idle.values())
@@ -55,12 +55,12 @@ class UpstreamPool:
         """Connections waiting for a question."""
         return sum(len(queue) for queue in self._idle.values())
 
-    def head(self, channel: Channel, endpoint: Endpoint) -> bytes:
+    def head(self, channel: Channel, endpoint: Endpoint, query: str) -> bytes:
         """Return the prepared request head for a channel's endpoint."""
-        key = (channel.id, channel.version, endpoint)
+        key = (channel.id, channel.version, endpoint, query)
         head = self._heads.get(key)
         if head is None:
-            head = self._heads[key] = request_head(channel, endpoint)
+            head = self._heads[key] = request_head(channel, endpoint, query)
         return head
 
     def forget_heads(self) -> None:

@@ -1,6 +1,7 @@
-"""Our own answers in OpenAI's shapes: errors as bodies and as events, model lists.
+"""Our own answers, in the dialect they are asked in: errors as bodies and as events, model lists.
 
-Every error has the same body whatever its cause, with the request id in it, and tells the official
+The shapes here are OpenAI's; wire.anthropic has the others. Every
+error has the same body whatever its cause, with the request id in it, and tells the official
 clients by header whether and when to come back.
 """
 
@@ -11,9 +12,15 @@ import msgspec
 
 from relay.call import Endpoint
 from relay.errors import RelayError
+from relay.model import Protocol
+from relay.wire import anthropic
 from relay.wire.sse import event_payload, split_events
 
-KEEPALIVE_COMMENT: Final = b": keepalive\n\n"
+KEEPALIVES: Final = {
+    Protocol.OPENAI: b": keepalive\n\n",
+    Protocol.ANTHROPIC: anthropic.PING_EVENT,
+}
+"""What keeps the way to a client alive while an upstream is silent."""
 RETRY_AFTER_S_MAX: Final = 60.0
 """anthropic's Python client sleeps whatever it is told, openai's gives up above two minutes."""
 JITTER_SHARE: Final = 0.25
@@ -23,8 +30,15 @@ OWNER: Final = "relay"
 _encode = msgspec.json.Encoder().encode
 
 
-def error_body(error: RelayError, request_id: str) -> bytes:
+def error_status(error: RelayError, dialect: Protocol) -> int:
+    """Return the HTTP status that tells `error` to a client of `dialect`."""
+    return anthropic.error_status(error) if dialect is Protocol.ANTHROPIC else error.status
+
+
+def error_body(error: RelayError, request_id: str, dialect: Protocol = Protocol.OPENAI) -> bytes:
     """Return the JSON body that tells `error`."""
+    if dialect is Protocol.ANTHROPIC:
+        return anthropic.error_body(error, request_id)
     return _encode({"error": _error_object(error, request_id)})
 
 
@@ -47,6 +61,8 @@ def error_event(
         opening: The first events the client got: a failed response must keep their id.
         events_out: How many it got: the number of this one.
     """
+    if endpoint is Endpoint.MESSAGES:
+        return anthropic.error_event(error, request_id)
     if endpoint is Endpoint.RESPONSES:
         failed = _failed_response(error, request_id, _read_opening(opening), events_out)
         return b"event: response.failed\ndata: %b\n\n" % _encode(failed)
@@ -72,13 +88,17 @@ def error_headers(error: RelayError, dice: float) -> list[tuple[str, str]]:
     return headers
 
 
-def models_body(names: list[str], created: int) -> bytes:
+def models_body(names: list[str], created: int, dialect: Protocol = Protocol.OPENAI) -> bytes:
     """Return the list of models; `created`: seconds since 1970."""
+    if dialect is Protocol.ANTHROPIC:
+        return anthropic.models_body(names, created)
     return _encode({"object": "list", "data": [_model(name, created) for name in names]})
 
 
-def model_body(name: str, created: int) -> bytes:
+def model_body(name: str, created: int, dialect: Protocol = Protocol.OPENAI) -> bytes:
     """Return one model."""
+    if dialect is Protocol.ANTHROPIC:
+        return anthropic.model_body(name, created)
     return _encode(_model(name, created))
 
 

@@ -37,6 +37,7 @@ REASONS: Final[dict[int, bytes]] = {
     502: b"Bad Gateway",
     503: b"Service Unavailable",
     504: b"Gateway Timeout",
+    529: b"Overloaded",
 }
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -53,15 +54,16 @@ FRAME_SIZE_DIGITS_MAX: Final = 6
 """Of a chunk's size in hex: reads are smaller than 16 MiB."""
 
 
-def request_head(channel: Channel, endpoint: Endpoint) -> bytes:
+def request_head(channel: Channel, endpoint: Endpoint, query: str = "") -> bytes:
     """Return the head of a request to `channel`, up to and including "Content-Length: ".
 
-    What is left to add is the length, CRLF, a content type, and the empty line. The path is made
-    from the channel's own base URL and the endpoint's name, never from what a client sent.
+    What is left to add is the length, CRLF, a content type, what else the call's dialect wants, and
+    the empty line. The path is made from the channel's own base URL and the endpoint's name, never
+    from what a client sent; `query` is from an allow-list of ours.
     """
-    url = urlsplit(channel.base_url)
+    url = urlsplit(channel.api_root)
     lines = [
-        f"POST {url.path.rstrip('/')}/{endpoint.value} HTTP/1.1",
+        f"POST {url.path}/{endpoint.value}{query} HTTP/1.1",
         f"Host: {url.netloc.rpartition('@')[2]}",
         "User-Agent: relay",
         "Accept: */*",

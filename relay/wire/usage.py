@@ -12,107 +12,45 @@ Source: STREAMS, section 4, measured on recorded streams of 20 providers.
 import math
 import re
 from itertools import islice
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
 from relay.call import Usage
+from relay.wire.usage_shapes import (
+    NOTHING,
+    CacheCreation,
+    InputDetails,
+    Iteration,
+    Modality,
+    OutputDetails,
+    WireUsage,
+)
 
 TOKENS_PER_BYTE: Final = 0.25
 """English text has about four bytes to a token in every common tokenizer."""
-OBJECT_BYTES_MAX: Final = 8 * 1024
+OBJECT_BYTES_MAX: Final = 16 * 1024
+"""Anthropic lists every sampling of an answer, in about 220 bytes each."""
 SEARCH_BYTES_MAX: Final = 32 * 1024
 """The farthest usage from an end that was ever recorded stood 4,151 bytes before it."""
 CANDIDATES_MAX: Final = 64
 """Objects looked at before an answer counts as silent: nearly always the first has the counts."""
-TOKENS_MAX: Final = 100_000_000
-"""An object with a count over this is no usage: it would go onto a bill."""
 _MARKER: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{')
 
-Count = Annotated[int, msgspec.Meta(le=TOKENS_MAX)]
-
-
-class _InputDetails(msgspec.Struct):
-    cached_tokens: Count | None = None
-    cache_write_tokens: Count | None = None
-    audio_tokens: Count | None = None
-    image_tokens: Count | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: Count | None = None
-    thinking_tokens: Count | None = None
-    audio_tokens: Count | None = None
-    image_tokens: Count | None = None
-
-
-class _CacheCreation(msgspec.Struct):
-    ephemeral_1h_input_tokens: Count | None = None
-
-
-class _Modality(msgspec.Struct):
-    modality: str | None = None
-    tokenCount: Count | None = None  # noqa: N815 - the wire's own name
-
-
-Units = Annotated[float, msgspec.Meta(le=TOKENS_MAX)]
-
-
-class _Units(msgspec.Struct):
-    input_tokens: Units | None = None
-    output_tokens: Units | None = None
-
-
-class _Wire(msgspec.Struct):
-    """Every name a dialect gives to a count."""
-
-    # OpenAI chat, completions, embeddings, and all that follow them
-    prompt_tokens: Count | None = None
-    completion_tokens: Count | None = None
-    total_tokens: Count | None = None
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    # OpenAI responses, images, transcription; Anthropic
-    input_tokens: Count | None = None
-    output_tokens: Count | None = None
-    input_tokens_details: _InputDetails | None = None
-    output_tokens_details: _OutputDetails | None = None
-    # Writer; OpenAI transcription
-    prompt_token_details: _InputDetails | None = None
-    input_token_details: _InputDetails | None = None
-    # Anthropic: its input_tokens leaves these two out
-    cache_read_input_tokens: Count | None = None
-    cache_creation_input_tokens: Count | None = None
-    cache_creation: _CacheCreation | None = None
-    # DeepSeek; Moonshot, Together
-    prompt_cache_hit_tokens: Count | None = None
-    cached_tokens: Count | None = None
-    # Gemini: its candidates leave the thoughts out
-    promptTokenCount: Count | None = None  # noqa: N815 - the wire's own names
-    candidatesTokenCount: Count | None = None  # noqa: N815
-    thoughtsTokenCount: Count | None = None  # noqa: N815
-    cachedContentTokenCount: Count | None = None  # noqa: N815
-    toolUsePromptTokenCount: Count | None = None  # noqa: N815
-    promptTokensDetails: list[_Modality] | None = None  # noqa: N815
-    candidatesTokensDetails: list[_Modality] | None = None  # noqa: N815
-    # Gemini interactions
-    total_input_tokens: Count | None = None
-    total_output_tokens: Count | None = None
-    total_cached_tokens: Count | None = None
-    total_thought_tokens: Count | None = None
-    total_tool_use_tokens: Count | None = None
-    # Cohere
-    tokens: _Units | None = None
+BESIDE: Final = frozenset({"compaction", "advisor_message"})
+"""Samplings that Anthropic's totals leave out though it charges them. Source: its Python client,
+BetaUsage.iterations, and its documentation of both betas."""
 
 
 class _Rest(msgspec.Struct):
-    usage: _Wire
+    usage: WireUsage
 
 
-_decode = msgspec.json.Decoder(_Wire).decode
+_decode = msgspec.json.Decoder(WireUsage).decode
 _decode_rest = msgspec.json.Decoder(_Rest).decode
-_NO_INPUT_DETAILS: Final = _InputDetails()
-_NO_OUTPUT_DETAILS: Final = _OutputDetails()
+_decode_iterations = msgspec.json.Decoder(list[Iteration] | None).decode
+_NO_INPUT_DETAILS: Final = InputDetails()
+_NO_OUTPUT_DETAILS: Final = OutputDetails()
 
 
 def find_usage(first: bytes, tail: bytes) -> Usage | None:
@@ -154,7 +92,7 @@ def estimate_tokens(text_bytes: int) -> int:
     return math.ceil(text_bytes * TOKENS_PER_BYTE)
 
 
-def _last_object(block: bytes) -> _Wire | None:
+def _last_object(block: bytes) -> WireUsage | None:
     """Return the last usage object near the end of `block` that holds a count."""
     if len(block) > SEARCH_BYTES_MAX:
         block = block[-SEARCH_BYTES_MAX:]
@@ -170,7 +108,7 @@ def _last_object(block: bytes) -> _Wire | None:
     return None
 
 
-def _first_object(block: bytes) -> _Wire | None:
+def _first_object(block: bytes) -> WireUsage | None:
     """Return the first usage object of `block` that holds a count."""
     for found in islice(_MARKER.finditer(block), CANDIDATES_MAX):
         wire = _read_object(block, found.end() - 1)
@@ -179,7 +117,7 @@ def _first_object(block: bytes) -> _Wire | None:
     return None
 
 
-def _read_object(block: bytes, at: int) -> _Wire | None:
+def _read_object(block: bytes, at: int) -> WireUsage | None:
     """Return the usage object that opens at `at`, None where it is none."""
     try:
         wire = _decode(block[at : _end_of_object(block, at)])
@@ -188,7 +126,7 @@ def _read_object(block: bytes, at: int) -> _Wire | None:
     return wire if _has_count(wire) else None
 
 
-def _has_count(wire: _Wire) -> bool:
+def _has_count(wire: WireUsage) -> bool:
     if wire.prompt_tokens is not None or wire.input_tokens is not None:
         return True
     return any(
@@ -216,14 +154,14 @@ def _end_of_object(block: bytes, at: int) -> int | None:
     return at + 1
 
 
-def _merge(begun: _Wire, last: _Wire) -> _Wire:
+def _merge(begun: WireUsage, last: WireUsage) -> WireUsage:
     fields = {
         name: value for name, value in msgspec.structs.asdict(last).items() if value is not None
     }
     return msgspec.structs.replace(begun, **fields)
 
 
-def _normalise(wire: _Wire) -> Usage:
+def _normalise(wire: WireUsage) -> Usage:
     if wire.prompt_tokens is not None:
         return _from_openai(wire)
     if wire.promptTokenCount is not None:
@@ -238,12 +176,13 @@ def _normalise(wire: _Wire) -> Usage:
         )
     # Servers that translate Anthropic to OpenAI's shape give these beside a prompt_tokens, which
     # includes them: those were told apart above.
-    if (wire.cache_read_input_tokens, wire.cache_creation_input_tokens) != (None, None):
+    caches = (wire.cache_read_input_tokens, wire.cache_creation_input_tokens)
+    if caches != (None, None) or wire.iterations is not NOTHING:
         return _from_anthropic(wire)
     return _from_openai(wire)
 
 
-def _from_openai(wire: _Wire) -> Usage:
+def _from_openai(wire: WireUsage) -> Usage:
     inward = (
         wire.prompt_tokens_details
         or wire.input_tokens_details
@@ -288,22 +227,45 @@ def _from_openai(wire: _Wire) -> Usage:
     )
 
 
-def _from_anthropic(wire: _Wire) -> Usage:
+def _from_anthropic(wire: WireUsage) -> Usage:
     read = _count(wire.cache_read_input_tokens)
     written = _count(wire.cache_creation_input_tokens)
-    details = wire.output_tokens_details or _OutputDetails()
-    creation = wire.cache_creation or _CacheCreation()
-    return Usage(
+    details = wire.output_tokens_details or OutputDetails()
+    usage = Usage(
         input_tokens=_count(wire.input_tokens) + read + written,
         cached_tokens=read,
         cache_write_tokens=written,
         output_tokens=_count(wire.output_tokens),
         reasoning_tokens=_count(details.thinking_tokens),
-        cache_write_1h_tokens=_count(creation.ephemeral_1h_input_tokens),
+        cache_write_1h_tokens=_written_1h(wire.cache_creation),
     )
+    for beside in _beside(wire):
+        read = _count(beside.cache_read_input_tokens)
+        written = _count(beside.cache_creation_input_tokens)
+        usage = msgspec.structs.replace(
+            usage,
+            input_tokens=usage.input_tokens + _count(beside.input_tokens) + read + written,
+            cached_tokens=usage.cached_tokens + read,
+            cache_write_tokens=usage.cache_write_tokens + written,
+            output_tokens=usage.output_tokens + _count(beside.output_tokens),
+            cache_write_1h_tokens=usage.cache_write_1h_tokens + _written_1h(beside.cache_creation),
+        )
+    return usage
 
 
-def _from_gemini(wire: _Wire) -> Usage:
+def _written_1h(creation: CacheCreation | None) -> int:
+    return _count(creation.ephemeral_1h_input_tokens) if creation is not None else 0
+
+
+def _beside(wire: WireUsage) -> list[Iteration]:
+    try:
+        iterations = _decode_iterations(wire.iterations) or []
+    except msgspec.DecodeError:
+        return []
+    return [one for one in iterations if one.type in BESIDE]
+
+
+def _from_gemini(wire: WireUsage) -> Usage:
     thoughts = _count(wire.thoughtsTokenCount)
     inward, outward = wire.promptTokensDetails or [], wire.candidatesTokensDetails or []
     return Usage(
@@ -318,7 +280,7 @@ def _from_gemini(wire: _Wire) -> Usage:
     )
 
 
-def _from_interactions(wire: _Wire) -> Usage:
+def _from_interactions(wire: WireUsage) -> Usage:
     thoughts = _count(wire.total_thought_tokens)
     return Usage(
         input_tokens=_count(wire.total_input_tokens) + _count(wire.total_tool_use_tokens),
@@ -328,7 +290,7 @@ def _from_interactions(wire: _Wire) -> Usage:
     )
 
 
-def _of_modality(details: list[_Modality], modality: str) -> int:
+def _of_modality(details: list[Modality], modality: str) -> int:
     return sum(_count(detail.tokenCount) for detail in details if detail.modality == modality)
 
 

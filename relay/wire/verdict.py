@@ -20,8 +20,13 @@ UNKNOWN_ERROR: Final = "upstream_error"
 _SAFE: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _DONE: Final = b"[DONE]"
 _FINISH: Final = re.compile(rb'"(?:finish_reason|finishReason)"\s*:\s*"(?!error")')
-_COUNTED_LAST: Final = frozenset(Endpoint) - {Endpoint.CHAT, Endpoint.COMPLETIONS}
+_COUNTED_LAST: Final = frozenset(Endpoint) - {
+    *(Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES),
+}
 """Streams whose terminal event alone holds usage; chat dialects may have it in every event."""
+
+_UNMARKED: Final = frozenset({Endpoint.RESPONSES, Endpoint.MESSAGES})
+"""Streams that have a last word of their own; a `[DONE]` behind it proves nothing."""
 
 _NO_OUTPUT_YET: Final = frozenset(
     {
@@ -98,12 +103,12 @@ def judge_ending(tail: bytes, endpoint: Endpoint) -> Ending:
     """Tell whether a stream whose last events are `tail` (maybe cut at its start) was whole.
 
     Complete is what has said its protocol's last word: a finish reason, `response.completed`,
-    `[DONE]`. An error beats all of these: there are servers that send one between a finish reason
-    and `[DONE]`. Output behind a finish reason is another choice's, which was then cut.
+    `message_stop`, `[DONE]`. An error beats all of these: there are servers that send one between a
+    finish reason and `[DONE]`. Output behind a finish reason is another choice's, which was cut.
     """
     # Most streams end here, after three searches.
     suspect = b'"error"' in tail or b"event: error" in tail or b"event:error" in tail
-    if not suspect and endpoint is not Endpoint.RESPONSES and done_marker(tail):
+    if not suspect and endpoint not in _UNMARKED and done_marker(tail):
         return Ending.COMPLETE
     events = split_events(tail)
     if suspect and any(_error_code(event) is not None for event in events):
@@ -192,7 +197,7 @@ def _judge_last_event(event: bytes, endpoint: Endpoint) -> Ending | None:
     if not payload:
         return Ending.COMPLETE if _is_last_fragment(event, endpoint) else None
     if payload.startswith(_DONE):
-        return None if endpoint is Endpoint.RESPONSES else Ending.COMPLETE
+        return None if endpoint in _UNMARKED else Ending.COMPLETE
     judged = _read(payload)
     if judged is None:
         return None
@@ -213,6 +218,8 @@ def _is_last_fragment(event: bytes, endpoint: Endpoint) -> bool:
         return True
     if endpoint in _COUNTED_LAST:
         return find_usage(b"", event) is not None
+    if endpoint is Endpoint.MESSAGES:
+        return False
     return _FINISH.search(event) is not None
 
 

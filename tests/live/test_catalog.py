@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from relay.errors import ConfigError
-from relay.model import Snapshot
+from relay.model import Protocol, Snapshot
 from relay.store import postgres
 from relay.store.catalog import EMPTY, load_snapshot, read_generation, refresh, refresh_spent
 from relay.store.declaration import parse_catalog
@@ -109,8 +109,8 @@ async def test_snapshot_is_the_catalog(connection: Connection) -> None:
     assert channels["b"].api_key.reveal() == ""
     (line,) = found.lines.values()
     assert line.channel_ids == (channels["a"].id, channels["b"].id)
-    assert found.routes[line.id, "m"] == (channels["b"], channels["a"])
-    assert found.routes[line.id, "fast"] == (channels["a"],)
+    assert found.routes[line.id, Protocol.OPENAI, "m"] == (channels["b"], channels["a"])
+    assert found.routes[line.id, Protocol.OPENAI, "fast"] == (channels["a"],)
     (group,) = found.groups.values()
     assert (group.line_ids, group.multiplier_ppm) == ((line.id,), 800_000)
     (account,) = found.accounts.values()
@@ -135,7 +135,7 @@ async def test_refresh_reads_the_difference(connection: Connection) -> None:
     assert new.generation > old.generation
     assert new == await load_snapshot(connection, VAULT)
     assert set(old.keys) == {digest_of(kept), digest_of(gone)}
-    assert len(new.routes[next(iter(new.lines)), "m"]) == 1
+    assert len(new.routes[next(iter(new.lines)), Protocol.OPENAI, "m"]) == 1
 
 
 async def test_deleted_account_goes_with_its_keys_kept_out(connection: Connection) -> None:

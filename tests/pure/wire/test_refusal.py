@@ -8,6 +8,7 @@ from relay.errors import (
     ChannelDenied,
     ChannelLacksModel,
     ChannelLimited,
+    ChannelOverloaded,
     ChannelRefused,
     ChannelTimeout,
     RelayError,
@@ -29,7 +30,7 @@ from relay.wire.refusal import is_error_body, read_refusal, retry_after
         (500, ChannelRefused),
         (504, ChannelTimeout),
         (524, ChannelTimeout),
-        (529, ChannelRefused),
+        (529, ChannelOverloaded),
         (400, UpstreamRejected),
         (413, UpstreamRejected),
         (422, UpstreamRejected),
@@ -54,6 +55,32 @@ def test_a_rejection_keeps_only_plain_tokens() -> None:
     odd = read_refusal(422, [], b'{"error":{"code":"I said: SECRET","type":"x y","param":"a b"}}')
     assert (odd.code, odd.param) == (None, None)
     assert "SECRET" not in odd.message
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (
+            "messages.1: SECRET prompt is too long: 200123 tokens > 200000 maximum SECRET",
+            "prompt is too long: 200123 tokens > 200000 maximum",
+        ),
+        (
+            "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, SECRET",
+            "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000",
+        ),
+        ("max_tokens: 64000 > 8192, which SECRET may", "max_tokens: 64000 > 8192"),
+    ],
+)
+def test_what_agents_read_in_a_rejection_is_kept(said: str, kept: str) -> None:
+    body = b'{"type":"error","error":{"type":"invalid_request_error","message":"%b"}}'
+    error = read_refusal(400, [], body % said.encode())
+    assert error.message.endswith(f"(400: invalid_request_error: {kept}).")
+    assert "SECRET" not in error.message
+
+
+def test_an_account_without_credit_is_the_channels_fault_whatever_the_status() -> None:
+    body = b'{"error":{"type":"x","message":"Your credit balance is too low to access the API."}}'
+    assert isinstance(read_refusal(400, [], body), ChannelDenied)
 
 
 @given(st.binary(max_size=200))

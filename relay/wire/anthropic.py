@@ -1,0 +1,121 @@
+"""Our own words in Anthropic's dialect: errors, pings, model lists, and what a head passes on.
+
+Source: Anthropic API reference: "Errors", "Streaming messages", "List models", "Versioning".
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from relay.errors import BadRequest, RelayError, ShuttingDown, Unavailable
+
+PING_EVENT: Final = b'event: ping\ndata: {"type": "ping"}\n\n'
+"""Its clients drop it unseen, wherever it comes; a comment would do them no harm either, but some
+proxies in front of them count events."""
+VERSION: Final = "2023-06-01"
+"""What a client that names no version means."""
+BETA_CHARS_MAX: Final = 2048
+"""Claude Code names about a dozen betas, in 300 characters."""
+OVERLOADED: Final = 529
+
+_VERSION: Final = re.compile(r"[0-9A-Za-z.\-]{1,32}")
+_BETA: Final = re.compile(r"[0-9A-Za-z.,_:\- ]+")
+_KINDS: Final = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    OVERLOADED: "overloaded_error",
+}
+
+_encode = msgspec.json.Encoder().encode
+
+
+def error_status(error: RelayError) -> int:
+    """Return the HTTP status that tells `error` in this dialect.
+
+    A spent balance is 402 here, and 529 says that a server, not the client's own rate, is the
+    reason to come back later.
+    """
+    if error.kind == "insufficient_quota":
+        return 402
+    overloaded = isinstance(error, Unavailable) and not isinstance(error, ShuttingDown)
+    if overloaded or error.code == "upstream_overloaded":
+        return OVERLOADED
+    return error.status
+
+
+def error_body(error: RelayError, request_id: str) -> bytes:
+    """Return the JSON body that tells `error`."""
+    status = error_status(error)
+    kind = _KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    return _encode(
+        {
+            "type": "error",
+            "error": {"type": kind, "message": error.message},
+            "request_id": request_id,
+        }
+    )
+
+
+def error_event(error: RelayError, request_id: str) -> bytes:
+    """Return the event that ends a stream which has failed; its clients raise on it."""
+    return b"event: error\ndata: %b\n\n" % error_body(error, request_id)
+
+
+def models_body(names: list[str], created: int) -> bytes:
+    """Return the list of models, all on one page; `created`: seconds since 1970."""
+    return _encode(
+        {
+            "data": [_model(name, created) for name in names],
+            "has_more": False,
+            "first_id": names[0] if names else None,
+            "last_id": names[-1] if names else None,
+        }
+    )
+
+
+def model_body(name: str, created: int) -> bytes:
+    """Return one model."""
+    return _encode(_model(name, created))
+
+
+def passed_on(version: str | None, betas: Iterable[str]) -> bytes:
+    """Return the header lines that go to an upstream as the client sent them.
+
+    Args:
+        version: Its anthropic-version; None = it sent none.
+        betas: Its anthropic-beta headers.
+
+    Raises:
+        BadRequest: CLIENT; one of them is not what such a header can be.
+    """
+    version = VERSION if version is None else version
+    if _VERSION.fullmatch(version) is None:
+        raise BadRequest("anthropic-version must be a date, such as 2023-06-01.")
+    lines = f"anthropic-version: {version}\r\n"
+    beta = ",".join(betas)
+    if beta:
+        if len(beta) > BETA_CHARS_MAX or _BETA.fullmatch(beta) is None:
+            raise BadRequest("anthropic-beta must be a list of names with commas between them.")
+        lines += f"anthropic-beta: {beta}\r\n"
+    return lines.encode("ascii")
+
+
+def _model(name: str, created: int) -> dict[str, object]:
+    at = datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": at,
+        "lifecycle": "active",
+    }
