@@ -17,12 +17,11 @@ from relay.wire.sse import event_name, event_payload, split_events
 from relay.wire.usage import find_usage
 
 UNKNOWN_ERROR: Final = "upstream_error"
+MESSAGE_STOP: Final = "message_stop"
 _SAFE: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _DONE: Final = b"[DONE]"
 _FINISH: Final = re.compile(rb'"(?:finish_reason|finishReason)"\s*:\s*"(?!error")')
-_COUNTED_LAST: Final = frozenset(Endpoint) - {
-    *(Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES),
-}
+_COUNTED_LAST: Final = frozenset(Endpoint) - {Endpoint.CHAT, Endpoint.COMPLETIONS}
 """Streams whose terminal event alone holds usage; chat dialects may have it in every event."""
 
 _UNMARKED: Final = frozenset({Endpoint.RESPONSES, Endpoint.MESSAGES})
@@ -36,7 +35,7 @@ _NO_OUTPUT_YET: Final = frozenset(
 )
 _LAST_WORDS: Final = frozenset(
     {
-        *("response.completed", "response.incomplete", "message_stop"),
+        *("response.completed", "response.incomplete", MESSAGE_STOP),
         *("message-end", "speech.audio.done", "transcript.text.done"),
         *("image_generation.completed", "image_edit.completed"),
     }
@@ -203,7 +202,7 @@ def _judge_last_event(event: bytes, endpoint: Endpoint) -> Ending | None:
         return None
     if _is_error(judged, event_name(event)):
         return Ending.FAILED
-    if _is_last_word(judged):
+    if _is_last_word(judged, endpoint):
         return Ending.COMPLETE
     return Ending.TRUNCATED if any(map(_says_something, judged.choices or ())) else None
 
@@ -214,16 +213,18 @@ def _is_last_fragment(event: bytes, endpoint: Endpoint) -> bool:
     Terminal events of the Responses and Images protocols repeat the whole answer: longer than any
     tail. What ends them cannot be text, whose quotes are escaped.
     """
+    if endpoint is Endpoint.MESSAGES:
+        return False  # its last word is short
     if event_name(event).decode("latin-1") in _LAST_WORDS:
         return True
     if endpoint in _COUNTED_LAST:
         return find_usage(b"", event) is not None
-    if endpoint is Endpoint.MESSAGES:
-        return False
     return _FINISH.search(event) is not None
 
 
-def _is_last_word(judged: _Event) -> bool:
+def _is_last_word(judged: _Event, endpoint: Endpoint) -> bool:
+    if endpoint is Endpoint.MESSAGES:
+        return judged.type == MESSAGE_STOP
     if judged.choices and any(choice.finish_reason for choice in judged.choices):
         return True
     if judged.candidates and any(one.get("finishReason") for one in judged.candidates):

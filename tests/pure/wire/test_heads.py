@@ -1,5 +1,6 @@
 """Heads hold what they should and nothing else; only canonical frames count as passable as is."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,22 @@ def test_credential_goes_where_the_protocol_wants_it() -> None:
     assert b"x-api-key: sk-secret" in head
     assert b"Authorization" not in head
     assert b"uthorization" not in request_head(channel(api_key=Secret("")), Endpoint.CHAT)
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("https://api.anthropic.com", b"/v1/messages"),
+        ("https://api.anthropic.com/v1/", b"/v1/messages"),
+        ("https://api.example.com/anthropic/", b"/anthropic/v1/messages"),
+    ],
+)
+def test_an_anthropic_address_is_taken_with_and_without_v1(url: str, path: bytes) -> None:
+    asked = channel(protocol=Protocol.ANTHROPIC, base_url=url)
+    head = request_head(asked, Endpoint.MESSAGES)
+    assert head.startswith(b"POST " + path + b" HTTP/1.1\r\n")
+    head = request_head(asked, Endpoint.COUNT_TOKENS, "?beta=true")
+    assert head.startswith(b"POST " + path + b"/count_tokens?beta=true HTTP/1.1\r\n")
 
 
 def test_answer_heads() -> None:

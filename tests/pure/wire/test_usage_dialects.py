@@ -73,6 +73,27 @@ CASES: list[tuple[str, dict[str, Any], Usage]] = [
          "output_tokens_details": {"thinking_tokens": 5}},
         Usage(153, 50, 100, 7, 5, cache_write_1h_tokens=40),
     ),
+    (  # what summarised the context, and another model that was asked for advice, is charged too
+        "usage",
+        {"input_tokens": 10, "output_tokens": 7, "iterations": [
+            {"type": "compaction", "input_tokens": 900, "output_tokens": 50,
+             "cache_read_input_tokens": 20, "cache_creation_input_tokens": 30,
+             "cache_creation": {"ephemeral_1h_input_tokens": 5}},
+            {"type": "message", "input_tokens": 10, "output_tokens": 7},
+            {"type": "advisor_message", "input_tokens": 3, "output_tokens": 2},
+            {"type": "fallback_message", "input_tokens": 1, "output_tokens": 1}]},
+        Usage(963, 20, 30, 59, cache_write_1h_tokens=5),
+    ),
+    (  # odd ones do not hide the rest
+        "usage",
+        {"input_tokens": 10, "output_tokens": 7, "iterations": [{"input_tokens": "many"}]},
+        Usage(10, 0, 0, 7),
+    ),
+    (
+        "usage",
+        {"input_tokens": 10, "output_tokens": 7, "iterations": None},
+        Usage(10, 0, 0, 7),
+    ),
     (  # an Anthropic model behind OpenAI's shape: prompt_tokens includes them
         "usage",
         {"prompt_tokens": 153, "completion_tokens": 7, "cache_read_input_tokens": 50,

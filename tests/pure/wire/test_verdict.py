@@ -17,7 +17,7 @@ from relay.wire.verdict import (
     safe_code,
 )
 
-CHAT, RESPONSES = Endpoint.CHAT, Endpoint.RESPONSES
+CHAT, RESPONSES, MESSAGES = Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES
 DONE = b"data: [DONE]\n\n"
 
 
@@ -79,6 +79,14 @@ def test_first_events(block: bytes, verdict: First) -> None:
         (event(type="message_stop"), CHAT, Ending.COMPLETE),
         (event(candidates=[{"finishReason": "STOP"}]), CHAT, Ending.COMPLETE),
         (event(candidates=[{}]), CHAT, Ending.TRUNCATED),
+        (event(type="message_stop") + event(type="ping"), MESSAGES, Ending.COMPLETE),
+        (event(type="message_stop") + DONE, MESSAGES, Ending.COMPLETE),
+        (event(type="message_delta", usage={"output_tokens": 1}), MESSAGES, Ending.TRUNCATED),
+        (b't":1,"usage":{"output_tokens":1}}\n\n', MESSAGES, Ending.TRUNCATED),
+        (b"event: message_stop\n\n", MESSAGES, Ending.TRUNCATED),
+        (event(type="content_block_stop") + DONE, MESSAGES, Ending.TRUNCATED),
+        (delta("stop") + b": bye\n\n", MESSAGES, Ending.TRUNCATED),
+        (event(type="error", error={"type": "api_error"}, name="error"), MESSAGES, Ending.FAILED),
         (event(type="message-end", delta={"usage": {}}), CHAT, Ending.COMPLETE),
     ],
 )
