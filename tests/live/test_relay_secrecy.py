@@ -116,6 +116,7 @@ def wrong_calls(key: str) -> tuple[bytes, ...]:
         post("/v1/chat/completions", f'{{"model":"whole","messages":{PROMPT}'.encode(), key=key),
         post("/v1/chat/completions", {"model": 7, "messages": [PROMPT]}, key=key),
         post(f"/v1/chat/completions?{PROMPT}", f"[{PROMPT}]".encode(), f"X: {PROMPT}", key=key),
+        post("/v1/messages?beta=true", {"model": "whole", "messages": [PROMPT]}, key=key),
     )
 
 
