@@ -10,7 +10,14 @@ from typing import Final
 
 import msgspec
 
-from relay.errors import BadRequest, RelayError, ShuttingDown, Unavailable
+from relay.errors import (
+    BadRequest,
+    ChannelOverloaded,
+    ChannelReportedError,
+    RelayError,
+    ShuttingDown,
+    Unavailable,
+)
 
 PING_EVENT: Final = b'event: ping\ndata: {"type": "ping"}\n\n'
 """Its clients drop it unseen, wherever it comes; a comment would do them no harm either, but some
@@ -35,6 +42,12 @@ _KINDS: Final = {
     504: "timeout_error",
     OVERLOADED: "overloaded_error",
 }
+_STATUSES: Final = {
+    "rate_limit_error": 429,
+    "timeout_error": 504,
+    "overloaded_error": OVERLOADED,
+}
+"""Types of errors in a stream that are no fault of the relay's; the rest are 502."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -43,14 +56,14 @@ def error_status(error: RelayError) -> int:
     """Return the HTTP status that tells `error` in this dialect.
 
     A spent balance is 402 here, and 529 says that a server, not the client's own rate, is the
-    reason to come back later.
+    reason to come back later. An error inside an answer has the status of its type.
     """
     if error.kind == "insufficient_quota":
         return 402
+    if isinstance(error, ChannelReportedError):
+        return _STATUSES.get(error.upstream_code, error.status)
     overloaded = isinstance(error, Unavailable) and not isinstance(error, ShuttingDown)
-    if overloaded or error.code == "upstream_overloaded":
-        return OVERLOADED
-    return error.status
+    return OVERLOADED if overloaded or isinstance(error, ChannelOverloaded) else error.status
 
 
 def error_body(error: RelayError, request_id: str) -> bytes:

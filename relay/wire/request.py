@@ -50,6 +50,11 @@ _options = msgspec.json.Decoder(_StreamOptions | None)
 _raw_options = msgspec.json.Decoder(Fields | None)
 _encoder = msgspec.json.Encoder()
 
+_UNSTREAMED: Final = frozenset(
+    {Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoint.RERANK, Endpoint.COUNT_TOKENS}
+)
+"""Endpoints whose answers are never events, whatever a body says: a channel that ignores it has
+done nothing wrong."""
 _BOUNDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _ACTED_ON: Final = tuple(
     (name, f'"{name}"'.encode())
@@ -73,6 +78,7 @@ def peek_json(body: bytes, endpoint: Endpoint) -> Request:
     stream, n, options = False, None, None
     if "stream" in fields:
         stream = _field(fields, "stream", _flag, "true or false") or False
+        stream = stream and endpoint not in _UNSTREAMED
     if endpoint is Endpoint.SPEECH:  # it has no `stream`: events come where the format says so
         stream = _field(fields, "stream_format", _format, "a string") == "sse"
     output_tokens_max = None if fields.keys().isdisjoint(_BOUNDS) else _read_bounds(fields)

@@ -16,7 +16,7 @@ from relay.config import Config, Timeouts
 from relay.mock.options import MockOptions
 from relay.mock.script import digest, prose
 from relay.mock.server import MockServer, start
-from relay.model import Protocol
+from relay.model import PriceDetail, Protocol
 from tests.flow.rig import (
     KEY,
     MODEL,
@@ -150,6 +150,21 @@ async def test_a_stream_passes_byte_exact_and_is_metered() -> None:
         assert end.cost_nanos == 77_500
 
 
+async def test_what_is_written_to_a_cache_costs_by_how_long_it_is_kept() -> None:
+    async with Peer(play(*framed(*EVENTS))) as peer:
+        snapshot = make_snapshot([anthropic(1, peer.port)])
+        price = msgspec.structs.replace(
+            snapshot.prices[MODEL],
+            cache_write=1_250_000_000,
+            detail=PriceDetail(cache_write_1h=2_000_000_000),
+        )
+        async with Rig(msgspec.structs.replace(snapshot, prices={MODEL: price})) as rig:
+            await rig.say(ask(body=streaming()))
+            (end,) = await rig.ended()
+            # 20 x 1 + 20 x 1.25 + 10 x 2 + 50 x 0.5 + 40 x 2 = 170 micro-dollars, x 0.5
+            assert end.cost_nanos == 85_000
+
+
 async def test_what_the_upstream_is_asked() -> None:
     betas = ["anthropic-beta: one-2025-01-01,two-2025-02-02", "anthropic-beta: three-2025-03-03"]
     async with (
@@ -244,7 +259,8 @@ async def test_a_stream_that_breaks_is_told_honestly(fail: str) -> None:
         _, payload = unchunked(await rig.say(ask(body=streaming())))
         assert texts(payload) and TEXT.startswith(texts(payload))
         *_, last = payload.removesuffix(b"\n\n").split(b"\n\n")
-        kind = b"timeout_error" if fail.startswith("stall") else b"api_error"
+        kinds = {"stall-after:6": b"timeout_error", "error-after:6": b"overloaded_error"}
+        kind = kinds.get(fail, b"api_error")
         opening = b'event: error\ndata: {"type":"error","error":{"type":"%b"' % kind
         assert last.startswith(opening)
         assert b"message_stop" not in payload

@@ -10,6 +10,7 @@ from relay.errors import (
     ChannelLimited,
     ChannelOverloaded,
     ChannelRefused,
+    ChannelReportedError,
     ChannelTruncated,
     Conflict,
     DeadlineSpent,
@@ -66,6 +67,16 @@ def test_every_error_has_its_status_and_type(
     }
     assert answer.error_body(error, "req_1", Protocol.ANTHROPIC) == error_body(error, "req_1")
     assert answer.error_status(error, Protocol.OPENAI) == error.status
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("overloaded_error", 529), ("rate_limit_error", 429), ("api_error", 502), ("odd", 502)],
+)
+def test_an_error_inside_an_answer_keeps_its_type(code: str, status: int) -> None:
+    error = ChannelReportedError("Inside.", upstream_code=code)
+    told = json.loads(error_body(error, "r"))["error"]["type"]
+    assert (error_status(error), told) == (status, "api_error" if status == 502 else code)
 
 
 def test_the_event_that_ends_a_broken_stream() -> None:

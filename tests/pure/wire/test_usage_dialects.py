@@ -169,6 +169,10 @@ def test_anthropic_s_two_objects_are_merged(first: bytes, tail: bytes) -> None:
     assert find_usage(first, tail) == expected
 
 
+def test_a_beginning_without_counts_is_passed_over() -> None:
+    assert find_usage(b'data: {"type":"message_start"}\n\n', DELTA) == Usage(output_tokens=65)
+
+
 def test_a_stream_that_only_began_has_its_input() -> None:
     found = find_usage(START, b"data: {}\n\n")
     assert found is not None and (found.input_tokens, found.output_tokens) == (153, 1)

@@ -291,6 +291,19 @@ async def test_an_overloaded_relay_is_tried_again_when_it_says() -> None:
         assert scene.requests == 5
 
 
+async def test_the_client_waits_as_told_and_succeeds() -> None:
+    async with stage(fault="retry-after:1") as scene:
+        begun_s = asyncio.get_running_loop().time()
+        playing = asyncio.create_task(scene.create())
+        async with asyncio.timeout(5):
+            await scene.mock.until(lambda state: state.calls == 1 and not state.in_flight)
+        scene.mock.set_fail()
+        assert (await playing).stop_reason == "end_turn"
+        # Our jitter adds up to a quarter, and a quarter of a second; nothing is sooner.
+        assert 1.0 <= asyncio.get_running_loop().time() - begun_s < 3.0
+        assert scene.requests == 2
+
+
 async def test_where_waiting_helps_the_client_comes_back() -> None:
     async with stage(fault="retry-after:0") as scene:
         error = await scene.fail()

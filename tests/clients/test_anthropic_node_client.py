@@ -1,7 +1,7 @@
 """Goal: the official Anthropic client for Node, which Claude Code is built on, works unchanged.
 
 Method: one process of it plays a scenario a test against a whole data plane with a scripted
-upstream behind it; see test_anthropic.py for the same in Python, and more.
+upstream behind it; see test_anthropic_client.py for the same in Python, and more.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ import pytest_asyncio
 from relay.mock.options import MockOptions
 from relay.mock.script import digest, tool_arguments
 from tests.clients.process import ANTHROPIC_NODE, ClientProcess, Failure
-from tests.clients.test_anthropic import BREAKS, CHUNKS, ENDLESS, LEAVE_S, SAID, TEXT, Stage
-from tests.clients.test_anthropic import stage as python_stage
+from tests.clients.test_anthropic_client import BREAKS, CHUNKS, ENDLESS, LEAVE_S, SAID, TEXT, Stage
+from tests.clients.test_anthropic_client import stage as python_stage
 from tests.flow.rig import KEY, MODEL
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
