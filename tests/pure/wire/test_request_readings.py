@@ -95,6 +95,9 @@ def test_speech_streams_events_where_its_format_says_so() -> None:
     assert peek_json(b'{"model":"m","stream_format":"sse"}', Endpoint.SPEECH).stream
     assert not peek_json(b'{"model":"m","stream_format":"audio"}', Endpoint.SPEECH).stream
     assert not peek_json(b'{"model":"m","stream":true}', Endpoint.SPEECH).stream
+
+
+def test_what_is_never_streamed_is_no_stream() -> None:
     for endpoint in (Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoint.COUNT_TOKENS):
         assert not peek_json(b'{"model":"m","stream":true}', endpoint).stream
 
