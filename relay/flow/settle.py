@@ -26,7 +26,7 @@ from relay.flow.counters import STATUS_CLASSES, Counters
 from relay.flow.ports import Journal
 from relay.flow.spending import Spending
 from relay.flow.tolls import Tolls
-from relay.model import Protocol
+from relay.model import FREE_PRICE, Protocol
 from relay.wire.answer import error_status
 from relay.wire.usage import find_usage
 
@@ -143,7 +143,7 @@ class Settlement:
 
 def _usage(call: ActiveCall) -> Usage:
     """Return what the call used: reported, else counted from what went out, else nothing."""
-    if call.stage is not Stage.COMMITTED or call.price is None:
+    if call.stage is not Stage.COMMITTED or call.price is FREE_PRICE:
         return NOTHING
     if call.usage is not None:
         return call.usage
