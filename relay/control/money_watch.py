@@ -85,6 +85,8 @@ class MoneyWatch:
     async def review(self, connection: Connection, today: datetime.date) -> None:
         """Promote whoever has earned it before `today`."""
         rule, group = recharging.enterprise_rule(self._billing), self._billing.enterprise_group
+        if group and not await promotions.has_group(connection, group):
+            _log.warning("billing.enterprise_group names no group: nobody can be promoted")
         for found in (
             *await promotions.review_everybody(connection, group, rule),
             *await promotions.review_spending(connection, group, rule, today),

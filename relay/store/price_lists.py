@@ -48,6 +48,8 @@ async def read_list(
         found = _PARSERS[form](source)
     except (msgspec.DecodeError, ValueError) as error:
         raise ConfigError(f"not a price list of the form {form}: {error}") from None
+    if not (found.prices or found.skipped):
+        raise ConfigError(f"not a price list of the form {form}: it names no model")
     multipliers = {
         row["model"]: row["model_multiplier_ppm"] for row in await connection.fetch(PRICES)
     }

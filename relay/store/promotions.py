@@ -109,6 +109,14 @@ async def review_everybody(
     return [promotion for promotion in found if promotion is not None]
 
 
+async def has_group(connection: Connection, group: str) -> bool:
+    """Return whether there is a group of that name."""
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM groups WHERE name = $1 AND deleted_at IS NULL)", group
+    )
+    return found
+
+
 async def find_promotion(connection: Connection, account: str) -> asyncpg.Record | None:
     """Return when and why an account was promoted; None = it was not."""
     return await connection.fetchrow(
