@@ -64,7 +64,7 @@ def show(ctx: click.Context, name: str, *, as_json: bool) -> None:
 @click.pass_context
 def set_command(ctx: click.Context, name: str, alert: str, *, as_json: bool) -> None:
     """Change an account; of one in a catalog file change the file as well."""
-    nanos = None if alert == "none" else parse_amount(alert)
+    nanos = None if alert == "none" else parse_amount(alert, "--low-balance-alert")
 
     async def work(on: Session) -> Row:
         account_id = await find_account(on.connection, name)

@@ -173,15 +173,15 @@ def _print_audit(found: Audit) -> None:
         click.echo(f"{drift.what}: {drift.subject}: ${expected} expected, ${actual} found")
 
 
-def parse_amount(text: str) -> int:
-    """Return the billionths of an --amount.
+def parse_amount(text: str, option: str = "--amount") -> int:
+    """Return the billionths of what an option says.
 
     Raises:
         UsageError: Not a positive decimal.
     """
-    nanos = _parse_signed(text)
+    nanos = _parse_signed(text, option)
     if nanos <= 0:
-        raise click.UsageError("--amount must be positive")
+        raise click.UsageError(f"{option} must be positive")
     return nanos
 
 
@@ -194,8 +194,8 @@ def name_operator(actor: str) -> str:
     return ""
 
 
-def _parse_signed(text: str) -> int:
+def _parse_signed(text: str, option: str = "--amount") -> int:
     try:
         return parse_usd(text)
     except ValueError as error:
-        raise click.UsageError(f"--amount: {error}") from None
+        raise click.UsageError(f"{option}: {error}") from None

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from relay.cli import money
 from relay.cli.accounts import account
+from relay.cli.catalog import apply
 from relay.cli.codes import code
 from relay.cli.orders import order
 from relay.errors import BadRequest, ConfigError, Conflict, NotFound
@@ -184,7 +185,18 @@ def test_an_account_is_watched_below_a_balance(database: str) -> None:
     assert (shown["low_balance_alert_usd"], shown["promoted"]) == ("5", None)
     unwatched = run(account, "set", "acme", "--low-balance-alert", "none")
     assert unwatched["low_balance_alert_usd"] is None
-    assert run(account, "set", "acme", "--low-balance-alert", "x", code=2)
+    assert "--low-balance-alert" in run(account, "set", "acme", "--low-balance-alert", "x", code=2)
+
+
+def test_a_catalog_file_says_below_which_balance(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "catalog.toml"
+    declared = '[[account]]\nname = "acme"\ngroup = "g"\ncredit_limit = "1.5"\n'
+    for line, shown in (('low_balance_alert = "5.00"', "5"), ("", None)):
+        file.write_text(f"{declared}{line}\n")
+        (change,) = run(apply, str(file))
+        assert set(change["fields"]) == {"low_balance_alert"}
+        assert run(apply, str(file)) == []
+        assert run(account, "show", "acme")["low_balance_alert_usd"] == shown
 
 
 def test_a_recharge_that_earns_it_says_so(database: str, tmp_path: Path) -> None:
