@@ -143,7 +143,7 @@ class Log(Section, frozen=True):
 
 
 class Billing(Section, frozen=True):
-    """`[billing]`: what recharges are worth. Amounts are decimal strings."""
+    """`[billing]`."""
 
     cny_per_usd: str = "7.2"
     bonus: dict[str, str] = {}

@@ -30,7 +30,9 @@ from prometheus_client.registry import Collector
 
 from relay.config import Config
 from relay.control import metrics
-from relay.control.answers import Handler, answer_in_json, decode_body, json_answer
+from relay.control.answers import Handler, answer_in_json
+from relay.control.answers import decode_body as _decode
+from relay.control.answers import json_answer as _json
 from relay.control.money_api import MoneyApi
 from relay.control.notices import Notices
 from relay.control.payment import PaymentHook
@@ -141,11 +143,11 @@ class AdminApi:
     # --- open -------------------------------------------------------------------------------
 
     async def _livez(self, _request: web.Request) -> web.Response:
-        return json_answer({"alive": True})
+        return _json({"alive": True})
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         found = judge(published.read_all(self._metrics_dir), time.time_ns() / 1e9)
-        return json_answer(msgspec.to_builtins(found), status=200 if found.ready else 503)
+        return _json(msgspec.to_builtins(found), status=200 if found.ready else 503)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(
@@ -157,16 +159,16 @@ class AdminApi:
     async def _list_keys(self, request: web.Request) -> web.Response:
         async with self._connection() as connection:
             rows = await keys.list_keys(connection, request.query.get("account"))
-        return json_answer({"keys": [_key_row(row) for row in rows]})
+        return _json({"keys": [_key_row(row) for row in rows]})
 
     async def _create_key(self, request: web.Request) -> web.Response:
-        wanted = decode_body(await request.read(), KeyRequest)
+        wanted = _decode(await request.read(), KeyRequest)
         terms = _terms(wanted)
         async with self._connection() as connection:
             made = await keys.create_key(
                 connection, self._pepper, wanted.account, wanted.name, terms
             )
-        return json_answer({"id": made.id, "name": made.name, "key": made.key.reveal()}, status=201)
+        return _json({"id": made.id, "name": made.name, "key": made.key.reveal()}, status=201)
 
     async def _switch_key(self, request: web.Request) -> web.Response:
         key_id = request.match_info["id"]
@@ -174,19 +176,19 @@ class AdminApi:
         async with self._connection() as connection:
             row = await keys.find_key(connection, key_id)
             await keys.set_disabled(connection, row["id"], disabled=disabled)
-        return json_answer({"id": row["id"], "disabled": disabled})
+        return _json({"id": row["id"], "disabled": disabled})
 
     async def _delete_key(self, request: web.Request) -> web.Response:
         async with self._connection() as connection:
             row = await keys.find_key(connection, request.match_info["id"])
             await keys.delete_key(connection, row["id"])
-        return json_answer({"id": row["id"], "deleted": True})
+        return _json({"id": row["id"], "deleted": True})
 
     async def _list_addresses(self, request: web.Request) -> web.Response:
         async with self._connection() as connection:
             row = await keys.find_key(connection, request.match_info["id"])
             rows = await addresses.list_addresses(connection, row["id"], ADDRESSES_SHOWN)
-        return json_answer({"id": row["id"], "addresses": rows})
+        return _json({"id": row["id"], "addresses": rows})
 
     # --- channels ---------------------------------------------------------------------------
 
@@ -196,16 +198,16 @@ class AdminApi:
         conditions = await read_conditions(
             lambda: redis_url(self._config, self._data_dir), time.time_ns() // 1_000
         )
-        return json_answer({"channels": add_standings(rows, conditions)})
+        return _json({"channels": add_standings(rows, conditions)})
 
     async def _switch_channel(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         drained = request.match_info["verb"] == "drain"
-        wanted = decode_body(await request.read() or b"{}", DrainRequest)
+        wanted = _decode(await request.read() or b"{}", DrainRequest)
         evicted = drained and wanted.now
         async with self._connection() as connection:
             await listings.set_drained(connection, name, drained=drained, evicted=evicted)
-        return json_answer({"name": name, "drained": drained, "evicted": evicted})
+        return _json({"name": name, "drained": drained, "evicted": evicted})
 
     # --- the request log --------------------------------------------------------------------
 
@@ -213,16 +215,16 @@ class AdminApi:
         wanted, limit = parse_log_query(request.query, _now())
         async with self._connection() as connection:
             rows = [row async for row in reports.list_calls(connection, wanted, limit)]
-        return json_answer({"logs": rows})
+        return _json({"logs": rows})
 
     async def _show_call(self, request: web.Request) -> web.Response:
         async with self._connection() as connection:
-            return json_answer(await reports.show_call(connection, request.match_info["id"]))
+            return _json(await reports.show_call(connection, request.match_info["id"]))
 
     async def _list_usage(self, request: web.Request) -> web.Response:
         scope, unit = parse_usage_query(request.query, _now())
         async with self._connection() as connection:
-            return json_answer({"usage": await reports.list_usage(connection, scope, unit)})
+            return _json({"usage": await reports.list_usage(connection, scope, unit)})
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
