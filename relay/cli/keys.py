@@ -36,9 +36,6 @@ KEY_COLUMNS: Final = (
     "last_used_at",
 )
 
-ADDRESS_COLUMNS: Final = ("address", "first_seen", "last_seen", "requests")
-ADDRESSES_SHOWN: Final = 1_000
-
 _SPAN: Final = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
 _SPAN_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -168,6 +165,10 @@ def enable(ctx: click.Context, key: str) -> None:
     """Take a disabled key (by id, name or last four) again."""
     row = with_database(ctx, lambda on: _switch(on, key, disabled=False))
     click.echo(f"key {_shown(row)} is enabled", err=True)
+
+
+ADDRESS_COLUMNS: Final = ("address", "first_seen", "last_seen", "requests")
+ADDRESSES_SHOWN: Final = 1_000
 
 
 @key.command()

@@ -119,12 +119,12 @@ class AdminApi:
                 web.post("/admin/v1/keys", self._create_key),
                 web.delete(r"/admin/v1/keys/{id:\d+}", self._delete_key),
                 web.post(r"/admin/v1/keys/{id:\d+}/{verb:enable|disable}", self._switch_key),
-                web.get(r"/admin/v1/keys/{id:\d+}/addresses", self._list_addresses),
                 web.get("/admin/v1/channels", self._list_channels),
                 web.post("/admin/v1/channels/{name}/{verb:drain|enable}", self._switch_channel),
                 web.get("/admin/v1/logs", self._list_calls),
                 web.get("/admin/v1/logs/{id}", self._show_call),
                 web.get("/admin/v1/usage", self._list_usage),
+                web.get(r"/admin/v1/keys/{id:\d+}/addresses", self._list_addresses),
                 *self._money.routes(),
                 web.post("/hooks/payment", self._payment.receive),
             ]
