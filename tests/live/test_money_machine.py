@@ -466,4 +466,4 @@ def test_no_sequence_of_movements_breaks_the_books(machine: type[Money]) -> None
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_no_long_sequence_of_movements_breaks_the_books(machine: type[Money]) -> None:
-    run_machine(machine, examples=1500, steps=60)
+    run_machine(machine, examples=600, steps=60)
