@@ -4,38 +4,19 @@ Unknown fields are errors that name their path. Precedence: flag > RELAY_SECTION
 default. Secrets are references: env:NAME, file:PATH, cred:NAME (systemd's credentials directory).
 """
 
-import contextlib
-import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from decimal import Decimal, InvalidOperation
-from ipaddress import ip_network
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from msgspec import Meta
 
+from relay.config_check import check
 from relay.errors import ConfigError
 
 ENV_PREFIX: Final = "RELAY_"
 ENV_SEPARATOR: Final = "__"
-
-_PROBLEMS: Final = {
-    "server.trusted_proxies": "not a list of CIDRs such as 10.0.0.0/8 (no host bits set)",
-    "maintenance.window": "not HH:MM-HH:MM",
-    "maintenance.zone": "not a known IANA time zone",
-    "billing.cny_per_usd": "not a positive decimal",
-    "alerts.webhook": "not env:NAME, file:PATH, cred:NAME, nor a URL with https or to this machine",
-}
-"""What to say instead of a library's message, which quotes the value."""
-
-WEBHOOK: Final = re.compile(
-    r"https://[^/?#\s]+\S*|http://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?([/?#]\S*)?"
-)
-"""URLs under which nobody can read along: https, or http to this very machine."""
-_REFERENCE: Final = re.compile("(env|file|cred):")
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 CountOrNone = Annotated[int, Meta(ge=0, le=2**40)]
@@ -167,14 +148,27 @@ class Billing(Section, frozen=True):
     cny_per_usd: str = "7.2"
     bonus: dict[str, str] = {}
     """What a recharge is topped up by: from this many USD on, this share (`"100" = "0.05"`)."""
+    payment_secret: str = ""
+    """Reference to what payment callbacks are signed with. Empty: they are refused."""
+    enterprise_group: str = ""
+    """The group an account is moved to when it has earned it. Empty: nobody is moved."""
+    enterprise_cny: str = "3000"
+    """CNY recharged in all that earn it: the price list promises that much..."""
+    enterprise_day_usd: str = "100"
+    """...or so many USD spent a day,"""
+    enterprise_days: Annotated[int, Meta(ge=1, le=90)] = 7
+    """on so many whole days (UTC) in a row: one busy day is no custom yet, a week is."""
 
 
 class Alerts(Section, frozen=True):
     """`[alerts]`: whom to tell when an operator has to act."""
 
     webhook: str = ""
-    """Gets a POST when a channel refuses our credential: a URL, or a reference where it holds a
-    token; https, or http to this machine. Empty: only the log and the metrics tell."""
+    """Gets a POST for each alarm: a URL, or a reference where it holds a token; https, or http to
+    this machine. Empty: only the log and the metrics tell."""
+    familiar_s: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 0.0
+    """For so long after its first use a key's addresses are not unfamiliar: it is being rolled
+    out. 0: every address after the first one is."""
 
 
 class Secrets(Section, frozen=True):
@@ -222,25 +216,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     except msgspec.ValidationError as exc:
         raise ConfigError(f"{origin}: {_readable(exc)}") from None
     try:
-        _check(config)
+        check(config)
     except ValueError as exc:
         raise ConfigError(f"{origin}: {exc}") from None
     return config
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Return host and port of "HOST:PORT" ("[::1]:8080" for IPv6; port 0 = any free one).
-
-    Raises:
-        ValueError: No host, or no port in 0-65535.
-    """
-    host, _, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not bare or (":" in bare and bare == host):
-        raise ValueError("not HOST:PORT")
-    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
-        raise ValueError("not HOST:PORT with a port in 0-65535")
-    return bare, int(port)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -284,46 +263,3 @@ def _readable(exc: msgspec.ValidationError) -> str:
     """Return msgspec's message with its `$.section.key` in our words."""
     problem, _, path = str(exc).partition(" - at `$.")
     return f"{path[:-1]}: {problem}" if path else problem
-
-
-def _check(config: Config) -> None:
-    """Refuse what a type cannot: addresses, networks, the window, the rate of exchange."""
-    for name in ("listen", "admin"):
-        with _named(f"server.{name}"):
-            parse_address(getattr(config.server, name))
-    with _named("server.trusted_proxies"):
-        for network in config.server.trusted_proxies:
-            ip_network(network)
-    with _named("maintenance.window"):
-        _check_window(config.maintenance.window)
-    with _named("maintenance.zone"):
-        if config.maintenance.zone != "UTC":  # known even where no zone files are installed
-            ZoneInfo(config.maintenance.zone)
-    with _named("billing.cny_per_usd"):
-        _check_rate(config.billing.cny_per_usd)
-    with _named("alerts.webhook"):
-        webhook = config.alerts.webhook
-        if webhook and not (_REFERENCE.match(webhook) or WEBHOOK.fullmatch(webhook)):
-            raise ValueError
-
-
-@contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Put the field's path before the problem; the value itself stays unsaid."""
-    try:
-        yield
-    except (ValueError, ZoneInfoNotFoundError, InvalidOperation) as exc:
-        problem = _PROBLEMS.get(path) or str(exc)
-        raise ValueError(f"{path}: {problem}") from None
-
-
-def _check_window(window: str) -> None:
-    match = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", window)
-    if match is None or match.group(1, 2) == match.group(3, 4):
-        raise ValueError
-
-
-def _check_rate(rate: str) -> None:
-    value = Decimal(rate)
-    if not value.is_finite() or value <= 0:
-        raise ValueError

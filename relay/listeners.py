@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from relay.config import parse_address
+from relay.config_check import parse_address
 from relay.errors import RelayError
 
 SYSTEMD_FD_FIRST: Final = 3

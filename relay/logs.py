@@ -23,6 +23,7 @@ from relay.errors import RelayError
 FIELDS: Final = (
     *("slot", "pid", "child", "reason", "wait_s", "address", "generation", "age_s", "count"),
     *("bytes", "channel", "line", "path", "status", "code", "attempt", "error", "at"),
+    *("account", "key_id", "order"),
 )
 """Fields of `extra=` that may be shown: numbers, and names that an operator chose."""
 

@@ -5,17 +5,10 @@ Amounts are billionths of their currency ("nanos") in USD and CNY alike.
 
 import enum
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
 from relay.units import NANOS_PER_USD, PPM, divide_half_up
-
-ENTERPRISE_CNY_NANOS: Final = 3_000 * 1_000_000_000
-"""Recharged in all, this makes an account an enterprise."""
-ENTERPRISE_DAY_NANOS: Final = 100 * NANOS_PER_USD
-"""Spent on each of ENTERPRISE_DAYS days in a row, this does too."""
-ENTERPRISE_DAYS: Final = 7
 
 
 class Currency(enum.StrEnum):
@@ -37,6 +30,18 @@ class Credit(msgspec.Struct, frozen=True):
 
     paid_nanos: int
     bonus_nanos: int
+
+
+class EnterpriseRule(msgspec.Struct, frozen=True):
+    """What makes an account an enterprise, in nano-CNY, nano-USD and days.
+
+    Either `recharged_cny_nanos` recharged in all, or `day_nanos` spent on each of `days` days in a
+    row.
+    """
+
+    recharged_cny_nanos: int = 3_000 * 1_000_000_000
+    day_nanos: int = 100 * NANOS_PER_USD
+    days: int = 7
 
 
 def credit_of(
@@ -65,20 +70,23 @@ def in_cny(amount_nanos: int, currency: Currency, *, cny_per_usd_nanos: int) -> 
     return divide_half_up(amount_nanos * cny_per_usd_nanos, NANOS_PER_USD)
 
 
-def is_enterprise(recharged_cny_nanos: int, spent_by_day_nanos: Sequence[int]) -> bool:
+def is_enterprise(
+    rule: EnterpriseRule, recharged_cny_nanos: int, spent_by_day_nanos: Sequence[int]
+) -> bool:
     """Return whether an account has earned enterprise status.
 
     Args:
+        rule: What it takes.
         recharged_cny_nanos: All its recharges, each at its own day's exchange rate.
         spent_by_day_nanos: Nano-USD spent on whole days in a row, oldest first; a day without
             calls is a zero, not left out.
     """
-    if recharged_cny_nanos >= ENTERPRISE_CNY_NANOS:
+    if recharged_cny_nanos >= rule.recharged_cny_nanos:
         return True
     run = 0
     for spent_nanos in spent_by_day_nanos:
-        run = run + 1 if spent_nanos >= ENTERPRISE_DAY_NANOS else 0
-        if run == ENTERPRISE_DAYS:
+        run = run + 1 if spent_nanos >= rule.day_nanos else 0
+        if run == rule.days:
             return True
     return False
 

@@ -3,12 +3,16 @@
 import click
 
 from relay.cli.keys import KEY_COLUMNS, key_row
+from relay.cli.money import parse_amount
 from relay.cli.output import json_option, print_fields, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.errors import NotFound
 from relay.store.keys import list_keys
 from relay.store.listings import Row, list_accounts, list_lines
+from relay.store.low_balances import set_threshold
+from relay.store.promotions import find_promotion
+from relay.store.recharging import find_account
 
 ACCOUNT_COLUMNS = ("name", "group", "multiplier", "lines", "tpm", "rpm", "keys", "disabled")
 LINE_COLUMNS = ("name", "kind", "channels", "tpm", "rpm", "concurrency", "splice", "hedge_ms")
@@ -16,7 +20,7 @@ LINE_COLUMNS = ("name", "kind", "channels", "tpm", "rpm", "concurrency", "splice
 
 @click.group()
 def account() -> None:
-    """List and show accounts."""
+    """List, show and change accounts."""
 
 
 @account.command("list")
@@ -46,6 +50,30 @@ def show(ctx: click.Context, name: str, *, as_json: bool) -> None:
         print_rows(keys, KEY_COLUMNS, as_json=False)
 
 
+@account.command("set")
+@location_options
+@json_option
+@click.argument("name")
+@click.option(
+    "--low-balance-alert",
+    "alert",
+    required=True,
+    metavar="USD|none",
+    help="Below this balance an operator is told, once until it is above again.",
+)
+@click.pass_context
+def set_command(ctx: click.Context, name: str, alert: str, *, as_json: bool) -> None:
+    """Change an account; of one in a catalog file change the file as well."""
+    nanos = None if alert == "none" else parse_amount(alert, "--low-balance-alert")
+
+    async def work(on: Session) -> Row:
+        account_id = await find_account(on.connection, name)
+        await set_threshold(on.connection, account_id, nanos)
+        return (await list_accounts(on.connection, name))[0]
+
+    print_fields(with_database(ctx, work), as_json=as_json)
+
+
 @click.group()
 def line() -> None:
     """List lines."""
@@ -65,4 +93,7 @@ async def _find(on: Session, name: str) -> tuple[Row, list[Row]]:
     found = await list_accounts(on.connection, name)
     if not found:
         raise NotFound(f"there is no account {name!r}")
-    return found[0], [key_row(row) for row in await list_keys(on.connection, name)]
+    shown = found[0]
+    promotion = await find_promotion(on.connection, name)
+    shown["promoted"] = None if promotion is None else dict(promotion)
+    return shown, [key_row(row) for row in await list_keys(on.connection, name)]

@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -60,7 +61,11 @@ def apply(ctx: click.Context, file: Path, *, dry_run: bool, prune: bool, as_json
             on.connection, wanted, on.open_vault(), prune=prune, dry_run=dry_run
         )
 
-    changes = with_database(ctx, work)
+    print_changes(with_database(ctx, work), dry_run=dry_run, as_json=as_json)
+
+
+def print_changes(changes: Sequence[Change], *, dry_run: bool, as_json: bool) -> None:
+    """Print what was changed, or would be."""
     if as_json:
         print_json([_plain(change) for change in changes])
         return

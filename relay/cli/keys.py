@@ -10,6 +10,7 @@ import click
 from relay.cli.output import json_option, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
+from relay.store.addresses import Row, list_addresses
 from relay.store.canonical import canonical_networks, canonical_usd
 from relay.store.keys import (
     Terms,
@@ -164,6 +165,25 @@ def enable(ctx: click.Context, key: str) -> None:
     """Take a disabled key (by id, name or last four) again."""
     row = with_database(ctx, lambda on: _switch(on, key, disabled=False))
     click.echo(f"key {_shown(row)} is enabled", err=True)
+
+
+ADDRESS_COLUMNS: Final = ("address", "first_seen", "last_seen", "requests")
+ADDRESSES_SHOWN: Final = 1_000
+
+
+@key.command()
+@location_options
+@json_option
+@click.argument("key")
+@click.pass_context
+def addresses(ctx: click.Context, key: str, *, as_json: bool) -> None:
+    """Show where a key (by id, name or last four) was used from, the newest place first."""
+
+    async def work(on: Session) -> list[Row]:
+        found = await find_key(on.connection, key)
+        return await list_addresses(on.connection, found["id"], ADDRESSES_SHOWN)
+
+    print_rows(with_database(ctx, work), ADDRESS_COLUMNS, as_json=as_json)
 
 
 @key.command()

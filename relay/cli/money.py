@@ -1,25 +1,28 @@
-"""`relay recharge`, `relay balance`, `relay audit`: what an account has, and whether it is so."""
+"""`relay recharge`, `credit`, `balance`, `ledger`, `audit`: what an account has, and why."""
 
 import contextlib
 import getpass
-from collections.abc import Sequence
 
 import click
 
-from relay.billing.recharge import BonusTier, Currency, credit_of
-from relay.cli.output import json_option, print_fields, print_json
+from relay.billing.recharge import Currency
+from relay.cli.output import json_option, print_fields, print_json, print_rows
 from relay.cli.root import EXIT_FAILED, location_options
 from relay.cli.session import Session, with_database
-from relay.config import Billing
-from relay.errors import ConfigError, NotFound
+from relay.store import recharging
 from relay.store.audit import Audit, run_audit
-from relay.store.ledger import read_balance
-from relay.store.listings import list_accounts
-from relay.store.orders import Order, Recharged
-from relay.store.orders import recharge as credit_order
-from relay.units import format_usd, parse_multiplier, parse_usd
+from relay.store.recharging import find_account, recharged_row
+from relay.store.statements import Row, list_entries, show_balance
+from relay.units import format_usd, parse_usd
 
-Row = dict[str, object]
+ENTRY_COLUMNS = ("time", "kind", "amount_usd", "balance_usd", "ref", "actor", "reason")
+ENTRIES_SHOWN = 100
+ROWS_MAX = 100_000
+
+actor_option = click.option(
+    "--actor", default="", metavar="NAME", help="Who does it; default: the user that runs this."
+)
+"""Of every command that moves money by hand: it is kept with the transfer."""
 
 
 @click.command()
@@ -34,35 +37,35 @@ Row = dict[str, object]
     show_default=True,
 )
 @click.option("--order", "order_no", required=True, help="Its order number: it is credited once.")
+@actor_option
 @click.pass_context
-def recharge(
-    ctx: click.Context, *, name: str, amount: str, currency: str, order_no: str, as_json: bool
+def recharge(  # noqa: PLR0913 - its options
+    ctx: click.Context,
+    *,
+    name: str,
+    amount: str,
+    currency: str,
+    order_no: str,
+    actor: str,
+    as_json: bool,
 ) -> None:
     """Credit a paid order to an account; doing it again changes nothing."""
-    amount_nanos = _parse_amount(amount)
+    parse_amount(amount)
     if not order_no.strip():
         raise click.UsageError("--order must not be empty")
 
     async def work(on: Session) -> Row:
-        account_id = await _find_account(on, name)
-        billing = on.config.billing
-        rate_nanos = _parse_rate(billing)
-        order = Order(
+        order = await recharging.compose_order(
+            on.connection,
+            on.config.billing,
+            name,
+            (amount, Currency(currency)),
             order_no=order_no,
-            account_id=account_id,
-            amount_nanos=amount_nanos,
-            currency=Currency(currency),
-            cny_per_usd_nanos=rate_nanos,
-            credit=credit_of(
-                amount_nanos,
-                Currency(currency),
-                cny_per_usd_nanos=rate_nanos,
-                tiers=_parse_tiers(billing),
-            ),
-            actor=_name_operator(),
+            actor=name_operator(actor),
         )
-        recharged = await credit_order(on.connection, order)
-        return _recharged_row(order_no, recharged) | await _balance_row(on, name, account_id)
+        recharged, promotion = await recharging.recharge(on.connection, on.config.billing, order)
+        row = recharged_row(order_no, recharged, promotion)
+        return row | await show_balance(on.connection, name)
 
     row = with_database(ctx, work)
     if not row["credited"] and not as_json:
@@ -77,11 +80,74 @@ def recharge(
 @click.pass_context
 def balance(ctx: click.Context, *, name: str, as_json: bool) -> None:
     """Show what an account has, what of it is held, and how far below zero it may go."""
+    row = with_database(ctx, lambda on: show_balance(on.connection, name))
+    print_fields(row, as_json=as_json)
+
+
+@click.command()
+@location_options
+@json_option
+@click.option("--account", "name", required=True)
+@click.option("--amount", required=True, metavar="USD", help="Such as 5.00, or -5.00 to debit.")
+@click.option("--reason", required=True, help="Why: it stands in the ledger for good.")
+@click.option("--ref", default="", help="A ticket's number; the same one is booked once.")
+@actor_option
+@click.pass_context
+def credit(  # noqa: PLR0913 - its options
+    ctx: click.Context,
+    *,
+    name: str,
+    amount: str,
+    reason: str,
+    ref: str,
+    actor: str,
+    as_json: bool,
+) -> None:
+    """Credit (or debit) an account by hand."""
+    if not _parse_signed(amount):
+        raise click.UsageError("--amount must not be zero")
+    if not reason.strip():
+        raise click.UsageError("--reason must not be empty")
+    who = name_operator(actor)
+    if not who:
+        raise click.UsageError("nobody knows who you are: give --actor")
 
     async def work(on: Session) -> Row:
-        return await _balance_row(on, name, await _find_account(on, name))
+        row = await recharging.credit_by_hand(
+            on.connection, name, amount, actor=who, reason=reason, ref=ref
+        )
+        return row | await show_balance(on.connection, name)
 
-    print_fields(with_database(ctx, work), as_json=as_json)
+    row = with_database(ctx, work)
+    if not row["booked"] and not as_json:
+        click.echo("this reference had been booked before; nothing was changed", err=True)
+    print_fields(row, as_json=as_json)
+
+
+@click.group()
+def ledger() -> None:
+    """Show what was booked."""
+
+
+@ledger.command("list")
+@location_options
+@json_option
+@click.option("--account", "name", required=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, ROWS_MAX),
+    default=ENTRIES_SHOWN,
+    show_default=True,
+    help="At most so many.",
+)
+@click.pass_context
+def list_ledger(ctx: click.Context, *, name: str, limit: int, as_json: bool) -> None:
+    """Show an account's entries, newest first, and the balance after each."""
+
+    async def work(on: Session) -> list[Row]:
+        return await list_entries(on.connection, await find_account(on.connection, name), limit)
+
+    print_rows(with_database(ctx, work), ENTRY_COLUMNS, as_json=as_json)
 
 
 @click.command()
@@ -107,67 +173,29 @@ def _print_audit(found: Audit) -> None:
         click.echo(f"{drift.what}: {drift.subject}: ${expected} expected, ${actual} found")
 
 
-def _recharged_row(order_no: str, recharged: Recharged) -> Row:
-    return {
-        "order": order_no,
-        "credited": recharged.fresh,
-        "paid_usd": format_usd(recharged.credit.paid_nanos),
-        "bonus_usd": format_usd(recharged.credit.bonus_nanos),
-    }
+def parse_amount(text: str, option: str = "--amount") -> int:
+    """Return the billionths of what an option says.
 
-
-async def _balance_row(on: Session, name: str, account_id: int) -> Row:
-    found = await read_balance(on.connection, account_id)
-    return {
-        "account": name,
-        "balance_usd": format_usd(found.balance_nanos),
-        "held_usd": format_usd(found.held_nanos),
-        "credit_limit_usd": format_usd(found.credit_limit_nanos),
-        "free_usd": format_usd(found.free_nanos),
-    }
-
-
-async def _find_account(on: Session, name: str) -> int:
-    found = await list_accounts(on.connection, name)
-    if not found:
-        raise NotFound(f"there is no account {name!r}")
-    account_id = found[0]["id"]
-    assert isinstance(account_id, int)
-    return account_id
-
-
-def _parse_amount(text: str) -> int:
-    try:
-        nanos = parse_usd(text)
-    except ValueError as error:
-        raise click.UsageError(f"--amount: {error}") from None
+    Raises:
+        UsageError: Not a positive decimal.
+    """
+    nanos = _parse_signed(text, option)
     if nanos <= 0:
-        raise click.UsageError("--amount must be positive")
+        raise click.UsageError(f"{option} must be positive")
     return nanos
 
 
-def _parse_rate(billing: Billing) -> int:
-    try:
-        nanos = parse_usd(billing.cny_per_usd)
-    except ValueError:
-        nanos = 0
-    if nanos <= 0:
-        raise ConfigError("billing.cny_per_usd is not a positive decimal")
-    return nanos
-
-
-def _parse_tiers(billing: Billing) -> Sequence[BonusTier]:
-    try:
-        return [
-            BonusTier(parse_usd(amount), parse_multiplier(share))
-            for amount, share in billing.bonus.items()
-        ]
-    except ValueError as error:
-        raise ConfigError(f"billing.bonus: {error}") from None
-
-
-def _name_operator() -> str:
-    """Return the login of whoever runs this: it is kept with the order."""
+def name_operator(actor: str) -> str:
+    """Return --actor, or the login of whoever runs this: it is kept with what is booked."""
+    if actor.strip():
+        return actor.strip()
     with contextlib.suppress(OSError, KeyError):  # No such user: a container's bare uid.
         return getpass.getuser()
     return ""
+
+
+def _parse_signed(text: str, option: str = "--amount") -> int:
+    try:
+        return parse_usd(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None

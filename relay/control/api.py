@@ -5,6 +5,8 @@
     GET  /admin/v1/channels       POST /{name}/drain|enable; drain {"now": true} moves calls off
     GET  /admin/v1/logs           /{request id}: with its receipt
     GET  /admin/v1/usage          requests, tokens, errors, cost over time
+    GET  /admin/v1/keys/{id}/addresses     where a key was used from
+    money: see money_api.py        POST /hooks/payment: see payment.py
 
 Rows are those of the commands with --json; money is decimal strings in USD. A failure is
 {"error": {"message", "type", "code"}}; nothing that was sent is quoted in it.
@@ -16,24 +18,29 @@ import datetime
 import hmac
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import asyncpg
 import msgspec
-import orjson
 from aiohttp import web
 from msgspec import Meta
 from prometheus_client.registry import Collector
 
 from relay.config import Config
 from relay.control import metrics
+from relay.control.answers import Handler, answer_in_json
+from relay.control.answers import decode_body as _decode
+from relay.control.answers import json_answer as _json
+from relay.control.money_api import MoneyApi
+from relay.control.notices import Notices
+from relay.control.payment import PaymentHook
 from relay.control.queries import parse_log_query, parse_usage_query
 from relay.control.readiness import judge
-from relay.errors import BadRequest, RelayError, Unauthenticated
+from relay.errors import BadRequest, Unauthenticated
 from relay.model import Secret
-from relay.store import keys, listings, postgres, published, reports
+from relay.store import addresses, keys, listings, postgres, published, reports, secret_refs
 from relay.store.canonical import canonical_networks, canonical_usd
 from relay.store.keys import Terms
 from relay.store.locate import database_url, redis_url
@@ -45,10 +52,7 @@ from relay.units import format_usd, parse_usd
 BODY_BYTES_MAX: Final = 64 * 1024
 CONNECTIONS_MAX: Final = 8
 """To Postgres at once; further requests wait for their turn."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_Body = TypeVar("_Body")
+ADDRESSES_SHOWN: Final = 1_000
 
 
 class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -76,9 +80,17 @@ class AdminApi:
         data_dir: Where the relay keeps its state.
         token: What a caller of /admin/v1 has to send.
         collector: What /metrics shows.
+        notices: Who is told of payments and promotions.
     """
 
-    def __init__(self, config: Config, data_dir: Path, token: Secret, collector: Collector) -> None:
+    def __init__(
+        self,
+        config: Config,
+        data_dir: Path,
+        token: Secret,
+        collector: Collector,
+        notices: Notices,
+    ) -> None:
         self._config = config
         self._data_dir = data_dir
         self._token = token.reveal().encode()
@@ -87,6 +99,11 @@ class AdminApi:
         self._vault = open_vault(config, data_dir, os.environ)
         self._pepper = load_pepper(config, data_dir, os.environ)
         self._connections = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._money = MoneyApi(config.billing, self._pepper, self._connection, notices)
+        secret = secret_refs.resolve(
+            config.billing.payment_secret, os.environ, path="billing.payment_secret", optional=True
+        )
+        self._payment = PaymentHook(config.billing, secret, self._connection, notices)
 
     def application(self) -> web.Application:
         """Return the routes as an application."""
@@ -107,6 +124,9 @@ class AdminApi:
                 web.get("/admin/v1/logs", self._list_calls),
                 web.get("/admin/v1/logs/{id}", self._show_call),
                 web.get("/admin/v1/usage", self._list_usage),
+                web.get(r"/admin/v1/keys/{id:\d+}/addresses", self._list_addresses),
+                *self._money.routes(),
+                web.post("/hooks/payment", self._payment.receive),
             ]
         )
         return app
@@ -115,7 +135,7 @@ class AdminApi:
     async def _authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/admin/"):
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-            good = hmac.compare_digest(token.strip().encode(), self._token)
+            good = hmac.compare_digest(token.strip().encode(errors="replace"), self._token)
             if scheme.lower() != "bearer" or not good:
                 raise Unauthenticated("Send the admin token: Authorization: Bearer TOKEN.")
         return await handler(request)
@@ -163,6 +183,12 @@ class AdminApi:
             row = await keys.find_key(connection, request.match_info["id"])
             await keys.delete_key(connection, row["id"])
         return _json({"id": row["id"], "deleted": True})
+
+    async def _list_addresses(self, request: web.Request) -> web.Response:
+        async with self._connection() as connection:
+            row = await keys.find_key(connection, request.match_info["id"])
+            rows = await addresses.list_addresses(connection, row["id"], ADDRESSES_SHOWN)
+        return _json({"id": row["id"], "addresses": rows})
 
     # --- channels ---------------------------------------------------------------------------
 
@@ -214,40 +240,8 @@ class AdminApi:
                 await connection.close()
 
 
-@web.middleware
-async def answer_in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every failure into a JSON body that quotes nothing of the request."""
-    try:
-        return await handler(request)
-    except RelayError as error:
-        return _failure(error.status, error.message, error.kind, error.code)
-    except web.HTTPException as error:
-        return _failure(error.status, error.reason, "invalid_request_error", None)
-
-
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
-
-
-def _failure(status: int, message: str, kind: str, code: str | None) -> web.Response:
-    return _json({"error": {"message": message, "type": kind, "code": code}}, status=status)
-
-
-def _json(value: Any, *, status: int = 200) -> web.Response:
-    return web.Response(
-        body=orjson.dumps(value, default=str),
-        status=status,
-        headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
-    )
-
-
-def _decode(body: bytes, kind: type[_Body]) -> _Body:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise BadRequest(str(error)) from None
-    except msgspec.DecodeError:
-        raise BadRequest("The body is not JSON.") from None
 
 
 def _terms(wanted: KeyRequest) -> Terms:

@@ -1,4 +1,4 @@
-"""The control process, wired: admin listener, shipper, upkeep, an eye on the channels.
+"""The control process, wired: admin listener, shipper, upkeep, an eye on channels and on money.
 
 It never sees a client's request.
 
@@ -24,9 +24,11 @@ from relay import hardening
 from relay.control.api import AdminApi
 from relay.control.channel_watch import ChannelWatch
 from relay.control.metrics import WorkerCollector
+from relay.control.money_watch import MoneyWatch
+from relay.control.notices import Notices
 from relay.control.shipper import Shipper
 from relay.control.upkeep import keep_log_forever
-from relay.control.webhook import find_webhook
+from relay.control.webhook import Webhook, find_webhook
 from relay.lifeline import Lifeline, Settings
 from relay.model import Secret
 from relay.store import postgres
@@ -70,15 +72,21 @@ class Control:
                 self._data_dir / "secrets" / "admin.token", secrets.token_urlsafe(TOKEN_BYTES)
             )
         )
+        webhook = find_webhook(self._config, os.environ)
         self._watch = ChannelWatch(
             lambda: redis_url(self._config, self._data_dir),
             self._connect_watch,
             open_vault(self._config, self._data_dir, os.environ),
-            find_webhook(self._config, os.environ),
+            webhook,
         )
+        # Couriers of its own: an outage that refuses every channel must not delay what is told of
+        # money and keys.
+        self._webhook = None if webhook is None else Webhook(webhook)
+        notices = Notices(self._webhook, time.monotonic)
+        self._money = MoneyWatch(self._config, self._connect_money, notices)
         metrics_dir = self._data_dir / "run" / "metrics"
-        collector = WorkerCollector(metrics_dir, self._gauges, wall_s, [self._watch])
-        self._api = AdminApi(self._config, self._data_dir, token, collector)
+        collector = WorkerCollector(metrics_dir, self._gauges, wall_s, [self._watch, notices])
+        self._api = AdminApi(self._config, self._data_dir, token, collector, notices)
 
     async def run(self) -> None:
         """Serve until it is time to go; then ship what is left."""
@@ -89,12 +97,15 @@ class Control:
             shipping = parts.enter_context(_task(self._shipper.run()))
             upkeep = parts.enter_context(_task(keep_log_forever(self._config, self._data_dir)))
             watching = parts.enter_context(_task(self._watch.run()))
+            money = parts.enter_context(_task(self._money.run()))
+            if self._webhook is not None:
+                parts.enter_context(_task(self._webhook.run()))
             runner = web.AppRunner(self._api.application(), access_log=None)
             parts.push_async_callback(runner.cleanup)
             await runner.setup()
             await web.SockSite(runner, self._listener).start()
             self._lifeline.tell_ready()
-            await first_of(asked.wait(), alone, shipping, upkeep, watching)
+            await first_of(asked.wait(), alone, shipping, upkeep, watching, money)
             await first_of(self._all_shipped(), alone, within_s=LAST_SHIPPING_S)
 
     async def _connect(self) -> Connection:
@@ -104,6 +115,10 @@ class Control:
     async def _connect_watch(self) -> Connection:
         url = database_url(self._config, self._data_dir)
         return await postgres.connect(url, application="relay channel watch")
+
+    async def _connect_money(self) -> Connection:
+        url = database_url(self._config, self._data_dir)
+        return await postgres.connect(url, application="relay money watch")
 
     async def _all_shipped(self) -> None:
         while self._shipper.rows_waiting or self._shipper.lag_bytes():  # noqa: ASYNC110

@@ -13,7 +13,8 @@ import aiohttp
 import msgspec
 import orjson
 
-from relay.config import WEBHOOK, Config
+from relay.config import Config
+from relay.config_check import WEBHOOK
 from relay.errors import ConfigError
 from relay.model import Secret
 from relay.store import secret_refs
@@ -30,15 +31,20 @@ WAITING_MAX: Final = 1_000
 _log = logging.getLogger(__name__)
 
 
-class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of the POST. `model` "*": all of the channel. `time`: RFC 3339, UTC."""
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of a POST. `event` says what happened. `time`: RFC 3339, UTC."""
 
     event: str
+    time: str
+
+
+class Alarm(Notice, frozen=True, kw_only=True):
+    """A channel is in trouble. `model` "*": all of the channel."""
+
     channel: str
     model: str
     state: str
     reason: str
-    time: str
 
 
 class Webhook:
@@ -52,12 +58,12 @@ class Webhook:
     def __init__(self, url: Secret, pauses_s: tuple[float, ...] = PAUSES_S) -> None:
         self._url = url
         self._pauses_s = pauses_s
-        self._outbox: asyncio.Queue[Alarm] = asyncio.Queue(WAITING_MAX)
+        self._outbox: asyncio.Queue[Notice] = asyncio.Queue(WAITING_MAX)
 
-    def send(self, alarm: Alarm) -> None:
-        """Have an alarm delivered; never waits."""
+    def send(self, notice: Notice) -> None:
+        """Have a notice delivered; never waits."""
         with contextlib.suppress(asyncio.QueueFull):
-            self._outbox.put_nowait(alarm)
+            self._outbox.put_nowait(notice)
 
     async def run(self) -> None:
         """Deliver for ever."""
@@ -68,10 +74,10 @@ class Webhook:
 
     async def _deliver_forever(self, session: aiohttp.ClientSession) -> None:
         while True:
-            alarm = await self._outbox.get()
-            body = orjson.dumps(msgspec.to_builtins(alarm))
+            notice = await self._outbox.get()
+            body = orjson.dumps(msgspec.to_builtins(notice))
             if not await self._deliver(session, body):
-                _log.error("the alert webhook took no alarm", extra={"channel": alarm.channel})
+                _log.error("the alert webhook took no alarm", extra=_where(notice))
 
     async def _deliver(self, session: aiohttp.ClientSession, body: bytes) -> bool:
         for pause_s in (0.0, *self._pauses_s):
@@ -89,6 +95,11 @@ class Webhook:
                 return 200 <= answer.status < 300
         except (aiohttp.ClientError, OSError, ValueError):
             return False
+
+
+def _where(notice: Notice) -> dict[str, str]:
+    channel = getattr(notice, "channel", None)
+    return {"reason": notice.event} if channel is None else {"channel": channel}
 
 
 def find_webhook(config: Config, environ: Mapping[str, str]) -> Secret | None:

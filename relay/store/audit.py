@@ -14,11 +14,14 @@ from relay.billing.price import charge
 from relay.call import Usage
 from relay.model import Price
 from relay.store.catalog import read_price
+from relay.store.ledger import RETRY_COST
 from relay.store.postgres import Connection, border
 
 DRIFTS_MAX: Final = 100
 """Drifts told of each kind; where there are more, something is broken as a whole."""
 ROWS_PER_FETCH: Final = 2_000
+PROVEN_DAYS: Final = 390
+"""Settlements are kept for 400 days; of a batch older than this some may be gone already."""
 
 # Each finds (subject, expected, found) where the two differ.
 _SUMS: Final = {
@@ -34,12 +37,29 @@ _SUMS: Final = {
         SELECT account_id::text, coalesce(sum(open_nanos), 0)::bigint, held_nanos
         FROM balances LEFT JOIN credit_leases USING (account_id)
         GROUP BY account_id, held_nanos HAVING coalesce(sum(open_nanos), 0) <> held_nanos""",
-    "usage entry is not the sum of its settlements": """
-        SELECT transfer_id || ' of account ' || account_id, nanos, coalesce(-amount_nanos, 0)
-        FROM (SELECT transfer_id, account_id, sum(cost_nanos)::bigint AS nanos
-              FROM settlements GROUP BY transfer_id, account_id) AS settled
-        LEFT JOIN entries USING (transfer_id, account_id)
-        WHERE nanos <> coalesce(-amount_nanos, 0)""",
+    # Both ways: a settlement that no entry charges, and an entry that no settlement explains. The
+    # retry cost of a batch is one entry, under the relay's own account.
+    "usage entry is not the sum of its settlements": f"""
+        WITH usage AS (
+            SELECT id AS transfer_id FROM transfers
+            WHERE kind = 'usage' AND created_at > now() - interval '{PROVEN_DAYS} days'
+        ), settled AS (
+            SELECT transfer_id, account_id, sum(cost_nanos)::bigint AS nanos
+            FROM settlements JOIN usage USING (transfer_id) GROUP BY transfer_id, account_id
+            HAVING sum(cost_nanos) <> 0
+            UNION ALL
+            SELECT transfer_id, {RETRY_COST}, sum(retry_nanos)::bigint
+            FROM settlements JOIN usage USING (transfer_id) GROUP BY transfer_id
+            HAVING sum(retry_nanos) <> 0
+        ), booked AS (
+            SELECT transfer_id, account_id, -amount_nanos AS nanos
+            FROM entries JOIN usage USING (transfer_id)
+            WHERE account_id > 0 OR account_id = {RETRY_COST}
+        )
+        SELECT transfer_id || ' of account ' || account_id, coalesce(settled.nanos, 0),
+            coalesce(booked.nanos, 0)
+        FROM settled FULL JOIN booked USING (transfer_id, account_id)
+        WHERE coalesce(settled.nanos, 0) <> coalesce(booked.nanos, 0)""",  # noqa: S608 - numbers
     "order is not credited as it was opened": """
         SELECT order_no, owed, coalesce(entries.amount_nanos, 0)
         FROM (SELECT *, CASE status WHEN 'credited' THEN paid_nanos + bonus_nanos ELSE 0 END AS owed
@@ -47,6 +67,20 @@ _SUMS: Final = {
         LEFT JOIN transfers ON transfers.kind = 'order' AND ref = order_no
         LEFT JOIN entries ON transfer_id = transfers.id AND entries.account_id = opened.account_id
         WHERE owed <> coalesce(entries.amount_nanos, 0)""",
+    "code is not credited as it was issued": """
+        SELECT 'code ' || issued.id, owed, coalesce(entries.amount_nanos, 0)
+        FROM (SELECT *, CASE WHEN redeemed_at IS NULL THEN 0 ELSE amount_nanos END AS owed
+              FROM redemption_codes) AS issued
+        LEFT JOIN transfers ON transfers.kind = 'code' AND ref = encode(digest, 'hex')
+        LEFT JOIN entries ON transfer_id = transfers.id AND entries.account_id > 0
+            AND (issued.account_id IS NULL OR entries.account_id = issued.account_id)
+        WHERE owed <> coalesce(entries.amount_nanos, 0)""",
+    "credit names no order and no code": """
+        SELECT kind || ' transfer ' || id, 0::bigint, amount_nanos
+        FROM transfers JOIN entries ON transfer_id = id AND account_id > 0
+        WHERE kind = 'order' AND NOT EXISTS (SELECT FROM orders WHERE order_no = ref)
+            OR kind = 'code'
+            AND NOT EXISTS (SELECT FROM redemption_codes WHERE encode(digest, 'hex') = ref)""",
     "call is not settled as it was logged": """
         SELECT request_id::text, request_log.cost_nanos, coalesce(settlements.cost_nanos, 0)
         FROM request_log LEFT JOIN settlements USING (request_id)
@@ -90,6 +124,8 @@ async def run_audit(connection: Connection) -> Audit:
     """
     with border():
         async with connection.transaction(isolation="repeatable_read", readonly=True):
+            # A log of months takes longer to add up than a statement may take elsewhere.
+            await connection.execute("SET LOCAL statement_timeout = 0")
             drifts = [
                 Drift(what, *row)
                 for what, statement in _SUMS.items()

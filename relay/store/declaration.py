@@ -189,11 +189,15 @@ DETAIL_PRICES: Final = (
 
 
 class AccountEntry(Entry, frozen=True):
-    """`[[account]]`. `credit_limit`: USD the balance may go below zero."""
+    """`[[account]]`. `credit_limit`: USD the balance may go below zero.
+
+    `low_balance_alert`: the balance in USD below which an operator is told; "" = never.
+    """
 
     name: Name
     group: Name
     credit_limit: str = "0"
+    low_balance_alert: str = ""
     tpm: Limit = 0
     rpm: Limit = 0
     concurrency: Concurrency = 0
@@ -201,7 +205,11 @@ class AccountEntry(Entry, frozen=True):
 
     def _check(self) -> dict[str, object]:
         check_name(self.name)
-        return {"credit_limit": canonical_usd("credit_limit", self.credit_limit)}
+        alert = canonical_usd("low_balance_alert", self.low_balance_alert, optional=True)
+        return {
+            "credit_limit": canonical_usd("credit_limit", self.credit_limit),
+            "low_balance_alert": "" if alert == "0" else alert,
+        }
 
 
 class KeyEntry(Entry, frozen=True):

@@ -130,6 +130,7 @@ def _account(row: asyncpg.Record) -> AccountEntry:
         name=row["name"],
         group=row["group"],
         credit_limit=format_usd(row["credit_limit_nanos"]),
+        low_balance_alert=format_usd(alert) if (alert := row["low_balance_nanos"]) else "",
         tpm=row["tpm"],
         rpm=row["rpm"],
         concurrency=row["concurrency"],

@@ -65,12 +65,13 @@ _PRICE: Final = """
         model_multiplier_ppm, completion_multiplier_ppm, detail, withdrawn)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"""
 _ACCOUNT: Final = """
-    INSERT INTO accounts (name, group_id, credit_limit_nanos, tpm, rpm, concurrency, disabled)
-    SELECT $1, id, $3, $4, $5, $6, $7 FROM groups WHERE name = $2 AND deleted_at IS NULL
+    INSERT INTO accounts (name, group_id, credit_limit_nanos, tpm, rpm, concurrency, disabled,
+        low_balance_nanos)
+    SELECT $1, id, $3, $4, $5, $6, $7, $8 FROM groups WHERE name = $2 AND deleted_at IS NULL
     ON CONFLICT (name) WHERE deleted_at IS NULL DO UPDATE SET
         group_id = excluded.group_id, credit_limit_nanos = excluded.credit_limit_nanos,
         tpm = excluded.tpm, rpm = excluded.rpm, concurrency = excluded.concurrency,
-        disabled = excluded.disabled"""
+        disabled = excluded.disabled, low_balance_nanos = excluded.low_balance_nanos"""
 _KEY_TERMS: Final = """
     UPDATE keys SET expires_at = $3, models = $4, networks = $5, quota_nanos = $6
     FROM accounts
@@ -187,6 +188,7 @@ class Writer:
             entry.rpm,
             entry.concurrency,
             entry.disabled,
+            parse_usd(entry.low_balance_alert) if entry.low_balance_alert else None,
         )
 
     async def _write_key(self, change: Change, entry: KeyEntry) -> None:

@@ -23,7 +23,7 @@ _ACCOUNTS: Final = """
     SELECT accounts.id, accounts.name, groups.name AS "group", multiplier_ppm, ARRAY(
         SELECT lines.name FROM group_lines JOIN lines ON lines.id = line_id
         WHERE group_lines.group_id = groups.id ORDER BY position
-    ) AS lines, credit_limit_nanos, tpm, rpm, concurrency, disabled,
+    ) AS lines, credit_limit_nanos, low_balance_nanos, tpm, rpm, concurrency, disabled,
     (SELECT count(*) FROM keys WHERE account_id = accounts.id AND keys.deleted_at IS NULL) AS keys
     FROM accounts JOIN groups ON groups.id = group_id
     WHERE accounts.deleted_at IS NULL AND ($1::text IS NULL OR accounts.name = $1)
@@ -84,4 +84,6 @@ def _account(row: asyncpg.Record) -> Row:
     shown = dict(row)
     shown["multiplier"] = format_multiplier(shown.pop("multiplier_ppm"))
     shown["credit_limit_usd"] = format_usd(shown.pop("credit_limit_nanos"))
+    alert = shown.pop("low_balance_nanos")
+    shown["low_balance_alert_usd"] = None if alert is None else format_usd(alert)
     return shown

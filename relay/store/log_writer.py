@@ -161,20 +161,15 @@ async def keep_partitions(connection: Connection, retention_days: int) -> None:
     A lock that is not free within 3 s fails it: nothing is half done, call it again later.
     """
     today = datetime.datetime.now(datetime.UTC).date()
-    for parent, at, days in (
-        ("request_log", "ended_at", retention_days),
-        ("usage_minutes", "minute", max(retention_days, USAGE_DAYS)),
-    ):
-        await connection.execute(
-            "SELECT day_partitions_prepare($1, $2, $3)", parent, at, DAYS_AHEAD
-        )
-        before = today - datetime.timedelta(days=days)
-        await connection.execute("SELECT day_partitions_drop($1, $2, $3)", parent, at, before)
-    await connection.execute("SELECT settlements_prepare($1)", DAYS_AHEAD)
     kept_days = max(retention_days, USAGE_DAYS)
-    await connection.execute(
-        "SELECT settlements_drop($1)", today - datetime.timedelta(days=kept_days)
-    )
+    for parent, days in (
+        ("request_log", retention_days),
+        ("usage_minutes", kept_days),
+        ("settlements", kept_days),
+    ):
+        await connection.execute("SELECT partitions_prepare($1, $2)", parent, DAYS_AHEAD)
+        before = today - datetime.timedelta(days=days)
+        await connection.execute("SELECT partitions_drop($1, $2)", parent, before)
 
 
 def _bill(part: Part, end: CallEnd) -> Settlement:

@@ -111,7 +111,9 @@ async def _apply_next(connection: Connection, scripts: Sequence[Script]) -> str 
             f"SET LOCAL statement_timeout = '{SCRIPT_S:.0f}s'; SET LOCAL lock_timeout = '{LOCK_S}s'"
         )
         await connection.execute("SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK)
-        await connection.execute(_RECORD_TABLE)
+        # A role that only serves may not create tables, not even one that is there already.
+        if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
+            await connection.execute(_RECORD_TABLE)
         rows = await connection.fetch("SELECT name, sha256 FROM schema_migrations")
         missing = pending(scripts, {row["name"]: row["sha256"] for row in rows})
         if not missing:

@@ -169,6 +169,7 @@ async def show_call(connection: Connection, request_id: str) -> Row:
         "group_multiplier": format_multiplier(record["group_multiplier_ppm"]),
         "model_multiplier": format_multiplier(record["model_multiplier_ppm"]),
         "receipt": await _write_receipt(connection, record),
+        **await _find_booking(connection, record["request_id"]),
     }
 
 
@@ -251,6 +252,15 @@ async def _add_named(connection: Connection, query: _Query, noun: str, name: str
         query.add(noun + "_id = {}", ids[0])  # in this form an index gives the order too
     else:
         query.add(noun + "_id = ANY({})", ids)
+
+
+async def _find_booking(connection: Connection, request_id: UUID) -> Row:
+    """Return by which transfer a call was charged, and what its failed attempts cost us."""
+    row = await connection.fetchrow(
+        "SELECT transfer_id, retry_nanos FROM settlements WHERE request_id = $1", request_id
+    )
+    transfer_id, retry_nanos = (None, 0) if row is None else row
+    return {"transfer": transfer_id, "operator_cost_usd": format_usd(retry_nanos)}
 
 
 async def _write_receipt(connection: Connection, record: asyncpg.Record) -> str | None:

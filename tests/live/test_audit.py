@@ -60,6 +60,8 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
             credit=Credit(USD, 0),
         ),
     )
+    await orders.issue_code(connection, b"d" * 32, USD, actor="test")
+    await orders.redeem(connection, b"d" * 32, account_id)
     calls = [await log_call(connection, account_id, price) for price in prices]
     await log_call(connection, account_id, None)
     await ledger.settle_batch(connection, calls)
@@ -101,7 +103,7 @@ async def log_call(connection: Connection, account_id: int, price: Price | None)
 
 
 async def test_clean_books_have_no_drift(connection: Connection) -> None:
-    assert await run_audit(connection) == Audit(accounts=1, transfers=2, charges=3, drifts=[])
+    assert await run_audit(connection) == Audit(accounts=1, transfers=3, charges=3, drifts=[])
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,27 @@ async def test_clean_books_have_no_drift(connection: Connection) -> None:
         (
             "UPDATE orders SET bonus_nanos = 1",
             {"order is not credited as it was opened"},
+        ),
+        (
+            "UPDATE redemption_codes SET amount_nanos = 1",
+            {"code is not credited as it was issued"},
+        ),
+        (
+            "UPDATE redemption_codes SET redeemed_at = NULL, account_id = NULL",
+            {"code is not credited as it was issued"},
+        ),
+        ("DELETE FROM orders", {"credit names no order and no code"}),
+        ("DELETE FROM redemption_codes", {"credit names no order and no code"}),
+        (
+            "UPDATE settlements SET retry_nanos = 1",
+            {"usage entry is not the sum of its settlements"},
+        ),
+        (
+            "DELETE FROM settlements",
+            {
+                "usage entry is not the sum of its settlements",
+                "call is not settled as it was logged",
+            },
         ),
         (
             'INSERT INTO orders SELECT (jsonb_populate_record(orders, \'{"order_no": "A-2"}\')).*'

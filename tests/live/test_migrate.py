@@ -100,3 +100,26 @@ def test_a_script_that_slipped_in_below_applied_ones_is_refused() -> None:
 def test_every_file_of_the_schema_has_its_own_number() -> None:
     numbers = [script.name[:4] for script in read_scripts()]
     assert len(numbers) == len(set(numbers))
+
+
+async def test_orders_and_addresses_from_before_keep_what_they_are(connection: Connection) -> None:
+    scripts = read_scripts()
+    before = [script for script in scripts if script.name < "0006"]
+    await apply_scripts(connection, before)
+    await connection.execute(
+        """WITH made AS (INSERT INTO groups (name) VALUES ('g') RETURNING id)
+        INSERT INTO accounts (name, group_id) SELECT 'acme', id FROM made;
+        INSERT INTO orders (order_no, account_id, currency, amount_nanos, cny_per_usd_nanos,
+            paid_nanos, bonus_nanos, status, credited_at)
+        SELECT row.* FROM (SELECT id FROM accounts) AS account, LATERAL (VALUES
+            ('A-1', id, 'USD', 5, 5, 5, 0, 'credited', now()),
+            ('A-2', id, 'USD', 5, 5, 5, 0, 'pending', NULL)
+        ) AS row (no, id, currency, amount, rate, paid, bonus, status, moment);
+        INSERT INTO key_addresses VALUES (1, '192.0.2.1', now(), now(), 1)"""
+    )
+    await apply_scripts(connection, scripts)
+    rows = await connection.fetch(
+        "SELECT order_no, status, paid_at = credited_at AS same FROM orders ORDER BY order_no"
+    )
+    assert [tuple(row) for row in rows] == [("A-1", "credited", True), ("A-2", "pending", None)]
+    assert await connection.fetchval("SELECT judged FROM key_addresses") is True

@@ -14,7 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from relay.cli import money
-from relay.errors import ConfigError, Conflict, NotFound
+from relay.cli.accounts import account
+from relay.cli.catalog import apply
+from relay.cli.codes import code
+from relay.cli.orders import order
+from relay.errors import BadRequest, ConfigError, Conflict, NotFound
 from relay.store import ledger, postgres
 
 pytestmark = pytest.mark.live
@@ -126,3 +130,80 @@ def test_audit_exits_with_1_where_there_is_drift(database: str) -> None:
     told = CliRunner().invoke(money.audit).stdout
     assert "DRIFT" in told
     assert "$1 expected, $0.000000005 found" in told
+
+
+def test_credit_by_hand_needs_who_and_why(database: str) -> None:
+    mine = ("--account", "acme", "--reason", "outage of monday", "--actor", "ann")
+    credited = run(money.credit, *mine, "--amount", "5", "--ref", "T-1")
+    assert (credited["booked"], credited["balance_usd"]) == (True, "5")
+    again = run(money.credit, *mine, "--amount", "5", "--ref", "T-1")
+    assert (again["booked"], again["balance_usd"]) == (False, "5")
+    assert run(money.credit, *mine, "--amount", "-7.5")["balance_usd"] == "-2.5"
+    assert run(money.credit, *mine, "--amount", "+0.5")["balance_usd"] == "-2"
+    for wrong in (("--amount", "0"), ("--amount", "x"), ("--amount", "1", "--reason", " ")):
+        assert run(money.credit, *mine, *wrong, code=2)
+    newest, *_, first = run(money.ledger, "list", "--account", "acme")
+    assert (newest["amount_usd"], newest["balance_usd"]) == ("0.5", "-2")
+    assert (first["actor"], first["reason"], first["ref"]) == ("ann", "outage of monday", "T-1")
+    assert (
+        "outage of monday" in CliRunner().invoke(money.ledger, ["list", "--account", "acme"]).stdout
+    )
+
+
+def test_orders_are_opened_and_listed(database: str) -> None:
+    opened = ("--account", "acme", "--amount", "10", "--order", "A-1")
+    assert run(order, "open", *opened) == {"order": "A-1", "status": "pending"}
+    assert run(order, "list", "--status", "paid") == []
+    run(money.recharge, *opened)
+    (row,) = run(order, "list", "--account", "acme")
+    assert (row["order"], row["status"], row["paid_usd"]) == ("A-1", "credited", "10")
+    assert run(order, "open", *opened)["status"] == "credited"
+    assert "A-1" in CliRunner().invoke(order, ["list"]).stdout
+
+
+def test_codes_are_made_and_redeemed(database: str) -> None:
+    made = run(code, "create", "--amount", "2", "--count", "2", "--expires", "30d")
+    first, second = (row["code"] for row in made)
+    assert run(code, "redeem", first, "--account", "acme")["balance_usd"] == "2"
+    piped = CliRunner().invoke(code, ["redeem", "--account", "acme"], input=f"{second}\n")
+    assert piped.exit_code == 0, piped.output
+    with pytest.raises(BadRequest, match="unknown, used or expired"):
+        run(code, "redeem", first, "--account", "acme")
+    listed = run(code, "list")
+    assert [row["account"] for row in listed] == ["acme", "acme"]
+    assert first not in str(listed)
+    told = CliRunner().invoke(code, ["create", "--amount", "1"])
+    assert told.stdout.count("-") == 5
+    for wrong in (("--amount", "0"), ("--amount", "1", "--expires", "never")):
+        assert run(code, "create", *wrong, code=2)
+
+
+def test_an_account_is_watched_below_a_balance(database: str) -> None:
+    watched = run(account, "set", "acme", "--low-balance-alert", "5")
+    assert watched["low_balance_alert_usd"] == "5"
+    shown = run(account, "show", "acme")
+    assert (shown["low_balance_alert_usd"], shown["promoted"]) == ("5", None)
+    unwatched = run(account, "set", "acme", "--low-balance-alert", "none")
+    assert unwatched["low_balance_alert_usd"] is None
+    assert "--low-balance-alert" in run(account, "set", "acme", "--low-balance-alert", "x", code=2)
+
+
+def test_a_catalog_file_says_below_which_balance(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "catalog.toml"
+    declared = '[[account]]\nname = "acme"\ngroup = "g"\ncredit_limit = "1.5"\n'
+    for line, shown in (('low_balance_alert = "5.00"', "5"), ("", None)):
+        file.write_text(f"{declared}{line}\n")
+        (change,) = run(apply, str(file))
+        assert set(change["fields"]) == {"low_balance_alert"}
+        assert run(apply, str(file)) == []
+        assert run(account, "show", "acme")["low_balance_alert_usd"] == shown
+
+
+def test_a_recharge_that_earns_it_says_so(database: str, tmp_path: Path) -> None:
+    asyncio.run(execute(database, "INSERT INTO groups (name, generation) VALUES ('e', 1)"))
+    file = tmp_path / "relay.toml"
+    file.write_text('[billing]\nenterprise_group = "e"\nenterprise_cny = "720"\n')
+    paid = ("--account", "acme", "--amount", "100", "--order", "A-1", "--config", str(file))
+    assert run(money.recharge, *paid)["promoted_to"] == "e"
+    shown = run(account, "show", "acme")
+    assert (shown["group"], shown["promoted"]["reason"]) == ("e", "recharged 720 CNY in all")

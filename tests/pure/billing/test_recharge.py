@@ -6,6 +6,7 @@ from relay.billing.recharge import (
     BonusTier,
     Credit,
     Currency,
+    EnterpriseRule,
     credit_of,
     in_cny,
     is_enterprise,
@@ -75,4 +76,11 @@ def test_in_cny() -> None:
     ],
 )
 def test_is_enterprise(recharged_cny: str, days: list[int], *, enterprise: bool) -> None:
-    assert is_enterprise(parse_usd(recharged_cny), days) is enterprise
+    assert is_enterprise(EnterpriseRule(), parse_usd(recharged_cny), days) is enterprise
+
+
+def test_the_rule_is_the_operators() -> None:
+    rule = EnterpriseRule(recharged_cny_nanos=5, day_nanos=2, days=2)
+    assert is_enterprise(rule, 5, [])
+    assert is_enterprise(rule, 4, [2, 3])
+    assert not is_enterprise(rule, 4, [2, 1, 2])

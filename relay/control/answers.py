@@ -1,0 +1,52 @@
+"""What every path of the admin listener has in common: JSON in, JSON out, failures as JSON."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from relay.errors import BadRequest, RelayError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_Body = TypeVar("_Body")
+
+
+@web.middleware
+async def answer_in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every failure into a JSON body that quotes nothing of the request."""
+    try:
+        return await handler(request)
+    except RelayError as error:
+        return _failure(error.status, error.message, error.kind, error.code)
+    except web.HTTPException as error:
+        return _failure(error.status, error.reason, "invalid_request_error", None)
+
+
+def _failure(status: int, message: str, kind: str, code: str | None) -> web.Response:
+    return json_answer({"error": {"message": message, "type": kind, "code": code}}, status=status)
+
+
+def json_answer(value: Any, *, status: int = 200) -> web.Response:
+    """Return `value` as the body of an answer that nobody may keep."""
+    return web.Response(
+        body=orjson.dumps(value, default=str),
+        status=status,
+        headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
+    )
+
+
+def decode_body(body: bytes, kind: type[_Body]) -> _Body:
+    """Return a request's JSON as the type it must have.
+
+    Raises:
+        BadRequest: CLIENT; it is not, and the message names the place.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(str(error)) from None
+    except msgspec.DecodeError:
+        raise BadRequest("The body is not JSON.") from None
