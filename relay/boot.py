@@ -27,7 +27,7 @@ from relay.notify import Notifier
 from relay.posts import Pace, Post
 from relay.store import postgres
 from relay.store.embedded import Embedded
-from relay.store.locate import database_url
+from relay.store.locate import database_url, redis_url
 from relay.store.migrate import migrate
 from relay.supervisor import Supervisor
 
@@ -127,6 +127,7 @@ def _free_port() -> int:
 async def _prepare(config: Config, data_dir: Path, demo_port: int | None) -> Demo | None:
     """Bring the schema up to date; declare the demonstration if it is wanted and fits."""
     url = database_url(config, data_dir)
+    redis_url(config, data_dir)  # a reference that leads nowhere is told now, not by every worker
     connection = await postgres.connect(url, connect_s=config.database.connect_s)
     try:
         for name in await migrate(connection):

@@ -53,7 +53,9 @@ COUNTERS: Final = {
 }
 HISTOGRAMS: Final = {
     "ttft": Family("relay_ttfb_seconds", "From a call's arrival to its first byte out."),
-    "overhead": Family("relay_overhead_seconds", "What the relay itself added to a call."),
+    "overhead": Family(
+        "relay_overhead_seconds", "From a request's arrival until a channel is asked."
+    ),
 }
 GAUGES: Final[dict[str, tuple[Family, Reduce]]] = {
     "inflight": (Family("relay_inflight", "Calls under way."), sum),

@@ -81,6 +81,8 @@ class ActiveCall:
     """What went out, kept where the stream may have to be carried on."""
     opening = b""
     """The first events that went out: an error told in band must fit them."""
+    asked_s = 0.0
+    """When its first channel was asked."""
     first_byte_s = 0.0
     checked_s = 0.0
     """When it was last told what the call has used so far."""

@@ -134,7 +134,9 @@ class Asker:
         connection.ask(head, body, attempt)
 
     def _begin(self, attempt: Attempt) -> None:
-        attempt.call.running.append(attempt)
+        call = attempt.call
+        call.running.append(attempt)
+        call.asked_s = call.asked_s or attempt.asked_s
         self._referee.begin(attempt)
 
     def end(self, attempt: Attempt) -> None:

@@ -94,7 +94,8 @@ class Counters:
         self.ttft = Histogram(TTFT_BOUNDS_US)
         """From a request's arrival to its first byte out."""
         self.overhead = Histogram(OVERHEAD_BOUNDS_US)
-        """What the relay itself added to a call."""
+        """From a request's arrival until its first channel is asked, limits waited for included:
+        what the relay itself adds to a call's first byte."""
 
     def snapshot(self, gauges: dict[str, float] | None = None) -> bytes:
         """Return the counts as msgpack of `Published`; `gauges` joins the ones kept here."""

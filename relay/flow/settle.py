@@ -139,6 +139,7 @@ class Settlement:
                 tokens["cached"] += usage.cached_tokens
         if first_us:
             counters.ttft.observe(first_us)
+            counters.overhead.observe(int((call.asked_s - call.begun_s) * 1e6))
 
 
 def _usage(call: ActiveCall) -> Usage:

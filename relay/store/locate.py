@@ -5,6 +5,7 @@ workers read it here. The record is believed only when the socket in it is answe
 """
 
 import contextlib
+import os
 import socket
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ import msgspec
 
 from relay.config import Config
 from relay.errors import DependencyDown
+from relay.store.secret_refs import is_reference, resolve
 
 POSTGRES: Final = "postgres"
 VALKEY: Final = "valkey"
@@ -35,8 +37,10 @@ def database_url(config: Config, data_dir: Path) -> str:
 
     Raises:
         DependencyDown: Neither; the message says what to do.
+        ConfigError: The configured reference leads nowhere.
     """
-    return config.database.url or _embedded_url(data_dir, POSTGRES, "[database] url")
+    configured = _configured(config.database.url, "[database] url")
+    return configured or _embedded_url(data_dir, POSTGRES, "[database] url")
 
 
 def redis_url(config: Config, data_dir: Path) -> str:
@@ -44,8 +48,15 @@ def redis_url(config: Config, data_dir: Path) -> str:
 
     Raises:
         DependencyDown: Neither; the message says what to do.
+        ConfigError: The configured reference leads nowhere.
     """
-    return config.redis.url or _embedded_url(data_dir, VALKEY, "[redis] url")
+    configured = _configured(config.redis.url, "[redis] url")
+    return configured or _embedded_url(data_dir, VALKEY, "[redis] url")
+
+
+def _configured(url: str, setting: str) -> str:
+    """Return a configured URL; a reference is followed, since a URL may hold a password."""
+    return resolve(url, os.environ, path=setting).reveal() if is_reference(url) else url
 
 
 def _embedded_url(data_dir: Path, server: str, setting: str) -> str:
