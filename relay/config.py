@@ -84,6 +84,10 @@ class Timeouts(Section, frozen=True):
     """TCP and TLS to an upstream."""
     first_byte_s: Seconds = 120.0
     """From asking to the first event of an attempt. Reasoning models think long."""
+    trial_first_byte_s: Seconds = 10.0
+    """The same on a channel out of service, where another is left: a trial that hangs must not hold
+    its client up. Three times the slowest recent answer of the model, where that is longer; after
+    this a silence counts against a channel in service as well, though the call waits on."""
     gap_s: Seconds = 120.0
     """Between two reads of a running answer."""
     write_s: Seconds = 60.0
@@ -108,6 +112,9 @@ class Switching(Section, frozen=True):
     """What may be held back before the first byte goes out (head, first event, whole JSON)."""
     event_bytes_max: Count = 16 * 1024 * 1024
     """One SSE event; images come inline in base64."""
+    model_gone_switches: bool = True
+    """A channel that answers 404 lacks the model, so another one is asked. false: the client asked
+    for something that is not there, and hears so."""
 
 
 class Maintenance(Section, frozen=True):

@@ -91,10 +91,10 @@ class DataServer:
         self.counters = counters
         spending = Spending()
         settlement = Settlement(journal, counters, spending, Tolls(tolls))
-        self._watch = Watch(config.timeouts, settlement.checkpoint)
+        self.referee = Referee(config, counters, on_changes)
+        self._watch = Watch(config.timeouts, settlement.checkpoint, self.referee.gives_up)
         self._pool = UpstreamPool(config.timeouts)
         self._admission = Admission(pepper, spending, _wall_s)
-        self.referee = Referee(config.switching, counters, on_changes)
         self._exchange = Exchange(
             self._pool, journal, self._watch, self.referee, settlement, config
         )
@@ -116,7 +116,7 @@ class DataServer:
         self._admission.swap(snapshot)
         if old is None or old.channels is not snapshot.channels:
             self._pool.forget_heads()
-            self.referee.forget(snapshot.channels)
+            self.referee.keep(snapshot.channels)
             self._evict(snapshot)
         self._watch.end_where(self._is_revoked, KeyRevoked("The API key was revoked."))
 

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 
 from relay.call import Stage
+from relay.config import Switching
 from relay.errors import ChannelGarbled, RelayError
 from relay.flow.active import ActiveCall
-from relay.flow.held import Refusal
+from relay.flow.held import Refusal, wall_s
 from relay.flow.ports import Connection, Question
 from relay.model import Channel
 from relay.wire.heads import JSON
+from relay.wire.rates import rest_of_quota
 
 
 class Attempt(abc.ABC):
@@ -27,6 +29,7 @@ class Attempt(abc.ABC):
         committed: Called with this attempt when its first output is about to reach the client.
         settle: Called with the call when the answer is whole, before its last bytes go out: so no
             client can hold a whole answer that was not yet written down.
+        limits: Bounds on what may be held back, and whose fault what is.
     """
 
     # What every attempt begins with stands here and not in __init__ (see ActiveCall).
@@ -39,6 +42,12 @@ class Attempt(abc.ABC):
     paused = False
     bytes_in = 0
     """Body bytes read; that it stands still is how a stall is noticed."""
+    spent_s: float | None = None
+    """Until when the channel's own quota is used up, as its answer said, in seconds."""
+    late = False
+    """Silent for longer than its model ever is: it is no load any more."""
+    struck = False
+    """Its channel was blamed for that."""
     # What the watch saw at its last look:
     moved_s = 0.0
     seen_bytes = 0
@@ -53,11 +62,13 @@ class Attempt(abc.ABC):
         channel: Channel,
         committed: Callable[["Attempt"], None],
         settle: Callable[[ActiveCall], None],
+        limits: Switching,
     ) -> None:
         self.call = call
         self.channel = channel
         self._committed = committed
         self._settle = settle
+        self._limits = limits
         self.asked_s = time.monotonic()
 
     def __repr__(self) -> str:
@@ -94,10 +105,13 @@ class Attempt(abc.ABC):
         """Decide from a final response's head what its body will be."""
         self.stage = Stage.HEADED
         if not 200 <= status < 300:
-            self._refusal = Refusal(status, headers)
+            gone = self._limits.model_gone_switches
+            self._refusal = Refusal(status, headers, model_gone_switches=gone)
         elif headers.get(b"content-encoding", b"identity") not in (b"identity", b""):
             self.fail(ChannelGarbled("The upstream encoded an answer nobody asked it to encode."))
         else:
+            if b"0" in headers.values():  # it may be what is left of a quota
+                self.spent_s = rest_of_quota(headers, now_s=wall_s())
             content_type = kind = headers.get(b"content-type", b"")
             if kind != JSON:
                 kind = kind.partition(b";")[0].strip().lower()

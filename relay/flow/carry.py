@@ -41,7 +41,7 @@ class CarryOn(Attempt):
         carriage: Carriage,
         limits: Switching,
     ) -> None:
-        super().__init__(call, channel, committed, settle)
+        super().__init__(call, channel, committed, settle, limits)
         self._carriage = carriage
         self._events = EventBuffer(limits.event_bytes_max)
         self._trace = Trace()

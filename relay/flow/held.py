@@ -1,5 +1,6 @@
 """What is held back of an answer until it is sure whom it is for."""
 
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -37,11 +38,15 @@ class Refusal:
     Args:
         status: Its HTTP status.
         headers: Its headers, names in lower case.
+        model_gone_switches: Whose fault a 404 is (`[switching]`).
     """
 
-    __slots__ = ("_headers", "_held", "_status")
+    __slots__ = ("_gone_switches", "_headers", "_held", "_status")
 
-    def __init__(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self, status: int, headers: Mapping[bytes, bytes], *, model_gone_switches: bool
+    ) -> None:
+        self._gone_switches = model_gone_switches
         self._status = status
         self._headers = headers
         self._held = Held()
@@ -50,5 +55,16 @@ class Refusal:
         """Return the error that it amounts to, None while more of it may tell."""
         self._held.add(payload)
         if done or self._held.size_bytes > REFUSAL_BYTES_MAX:
-            return read_refusal(self._status, list(self._headers.items()), self._held.release())
+            return read_refusal(
+                self._status,
+                self._headers,
+                self._held.release(),
+                now_s=wall_s(),
+                model_gone_switches=self._gone_switches,
+            )
         return None
+
+
+def wall_s() -> float:
+    """Return seconds since 1970 UTC, for what an upstream says in dates."""
+    return time.time_ns() / 1e9

@@ -17,7 +17,7 @@ from relay.flow.held import Held
 from relay.flow.trace import Trace
 from relay.model import Channel
 from relay.wire.heads import EVENT_STREAM
-from relay.wire.refusal import is_error_body
+from relay.wire.refusal import find_wrong, find_wrong_start
 from relay.wire.usage import find_usage_of_body
 
 
@@ -25,8 +25,7 @@ class PlainPump(Attempt):
     """An attempt whose answer is one plain body.
 
     Args:
-        call, channel, committed, settle: See Attempt.
-        limits: Bounds on what may be held back.
+        call, channel, committed, settle, limits: See Attempt.
     """
 
     _content_type = b""
@@ -43,8 +42,7 @@ class PlainPump(Attempt):
         settle: Callable[[ActiveCall], None],
         limits: Switching,
     ) -> None:
-        super().__init__(call, channel, committed, settle)
-        self._limits = limits
+        super().__init__(call, channel, committed, settle, limits)
 
     def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
         if kind in (b"text/html", EVENT_STREAM):
@@ -86,6 +84,8 @@ class PlainPump(Attempt):
             self._end_whole(held.release())
         elif held.size_bytes > self._limits.gate_bytes_max:
             body = held.release()
+            if not self._fits(find_wrong_start(body, self.call.endpoint)):
+                return
             self._trace = Trace()
             self._commit()
             self._note(self._trace, body)
@@ -93,8 +93,7 @@ class PlainPump(Attempt):
 
     def _end_whole(self, body: bytes) -> None:
         """Send the body in one piece."""
-        if is_error_body(body):
-            self.fail(ChannelRefused("The upstream answered 200 with an error."))
+        if not self._fits(find_wrong(body, self.call.endpoint)):
             return
         call = self.call
         self._commit()
@@ -102,6 +101,12 @@ class PlainPump(Attempt):
         self._finish(find_usage_of_body(body))
         call.outlet.send_whole(self._content_type, body)
         self._resolve()
+
+    def _fits(self, wrong: str | None) -> bool:
+        """Tell whether nothing is wrong with the body; a wrong one ends the attempt."""
+        if wrong is not None:
+            self.fail(ChannelRefused(wrong))
+        return wrong is None
 
     def _pass_on(self, trace: Trace, payload: bytes, *, done: bool) -> None:
         if payload:

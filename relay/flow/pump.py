@@ -56,8 +56,7 @@ class Pump(Attempt):
     """An attempt whose answer goes to the client as it is.
 
     Args:
-        call, channel, committed, settle: See Attempt.
-        limits: Bounds on what may be held back.
+        call, channel, committed, settle, limits: See Attempt.
     """
 
     _mode = Mode.GATE
@@ -71,8 +70,7 @@ class Pump(Attempt):
         settle: Callable[[ActiveCall], None],
         limits: Switching,
     ) -> None:
-        super().__init__(call, channel, committed, settle)
-        self._limits = limits
+        super().__init__(call, channel, committed, settle, limits)
         self._outlet = call.outlet
         self._strip_usage = call.question.strips_usage
         self._events = EventBuffer(limits.event_bytes_max)

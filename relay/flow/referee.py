@@ -4,40 +4,49 @@ The rules are routing's; this holds their state, gives them clock and dice, and 
 listens of every change. One referee serves all calls of a worker.
 """
 
+import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from relay.config import Switching
-from relay.errors import RelayError
+from relay.config import Config
+from relay.errors import ChannelTimeout, RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.counters import Counters
 from relay.model import Channel
-from relay.routing.breaker import Policy
+from relay.routing.breaker import BLAME, US_PER_S, Policy, Reason, Standing, State
 from relay.routing.budget import RetryBudget
 from relay.routing.health import Change, Failure, Health
+from relay.routing.patience import Patience
 from relay.routing.pick import Dice, Wish, choose
 from relay.routing.table import CHANNEL_FAILURES, Outcome
+
+_log = logging.getLogger(__name__)
 
 
 class Referee:
     """Chooses channels and remembers how they did.
 
     Args:
-        limits: `[switching]`.
+        config: The whole of relay.toml.
         counters: What is counted.
         on_changes: Called with every change of a channel's health that this worker found.
     """
 
     def __init__(
         self,
-        limits: Switching,
+        config: Config,
         counters: Counters,
         on_changes: Callable[[Iterable[Change]], None],
     ) -> None:
+        limits, timeouts = config.switching, config.timeouts
         self.health = Health(Policy())
+        self._attempts_max = limits.attempts_max
+        self._patience = Patience(
+            int(timeouts.trial_first_byte_s * US_PER_S), int(timeouts.first_byte_s * US_PER_S)
+        )
         self._budget = RetryBudget(limits.retry_share_max, limits.retries_min)
         self._counters = counters
         self._on_changes = on_changes
@@ -64,6 +73,7 @@ class Referee:
         """Tell whether a retry may go to `channel`: one that fails as well must not be stormed."""
         now = now_us()
         if not self.health.is_suspect(channel.id, model, now):
+            self._budget.note(now)
             return True
         return self._budget.take(now)
 
@@ -76,42 +86,106 @@ class Referee:
         self._in_flight[channel_id] += 1
         self._counters.attempts += 1
         if self.health.troubled and channel_id in self.health.troubled:
-            self.health.start(channel_id, call.model, attempt.started_us)
+            changes = self.health.start(channel_id, call.model, attempt.started_us)
+            if changes:
+                self._tell(attempt.channel, changes)
 
     def end(self, attempt: Attempt) -> None:
         """Note that an attempt is over, however it went."""
-        self._in_flight[attempt.channel.id] -= 1
+        if not attempt.late:
+            self._in_flight[attempt.channel.id] -= 1
+
+    def gives_up(self, attempt: Attempt) -> bool:
+        """Judge an attempt that has shown nothing yet; True where its call should move on.
+
+        Silence longer than the model's is held against a channel in service, once, and is no load:
+        what hangs there does not keep it busy. On a channel out of service the call need not wait
+        where a good one is left.
+        """
+        call, channel = attempt.call, attempt.channel
+        now = now_us()
+        doubted = self.health.standing(channel.id, call.model, now) is not Standing.READY
+        if now - attempt.started_us < self._patience.limit_us(call.model, doubted=doubted):
+            return False
+        if not attempt.late:
+            attempt.late = True
+            self._in_flight[channel.id] -= 1
+            if not doubted:
+                attempt.struck = True
+                silent = ChannelTimeout("The upstream is silent for longer than its model ever is.")
+                self._blame(attempt, Outcome.STALLED, silent)
+        return doubted and self._has_better(attempt, now)
+
+    def _has_better(self, attempt: Attempt, now: int) -> bool:
+        """Tell whether a channel in service is left to the attempt's call, and a try.
+
+        A trial may move onto any; other calls, which are many, only where that feeds no storm.
+        """
+        call, health = attempt.call, self.health
+        if call.attempts >= self._attempts_max:
+            return False
+        trial = health.is_trial(attempt.channel.id, call.model, attempt.started_us)
+        return any(
+            other.id not in call.tried
+            and health.standing(other.id, call.model, now) is Standing.READY
+            and (trial or not health.is_suspect(other.id, call.model, now))
+            for other in call.channels
+        )
 
     def succeed(self, attempt: Attempt) -> None:
         """Note an attempt's first output."""
         call = attempt.call
-        changes = self.health.succeed(
-            attempt.channel.id,
-            call.model,
-            started_us=attempt.started_us,
-            now_us=int(call.first_byte_s * 1e6),
-        )
+        channel_id, model, started_us = attempt.channel.id, call.model, attempt.started_us
+        now = int(call.first_byte_s * 1e6)
+        if now < started_us:
+            now = now_us()  # it carries on what another attempt began
+        self._patience.note(model, now - started_us)
+        changes = self.health.succeed(channel_id, model, started_us=started_us, now_us=now)
+        if attempt.spent_s is not None:
+            dice = random.random()  # noqa: S311 - jitter
+            changes += self.health.rest(channel_id, model, attempt.spent_s, now_us=now, dice=dice)
         if changes:
-            self._on_changes(changes)
+            self._tell(attempt.channel, changes)
 
     def fail(self, attempt: Attempt, outcome: Outcome, error: RelayError) -> None:
         """Note how an attempt failed; what is not its channel's fault is not held against it."""
         channel = attempt.channel
         if outcome in CHANNEL_FAILURES:
             self._counters.upstream_errors[channel.name, error.code or error.kind] += 1
+        if not (attempt.struck and BLAME.get(outcome) is Reason.FAILING):
+            self._blame(attempt, outcome, error)
+
+    def _blame(self, attempt: Attempt, outcome: Outcome, error: RelayError) -> None:
         changes = self.health.fail(
-            channel.id,
+            attempt.channel.id,
             attempt.call.model,
             Failure(outcome, attempt.started_us, error.retry_after_s),
             now_us=now_us(),
             dice=random.random(),  # noqa: S311 - jitter
         )
         if changes:
-            self._on_changes(changes)
+            self._tell(attempt.channel, changes)
 
-    def forget(self, channel_ids: Container[int]) -> None:
-        """Forget channels that are not in `channel_ids`: the catalog has changed."""
-        self.health.prune(channel_ids)
+    def _tell(self, channel: Channel, changes: tuple[Change, ...]) -> None:
+        """Tell of what this worker found out, and log what an operator looks for.
+
+        A rest that an upstream asked for is daily business and not logged.
+        """
+        for change in changes:
+            if change.reason is Reason.LIMITED:
+                continue
+            if change.before is State.CLOSED:
+                extra = {"channel": channel.name, "reason": change.reason}
+                _log.warning("a channel is out of service", extra=extra)
+            elif change.after is State.CLOSED:
+                _log.warning("a channel is back in service", extra={"channel": channel.name})
+        self._on_changes(changes)
+
+    def keep(self, channels: Mapping[int, Channel]) -> None:
+        """Keep to the channels and models of the catalog, which has changed."""
+        served = {channel.id: channel.models for channel in channels.values()}
+        self.health.prune(served)
+        self._patience.keep({model for models in served.values() for model in models})
 
 
 def now_us() -> int:

@@ -26,11 +26,18 @@ class Watch:
     Args:
         timeouts: How long what may take.
         checkpoint: Told every CHECKPOINT_S of each call whose client has output.
+        gives_up: Tells of an attempt that is silent for long whether its call should move on.
     """
 
-    def __init__(self, timeouts: Timeouts, checkpoint: Callable[[ActiveCall], None]) -> None:
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        checkpoint: Callable[[ActiveCall], None],
+        gives_up: Callable[[Attempt], bool],
+    ) -> None:
         self._timeouts = timeouts
         self._checkpoint = checkpoint
+        self._gives_up = gives_up
         self._calls: dict[int, ActiveCall] = {}
         self._handle: asyncio.TimerHandle | None = None
 
@@ -88,7 +95,9 @@ class Watch:
 
     def _look_at_attempt(self, attempt: Attempt, now_s: float) -> None:
         """Nothing real has come of it yet: is it late?"""
-        if now_s - attempt.asked_s > self._timeouts.first_byte_s:
+        silent_s = now_s - attempt.asked_s
+        late = silent_s > self._timeouts.trial_first_byte_s and self._gives_up(attempt)
+        if late or silent_s > self._timeouts.first_byte_s:
             attempt.fail(ChannelTimeout("The upstream did not begin its answer in time."))
 
     def _look_at_stream(self, attempt: Attempt, now_s: float) -> None:

@@ -94,8 +94,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     A wait doubles with each opening in a row, up to its maximum, and is then cut by up to a half
     at random, so that workers do not come back in step. The promise is traffic within 120 s of
-    healing, worst case: `open_s_max` + a trial that hangs for `trial_s` stays below it, and half
-    of `open_s_max`, the typical rest of a wait, below 30 s.
+    healing, worst case, and 30 s typically. Worst is a trial that hangs until `trial_s` lets the
+    next one beside it, or fails late and is waited for by `open_s_max` again; typical is half of a
+    wait, and what the next call takes to come by.
     """
 
     strikes_max: int = 3
@@ -110,15 +111,19 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """More than this, and a retry onto the channel may feed a storm. An isolated failure of a busy
     channel stays below: it must not keep the calls of a dead one from moving there."""
     open_s: float = 5.0
-    open_s_max: float = 60.0
+    open_s_max: float = 40.0
     limited_s: float = 1.0
     """First wait after a 429 that names no time: a rate limit refills by the second."""
     denied_s: float = 60.0
     """First wait after 401, 402, 403: somebody has to act before it heals."""
-    denied_s_max: float = 120.0
+    denied_s_max: float = 110.0
+    """With the next call to come by it stays below 120 s."""
     retry_after_s_max: float = 120.0
     """An upstream may ask for no more; the official clients give up beyond 120 s as well."""
-    trial_s: float = 30.0
+    spent_s_max: float = 30.0
+    """Longest rest for a quota that was used up without a refusal: its reset is when it is full
+    again, and half a quota serves calls as well."""
+    trial_s: float = 15.0
     """After this a trial without a verdict no longer keeps the next one waiting."""
     calm_s: float = 60.0
     """Closed for this long, the next opening starts from the first wait again."""
@@ -131,10 +136,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             reason: Why it opened.
             openings: 1 for the first.
-            retry_after_s: What the upstream asked for: never cut short, but capped.
+            retry_after_s: What the upstream asked for: never cut short, but capped. 0 asks for
+                nothing.
             dice: In [0, 1).
         """
-        if retry_after_s is not None:
+        if retry_after_s:
             asked_s = min(retry_after_s * (1 + dice / 10), self.retry_after_s_max)
             return int(asked_s * US_PER_S)
         first_s, most_s = {
@@ -251,7 +257,10 @@ class Breaker:
         calm_us = int(policy.calm_s * US_PER_S)
         calm = self.state is State.CLOSED and now_us - self.changed_us >= calm_us
         self.move(Signal.TRIP, now_us)
-        self.openings = 1 if calm else self.openings + 1
+        if calm:
+            self.openings = 0
+        if not retry_after_s or not self.openings:
+            self.openings += 1  # a wait that the upstream named says nothing about the next one
         self.reason = reason
         self.opened_us = now_us
         wait_us = policy.wait_us(reason, self.openings, retry_after_s=retry_after_s, dice=dice)
@@ -279,4 +288,5 @@ class Breaker:
         self.changed_us = changed_us
         self.opened_us = changed_us
         self.due_us = due_us
-        self.strikes_in_row = 0
+        self.strikes_in_row = self.calls = self.strikes = 0
+        self.calls_before = self.strikes_before = 0

@@ -7,12 +7,11 @@ newest finding about a channel wins. That the last channel of a model is never l
 decided here but where channels are picked.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Final, NamedTuple
 
-import msgspec
-
 from relay.routing.breaker import BLAME, US_PER_S, Breaker, Policy, Reason, Signal, Standing, State
+from relay.routing.finding import Finding, encode_findings, read_findings
 from relay.routing.table import Outcome
 
 ANY_MODEL: Final = ""
@@ -65,42 +64,15 @@ class Condition(NamedTuple):
     openings: int
 
 
-class Finding(msgspec.Struct, array_like=True, frozen=True):
-    """A breaker as it travels between workers; stamps are microseconds since 1970 UTC."""
-
-    channel_id: int
-    model: str
-    state: State
-    reason: Reason
-    openings: int
-    changed_us: int
-    due_us: int
-
-
-_encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(list[Finding])
-
-
-def read_findings(message: bytes) -> list[Finding]:
-    """Return what a message of `Health.encode` says.
-
-    Raises:
-        ValueError: It is not such a message.
-    """
-    try:
-        return _decoder.decode(message)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise ValueError("not a message about channel health") from exc
-
-
 class Health:
     """All breakers of a worker. Times are microseconds of the caller's monotonic clock."""
 
-    __slots__ = ("_breakers", "_policy", "troubled")
+    __slots__ = ("_breakers", "_policy", "_served", "troubled")
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._breakers: dict[tuple[int, str], Breaker] = {}
+        self._served: Mapping[int, Container[str]] | None = None
         self.troubled: dict[int, int] = {}
         """Channel id -> its breakers that are not closed; holds no zero, so `in` is an answer."""
 
@@ -125,22 +97,30 @@ class Health:
 
     def is_suspect(self, channel_id: int, model: str, now_us: int) -> bool:
         """Tell whether the channel failed lately: asking it again may feed a storm."""
-        if channel_id in self.troubled:
-            return True
-        breaker = self._breakers.get((channel_id, model))
-        return breaker is not None and breaker.is_suspect(self._policy, now_us)
+        both = self._both(channel_id, model)
+        return any(b.state is not State.CLOSED or b.is_suspect(self._policy, now_us) for b in both)
+
+    def is_trial(self, channel_id: int, model: str, started_us: int) -> bool:
+        """Tell whether the call that began then is a trial that runs."""
+        return any(b.is_trial(started_us) for b in self._both(channel_id, model))
 
     # --- told by the exchange ---------------------------------------------------------------
 
-    def start(self, channel_id: int, model: str, now_us: int) -> bool:
-        """Note that a call is about to ask the channel; True where that makes it the trial."""
+    def start(self, channel_id: int, model: str, now_us: int) -> tuple[Change, ...]:
+        """Note that a call is about to ask the channel; return what that changed.
+
+        Anything: it is the trial that was due, and others should know before they try as well.
+        """
         if channel_id not in self.troubled:
-            return False
-        both = self._both(channel_id, model)
-        due = [breaker for breaker in both if breaker.standing(now_us) is Standing.TRIAL]
-        for breaker in due:
-            breaker.try_out(self._policy, now_us)
-        return bool(due)
+            return ()
+        changes = []
+        for name in (model, ANY_MODEL):
+            breaker = self._breakers.get((channel_id, name))
+            if breaker is not None and breaker.standing(now_us) is Standing.TRIAL:
+                before = breaker.state
+                breaker.try_out(self._policy, now_us)
+                changes.append(self._changed(channel_id, name, breaker, before))
+        return tuple(changes)
 
     def succeed(
         self, channel_id: int, model: str, *, started_us: int, now_us: int
@@ -170,6 +150,8 @@ class Health:
 
         What is not the channel's fault never counts; where it ends a trial, the next call may try.
         """
+        if not self._serves(channel_id, model):
+            return ()  # it ran on through a change of the catalog
         reason = BLAME.get(failure.outcome)
         guilty = ANY_MODEL if reason is Reason.DENIED else model
         changes = []
@@ -187,6 +169,20 @@ class Health:
             if breaker.state is not before:
                 changes.append(self._changed(channel_id, name, breaker, before))
         return tuple(changes)
+
+    def rest(
+        self, channel_id: int, model: str, spent_s: float, *, now_us: int, dice: float
+    ) -> tuple[Change, ...]:
+        """Leave the channel alone until its quota refills: its answer said that it is used up.
+
+        Only where it is in service: what took it out knows better when it may be back.
+        """
+        breaker = self._breaker(channel_id, model)
+        if breaker.state is not State.CLOSED:
+            return ()
+        wait_s = min(spent_s, self._policy.spent_s_max)
+        breaker.trip(self._policy, Reason.LIMITED, now_us, retry_after_s=wait_s, dice=dice)
+        return (self._changed(channel_id, model, breaker, State.CLOSED),)
 
     def hasten(self, channel_id: int, now_us: int) -> None:
         """Make the channel's next trial due: a cheap probe has just seen it answer.
@@ -222,13 +218,14 @@ class Health:
             for (channel_id, model), b in self._breakers.items()
             if b.openings and (b.state is not State.CLOSED or b.changed_us >= oldest_us)
         ]
-        return _encoder.encode(findings)
+        return encode_findings(findings)
 
     def merge(self, message: bytes, *, now_us: int, wall_us: int) -> tuple[Change, ...]:
         """Take over what another worker found later than we did; return what that changed.
 
         A clock that is off can neither take a channel out for longer than any wait of our own,
-        nor make a finding newer than now.
+        nor make a finding newer than now. What the catalog no longer has is not taken over: no
+        call would ever close it again, and two workers would remind each other of it for ever.
 
         Raises:
             ValueError: Not a message of `encode`.
@@ -237,6 +234,8 @@ class Health:
         latest_us = now_us + int(self._policy.retry_after_s_max * US_PER_S)
         changes = []
         for finding in findings:
+            if not self._serves(finding.channel_id, finding.model):
+                continue
             changed_us = min(finding.changed_us - wall_us + now_us, now_us)
             due_us = min(finding.due_us - wall_us + now_us, latest_us)
             breaker = self._breaker(finding.channel_id, finding.model)
@@ -266,14 +265,28 @@ class Health:
             if b.state is not State.CLOSED
         )
 
-    def prune(self, channel_ids: Container[int]) -> None:
-        """Forget every channel that is not in `channel_ids`: the catalog has changed."""
-        gone = [key for key in self._breakers if key[0] not in channel_ids]
-        for key in gone:
+    def prune(self, served: Mapping[int, Container[str]]) -> None:
+        """Keep to the catalog, which has changed: forget what it no longer has.
+
+        Args:
+            served: Channel id -> the public names of the models that it serves.
+        """
+        self._served = served
+        for key in [key for key in self._breakers if not self._serves(*key)]:
             del self._breakers[key]
-            self.troubled.pop(key[0], None)
+        self.troubled.clear()
+        for (channel_id, _), breaker in self._breakers.items():
+            if breaker.state is not State.CLOSED:
+                self.troubled[channel_id] = self.troubled.get(channel_id, 0) + 1
 
     # ----------------------------------------------------------------------------------------
+
+    def _serves(self, channel_id: int, model: str) -> bool:
+        """Tell whether the catalog, where one is known, has the channel and the model on it."""
+        if self._served is None:
+            return True
+        models = self._served.get(channel_id)
+        return models is not None and (model == ANY_MODEL or model in models)
 
     def _breaker(self, channel_id: int, model: str) -> Breaker:
         breaker = self._breakers.get((channel_id, model))

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from relay.routing.breaker import US_PER_S, Reason, State
-from relay.routing.health import ANY_MODEL, SKEW_US, Change, Condition, Finding, read_findings
+from relay.routing.finding import Finding, read_findings
+from relay.routing.health import ANY_MODEL, SKEW_US, Change, Condition
 
 FORGOTTEN_S: Final = 15
 """Workers in trouble tell of it every 5 s; what is not told for so long is no longer so."""

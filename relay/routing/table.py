@@ -171,31 +171,6 @@ def decide(
     return Action.TRUNCATE if head_out and action is Action.FAIL else action
 
 
-def classify_status(status: int, *, model_gone_switches: bool) -> Outcome | None:
-    """Return what an upstream's status means; None where the answer is good (2xx).
-
-    Args:
-        status: HTTP status of a final response.
-        model_gone_switches: 404 is the channel's fault (it lacks the model), not the client's.
-    """
-    if 200 <= status < 300:
-        return None
-    if status in _STATUS_OUTCOMES:
-        return _STATUS_OUTCOMES[status]
-    if status == 404:
-        return Outcome.MODEL_GONE if model_gone_switches else Outcome.CLIENT_FAULT
-    return Outcome.CLIENT_FAULT if 400 <= status < 500 else Outcome.SERVER_ERROR
-
-
-_STATUS_OUTCOMES: Final = {
-    401: Outcome.DENIED,
-    402: Outcome.DENIED,
-    403: Outcome.DENIED,
-    408: Outcome.SERVER_ERROR,
-    429: Outcome.LIMITED,
-}
-
-
 def classify_error(error: RelayError) -> Outcome:
     """Return the outcome that an attempt's error stands for."""
     for kind, outcome in _ERROR_OUTCOMES:

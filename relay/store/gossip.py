@@ -32,6 +32,9 @@ KEY_PREFIX: Final = "relay:health:"
 SCAN_KEYS: Final = 1_000
 """Keys that Redis looks through in one go; the limiter keeps its own in the same place."""
 
+ID_DIGITS_MAX: Final = 19
+"""Of a channel's id, which is a bigint of Postgres."""
+
 _SEPARATOR: Final = b"\0"
 _log = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     ping_s: float = 5.0
     """A connection that stays silent for so long is asked whether it lives; for as long again, it
     does not."""
+    revival_s: float = 5.0
+    """Between a fault that nobody foresaw and the next beginning."""
 
 
 USUAL: Final = Pace()
@@ -87,15 +92,17 @@ class Gossip:
         self._fresh = asyncio.Event()
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
+        self._revival: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Listen and tell until `stop`; returns at once, whether Redis is there or not."""
         assert self._task is None, "started once"
-        self._task = asyncio.create_task(self._run(), name="gossip")
-        self._task.add_done_callback(_log_fault)
+        self._begin()
 
     async def stop(self) -> None:
         """Fall silent; what was told stays known for a while."""
+        if self._revival is not None:
+            self._revival.cancel()
         if self._task is not None:
             await cancel_all([self._task])
 
@@ -105,6 +112,18 @@ class Gossip:
         self._fresh.set()
 
     # --- the connection ---------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._revival = None
+        self._task = asyncio.create_task(self._run(), name="gossip")
+        self._task.add_done_callback(self._revive)
+
+    def _revive(self, task: asyncio.Task[None]) -> None:
+        """Begin anew after a fault that nobody foresaw: no worker is restarted for its gossip."""
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            _log.error("channel health is not shared for a moment", exc_info=fault)
+            pause_s = self._pace.revival_s
+            self._revival = asyncio.get_running_loop().call_later(pause_s, self._begin)
 
     async def _run(self) -> None:
         while True:
@@ -171,7 +190,7 @@ class Gossip:
 
     def _deliver(self, payload: bytes, *, is_hint: bool) -> None:
         if is_hint:
-            if payload.isdigit():
+            if payload.isdigit() and len(payload) <= ID_DIGITS_MAX:
                 self._on_hint(int(payload))
             return
         teller, _, message = payload.partition(_SEPARATOR)
@@ -213,9 +232,3 @@ def _at(client: Redis, topic: str) -> str:
     """Return the name of a publication in the client's database."""
     number = int(client.connection_pool.connection_kwargs.get("db") or 0)
     return f"{topic}@{number}" if number else topic
-
-
-def _log_fault(task: asyncio.Task[None]) -> None:
-    """Say that the gossip ended: nobody waits for it, and calls are served on without it."""
-    if not task.cancelled() and (fault := task.exception()) is not None:
-        _log.error("channel health is no longer shared", exc_info=fault)

@@ -6,10 +6,12 @@ numbers: coding agents read in them how much too long a prompt is.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
+from relay.call import Endpoint
 from relay.errors import (
     ChannelDenied,
     ChannelLacksModel,
@@ -20,9 +22,9 @@ from relay.errors import (
     RelayError,
     UpstreamRejected,
 )
+from relay.wire.rates import rest_of_quota, retry_after
 from relay.wire.verdict import safe_code
 
-RETRY_AFTER_S_MAX: Final = 3600.0
 OUT_OF_CREDIT: Final = "credit balance is too low"
 """Anthropic says 400 for it, as if the request were wrong. Source: its help centre, "My credit
 balance is too low", and the error as agents report it."""
@@ -45,28 +47,42 @@ class _Body(msgspec.Struct):
     error: _Fault
 
 
+_SHAPELESS: Final = frozenset({Endpoint.SPEECH, Endpoint.TRANSCRIPTIONS})
+"""Their answers may be sound or text, in JSON's name too; all others are JSON objects."""
+_JSON_SPACE: Final = b" \t\r\n"
 _decoder = msgspec.json.Decoder(_Body)
 
 
-def read_refusal(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> RelayError:
+def read_refusal(
+    status: int,
+    headers: Mapping[bytes, bytes],
+    body: bytes,
+    *,
+    now_s: float,
+    model_gone_switches: bool = True,
+) -> RelayError:
     """Return the error that an upstream's answer other than 2xx amounts to.
 
     Args:
         status: Its HTTP status; 1xx and 2xx never come here.
         headers: Its headers, names in lower case.
         body: Its body, or the first part of it.
+        now_s: Seconds since 1970 UTC.
+        model_gone_switches: 404 is the channel's fault (it lacks the model), not the client's.
     """
-    wait_s = retry_after(headers)
+    wait_s = retry_after(headers, now_s=now_s)
     match status:
         case 401 | 402 | 403:
             error: RelayError = ChannelDenied("The upstream refused the relay's credential.")
         case 429:
+            if wait_s is None:
+                wait_s = rest_of_quota(headers, now_s=now_s)
             error = ChannelLimited(
                 "The upstream's own rate limit is reached.", retry_after_s=wait_s
             )
         case 408 | 504 | 524:
             error = ChannelTimeout("The upstream timed out.")
-        case 404:
+        case 404 if model_gone_switches:
             # Path and model name are ours, so it is not the client who got them wrong.
             error = ChannelLacksModel("The upstream does not have this model.")
         case 529:
@@ -111,17 +127,6 @@ def reject(
     return error
 
 
-def retry_after(headers: list[tuple[bytes, bytes]]) -> float | None:
-    """Return the seconds that `retry-after-ms` or `retry-after` ask for; None without a number."""
-    found: float | None = None
-    for name, value in headers:
-        if name == b"retry-after-ms":
-            return _seconds(value, 1000.0) or found
-        if name == b"retry-after":
-            found = _seconds(value, 1.0)
-    return found
-
-
 def is_error_body(body: bytes) -> bool:
     """Tell whether a 200's JSON body is an error all the same."""
     if body.find(b'"error"', 0, 512) < 0:
@@ -131,6 +136,24 @@ def is_error_body(body: bytes) -> bool:
     except msgspec.DecodeError:
         return False
     return True
+
+
+def find_wrong(body: bytes, endpoint: Endpoint) -> str | None:
+    """Tell what is wrong with a 200's whole plain body; None where it can be an answer."""
+    if is_error_body(body):
+        return "The upstream answered 200 with an error."
+    if body[:1] != b"{" or body[-1:] != b"}":
+        text = body.strip(_JSON_SPACE)
+        if (text[:1] != b"{" or text[-1:] != b"}") and endpoint not in _SHAPELESS:
+            return "The upstream answered 200 with something else than JSON."
+    return None
+
+
+def find_wrong_start(part: bytes, endpoint: Endpoint) -> str | None:
+    """Tell the same of the first part of a body that is too large to be held."""
+    if part.lstrip(_JSON_SPACE)[:1] != b"{" and endpoint not in _SHAPELESS:
+        return "The upstream answered 200 with something else than JSON."
+    return None
 
 
 def _read_fault(body: bytes) -> _Fault:
@@ -143,11 +166,3 @@ def _read_fault(body: bytes) -> _Fault:
 def _quotable(message: str) -> str:
     found = _PLAIN.search(message)
     return found.group() if found is not None else ""
-
-
-def _seconds(value: bytes, divisor: float) -> float | None:
-    try:
-        seconds = float(value) / divisor
-    except ValueError:
-        return None
-    return min(seconds, RETRY_AFTER_S_MAX) if 0 <= seconds < float("inf") else None

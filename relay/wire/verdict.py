@@ -86,8 +86,13 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 def judge_first(block: bytes, endpoint: Endpoint) -> First:
-    """Tell whether the first whole events of a stream are an answer, an error, or neither yet."""
+    """Tell whether the first whole events of a stream are an answer, an error, or neither yet.
+
+    Bytes that are no UTF-8 are an error: the official clients raise on them.
+    """
     del endpoint  # the events say what they are
+    if not _is_utf8(block):
+        return First.ERROR
     for event in split_events(block):
         payload = event_payload(event)
         if not payload or payload.startswith(_DONE):
@@ -259,6 +264,14 @@ def _code_of(judged: _Event) -> str:
             if code is not None:
                 return code
     return safe_code(judged.code) or UNKNOWN_ERROR
+
+
+def _is_utf8(block: bytes) -> bool:
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read(payload: bytes) -> _Event | None:

@@ -14,6 +14,7 @@ import pytest
 from openai import APIError, AsyncOpenAI
 
 from relay.config import Config, Timeouts
+from relay.mock.faults import MODES
 from relay.mock.options import MockOptions
 from relay.mock.script import digest, prose
 from relay.mock.server import MockServer, start
@@ -63,6 +64,11 @@ def texts(payload: bytes) -> str:
     return found
 
 
+def cost(input_tokens: int, output_tokens: int) -> int:
+    """Return what the rig's price makes of an answer, in nano-dollars."""
+    return 500 * input_tokens + 1_000 * output_tokens
+
+
 async def stream(rig: Rig, **fields: Any) -> bytes:
     return unchunked(await rig.say(post("/v1/chat/completions", chat(stream=True, **fields))))[1]
 
@@ -90,17 +96,23 @@ async def test_a_channel_that_dies_before_its_first_event_is_never_seen(fail: st
             served.prompt_tokens,
             served.completion_tokens,
         )
+        assert end.cost_nanos == cost(served.prompt_tokens, served.completion_tokens)
 
 
 @pytest.mark.parametrize(
-    "fail", [f for f in BEFORE if "sse" not in f and "stream" not in f and f != "error-first"]
+    "fail",
+    [*(f for f in BEFORE if "sse" not in f and "stream" not in f), "wrong-length", "mid-event:1"],
 )
 async def test_the_same_for_a_plain_answer(fail: str) -> None:
-    async with standing(fail, "") as (rig, _):
+    async with standing(fail, "") as (rig, mocks):
         answer = await rig.say(post("/v1/chat/completions", chat()))
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         assert json.loads(body)["choices"][0]["message"]["content"] == TEXT
+        (end,) = await rig.ended()
+        served = mocks[1].served[-1]
+        assert (end.reason, end.channel_id, end.attempts) == ("completed", 2, 2)
+        assert end.cost_nanos == cost(served.prompt_tokens, served.completion_tokens)
 
 
 AFTER = [
@@ -119,6 +131,7 @@ async def test_a_stream_that_breaks_is_told_honestly_where_it_cannot_go_on(fail:
         (end,) = await rig.ended()
         assert (end.status, end.reason, end.channel_id) == (200, "truncated", 1)
         assert end.estimated and 0 < end.output_tokens <= CHUNKS
+        assert end.cost_nanos == cost(end.input_tokens, end.output_tokens)
         assert not mocks[1].served
 
 
@@ -141,8 +154,12 @@ async def test_a_stream_that_breaks_goes_on_where_a_channel_can(fail: str, resum
         assert sum(1 for chunk in chunks if chunk.get("usage")) == 1
         (end,) = await rig.ended()
         assert (end.reason, end.channel_id, end.attempts) == ("completed", 2, 2)
-        assert end.cost_nanos > 0
-        assert mocks[1].served[-1].completion_tokens < CHUNKS + 1
+        # One answer, one charge: as the client would have paid without the failure.
+        (usage,) = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
+        assert usage["completion_tokens"] == end.output_tokens == CHUNKS
+        assert usage["prompt_tokens"] == end.input_tokens
+        assert end.cost_nanos == cost(end.input_tokens, CHUNKS)
+        assert mocks[1].served[-1].completion_tokens < CHUNKS
 
 
 async def test_a_deterministic_call_is_replayed_on_any_channel() -> None:
@@ -152,22 +169,42 @@ async def test_a_deterministic_call_is_replayed_on_any_channel() -> None:
         assert payload.endswith(b"data: [DONE]\n\n")
 
 
-@pytest.mark.parametrize("fail", ["finish-then-rst", "no-done"])
+WHOLE = ["finish-then-rst", "no-done", "wrong-length"]
+
+
+@pytest.mark.parametrize("fail", WHOLE)
 async def test_an_answer_that_was_whole_is_a_success(fail: str) -> None:
     async with standing(fail) as (rig, _):
         payload = await stream(rig)
         assert texts(payload) == TEXT
         assert payload.endswith(b"data: [DONE]\n\n")
-        assert (await rig.ended())[0].reason == "completed"
+        (end,) = await rig.ended()
+        assert (end.reason, end.attempts) == ("completed", 1)
+        assert end.cost_nanos == cost(end.input_tokens, end.output_tokens)
+        assert CHUNKS <= end.output_tokens <= CHUNKS + 2  # counted, where the usage was lost
 
 
-@pytest.mark.parametrize(
-    "fail", ["split-bytes", "long-event:300000", "extra-bytes", "continue-100"]
-)
+ODD = ["split-bytes", "long-event:300000", "extra-bytes", "continue-100"]
+
+
+@pytest.mark.parametrize("fail", ODD)
 async def test_what_is_only_odd_does_no_harm(fail: str) -> None:
     async with standing(fail) as (rig, _):
         assert texts(await stream(rig)).endswith(TEXT[-20:])
-        assert (await rig.ended())[0].attempts == 1
+        (end,) = await rig.ended()
+        assert (end.attempts, end.output_tokens) == (1, CHUNKS)
+        assert end.cost_nanos == cost(end.input_tokens, CHUNKS)
+
+
+async def test_bytes_that_no_utf_8_has_are_no_answer() -> None:
+    async with standing("invalid-utf8", "") as (rig, _):
+        assert texts(await stream(rig)) == TEXT
+        assert (await rig.ended())[0].channel_id == 2
+
+
+def test_every_way_to_die_that_the_mock_knows_is_tried() -> None:
+    tried = {fail.partition(":")[0] for fail in (*BEFORE, *AFTER, *WHOLE, *ODD, "invalid-utf8")}
+    assert tried == set(MODES)
 
 
 async def test_the_clients_own_fault_is_not_asked_of_another_channel() -> None:
@@ -190,7 +227,9 @@ async def test_all_channels_down_is_told_fast_and_says_what_to_do() -> None:
         assert (await rig.ended())[0].attempts == 3
 
 
-async def test_a_failing_channel_is_left_alone_after_three_strikes_and_comes_back() -> None:
+async def test_a_failing_channel_is_left_alone_after_three_strikes_and_comes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with standing("status:500", "") as (rig, mocks):
         for _ in range(10):
             assert (await rig.say(post("/v1/chat/completions", chat()))).startswith(b"HTTP/1.1 200")
@@ -202,6 +241,11 @@ async def test_a_failing_channel_is_left_alone_after_three_strikes_and_comes_bac
         await rig.say(post("/v1/chat/completions", chat()))
         assert len(mocks[0].served) == 4
         assert not rig.server.referee.health.troubled
+        said = [(record.getMessage(), record.__dict__["channel"]) for record in caplog.records]
+        assert said == [
+            ("a channel is out of service", "channel-1"),
+            ("a channel is back in service", "channel-1"),
+        ]
 
 
 async def test_the_stream_helper_of_the_official_client_assembles_a_spliced_stream() -> None:
@@ -233,14 +277,20 @@ async def test_the_official_client_raises_on_a_stream_that_was_cut() -> None:
 
 
 async def test_a_hedged_line_takes_the_faster_channel_and_drops_the_other() -> None:
-    async with standing("hang", "", line={"hedge_ms": 100}) as (rig, mocks):
+    async with standing("hang", "", line={"hedge_ms": 100}, interval_ms=20) as (rig, mocks):
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
         begun = asyncio.get_running_loop().time()
-        assert texts(await stream(rig)) == TEXT
+        writer.write(post("/v1/chat/completions", chat(stream=True)))
+        await reader.readuntil(b"data: ")
         assert asyncio.get_running_loop().time() - begun < 0.5
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(0.1):
             await mocks[0].until(lambda state: state.in_flight == 0)
+        assert b"data: [DONE]" in await reader.read()
+        writer.close()
         (end,) = await rig.ended()
         assert (end.channel_id, end.attempts, end.reason) == (2, 2, "completed")
+        (served,) = mocks[1].served
+        assert end.cost_nanos == cost(served.prompt_tokens, served.completion_tokens)
         assert end.output_tokens == CHUNKS
 
 

@@ -30,7 +30,7 @@ from tests.live.limit_rig import own_server
 
 pytestmark = pytest.mark.live
 
-QUICK = Pace(refresh_s=0.1, kept_s=1, ping_s=0.1)
+QUICK = Pace(refresh_s=0.1, kept_s=1, ping_s=0.1, revival_s=0.1)
 
 
 class Peer:
@@ -234,26 +234,41 @@ async def test_without_an_address_it_waits(caplog: pytest.LogCaptureFixture) -> 
     assert len(caplog.records) == 1
 
 
-async def test_a_fault_of_ours_ends_it_and_is_said(
+async def test_a_fault_of_ours_is_said_and_ends_it_for_a_moment_only(
     redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def choke(_message: bytes) -> None:
-        raise KeyError("a mistake of ours")
+    heard: list[bytes] = []
+
+    def choke_once(message: bytes) -> None:
+        heard.append(message)
+        if len(heard) == 1:
+            raise KeyError("a mistake of ours")
 
     two = Peer(redis_url, "two")
-    one = Gossip(lambda: redis_url, "one", choke)
+    one = Gossip(lambda: redis_url, "one", choke_once, pace=QUICK)
     one.start()
-    async with talking(two):
-        async with asyncio.timeout(5):
-            while not one.connected:
-                await asyncio.sleep(0.005)
+    async with talking(two), asyncio.timeout(5):
+        while not one.connected:
+            await asyncio.sleep(0.005)
         two.gossip.publish(b"news")
-        async with asyncio.timeout(5):
-            while not caplog.records:
-                await asyncio.sleep(0.005)
-        assert caplog.records[0].getMessage() == "channel health is no longer shared"
+        while not caplog.records:
+            await asyncio.sleep(0.005)
+        assert caplog.records[0].getMessage() == "channel health is not shared for a moment"
         assert not one.connected
+        while len(heard) < 2:  # it reads what it missed
+            await asyncio.sleep(0.005)
+        assert one.connected and heard == [b"news", b"news"]
     await one.stop()
+
+
+async def test_a_hint_that_is_no_id_is_not_taken(redis_url: str) -> None:
+    one = Peer(redis_url, "one")
+    async with talking(one), redis.connect(redis_url, application="test") as client:
+        for nonsense in (b"", b"-1", b"1.0", b"9" * 5_000):
+            await client.publish(HINT_TOPIC, nonsense)
+        await send_hint(client, 7)
+        await one.until(lambda: bool(one.hints))
+    assert one.hints == [7]
 
 
 async def test_a_wrong_url_is_a_configuration_error_and_a_closed_door_a_dependency(

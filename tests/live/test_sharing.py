@@ -93,8 +93,9 @@ async def test_trouble_is_told_again_and_again(redis_url: str) -> None:
     async with sharing(one, two):
         one.fail(Outcome.DENIED)
         await until(lambda: two.standing() is Standing.COOLING, 1)
-        two.health.prune(())
+        two.health.prune({})
         assert two.standing() is Standing.READY
+        two.health.prune({1: {"m"}})
         await until(lambda: two.standing() is Standing.COOLING, 1)
 
 
@@ -107,6 +108,15 @@ async def test_a_hint_hastens_the_trial_everywhere(redis_url: str) -> None:
             await send_hint(client, 2)
             await send_hint(client, 1)
         await until(lambda: one.standing() is two.standing() is Standing.TRIAL, 1)
+
+
+async def test_a_running_trial_is_known_everywhere_at_once(redis_url: str) -> None:
+    one, two = (Worker(lambda: redis_url, name) for name in ("one", "two"))
+    async with sharing(one, two):
+        one.fail(Outcome.LIMITED)
+        await until(lambda: two.standing() is Standing.TRIAL, 3)
+        one.sharing.on_changes(one.health.start(1, "m", now_us()))
+        await until(lambda: two.standing() is Standing.COOLING, 1)
 
 
 async def test_nonsense_is_not_believed(redis_url: str) -> None:

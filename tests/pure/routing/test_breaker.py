@@ -85,7 +85,7 @@ def test_waits_double_up_to_their_maximum_and_are_cut_by_half_at_most(
     openings: int, die: float, reason: Reason
 ) -> None:
     first_s = {Reason.FAILING: 5.0, Reason.LIMITED: 1.0, Reason.DENIED: 60.0}[reason]
-    most_s = 120.0 if reason is Reason.DENIED else 60.0
+    most_s = 110.0 if reason is Reason.DENIED else 40.0
     longest_us = min(first_s * 2.0 ** min(openings - 1, 99), most_s) * US_PER_S
     wait_us = POLICY.wait_us(reason, openings, retry_after_s=None, dice=die)
     assert longest_us // 2 <= wait_us <= longest_us
@@ -102,7 +102,7 @@ def test_openings_in_a_row_wait_longer_until_it_was_calm() -> None:
     for opening in range(1, 15):
         breaker.trip(POLICY, Reason.FAILING, now_us, retry_after_s=None, dice=0.0)
         assert breaker.openings == opening
-        assert breaker.due_us - now_us == min(5 * 2 ** (opening - 1), 60) * US_PER_S // 2
+        assert breaker.due_us - now_us == min(5 * 2 ** (opening - 1), 40) * US_PER_S // 2
         now_us = breaker.due_us
         breaker.try_out(POLICY, now_us)
         if opening % 2:  # it closes for a moment, then fails again
@@ -111,6 +111,21 @@ def test_openings_in_a_row_wait_longer_until_it_was_calm() -> None:
     breaker.move(Signal.SUCCESS, now_us)
     breaker.trip(POLICY, Reason.FAILING, now_us + 60 * US_PER_S, retry_after_s=None, dice=0.0)
     assert breaker.openings == 1
+
+
+@pytest.mark.parametrize("asked_s", [0.25, 7.0])
+def test_a_wait_that_the_upstream_named_makes_the_next_one_no_longer(asked_s: float) -> None:
+    breaker, now_us = Breaker(), NOW_US
+    for _ in range(5):
+        breaker.trip(POLICY, Reason.LIMITED, now_us, retry_after_s=asked_s, dice=0.0)
+        assert breaker.due_us - now_us == asked_s * US_PER_S
+        assert breaker.openings == 1
+        now_us = breaker.due_us
+        breaker.try_out(POLICY, now_us)
+
+
+def test_who_asks_for_no_wait_at_all_gets_the_usual_one() -> None:
+    assert POLICY.wait_us(Reason.LIMITED, 2, retry_after_s=0.0, dice=0.0) == US_PER_S
 
 
 def test_standing_follows_the_wait_and_the_trial() -> None:
@@ -123,7 +138,7 @@ def test_standing_follows_the_wait_and_the_trial() -> None:
     assert breaker.is_trial(started_us)
     assert not breaker.is_trial(started_us - 1)
     assert breaker.standing(started_us) is Standing.COOLING
-    assert breaker.standing(started_us + 30 * US_PER_S) is Standing.TRIAL
+    assert breaker.standing(started_us + 15 * US_PER_S) is Standing.TRIAL
     breaker.release(started_us + 1)
     assert breaker.standing(started_us + 1) is Standing.TRIAL
     assert not breaker.is_trial(started_us)

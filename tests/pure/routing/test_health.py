@@ -117,7 +117,10 @@ def test_one_trial_at_a_time_and_its_success_closes() -> None:
     health = opened()
     at_us = due_us(health)
     assert not health.start(1, "m", at_us - 1)
-    assert health.start(1, "m", at_us)
+    (change,) = health.start(1, "m", at_us)
+    assert (change.before, change.after) == (State.OPEN, State.HALF_OPEN)
+    assert health.is_trial(1, "m", at_us)
+    assert not health.is_trial(1, "m", at_us + 1)
     assert health.standing(1, "m", at_us + 1) is Standing.COOLING
     assert not health.start(1, "m", at_us + 1)
     (change,) = health.succeed(1, "m", started_us=at_us, now_us=at_us + 5)
@@ -191,7 +194,7 @@ def test_a_channel_stands_as_badly_as_the_worse_of_its_breakers() -> None:
     assert due_us(health) == NOW_US + 30 * US_PER_S
     # Both are due: the call tries both, and its client leaves: the next one may.
     assert health.start(1, "m", due_us(health))
-    at_us = due_us(health) - 30 * US_PER_S
+    at_us = due_us(health) - 15 * US_PER_S
     changes = fail(health, Outcome.CLIENT_GONE, at_us=at_us + 1, started_us=at_us)
     assert [change.model for change in changes] == ["m", ""]
     assert fail(health, Outcome.CLIENT_GONE, at_us=at_us + 2) == ()
@@ -217,6 +220,14 @@ def test_an_isolated_failure_of_a_busy_channel_is_not_suspect() -> None:
     fail(health)
     assert not health.is_suspect(1, "m", NOW_US)
     fail(health)
+    assert health.is_suspect(1, "m", NOW_US)
+
+
+def test_one_model_in_trouble_makes_no_other_suspect() -> None:
+    health = opened(model="ill")
+    assert health.is_suspect(1, "ill", NOW_US)
+    assert not health.is_suspect(1, "m", NOW_US)
+    fail(health, Outcome.DENIED)
     assert health.is_suspect(1, "m", NOW_US)
 
 
@@ -250,10 +261,38 @@ def test_describe_shows_what_is_not_in_full_service() -> None:
     assert health.describe(NOW_US + 9 * US_PER_S)[0].trial_in_s == 0.0
 
 
-def test_a_channel_that_left_the_catalog_is_forgotten() -> None:
+def test_what_left_the_catalog_is_forgotten() -> None:
     health = opened()
-    health.prune({1, 2})
+    fail(health, Outcome.LIMITED, model="gone")
+    assert health.troubled == {1: 2}
+    health.prune({1: {"m"}, 2: {"m"}})
     assert health.standing(1, "m", NOW_US) is Standing.COOLING
-    health.prune({2})
+    assert health.standing(1, "gone", NOW_US) is Standing.READY
+    assert health.troubled == {1: 1}
+    # A call for it that was still running fails now: nothing would ever close what this opened.
+    assert fail(health, Outcome.LIMITED, model="gone") == ()
+    health.prune({2: {"m"}})
     assert health.describe(NOW_US) == []
     assert health.troubled == {}
+
+
+# --- a quota that is used up ----------------------------------------------------------------------
+
+
+def test_a_channel_whose_quota_is_used_up_rests_until_it_refills() -> None:
+    health = Health(Policy())
+    (change,) = health.rest(1, "m", 2.0, now_us=NOW_US, dice=0.0)
+    assert (change.after, change.reason, change.alarm) == (State.OPEN, Reason.LIMITED, False)
+    assert health.standing(1, "m", NOW_US + 2 * US_PER_S - 1) is Standing.COOLING
+    assert health.standing(1, "m", NOW_US + 2 * US_PER_S) is Standing.TRIAL
+    assert health.standing(1, "other", NOW_US) is Standing.READY
+
+
+def test_a_long_rest_is_cut_short_and_what_is_out_already_stays_out_as_long_as_it_was() -> None:
+    health = Health(Policy())
+    health.rest(1, "m", 3_600.0, now_us=NOW_US, dice=0.9)
+    assert due_us(health) == NOW_US + Policy().spent_s_max * US_PER_S * 1.09
+    broken = opened()
+    before_us = due_us(broken)
+    assert broken.rest(1, "m", 9.0, now_us=NOW_US, dice=0.0) == ()
+    assert due_us(broken) == before_us

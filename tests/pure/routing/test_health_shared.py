@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from relay.routing.breaker import US_PER_S, Policy, Standing, State
 from relay.routing.health import Change, Health
-from tests.pure.routing.test_health import NOW_US, due_us, opened
+from tests.pure.routing.test_health import NOW_US, due_us, fail, opened
 
 WALL_US = 1_700_000_000 * US_PER_S
 OTHER_CLOCK_US = 77 * US_PER_S
@@ -57,6 +57,27 @@ def test_old_news_is_neither_told_nor_believed() -> None:
     assert there.standing(1, "m", later_us + OTHER_CLOCK_US) is Standing.READY
     assert tell(here, Health(Policy()), at_us=at_us + 900 * US_PER_S) == ()
     assert here.encode(now_us=at_us + 900 * US_PER_S, wall_us=WALL_US) == b"\x90"
+
+
+def test_what_the_catalog_no_longer_has_is_not_taken_over() -> None:
+    here, there = opened(), Health(Policy())
+    there.prune({1: {"another"}, 2: {"m"}})
+    assert tell(here, there, at_us=NOW_US + 5) == ()
+    assert there.troubled == {}
+    there.prune({1: {"m"}})
+    assert len(tell(here, there, at_us=NOW_US + 5)) == 1
+
+
+def test_what_another_worker_found_leaves_no_old_counts_behind() -> None:
+    here, there = opened(), Health(Policy())
+    fail(there, at_us=NOW_US)
+    fail(there, at_us=NOW_US)
+    tell(here, there, at_us=NOW_US + US_PER_S)
+    at_us = due_us(here)
+    here.start(1, "m", at_us)
+    here.succeed(1, "m", started_us=at_us, now_us=at_us + 9)
+    tell(here, there, at_us=at_us + 9)
+    assert fail(there, at_us=at_us + OTHER_CLOCK_US + US_PER_S) == ()
 
 
 @given(skew_us=st.integers(-(10**13), 10**13))

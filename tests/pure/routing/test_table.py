@@ -13,10 +13,10 @@ from relay.routing.table import (
     IllegalOutcomeError,
     Outcome,
     classify_error,
-    classify_status,
     decide,
     render_markdown,
 )
+from relay.wire.refusal import read_refusal
 
 BEFORE_COMMIT = (Stage.DIALED, Stage.ASKED, Stage.HEADED)
 FLAGS = list(itertools.product((False, True), repeat=2))
@@ -85,24 +85,29 @@ def test_draining_never_harms_a_healthy_attempt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "outcome"),
+    ("statuses", "outcomes"),
     [
-        ((200, 201, 204), None),
-        ((401, 402, 403), Outcome.DENIED),
-        ((429,), Outcome.LIMITED),
-        ((100, 301, 302, 408, 500, 502, 503, 504, 524, 529, 600, 999), Outcome.SERVER_ERROR),
-        ((400, 405, 409, 413, 415, 422, 499), Outcome.CLIENT_FAULT),
+        ((401, 402, 403), {Outcome.DENIED}),
+        ((404,), {Outcome.MODEL_GONE}),
+        ((429,), {Outcome.LIMITED}),
+        (
+            (301, 302, 408, 500, 502, 503, 504, 524, 529, 600),
+            {Outcome.SERVER_ERROR, Outcome.STALLED},
+        ),
+        ((400, 405, 409, 413, 415, 422, 499), {Outcome.CLIENT_FAULT}),
     ],
 )
-def test_status_classes(statuses: tuple[int, ...], outcome: Outcome | None) -> None:
+def test_every_refusing_status_has_its_outcome(
+    statuses: tuple[int, ...], outcomes: set[Outcome]
+) -> None:
     for status in statuses:
-        for gone in (False, True):
-            assert classify_status(status, model_gone_switches=gone) is outcome
+        assert classify_error(read_refusal(status, {}, b"", now_s=0.0)) in outcomes
 
 
 def test_404_is_whose_fault_configuration_says() -> None:
-    assert classify_status(404, model_gone_switches=True) is Outcome.MODEL_GONE
-    assert classify_status(404, model_gone_switches=False) is Outcome.CLIENT_FAULT
+    error = read_refusal(404, {}, b"", now_s=0.0, model_gone_switches=False)
+    assert classify_error(error) is Outcome.CLIENT_FAULT
+    assert error.status == 404
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.call import Endpoint
 from relay.errors import (
     ChannelDenied,
     ChannelLacksModel,
@@ -14,7 +15,7 @@ from relay.errors import (
     RelayError,
     UpstreamRejected,
 )
-from relay.wire.refusal import is_error_body, read_refusal, retry_after
+from relay.wire.refusal import find_wrong, find_wrong_start, is_error_body, read_refusal
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ from relay.wire.refusal import is_error_body, read_refusal, retry_after
     ],
 )
 def test_blame(status: int, kind: type[RelayError]) -> None:
-    error = read_refusal(status, [], b"")
+    error = read_refusal(status, {}, b"", now_s=0.0)
     assert type(error) is kind
     assert error.switch is (kind is not UpstreamRejected)
 
@@ -47,12 +48,14 @@ def test_a_rejection_keeps_only_plain_tokens() -> None:
         b'{"error":{"message":"your prompt SECRET","code":"context_length_exceeded",'
         b'"param":"messages","type":"invalid_request_error"}}'
     )
-    error = read_refusal(400, [], body)
+    error = read_refusal(400, {}, body, now_s=0.0)
     assert error.status == 400
     assert error.code == "context_length_exceeded"
     assert error.param == "messages"
     assert "SECRET" not in error.message
-    odd = read_refusal(422, [], b'{"error":{"code":"I said: SECRET","type":"x y","param":"a b"}}')
+    odd = read_refusal(
+        422, {}, b'{"error":{"code":"I said: SECRET","type":"x y","param":"a b"}}', now_s=0.0
+    )
     assert (odd.code, odd.param) == (None, None)
     assert "SECRET" not in odd.message
 
@@ -73,30 +76,50 @@ def test_a_rejection_keeps_only_plain_tokens() -> None:
 )
 def test_what_agents_read_in_a_rejection_is_kept(said: str, kept: str) -> None:
     body = b'{"type":"error","error":{"type":"invalid_request_error","message":"%b"}}'
-    error = read_refusal(400, [], body % said.encode())
+    error = read_refusal(400, {}, body % said.encode(), now_s=0.0)
     assert error.message.endswith(f"(400: invalid_request_error: {kept}).")
     assert "SECRET" not in error.message
 
 
 def test_an_account_without_credit_is_the_channels_fault_whatever_the_status() -> None:
     body = b'{"error":{"type":"x","message":"Your credit balance is too low to access the API."}}'
-    assert isinstance(read_refusal(400, [], body), ChannelDenied)
+    assert isinstance(read_refusal(400, {}, body, now_s=0.0), ChannelDenied)
 
 
 @given(st.binary(max_size=200))
 def test_no_body_can_crash_it(body: bytes) -> None:
-    assert read_refusal(400, [], body).status == 400
+    assert read_refusal(400, {}, body, now_s=0.0).status == 400
     is_error_body(body)
 
 
-def test_retry_after() -> None:
-    assert retry_after([(b"retry-after", b"1.5")]) == 1.5
-    assert retry_after([(b"retry-after", b"7"), (b"retry-after-ms", b"250")]) == 0.25
-    assert retry_after([(b"retry-after", b"Fri, 31 Dec 1999 23:59:59 GMT")]) is None
-    assert retry_after([(b"retry-after", b"-1")]) is None
-    assert retry_after([(b"retry-after", b"inf")]) is None
-    assert retry_after([(b"retry-after", b"999999")]) == 3600.0
-    assert retry_after([]) is None
+def test_a_refusal_for_the_quota_says_when_it_refills() -> None:
+    left = {b"x-ratelimit-remaining-tokens": b"0", b"x-ratelimit-reset-tokens": b"1m30s"}
+    assert read_refusal(429, left, b"", now_s=0.0).retry_after_s == 90.0
+    soon = {b"retry-after": b"2"}
+    assert read_refusal(429, left | soon, b"", now_s=0.0).retry_after_s == 2.0
+    assert read_refusal(503, soon, b"", now_s=0.0).retry_after_s == 2.0
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"id":"1"}', b'  \r\n{"a":[1]}\n', b'\n{"a":1} '])
+def test_an_object_is_an_answer(body: bytes) -> None:
+    assert find_wrong(body, Endpoint.CHAT) is None
+    assert find_wrong_start(body, Endpoint.CHAT) is None
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"   ", b"OK", b'"{}"', b"[1]", b"null", b"<html>{}</html>", b'{"id":"1', b'"a"}']
+)
+def test_anything_else_is_none(body: bytes) -> None:
+    assert find_wrong(body, Endpoint.CHAT) is not None
+    assert find_wrong(body, Endpoint.EMBEDDINGS) is not None
+    assert find_wrong(body, Endpoint.TRANSCRIPTIONS) is None
+
+
+def test_sound_and_text_have_no_shape() -> None:
+    assert find_wrong(b"ID3...", Endpoint.SPEECH) is None
+    assert find_wrong(b"Hello there.", Endpoint.TRANSCRIPTIONS) is None
+    assert find_wrong_start(b"ID3...", Endpoint.SPEECH) is None
+    assert find_wrong_start(b"[1, 2", Endpoint.IMAGES) is not None
 
 
 def test_error_bodies_under_a_200() -> None:

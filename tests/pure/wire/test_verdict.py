@@ -118,6 +118,12 @@ def test_errors_are_told_from_words(block: bytes, code: str | None) -> None:
     assert find_error(block) == code
 
 
+def test_what_is_no_utf_8_is_no_beginning_of_an_answer() -> None:
+    block = delta(content="a")
+    assert judge_first(block.replace(b'"a"', b'"\xff\xfe"'), CHAT) is First.ERROR
+    assert judge_first(block.replace(b'"a"', '"ä"'.encode()), CHAT) is First.OUTPUT
+
+
 def test_safe_codes() -> None:
     assert safe_code("a_b-c.9") == "a_b-c.9"
     assert safe_code(5) == "5"
