@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import msgspec
 
 from relay.limits.bucket import MINUTE_MS, Rule
+from relay.model import OnLoss
 from relay.units import PPM
 
 PREFIX: Final = "relay:"
@@ -45,15 +46,6 @@ class Measure(enum.StrEnum):
 
     TOKENS = "tokens"
     REQUESTS = "requests"
-
-
-class OnLoss(enum.StrEnum):
-    """What a bucket does while Redis cannot be asked."""
-
-    SHARE = "share"
-    """The worker spends its share of the limit on its own."""
-    OPEN = "open"
-    CLOSED = "closed"
 
 
 class Weights(msgspec.Struct, frozen=True):
@@ -95,12 +87,7 @@ class Room(msgspec.Struct, frozen=True, eq=False):
 
 
 class Limited(Protocol):
-    """What the catalog says of a limit; 0 = none. Line, Account and Channel are such."""
-
-    @property
-    def id(self) -> int:
-        """Number of the row."""
-        ...
+    """What the catalog says of a limit; 0 = none. Line, Account, Key and Channel are such."""
 
     @property
     def tpm(self) -> int:
@@ -116,15 +103,6 @@ class Limited(Protocol):
     def concurrency(self) -> int:
         """Calls in flight."""
         ...
-
-
-class Allowance(msgspec.Struct, frozen=True):
-    """A limit that is no row of its own: a model's on a line, a key's."""
-
-    id: int
-    tpm: int = 0
-    rpm: int = 0
-    concurrency: int = 0
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -192,31 +170,6 @@ def tokens_rule(scope: Scope, tpm: int, call_tokens_max: int = CALL_TOKENS_MAX) 
 def requests_rule(rpm: int) -> Rule:
     """Return the rule of a bucket that counts calls: 6 s, but always room for one call."""
     return Rule(rpm, max(BURST_MS, -(-MINUTE_MS // rpm)))
-
-
-def draws(limits: tuple[Limit, ...], tokens: tuple[int, int, int]) -> list[tuple[Bucket, int]]:
-    """Return what a call takes from each bucket of its limits.
-
-    Args:
-        limits: Those of its line, model, account, key and channel.
-        tokens: (input, cached part of the input, output), estimated or used.
-    """
-    return [
-        (bucket, bucket.weights.cost(*tokens) if bucket.measure is Measure.TOKENS else 1)
-        for limit in limits
-        for bucket in limit.buckets
-    ]
-
-
-def tokens_capacity(limits: tuple[Limit, ...]) -> int | None:
-    """Return what the smallest token bucket of a call can hold; None where none limits it."""
-    found = [
-        bucket.rule.capacity
-        for limit in limits
-        for bucket in limit.buckets
-        if bucket.measure is Measure.TOKENS
-    ]
-    return min(found, default=None)
 
 
 def hash_slot(key: str) -> int:
