@@ -35,7 +35,7 @@ NOTES_S: Final = 0.1
 class Contract(Scheme):
     """What limits the calls of one key to one model on one line, and what is believed of them."""
 
-    __slots__ = ("account", "guess", "key", "line", "notes", "notes_until_s")
+    __slots__ = ("account", "guess", "key", "line", "notes", "notes_denied", "notes_until_s")
 
     def __init__(
         self, limits: tuple[Limit, ...], key: Key, line: Line, account: Account, guess: Guess
@@ -46,6 +46,7 @@ class Contract(Scheme):
         self.account = account
         self.guess = guess
         self.notes = b""
+        self.notes_denied = False
         self.notes_until_s = 0.0
 
 
@@ -110,9 +111,12 @@ class Rates:
     def _begin(
         self, call: ActiveCall, contract: Contract, costs: Costs, decision: Grant | Denied
     ) -> None:
+        denied = isinstance(decision, Denied)
         now_s = time.monotonic()
-        if now_s > contract.notes_until_s:
+        # A refusal beside figures of the last good call would look like a mistake.
+        if now_s > contract.notes_until_s or denied is not contract.notes_denied:
             contract.notes_until_s = now_s + NOTES_S
+            contract.notes_denied = denied
             contract.notes = self._note(call, contract)
         call.notes += contract.notes
         if isinstance(decision, Denied):

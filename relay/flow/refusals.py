@@ -45,7 +45,7 @@ def refusal(call: ActiveCall, denied: Denied, requested: int) -> RelayError:
     if isinstance(limit, Bucket):
         rate = limit.rule.per_minute
         # As OpenAI counts it: used + requested - limit is what has to flow in first.
-        used = max(0, rate - requested + denied.wait_ms * rate // MINUTE_MS)
+        used = max(0, rate - requested - (-denied.wait_ms * rate // MINUTE_MS))
         said = (
             f"on {_MEASURES[limit.measure]}: Limit {rate}, Used {used}, Requested {requested}. "
             f"Please try again in {go_duration(denied.wait_ms).decode()}."
