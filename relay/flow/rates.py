@@ -22,7 +22,7 @@ from relay.limits.decision import Denied, Why
 from relay.limits.estimate import Estimator, Guess
 from relay.limits.headers import anthropic_headers, openai_headers
 from relay.limits.scheme import Costs, Grant, Scheme, Tokens
-from relay.limits.scopes import Bucket, Limit, Limited, Scope, Terms, Weights, limit_of
+from relay.limits.scopes import PLAIN, Bucket, Limit, Limited, Scope, Terms, limit_of, limits_of
 from relay.model import Account, Key, Line
 
 CONTRACTS_MAX: Final = 20_000
@@ -158,27 +158,16 @@ class Rates:
         ):
             return found
         guess = self._estimator.guess(key.id, call.model)
-        made = Contract(self._limits_of(key, line, account, call.model), key, line, account, guess)
+        limits = limits_of(line, account, key, call.model, self._limit)
+        made = Contract(limits, key, line, account, guess)
         self._contracts.pop(name, None)
         if len(self._contracts) >= CONTRACTS_MAX:
             del self._contracts[next(iter(self._contracts))]
         self._contracts[name] = made
         return made
 
-    def _limits_of(self, key: Key, line: Line, account: Account, model: str) -> tuple[Limit, ...]:
-        weights = Weights(line.input_weight_ppm, line.cached_weight_ppm, line.output_weight_ppm)
-        terms = Terms(weights=weights, on_loss=line.on_limiter_loss)
-        found = [self._limit(Scope.LINE, line.id, line, terms)]
-        if model in line.model_limits:
-            found.append(
-                self._limit(Scope.MODEL, line.id, line.model_limits[model], terms, part=model)
-            )
-        found.append(self._limit(Scope.ACCOUNT, account.id, account, Terms()))
-        found.append(self._limit(Scope.KEY, account.id, key, Terms(), part=f"key{key.id}"))
-        return tuple(found)
-
     def _limit(
-        self, scope: Scope, owner: int, limited: Limited, terms: Terms, *, part: str = ""
+        self, scope: Scope, owner: int, limited: Limited, terms: Terms = PLAIN, *, part: str = ""
     ) -> Limit:
         """Return a limit; the same numbers give the same object, whatever snapshot they are of."""
         name = (scope, owner, part, terms, limited.tpm, limited.rpm, limited.concurrency)

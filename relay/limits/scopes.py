@@ -11,12 +11,13 @@ there is one Redis, one call touches them all.
 """
 
 import enum
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 
 from relay.limits.bucket import MINUTE_MS, Rule
-from relay.model import OnLoss
+from relay.model import Account, Key, Line, OnLoss
 from relay.units import PPM
 
 PREFIX: Final = "relay:"
@@ -152,6 +153,37 @@ def limit_of(
     if limited.concurrency > 0:
         room = Room(f"{stem}:seats", tag, scope, limited.concurrency)
     return Limit(tuple(buckets), room)
+
+
+def limits_of(
+    line: Line,
+    account: Account,
+    key: Key,
+    model: str | None,
+    make: Callable[..., Limit] = limit_of,
+) -> tuple[Limit, ...]:
+    """Return everything that limits a key's calls to a model over a line; the channel's is apart.
+
+    Args:
+        line: Where they go.
+        account: Who pays.
+        key: Who calls.
+        model: The public name; None = one without a limit of its own.
+        make: Makes a limit, as `limit_of`.
+    """
+    terms = terms_of(line)
+    found = [make(Scope.LINE, line.id, line, terms)]
+    if model is not None and model in line.model_limits:
+        found.append(make(Scope.MODEL, line.id, line.model_limits[model], terms, part=model))
+    found.append(make(Scope.ACCOUNT, account.id, account))
+    found.append(make(Scope.KEY, account.id, key, part=f"key{key.id}"))
+    return tuple(found)
+
+
+def terms_of(line: Line) -> Terms:
+    """Return what a line's contract says."""
+    weights = Weights(line.input_weight_ppm, line.cached_weight_ppm, line.output_weight_ppm)
+    return Terms(weights=weights, on_loss=line.on_limiter_loss)
 
 
 def tokens_rule(scope: Scope, tpm: int, call_tokens_max: int = CALL_TOKENS_MAX) -> Rule:
