@@ -13,7 +13,7 @@ buckets go on as they are.
 import time
 from typing import Final
 
-from relay.call import Endpoint, Stage, Usage
+from relay.call import Stage, Usage
 from relay.flow.active import ActiveCall
 from relay.flow.counters import Counters
 from relay.flow.ports import Limiter
@@ -23,7 +23,7 @@ from relay.limits.estimate import Estimator, Guess
 from relay.limits.headers import anthropic_headers, openai_headers
 from relay.limits.scheme import Costs, Grant, Scheme, Tokens
 from relay.limits.scopes import PLAIN, Bucket, Limit, Limited, Scope, Terms, limit_of, limits_of
-from relay.model import Account, Key, Line
+from relay.model import Account, Key, Line, Protocol
 
 CONTRACTS_MAX: Final = 20_000
 """Kinds of calls that are kept worked out; the one made first is forgotten first."""
@@ -139,7 +139,7 @@ class Rates:
     def _note(self, call: ActiveCall, contract: Contract) -> bytes:
         """Return the header lines that tell how the limits stand, in the client's dialect."""
         standings = self._limiter.standings(contract)
-        if speaks_anthropic(call.endpoint):
+        if call.dialect is Protocol.ANTHROPIC:
             lines = anthropic_headers(standings, time.time_ns() // 1_000_000)
         else:
             lines = openai_headers(standings)
@@ -148,7 +148,7 @@ class Rates:
     def _contract_of(self, call: ActiveCall) -> Contract:
         key, line, account = call.key, call.line, call.account
         assert key is not None and line is not None and account is not None, "it was admitted"
-        name = (key.id, line.id, call.model, speaks_anthropic(call.endpoint))
+        name = (key.id, line.id, call.model, call.dialect is Protocol.ANTHROPIC)
         found = self._contracts.get(name)
         if (
             found is not None
@@ -200,11 +200,6 @@ def used(call: ActiveCall, usage: Usage) -> Tokens:
     if usage.estimated:
         return at_least(call.reserved, usage)
     return usage.input_tokens, usage.cached_tokens, usage.output_tokens
-
-
-def speaks_anthropic(endpoint: Endpoint) -> bool:
-    """Tell whether an endpoint's clients read Anthropic's headers."""
-    return endpoint.startswith("messages")
 
 
 def at_least(reserved: Tokens, usage: Usage) -> Tokens:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from relay.errors import BadRequest
 from relay.limits.scopes import Limit, Scope, Terms, Weights, limit_of, limits_of
-from relay.model import Account, Allowance, Key, Line, Snapshot
+from relay.model import Account, Allowance, Key, Line, Protocol, Snapshot
 from relay.store.levels import (
     Level,
     Occupancy,
@@ -55,7 +55,8 @@ async def explain(
 def _line_of(snapshot: Snapshot, account: Account, model: str | None) -> Line:
     group = snapshot.groups.get(account.group_id)
     for line_id in group.line_ids if group else ():
-        if model is None or snapshot.routes.get((line_id, model)):
+        served = any(snapshot.routes.get((line_id, dialect, model or "")) for dialect in Protocol)
+        if model is None or served:
             return snapshot.lines[line_id]
     raise BadRequest(f"no line serves {model!r} to this key")
 
