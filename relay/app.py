@@ -23,12 +23,17 @@ import uvloop
 from relay import hardening
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
+from relay.flow.quotas import Quotas
+from relay.flow.rates import Rates
 from relay.lifeline import Lifeline, Settings, end_within
+from relay.limits.estimate import Estimator
 from relay.sharing import HealthSharing
 from relay.store import published
 from relay.store.follow import CatalogFollower
 from relay.store.journal import Journal
+from relay.store.limiter import Limiter
 from relay.store.locate import database_url, redis_url
+from relay.store.nodes import one_node
 from relay.store.vault import load_pepper, open_vault
 from relay.waiting import first_of
 
@@ -69,6 +74,7 @@ class Worker:
     def __init__(self, settings: Settings, lifeline: Lifeline, listener: socket.socket) -> None:
         config, data_dir = settings.config, Path(settings.data_dir)
         self._config = config
+        self._data_dir = data_dir
         self._lifeline = lifeline
         self._listener = listener
         self._file = f"{settings.name}-{os.getpid()}"
@@ -80,9 +86,17 @@ class Worker:
         # Host and pid are for people; containers may share both.
         name = f"{socket.gethostname()}-{self._file}-{secrets.token_hex(4)}"
         self._sharing = HealthSharing(lambda: redis_url(config, data_dir), name)
+        self._limiter = Limiter(one_node(self._locate_limiter), name, _now_ms)
+        estimator = Estimator()
         self._server = DataServer(
-            config, self._journal, self._counters, pepper.value, self._sharing.on_changes
+            config,
+            self._journal,
+            self._counters,
+            pepper.value,
+            self._sharing.on_changes,
+            tolls=[Rates(self._limiter, estimator, self._counters)],
         )
+        self._server.referee.quotas = Quotas(self._limiter, estimator)
         vault = open_vault(config, data_dir, os.environ)
         url = database_url(config, data_dir)
         self._follower = CatalogFollower(url, vault, self._server.swap)
@@ -98,6 +112,7 @@ class Worker:
             parts.push_async_callback(self._sharing.stop)
             self._journal.open()
             parts.push_async_callback(self._journal.close)
+            await parts.enter_async_context(self._limiter)
             await first_of(self._begin(), asked.wait(), alone)
             publisher = asyncio.create_task(self._publish_forever(), name="publisher")
             parts.callback(publisher.cancel)
@@ -110,6 +125,9 @@ class Worker:
             # Nothing is served any more; what does not close now has to be ended.
             end_within(CLOSE_S)
             self._publish(0)
+
+    async def _locate_limiter(self) -> str:
+        return redis_url(self._config, self._data_dir)
 
     async def _begin(self) -> None:
         await self._follower.start()
@@ -130,12 +148,16 @@ class Worker:
 
     def _publish(self, lag_us: int) -> None:
         self._counters.loop_lag_us = lag_us
+        self._counters.limiter_fallback_ms = round(self._limiter.fallback_ms)
+        self._counters.limiter_flights = self._limiter.flights
+        self._counters.limiter_losses = self._limiter.losses
         gauges = {
             "time_seconds": time.time_ns() / 1e9,
             "generation": float(self._follower.snapshot.generation),
             "snapshot_age_seconds": self._follower.age_s,
             "journal_healthy": float(self._journal.healthy),
             "draining": float(self._draining),
+            "limiter_lost": float(self._limiter.lost),
             "resident_memory_bytes": float(_resident_bytes()),
         }
         # A disk without room must not stop the relay from relaying.
@@ -154,6 +176,10 @@ def _on_sigterm(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio
 
     loop.add_signal_handler(signal.SIGTERM, on_sigterm)
     return asked, hurried
+
+
+def _now_ms() -> float:
+    return time.monotonic() * 1_000
 
 
 def _resident_bytes() -> int:

@@ -142,7 +142,7 @@ class RateLimited(ClientError):
     status = 429
     kind = "rate_limit_error"
     code = "rate_limit_exceeded"
-    should_retry = None
+    should_retry: bool | None = None
 
 
 class QuotaExhausted(ClientError):
@@ -225,6 +225,10 @@ class ChannelLimited(ChannelError):
     status = 429
     kind = "rate_limit_error"
     code = "upstream_rate_limited"
+
+
+class ChannelSpent(ChannelLimited):
+    """Was not asked: the quota that it is declared with is spent; no fault of the channel's."""
 
 
 class ChannelGarbled(ChannelError):

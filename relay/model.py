@@ -26,6 +26,15 @@ class LineKind(enum.StrEnum):
     DEDICATED = "dedicated"
 
 
+class OnLoss(enum.StrEnum):
+    """What a line's limits do while Redis cannot be asked."""
+
+    SHARE = "share"
+    """Each worker spends its share of the limit on its own."""
+    OPEN = "open"
+    CLOSED = "closed"
+
+
 class Resume(enum.StrEnum):
     """How a channel continues a partial answer (STREAMS: continuing a partial answer)."""
 
@@ -105,9 +114,26 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
             return f"{root}/v1"
         return root
 
+    @property
+    def limited(self) -> bool:
+        """Whether the upstream has a quota of its own."""
+        return bool(self.tpm or self.rpm or self.concurrency)
+
+
+class Allowance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The limits of what is no row of its own; 0 = none."""
+
+    tpm: int = 0
+    rpm: int = 0
+    concurrency: int = 0
+
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """A route on sale under one name: channels plus limits of its own (0 = none)."""
+    """A route on sale under one name: channels plus limits of its own (0 = none).
+
+    `model_limits`: by public model, its part of the line. `*_weight_ppm`: what a token of each
+    class counts, in parts per million; cached ones are part of the input.
+    """
 
     id: int
     name: str
@@ -119,6 +145,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     splice: bool = False
     hedge_ms: int = 0
     """Without output for so long a second channel is asked beside the first; 0 = never."""
+    model_limits: dict[str, Allowance] = {}
+    on_limiter_loss: OnLoss = OnLoss.SHARE
+    input_weight_ppm: int = 1_000_000
+    cached_weight_ppm: int = 0
+    output_weight_ppm: int = 1_000_000
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +192,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[IPv4Network | IPv6Network, ...] | None = None
     quota_nanos: int | None = None
     spent_nanos: int = 0
+    tpm: int = 0
+    rpm: int = 0
+    concurrency: int = 0
 
 
 class PriceTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,13 +9,18 @@ from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.errors import NotFound
 from relay.store.keys import list_keys
+from relay.store.limit_reports import add_loads
 from relay.store.listings import Row, list_accounts, list_lines
+from relay.store.locate import redis_url
 from relay.store.low_balances import set_threshold
 from relay.store.promotions import find_promotion
 from relay.store.recharging import find_account
 
 ACCOUNT_COLUMNS = ("name", "group", "multiplier", "lines", "tpm", "rpm", "keys", "disabled")
-LINE_COLUMNS = ("name", "kind", "channels", "tpm", "rpm", "concurrency", "splice", "hedge_ms")
+LINE_COLUMNS = (
+    *("name", "kind", "channels", "tpm", "tpm_load", "remaining", "leased", "debt"),
+    *("rpm", "rpm_load", "concurrency", "in_flight", "on_limiter_loss", "splice", "hedge_ms"),
+)
 
 
 @click.group()
@@ -84,9 +89,18 @@ def line() -> None:
 @json_option
 @click.pass_context
 def list_line(ctx: click.Context, *, as_json: bool) -> None:
-    """Show all lines."""
-    rows = with_database(ctx, lambda on: list_lines(on.connection))
+    """Show all lines with their load against their limits.
+
+    tpm_load and rpm_load: what is asked for a minute now; remaining: tokens that may be used at
+    once; leased: what workers hold of them; debt: what was used beyond; in_flight: seats held.
+    """
+    rows = with_database(ctx, _list_lines)
     print_rows(rows, LINE_COLUMNS, as_json=as_json)
+
+
+async def _list_lines(on: Session) -> list[Row]:
+    rows = await list_lines(on.connection)
+    return await add_loads(rows, lambda: redis_url(on.config, on.data_dir))
 
 
 async def _find(on: Session, name: str) -> tuple[Row, list[Row]]:

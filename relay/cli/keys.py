@@ -2,7 +2,8 @@
 
 import datetime
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import click
@@ -10,6 +11,7 @@ import click
 from relay.cli.output import json_option, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
+from relay.model import Allowance
 from relay.store.addresses import Row, list_addresses
 from relay.store.canonical import canonical_networks, canonical_usd
 from relay.store.keys import (
@@ -19,8 +21,11 @@ from relay.store.keys import (
     find_key,
     list_keys,
     set_disabled,
+    set_limits,
 )
 from relay.units import format_usd, parse_usd
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 KEY_COLUMNS: Final = (
     "id",
@@ -33,8 +38,18 @@ KEY_COLUMNS: Final = (
     "networks",
     "quota_usd",
     "spent_usd",
+    "tpm",
+    "rpm",
+    "concurrency",
     "last_used_at",
 )
+
+_LIMITS: Final = (
+    ("tpm", 2**53, "Tokens a minute."),
+    ("rpm", 2**53, "Calls a minute."),
+    ("concurrency", 2**31 - 1, "Calls at once."),
+)
+"""A key's own limits, beside those of its account and line; 0 = none."""
 
 _SPAN: Final = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
 _SPAN_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -98,9 +113,22 @@ def _quota(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -
         raise click.BadParameter(str(error)) from error
 
 
+def _limit_options(default: int | None) -> Callable[[_Command], _Command]:
+    """Add the options that say what a key's own limits are; 0 = none."""
+
+    def add(command: _Command) -> _Command:
+        for name, most, what in reversed(_LIMITS):
+            command = click.option(
+                f"--{name}", type=click.IntRange(0, most), default=default, metavar="N", help=what
+            )(command)
+        return command
+
+    return add
+
+
 @click.group()
 def key() -> None:
-    """Create, list, disable, enable and delete API keys."""
+    """Create, list, limit, disable, enable and delete API keys."""
 
 
 @key.command()
@@ -122,6 +150,7 @@ def key() -> None:
 @click.option(
     "--quota", "quota_nanos", callback=_quota, metavar="USD", help="What it may spend in all."
 )
+@_limit_options(default=0)
 @json_option
 @click.pass_context
 def create(ctx: click.Context, /, account: str, name: str, *, as_json: bool, **terms: Any) -> None:
@@ -145,6 +174,31 @@ def list_command(ctx: click.Context, account: str | None, *, as_json: bool) -> N
     """Show keys (never the keys themselves)."""
     rows = with_database(ctx, lambda on: list_keys(on.connection, account))
     print_rows([key_row(row) for row in rows], KEY_COLUMNS, as_json=as_json)
+
+
+@key.command()
+@location_options
+@click.argument("key")
+@_limit_options(default=None)
+@json_option
+@click.pass_context
+def limit(ctx: click.Context, /, key: str, *, as_json: bool, **limits: int | None) -> None:
+    """Change what a key (by id, name or last four) may use a minute and at once; 0 = no limit.
+
+    What is not given stays. Every worker knows within a second; buckets go on as they are.
+    """
+
+    async def work(on: Session) -> tuple[asyncpg.Record, Allowance]:
+        row = await find_key(on.connection, key)
+        return row, await set_limits(on.connection, row["id"], **limits)
+
+    row, now = with_database(ctx, work)
+    shown = {field: getattr(now, field) for field, _, _ in _LIMITS}
+    if as_json:
+        print_json({"id": row["id"], **shown})
+        return
+    said = ", ".join(f"{field} {number or 'unlimited'}" for field, number in shown.items())
+    click.echo(f"key {_shown(row)}: {said}", err=True)
 
 
 @key.command()
@@ -216,6 +270,7 @@ def key_row(row: asyncpg.Record) -> dict[str, Any]:
         "networks": None if row["networks"] is None else [str(ip) for ip in row["networks"]],
         "quota_usd": None if quota is None else format_usd(quota),
         "spent_usd": format_usd(row["spent_nanos"]),
+        **{field: row[field] for field, _, _ in _LIMITS},
         "last_used_at": row["last_used_at"],
     }
 

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "demo-upstream": "relay.cli.serve:demo_upstream",
     "key": "relay.cli.keys:key",
     "ledger": "relay.cli.money:ledger",
+    "limits": "relay.cli.limits:limits",
     "line": "relay.cli.accounts:line",
     "logs": "relay.cli.logs:logs",
     "mock": "relay.cli.mock:mock",

@@ -1,7 +1,7 @@
 """The admin listener: health, metrics, and /admin/v1 for whoever holds the admin token.
 
     GET  /livez /readyz /metrics                  open: they tell nothing of anybody
-    GET  /admin/v1/keys?account=  POST  DELETE /{id}  POST /{id}/enable|disable
+    GET  /admin/v1/keys?account=  POST  DELETE /{id}  POST /{id}/enable|disable|limit
     GET  /admin/v1/channels       POST /{name}/drain|enable; drain {"now": true} moves calls off
     GET  /admin/v1/logs           /{request id}: with its receipt
     GET  /admin/v1/usage          requests, tokens, errors, cost over time
@@ -42,6 +42,7 @@ from relay.errors import BadRequest, Unauthenticated
 from relay.model import Secret
 from relay.store import addresses, keys, listings, postgres, published, reports, secret_refs
 from relay.store.canonical import canonical_networks, canonical_usd
+from relay.store.declaration import Concurrency, Limit
 from relay.store.keys import Terms
 from relay.store.locate import database_url, redis_url
 from relay.store.postgres import Connection
@@ -64,6 +65,17 @@ class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     models: list[str] | None = None
     allow_ip: list[str] | None = None
     quota_usd: str | None = None
+    tpm: Limit = 0
+    rpm: Limit = 0
+    concurrency: Concurrency = 0
+
+
+class LimitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /admin/v1/keys/{id}/limit; what is left out stays, 0 = no limit."""
+
+    tpm: Limit | None = None
+    rpm: Limit | None = None
+    concurrency: Concurrency | None = None
 
 
 class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -119,6 +131,7 @@ class AdminApi:
                 web.post("/admin/v1/keys", self._create_key),
                 web.delete(r"/admin/v1/keys/{id:\d+}", self._delete_key),
                 web.post(r"/admin/v1/keys/{id:\d+}/{verb:enable|disable}", self._switch_key),
+                web.post(r"/admin/v1/keys/{id:\d+}/limit", self._limit_key),
                 web.get("/admin/v1/channels", self._list_channels),
                 web.post("/admin/v1/channels/{name}/{verb:drain|enable}", self._switch_channel),
                 web.get("/admin/v1/logs", self._list_calls),
@@ -177,6 +190,14 @@ class AdminApi:
             row = await keys.find_key(connection, key_id)
             await keys.set_disabled(connection, row["id"], disabled=disabled)
         return _json({"id": row["id"], "disabled": disabled})
+
+    async def _limit_key(self, request: web.Request) -> web.Response:
+        wanted = _decode(await request.read(), LimitRequest)
+        async with self._connection() as connection:
+            row = await keys.find_key(connection, request.match_info["id"])
+            now = await keys.set_limits(connection, row["id"], **msgspec.structs.asdict(wanted))
+        limits = {"tpm": now.tpm, "rpm": now.rpm, "concurrency": now.concurrency}
+        return _json({"id": row["id"], **limits})
 
     async def _delete_key(self, request: web.Request) -> web.Response:
         async with self._connection() as connection:
@@ -255,15 +276,19 @@ def _terms(wanted: KeyRequest) -> Terms:
         models=sorted(set(wanted.models)) if wanted.models else None,
         networks=networks,
         quota_nanos=parse_usd(quota) if quota is not None else None,
+        tpm=wanted.tpm,
+        rpm=wanted.rpm,
+        concurrency=wanted.concurrency,
     )
 
 
 def _key_row(row: asyncpg.Record) -> dict[str, Any]:
     """Return what may be shown of a key: all but its digest."""
     shown = ("id", "account", "name", "last4", "disabled", "expires_at", "models", "networks")
+    limits = ("tpm", "rpm", "concurrency")
     quota = row["quota_nanos"]
     return {
-        **{field: row[field] for field in shown},
+        **{field: row[field] for field in (*shown, *limits)},
         "quota_usd": None if quota is None else format_usd(quota),
         "spent_usd": format_usd(row["spent_nanos"]),
         "last_used_at": row["last_used_at"],

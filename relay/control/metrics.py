@@ -30,11 +30,12 @@ Reduce = Callable[[Iterable[float]], float]
 
 
 class Family(NamedTuple):
-    """A metric: its name for Prometheus, its meaning, its labels."""
+    """A metric: its name for Prometheus, its meaning, its labels, and how many counts are one."""
 
     name: str
     help: str
     labels: tuple[str, ...] = ()
+    counts_each: int = 1
 
 
 COUNTERS: Final = {
@@ -45,6 +46,17 @@ COUNTERS: Final = {
     "upstream_errors": Family(
         "relay_upstream_errors", "Upstream attempts that failed.", ("channel", "reason")
     ),
+    "limited": Family("relay_limited", "Calls refused by a limit.", ("line", "scope", "exhausted")),
+    "line_tokens": Family(
+        "relay_line_tokens", "Tokens used by limited calls, cached input left out.", ("line",)
+    ),
+    "limiter_fallback_ms": Family(
+        "relay_limiter_fallback_seconds",
+        "Time that limits lived on the workers' shares: Redis could not be asked.",
+        counts_each=1_000,
+    ),
+    "limiter_flights": Family("relay_limiter_flights", "Round trips to Redis for limits."),
+    "limiter_losses": Family("relay_limiter_losses", "How often a worker lost its Redis."),
     "attempts": Family("relay_attempts", "Upstream attempts started."),
     "client_gone": Family("relay_client_gone", "Calls whose client hung up before the end."),
     "truncated": Family("relay_truncated", "Streams ended by an error event after their start."),
@@ -67,6 +79,7 @@ GAUGES: Final[dict[str, tuple[Family, Reduce]]] = {
         max,
     ),
     "journal_healthy": (Family("relay_journal_healthy", "0: no new paid work is taken."), min),
+    "limiter_lost": (Family("relay_limiter_lost", "1: limits live on this worker's share."), max),
     "draining": (Family("relay_draining", "1: takes no new connections."), max),
 }
 """How two generations on one slot are put together stands beside each."""
@@ -135,7 +148,7 @@ def _sum_counters(name: str, everyone: list[Published]) -> dict[tuple[str, ...],
 def _counter(family: Family, total: dict[tuple[str, ...], int]) -> Metric:
     metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
     for labels, count in sorted(total.items()):
-        metric.add_metric(labels, count)
+        metric.add_metric(labels, count / family.counts_each)
     return metric
 
 

@@ -34,15 +34,19 @@ def judge(slots: dict[str, list[Published]], now_s: float) -> Readiness:
         now_s: Seconds since 1970, as the workers stamp what they publish.
     """
     states = {slot: _state(generations, now_s) for slot, generations in slots.items()}
-    ages_s = [
-        published.gauges["snapshot_age_seconds"]
+    fresh = [
+        published
         for generations in slots.values()
         for published in generations
         if is_fresh(published, now_s)
     ]
+    ages_s = [published.gauges["snapshot_age_seconds"] for published in fresh]
     degraded = [f"{slot}: {state}" for slot, state in states.items() if state != "ready"]
     if ages_s and CATALOG_AGE_S_MAX < max(ages_s) < math.inf:
         degraded.append(f"Postgres: the catalog was last confirmed {max(ages_s):.0f} s ago")
+    lost = sum(1 for published in fresh if published.gauges.get("limiter_lost"))
+    if lost:
+        degraded.append(f"Redis: the limits of {lost} workers live on their shares")
     return Readiness("ready" in states.values(), degraded, states)
 
 

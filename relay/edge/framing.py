@@ -16,6 +16,7 @@ from relay.wire.heads import JSON
 from relay.wire.multipart import Form, peek_multipart, reframe_multipart
 from relay.wire.request import Request, peek_json, reframe_json
 from relay.wire.usage import estimate_tokens
+from relay.wire.weight import weigh
 
 USAGE_ON_DEMAND = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 """Endpoints whose streams report usage only where `stream_options.include_usage` asks for it."""
@@ -59,6 +60,9 @@ def read_question(call: ActiveCall, content_type: str, body: bytes) -> None:
     call.counts_bytes = call.endpoint in TEXT_ANSWERS
     if call.endpoint not in FREE_ENDPOINTS:
         call.input_estimate = estimate_tokens(len(body))
+        call.text_bytes, call.images = weigh(body)
+    call.output_tokens_max = request.output_tokens_max
+    call.choices = request.n
 
 
 class JsonQuestion:

@@ -12,6 +12,7 @@ from relay.call import Endpoint, Stage, Usage
 from relay.errors import RelayError
 from relay.flow.outlet import Outlet
 from relay.flow.ports import Client, Question
+from relay.limits.scheme import Grant, Tokens
 from relay.model import Account, Channel, Group, Key, Line, Price
 from relay.routing.delivered import Keeper
 
@@ -58,6 +59,17 @@ class ActiveCall:
     model = ""
     stream = False
     input_estimate = 0
+    output_tokens_max: int | None = None
+    """The client's bound on each answer; None: it set none."""
+    choices = 1
+    """Answers or images asked for."""
+    text_bytes = 0
+    """Of its body, pictures left out."""
+    images = 0
+    reserved: Tokens = (0, 0, 0)
+    """What it was taken to use before it ran."""
+    grant: Grant | None = None
+    """What it has taken of its limits (flow.rates)."""
     held_bytes = 0
     """What its body takes of the memory that all bodies may take."""
     paid = 0
@@ -90,6 +102,8 @@ class ActiveCall:
     events_out = 0
     usage: Usage | None = None
     settled = False
+    gone = False
+    """The client hung up."""
     doom: RelayError | None = None
     """Why the whole call has to end, whatever its attempts say."""
     caller: "Caller | None" = None
@@ -141,6 +155,7 @@ class ActiveCall:
 
     def leave(self) -> None:
         """The client is gone: drop its upstreams in the same moment, write nothing more."""
+        self.gone = True
         self.outlet.close()
         self.stop()
         if self.deserted is not None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from relay.config import Switching
-from relay.errors import ChannelOutrun, ClientGone, ConnectionBroken, RelayError
+from relay.errors import ChannelOutrun, ChannelSpent, ClientGone, ConnectionBroken, RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt, Report
 from relay.flow.carry import CarryOn
@@ -71,6 +71,7 @@ class Asker:
 
     async def ask(self, attempt: Attempt) -> None:
         """Ask an attempt's channel; return when its answer is out, raise why it is not."""
+        await self._take_quota(attempt)
         self._begin(attempt)
         async with self._judging(attempt):
             connection = self._connections.take(attempt.channel)
@@ -83,6 +84,16 @@ class Asker:
                         raise
                     attempt.renew()
             await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+
+    async def _take_quota(self, attempt: Attempt) -> None:
+        call = attempt.call
+        try:
+            attempt.quota = await self._referee.quotas.wait(call, attempt.channel)
+        except ChannelSpent:
+            # It was not asked, so it takes none of the call's tries; nor will it be for this call.
+            call.tried.add(attempt.channel.id)
+            call.attempts -= 1
+            raise
 
     async def ask_again(self, failed: Attempt) -> None:
         """Go on with an attempt that was asked at once, and that failed."""
@@ -142,6 +153,7 @@ class Asker:
     def end(self, attempt: Attempt) -> None:
         """Note that an attempt is over, however it went."""
         self._referee.end(attempt)
+        self._referee.quotas.close(attempt)
         attempt.call.running.remove(attempt)
 
     def _frame(self, attempt: Attempt) -> tuple[bytes, bytes]:

@@ -15,6 +15,7 @@ from relay.errors import ChannelGarbled, RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.held import Refusal, wall_s
 from relay.flow.ports import Connection, Question
+from relay.limits.scheme import Grant
 from relay.model import Channel
 from relay.wire.heads import JSON
 from relay.wire.rates import rest_of_quota
@@ -40,6 +41,8 @@ class Attempt(abc.ABC):
     report: "Report | None" = None
     stage = Stage.DIALED
     paused = False
+    quota: Grant | None = None
+    """What it has taken of its channel's own quota (flow.quotas)."""
     bytes_in = 0
     """Body bytes read; that it stands still is how a stall is noticed."""
     spent_s: float | None = None

@@ -60,6 +60,11 @@ class Counters:
         "events",
         "identity",
         "inflight",
+        "limited",
+        "limiter_fallback_ms",
+        "limiter_flights",
+        "limiter_losses",
+        "line_tokens",
         "loop_lag_us",
         "overhead",
         "requests",
@@ -86,6 +91,16 @@ class Counters:
         """Payload bytes written to clients."""
         self.events = 0
         """SSE events forwarded, where they were counted."""
+        self.limited: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        """(line, scope, what ran out) -> calls that a limit refused."""
+        self.line_tokens: defaultdict[str, int] = defaultdict(int)
+        """Line -> tokens that its limited calls used, input that was read from a cache left out."""
+        self.limiter_fallback_ms = 0
+        """How long limits lived on this worker's share, because Redis could not be asked."""
+        self.limiter_flights = 0
+        """Round trips to Redis for limits."""
+        self.limiter_losses = 0
+        """How often Redis was lost."""
         self.inflight = 0
         self.connections = 0
         """Client connections open now."""
@@ -111,6 +126,11 @@ class Counters:
                     "requests": dict(self.requests),
                     "tokens": {(kind,): count for kind, count in self.tokens.items()},
                     "upstream_errors": dict(self.upstream_errors),
+                    "limited": dict(self.limited),
+                    "line_tokens": {(line,): count for line, count in self.line_tokens.items()},
+                    "limiter_fallback_ms": {(): self.limiter_fallback_ms},
+                    "limiter_flights": {(): self.limiter_flights},
+                    "limiter_losses": {(): self.limiter_losses},
                     "attempts": {(): self.attempts},
                     "client_gone": {(): self.client_gone},
                     "truncated": {(): self.truncated},

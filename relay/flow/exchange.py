@@ -85,16 +85,23 @@ class Exchange:
         if not self._tolls.take(call):
             return False
         channel = self._first(call)
+        quota = self._referee.quotas.take(call, channel)
+        if quota is None:
+            return False
         connection = self._connections.take(channel)
         if connection is None:
+            self._referee.quotas.give_back(quota)
             return False
         asker = self._asker
         self._open(call)
         call.caller = caller
         call.deserted = self._desert
+        attempt = asker.attempt_on(call, channel)
+        attempt.quota = quota
         try:
-            asker.ask_over(connection, asker.attempt_on(call, channel), self._end_at_once)
+            asker.ask_over(connection, attempt, self._end_at_once)
         except BaseException:
+            self._referee.quotas.close(attempt)
             self._close(call)
             raise
         return True
@@ -180,7 +187,9 @@ class Exchange:
             call.affinity = affinity_of(call.account.id, session) if session else None
         channel = self._referee.choose(call)
         if channel is None:
-            raise Unavailable("No channel serves this model now.", retry_after_s=RETRY_AFTER_S)
+            raise self._referee.quotas.refusal(call) or Unavailable(
+                "No channel serves this model now.", retry_after_s=RETRY_AFTER_S
+            )
         return channel
 
     async def _serve(self, call: ActiveCall, failed: Attempt | None) -> None:

@@ -7,6 +7,9 @@ import msgspec
 
 from relay.call import CallEnd, CallStart, Endpoint, Usage
 from relay.errors import RelayError
+from relay.limits.decision import Denied
+from relay.limits.headers import Standing
+from relay.limits.scheme import Costs, Grant, Scheme
 from relay.model import Channel
 
 if TYPE_CHECKING:
@@ -181,6 +184,38 @@ class Question(Protocol):
 
     def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "Question":
         """Return the same question with another top level: the rest of an answer is asked for."""
+        ...
+
+
+class Limiter(Protocol):
+    """Where tokens, requests and seats are taken from, in units of a scheme's buckets."""
+
+    def admit(self, scheme: Scheme, costs: Costs) -> Grant | Denied | None:
+        """Take all costs from what is leased, or none; None: `wait` has to decide."""
+        ...
+
+    async def wait(self, scheme: Scheme, costs: Costs) -> Grant | Denied:
+        """Take what `admit` could not decide on; bounded, and nothing is taken if cancelled."""
+        ...
+
+    def foresee(self, scheme: Scheme, costs: Costs) -> Denied | None:
+        """Return why a call would be denied now without asking anybody; takes nothing."""
+        ...
+
+    def settle(self, grant: Grant, costs: Costs) -> None:
+        """Book costs in place of what was booked before; never blocks."""
+        ...
+
+    def release(self, grant: Grant) -> None:
+        """Free a call's seats; never blocks, and a second time does nothing."""
+        ...
+
+    def hold_back(self, scheme: Scheme, wait_ms: int) -> None:
+        """Let nobody take from these buckets for a while."""
+        ...
+
+    def standings(self, scheme: Scheme) -> list[Standing]:
+        """Return how full the buckets are."""
         ...
 
 

@@ -15,6 +15,7 @@ from relay.errors import ChannelTimeout, RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.counters import Counters
+from relay.flow.quotas import NO_QUOTAS
 from relay.model import Channel
 from relay.routing.breaker import BLAME, US_PER_S, Policy, Reason, Standing, State
 from relay.routing.budget import RetryBudget
@@ -50,6 +51,8 @@ class Referee:
         self._budget = RetryBudget(limits.retry_share_max, limits.retries_min)
         self._counters = counters
         self._on_changes = on_changes
+        self.quotas = NO_QUOTAS
+        """Of the channels: who has spent its own is not chosen. To be set before the first call."""
         self._in_flight: defaultdict[int, int] = defaultdict(int)
 
     def choose(self, call: ActiveCall, among: tuple[Channel, ...] | None = None) -> Channel | None:
@@ -58,6 +61,10 @@ class Referee:
         `among`: only these instead of all that serve the model.
         """
         channels = call.channels if among is None else among
+        for channel in channels:
+            if channel.limited and self.quotas.bars(call, channel):
+                channels = tuple(c for c in channels if not self.quotas.bars(call, c))
+                break
         if len(channels) == 1 and channels[0].id not in call.tried:
             return channels[0]
         return choose(
@@ -80,7 +87,7 @@ class Referee:
     def begin(self, attempt: Attempt) -> None:
         """Note that an attempt is about to ask its channel."""
         call, channel_id = attempt.call, attempt.channel.id
-        if not call.tried:
+        if call.attempts <= 1:
             self._budget.begin(attempt.started_us)
         call.tried.add(channel_id)
         self._in_flight[channel_id] += 1

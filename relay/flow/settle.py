@@ -70,13 +70,13 @@ class Settlement:
     def checkpoint(self, call: ActiveCall) -> None:
         """Tell what a long stream has used so far."""
         if call.paid and not call.settled:
-            self.tolls.update(call, _usage(call))
+            self.tolls.update(call, usage_of(call))
 
     def _settle(self, call: ActiveCall, status: int, reason: EndReason, error_code: str) -> None:
         if call.settled:
             return
         call.settled = True
-        usage = _usage(call)
+        usage = usage_of(call)
         begun_s = call.begun_s
         first_us = int((call.first_byte_s - begun_s) * 1e6) if call.first_byte_s else 0
         self._count(call, status, usage, first_us)
@@ -142,7 +142,7 @@ class Settlement:
             counters.overhead.observe(int((call.asked_s - call.begun_s) * 1e6))
 
 
-def _usage(call: ActiveCall) -> Usage:
+def usage_of(call: ActiveCall) -> Usage:
     """Return what the call used: reported, else counted from what went out, else nothing."""
     if call.stage is not Stage.COMMITTED or call.price is FREE_PRICE:
         return NOTHING

@@ -1,8 +1,8 @@
 """Decides calls over many leases, all or nothing, and says what to ask the bank. No IO.
 
-    try_admit --> ADMITTED        everything is leased already: the common case
-              --> Denied          a bucket said no a moment ago, or can never hold the call
-              --> Ticket          short: the next flight asks for it
+    take --> ADMITTED         everything is leased already: the common case
+         --> Denied           a bucket said no a moment ago, or can never hold the call
+         --> None --> ask --> Ticket   short: the next flight asks for it
     take_flight --> Flight --> (the bank) --> land | lose --> tickets decided
 
 A group of buckets has one flight in the air at a time. With one Redis all are one group; in a
@@ -10,7 +10,7 @@ Redis Cluster each hash tag is one, and a call that draws on several is admitted
 granted it: what some had granted before another refused goes back into the leases.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from relay.limits.bucket import Refusal, Reply
@@ -25,14 +25,14 @@ from relay.limits.decision import (
     Why,
 )
 from relay.limits.flight import CALLS_MAX, Draft, Flight
-from relay.limits.headers import Standing
 from relay.limits.lease import ALONE_SHARE_MIN, Lease, Pairs, count, refund
-from relay.limits.scopes import Bucket, OnLoss
+from relay.limits.leases import Leases
+from relay.limits.scheme import Costs, Scheme
+from relay.limits.scopes import Bucket
+from relay.model import OnLoss
 
 WAITING_MAX: Final = 4_096
 """Calls of a worker that wait for the bank; beyond it the newest is sent away."""
-
-Draws = Sequence[tuple[Bucket, int]]
 
 
 class Broker:
@@ -46,7 +46,8 @@ class Broker:
     def __init__(self, group_of: Callable[[Bucket], str], on_due: Callable[[str], None]) -> None:
         self._group_of = group_of
         self._on_due = on_due
-        self._leases: dict[str, Lease] = {}
+        self.leases = Leases()
+        """For the heartbeat and for operators too; not to be changed by them."""
         self._groups: dict[str, Group] = {}
         self._waiting = 0
         self._lost_ms = 0.0
@@ -54,38 +55,50 @@ class Broker:
         """By bucket key: this worker's part of all workers' demand, from the heartbeat."""
         self.share_default = ALONE_SHARE_MIN
 
-    def try_admit(self, draws: Draws, now_ms: float) -> Admitted | Denied | Ticket:
-        """Take all costs, or none.
-
-        Args:
-            draws: Pairs of (bucket, cost), each bucket once, costs >= 0.
-            now_ms: The worker's monotonic clock.
-        """
-        leases = self._leases
-        pairs = []
-        enough = True
-        for bucket, cost in draws:
-            lease = leases.get(bucket.key)
-            if lease is None or lease.bucket is not bucket:
-                lease = self._open(bucket, now_ms)
+    def take(self, scheme: Scheme, costs: Costs, now_ms: float) -> Admitted | Denied | None:
+        """Take all costs from what is leased already, or none; None = the bank must be asked."""
+        leases = self.leases.drawn_on(scheme, now_ms)
+        for lease, cost in zip(leases, costs, strict=True):
             if lease.balance < cost:
-                enough = False
-            pairs.append((lease, cost))
-        if not enough:
-            return self._admit_short(pairs, now_ms)
-        self._spend(pairs)
+                return self._deny(_pairs(leases, costs), now_ms)
+        for lease, cost in zip(leases, costs, strict=True):
+            lease.balance = left = lease.balance - cost
+            lease.spent += cost
+            lease.calls += 1
+            if left < lease.low and not lease.hungry:
+                self._feed(lease)
         return ADMITTED
 
-    def settle(self, changes: Draws, now_ms: float) -> None:
-        """Book used - reserved for each bucket, without a check; refunds are negative.
+    def ask(self, scheme: Scheme, costs: Costs, now_ms: float) -> Admitted | Denied | Ticket:
+        """Take all costs, or none; what the leases lack is asked of the bank."""
+        decision = self.take(scheme, costs, now_ms)
+        if decision is not None:
+            return decision
+        return self._queue(_pairs(self.leases.drawn_on(scheme, now_ms), costs), now_ms)
 
-        No question of its own: it changes the lease, and rides on the next flight.
+    def foresee(self, scheme: Scheme, costs: Costs, now_ms: float) -> Denied | None:
+        """Return why these costs would be denied without asking; takes and counts nothing."""
+        pairs = _pairs(self.leases.drawn_on(scheme, now_ms), costs)
+        return self._worst(pairs, now_ms)[0]
+
+    def settle(self, scheme: Scheme, booked: Costs, costs: Costs, now_ms: float) -> None:
+        """Book costs in place of what was booked before, without a check.
+
+        No question of its own: it changes the leases, and rides on the next flight.
         """
-        for bucket, change in changes:
-            lease = self._open(bucket, now_ms)
-            lease.balance -= change
-            if lease.balance < 0:
-                self._group(bucket).owed[lease] = None
+        leases = self.leases.settled_on(scheme, now_ms)
+        for lease, before, cost in zip(leases, booked, costs, strict=True):
+            if cost != before:
+                lease.balance += before - cost
+                if lease.balance < 0:
+                    self._group(lease.bucket).owed[lease] = None
+
+    def hold_back(self, scheme: Scheme, wait_ms: int, now_ms: float) -> None:
+        """Close buckets for a while, for all workers: an upstream's own quota is spent."""
+        for lease in self.leases.settled_on(scheme, now_ms):
+            lease.hold(now_ms + wait_ms)
+            self._group(lease.bucket).owed[lease] = None
+            self._on_due(self._group_of(lease.bucket))
 
     def drop(self, ticket: Ticket) -> None:
         """Give up a ticket whose call has gone; what it was granted goes into the leases."""
@@ -94,12 +107,12 @@ class Broker:
 
     def sweep(self, now_ms: float) -> None:
         """Measure all leases, find what is owed, forget the idle ones. Every 250 ms."""
-        for key, lease in list(self._leases.items()):
+        for lease in self.leases:
             lease.measure(now_ms)
             if lease.balance < 0 or lease.surplus() > 0:
                 self._group(lease.bucket).owed[lease] = None
             elif lease.idle(now_ms):
-                del self._leases[key]
+                self.leases.forget(lease)
         for name, group in self._groups.items():
             if group.owed:
                 self._on_due(name)
@@ -162,7 +175,7 @@ class Broker:
         group = self._groups.setdefault(name, Group())
         if group.lost_since_ms is None:
             group.lost_since_ms = now_ms
-            for lease in self._leases.values():
+            for lease in self.leases:
                 if self._is_in(lease, name):
                     lease.alone_ms = None
         waiting = [ticket for ticket in group.waiting if ticket.decision is None]
@@ -184,54 +197,35 @@ class Broker:
         since = [g.lost_since_ms for g in self._groups.values() if g.lost_since_ms is not None]
         return self._lost_ms + sum(now_ms - start_ms for start_ms in since)
 
-    def leases(self) -> Iterable[Lease]:
-        """Return all leases, for the heartbeat and for operators; not to be changed."""
-        return self._leases.values()
-
-    def standings(self, draws: Draws, now_ms: float) -> list[Standing]:
-        """Return how full each bucket of a call was when it was last heard of."""
-        found = [(bucket, self._leases.get(bucket.key)) for bucket, _ in draws]
-        return [
-            Standing(bucket, lease.standing_ms(now_ms), lease.balance)
-            if lease is not None
-            else Standing(bucket, 0.0)
-            for bucket, lease in found
-        ]
-
-    def _open(self, bucket: Bucket, now_ms: float) -> Lease:
-        """Return the lease of a bucket; a changed limit keeps its lease."""
-        lease = self._leases.get(bucket.key)
-        if lease is None:
-            lease = self._leases[bucket.key] = Lease(bucket, now_ms)
-        lease.bucket = bucket
-        return lease
-
     def _group(self, bucket: Bucket) -> Group:
         return self._groups.setdefault(self._group_of(bucket), Group())
 
     def _is_in(self, lease: Lease, name: str) -> bool:
         return self._group_of(lease.bucket) == name
 
-    def _spend(self, pairs: Pairs) -> None:
-        for lease, cost in pairs:
-            lease.balance -= cost
-            lease.spent += cost
-            lease.calls += 1
-            if lease.balance < lease.low and not lease.hungry:
-                lease.hungry = True
-                name = self._group_of(lease.bucket)
-                self._groups.setdefault(name, Group()).hungry.append(lease)
-                self._on_due(name)
+    def _feed(self, lease: Lease) -> None:
+        """Have a lease filled up before anybody has to wait for it."""
+        lease.hungry = True
+        self._group(lease.bucket).hungry.append(lease)
+        self._on_due(self._group_of(lease.bucket))
 
-    def _admit_short(self, pairs: Pairs, now_ms: float) -> Admitted | Denied | Ticket:
+    def _deny(self, pairs: Pairs, now_ms: float) -> Denied | None:
+        """Return why a call need not even ask, and count what was refused; None if it may ask."""
+        denied, binding = self._worst(pairs, now_ms)
+        if binding is not None:
+            binding[0].count(binding[1])
+        return denied
+
+    def _worst(self, pairs: Pairs, now_ms: float) -> tuple[Denied | None, tuple[Lease, int] | None]:
         denied: Denied | None = None
+        binding: tuple[Lease, int] | None = None
         for lease, cost in pairs:
             refusal = self._bar(lease, cost, now_ms)
             if refusal is not None and (denied is None or _rank(refusal) > _rank(denied)):
-                denied, binding, asked = refusal, lease, cost
-        if denied is not None:
-            binding.count(asked)
-            return denied
+                denied, binding = refusal, (lease, cost)
+        return denied, binding
+
+    def _queue(self, pairs: Pairs, now_ms: float) -> Admitted | Denied | Ticket:
         ticket = Ticket(pairs)
         names = {self._group_of(lease.bucket) for lease, _ in pairs}
         for name in sorted(names):
@@ -344,3 +338,7 @@ class Broker:
 def _rank(denied: Denied) -> tuple[bool, bool, int]:
     """Return what makes one denial weightier: those that waiting does not help come first."""
     return denied.why is Why.TOO_LARGE, denied.why is Why.LOST, denied.wait_ms
+
+
+def _pairs(leases: list[Lease], costs: Costs) -> Pairs:
+    return list(zip(leases, costs, strict=True))

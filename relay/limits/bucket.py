@@ -75,10 +75,13 @@ class Claim(msgspec.Struct, frozen=True):
     """What one call needs, all or nothing: pairs of (place in `Question.bids`, cost).
 
     `force`: debited without a check. A negative cost gives back; only forced claims have one.
+    `hold`: not debited; each bucket is brought down to this much debt at least, which the upstream
+    said that its own has: the same news from many workers counts once.
     """
 
     draws: tuple[tuple[int, int], ...]
     force: bool = False
+    hold: bool = False
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -93,7 +96,7 @@ class Question(msgspec.Struct, frozen=True):
         for bid in self.bids:
             flat += (bid.rule.per_minute, bid.rule.burst_ms, bid.want, bid.rule.fair)
         for claim in self.claims:
-            flat += (int(claim.force), len(claim.draws))
+            flat += (2 if claim.hold else int(claim.force), len(claim.draws))
             for place, cost in claim.draws:
                 flat += (place + 1, cost)
         return flat
@@ -186,14 +189,14 @@ def _decide(
     claim: Claim, bids: tuple[Bid, ...], tats: list[float], touched: set[int], now_ms: float
 ) -> int:
     """Return 0 and debit the claim, or return the code of its refusal."""
-    code = 0 if claim.force else _refusal(claim, bids, tats, now_ms)
+    code = 0 if claim.force or claim.hold else _refusal(claim, bids, tats, now_ms)
     if code == 0:
         for place, cost in claim.draws:
             rule = bids[place].rule
             limit = now_ms + rule.burst_ms
-            tats[place] = min(
-                tats[place] + cost * (MINUTE_MS / rule.per_minute), limit + DEBT_MS_MAX
-            )
+            moved_ms = cost * (MINUTE_MS / rule.per_minute)
+            tat = max(tats[place], limit + moved_ms) if claim.hold else tats[place] + moved_ms
+            tats[place] = min(tat, limit + DEBT_MS_MAX)
             touched.add(place)
     return code
 

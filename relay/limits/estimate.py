@@ -7,8 +7,6 @@ to be right on average only.
 
 from typing import Final
 
-import msgspec
-
 from relay.call import Usage
 
 ALPHA: Final = 0.02
@@ -19,24 +17,72 @@ TEXT_BYTES_MIN: Final = 64
 """Shorter prompts are mostly the template's own tokens and teach nothing about text."""
 IMAGE_TOKENS: Final = 1_000
 """Pictures are never counted by their bytes: base64 is no text."""
-MARGIN_NUMERATOR: Final = 3
-MARGIN_DENOMINATOR: Final = 2
+MARGIN: Final = 1.5
 OUTPUT_START: Final = 500.0
 """Of a model that nobody has called yet."""
 ENTRIES_MAX: Final = 20_000
-"""Pairs of key and model that are remembered; the longest known is forgotten first."""
+"""Pairs of key and model that are remembered; what was not asked for longest is forgotten first."""
 
 
-class Reservation(msgspec.Struct, frozen=True):
-    """Tokens set aside for a call until it is known what it used."""
+class Guess:
+    """What is believed of the calls of one key to one model; one object for as long as it is known.
 
-    input_tokens: int
-    output_tokens: int
+    Args:
+        model: What is believed of the model whoever calls it; None for that itself.
+    """
 
-    @property
-    def tokens(self) -> tuple[int, int, int]:
-        """As (input, cached, output): nothing is known to be cached yet."""
-        return self.input_tokens, 0, self.output_tokens
+    __slots__ = ("known", "model", "output", "ratio")
+
+    def __init__(self, model: "Guess | None" = None) -> None:
+        self.model = model
+        self.ratio = RATIO_START
+        """Tokens for a byte of text; only a model's is used."""
+        self.output = OUTPUT_START
+        self.known = False
+        """Whether a call has been seen: until then the model's own figure is better."""
+
+    def input_tokens(self, text_bytes: int, images: int = 0) -> int:
+        """Return the tokens that a prompt of so many bytes of text will count; >= 1."""
+        whose = self.model or self
+        return int(text_bytes * whose.ratio) + images * IMAGE_TOKENS or 1
+
+    def output_tokens(self, output_max: int | None, choices: int = 1) -> int:
+        """Return what to set aside for the answer.
+
+        Args:
+            output_max: The larger of max_tokens and max_completion_tokens; None = not given.
+            choices: Answers asked for (`n`), each of which may take that much.
+        """
+        lately = self.output if self.known or self.model is None else self.model.output
+        output = int(lately * MARGIN)
+        if output_max is not None and output > output_max:
+            output = output_max
+        return output * choices
+
+    def learn(self, text_bytes: int, usage: Usage, *, choices: int = 1) -> None:
+        """Take in what a call used, as its upstream counted it.
+
+        Estimates teach nothing: they are what we believed already.
+        """
+        if usage.estimated:
+            return
+        whose = self.model or self
+        text_tokens = usage.input_tokens - usage.image_input_tokens - usage.audio_input_tokens
+        if text_bytes >= TEXT_BYTES_MIN and text_tokens > 0:
+            seen = text_tokens / text_bytes
+            seen = RATIO_MAX if seen > RATIO_MAX else max(seen, RATIO_MIN)
+            whose.ratio += ALPHA * (seen - whose.ratio)
+        each = usage.output_tokens / choices
+        whose._see(each)  # noqa: SLF001 - one of its own kind
+        if whose is not self:
+            self._see(each)
+
+    def _see(self, output: float) -> None:
+        if self.known:
+            self.output += ALPHA * (output - self.output)
+        else:
+            self.output = output
+            self.known = True
 
 
 class Estimator:
@@ -44,67 +90,18 @@ class Estimator:
 
     def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
         self._entries_max = entries_max
-        self._ratios: dict[str, float] = {}
-        self._outputs: dict[tuple[int, str], float] = {}
+        self._guesses: dict[tuple[int, str], Guess] = {}
 
-    def input_tokens(self, model: str, text_bytes: int, images: int = 0) -> int:
-        """Return the tokens that a prompt of so many bytes of decoded text will count; >= 1."""
-        ratio = self._ratios.get(model, RATIO_START)
-        return max(1, int(text_bytes * ratio) + images * IMAGE_TOKENS)
+    def guess(self, key_id: int, model: str) -> Guess:
+        """Return what is believed of a key's calls to a model (its public name).
 
-    def reserve(
-        self,
-        key_id: int,
-        model: str,
-        input_tokens: int,
-        output_max: int | None,
-        *,
-        choices: int = 1,
-        capacity: int | None = None,
-    ) -> Reservation:
-        """Return what to set aside for a call.
-
-        Args:
-            key_id: Who calls.
-            model: The public name.
-            input_tokens: From `input_tokens`, or what the upstream counted.
-            output_max: The larger of max_tokens and max_completion_tokens; None = not given.
-            choices: Answers asked for (`n`), each of which may take that much.
-            capacity: What the smallest bucket can ever hold; the output's part is cut to what it
-                leaves, else a small key could never send its first call. None = no bucket.
+        It learns on for as long as somebody holds it, also when it was forgotten here.
         """
-        lately = self._outputs.get((key_id, model), self._outputs.get((0, model), OUTPUT_START))
-        output = int(lately * MARGIN_NUMERATOR / MARGIN_DENOMINATOR)
-        if output_max is not None:
-            output = min(output, output_max)
-        output *= choices
-        if capacity is not None:
-            output = max(0, min(output, capacity - input_tokens))
-        return Reservation(input_tokens, output)
-
-    def learn(
-        self, key_id: int, model: str, text_bytes: int, usage: Usage, *, choices: int = 1
-    ) -> None:
-        """Take in what a call used, as its upstream counted it.
-
-        Estimates teach nothing: they are what we believed already.
-        """
-        if usage.estimated:
-            return
-        text_tokens = usage.input_tokens - usage.image_input_tokens - usage.audio_input_tokens
-        if text_bytes >= TEXT_BYTES_MIN and text_tokens > 0:
-            old = self._ratios.get(model, RATIO_START)
-            seen = min(max(text_tokens / text_bytes, RATIO_MIN), RATIO_MAX)
-            self._remember_ratio(model, old + ALPHA * (seen - old))
-        each = usage.output_tokens / choices
-        for entry in ((0, model), (key_id, model)):
-            known = self._outputs.pop(entry, None)
-            if known is None and len(self._outputs) >= self._entries_max:
-                del self._outputs[next(iter(self._outputs))]
-            # Put back at the end, so that the front is what was not used for longest.
-            self._outputs[entry] = each if known is None else known + ALPHA * (each - known)
-
-    def _remember_ratio(self, model: str, ratio: float) -> None:
-        if model not in self._ratios and len(self._ratios) >= self._entries_max:
-            del self._ratios[next(iter(self._ratios))]
-        self._ratios[model] = ratio
+        found = self._guesses.pop((key_id, model), None)
+        if found is None:
+            found = Guess(self.guess(0, model) if key_id else None)
+            if len(self._guesses) >= self._entries_max:
+                del self._guesses[next(iter(self._guesses))]
+        # Put back at the end, so that the front is what was not asked for longest.
+        self._guesses[key_id, model] = found
+        return found

@@ -6,7 +6,7 @@ cost: then the bank decides exactly, in the order of the claims.
 
 from typing import Final
 
-from relay.limits.bucket import KEYS_MAX, Bid, Claim, Question, Refusal, Reply, Rule
+from relay.limits.bucket import KEYS_MAX, MINUTE_MS, Bid, Claim, Question, Refusal, Reply, Rule
 from relay.limits.lease import Lease, Pairs
 from relay.limits.scopes import PREFIX
 
@@ -26,6 +26,7 @@ class Flight:
         leases: In the order of the bids; a probe's bid, the last one, has none.
         claims: What each call asks for, in the order of the claims after the forced one.
         turned: What the forced claim tells: debt (> 0) and what is given back (< 0).
+        held: Until when an upstream has closed a bucket.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Flight:
         leases: list[Lease],
         claims: list[Pairs],
         turned: dict[Lease, int],
+        held: dict[Lease, float],
     ) -> None:
         self.group = group
         self.question = question
         self.leases = leases
         self.claims = claims
         self.turned = turned
+        self.held = held
 
     def verdicts(self, reply: Reply) -> tuple[Refusal | None, ...]:
         """Return the verdicts on the claims of calls."""
@@ -53,14 +56,16 @@ class Flight:
             lease.hear(bid.want, share.leased, share.used_ms, now_ms)
 
     def crash(self) -> list[Lease]:
-        """Take the debts back, which nobody may have heard of; return whose they are."""
+        """Take the debts and holds back, which nobody may have heard of; return whose they are."""
         for lease in self.leases:
             lease.asked -= 1
             lease.hungry = False
         debts = [lease for lease, cost in self.turned.items() if cost > 0]
         for lease in debts:
             lease.balance -= self.turned[lease]
-        return debts
+        for lease, until_ms in self.held.items():
+            lease.hold_ms = max(lease.hold_ms, until_ms)
+        return [*debts, *self.held]
 
 
 class Draft:
@@ -70,6 +75,7 @@ class Draft:
         self._now_ms = now_ms
         self._places: dict[Lease, int] = {}
         self._turned: dict[Lease, int] = {}
+        self._held: dict[Lease, float] = {}
         self._wants: dict[Lease, int] = {}
         self._exact: set[Lease] = set()
         self._claims: list[Pairs] = []
@@ -97,7 +103,11 @@ class Draft:
         return asked, held
 
     def owe(self, lease: Lease) -> None:
-        """Tell the debt of a lease, or give back its surplus."""
+        """Tell the debt of a lease, or give back its surplus; tell until when it is closed."""
+        if lease.hold_ms > self._now_ms:
+            self._place(lease)
+            self._held[lease] = lease.hold_ms
+        lease.hold_ms = 0.0
         self._turn_in(lease, min(lease.balance, lease.surplus()))
 
     def feed(self, lease: Lease) -> None:
@@ -127,10 +137,17 @@ class Draft:
             return None
         if forced:
             claims.insert(0, Claim(tuple(forced), force=True))
+        if self._held:
+            held = [(self._place(i), self._flow(i, until)) for i, until in self._held.items()]
+            claims.insert(0, Claim(tuple(held), hold=True))
         for lease in self._places:
             lease.asked += 1
         question = Question(tuple(bids), tuple(claims))
-        return Flight(group, question, list(self._places), self._claims, self._turned)
+        return Flight(group, question, list(self._places), self._claims, self._turned, self._held)
+
+    def _flow(self, lease: Lease, until_ms: float) -> int:
+        """Return what flows into a bucket until then."""
+        return int((until_ms - self._now_ms) * lease.bucket.rule.per_minute / MINUTE_MS)
 
     def _place(self, lease: Lease) -> int:
         return self._places.setdefault(lease, len(self._places))

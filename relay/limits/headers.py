@@ -1,19 +1,12 @@
-"""What a client is told about its limits: rate headers of both dialects, and when to come back."""
+"""What a client is told about its limits: the rate headers of both dialects."""
 
 import math
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 import msgspec
 
 from relay.limits.bucket import MINUTE_MS
 from relay.limits.scopes import Bucket, Measure
-
-RETRY_MS_MIN: Final = 20
-RETRY_S_MAX: Final = 60
-"""The official clients ignore a longer wait, or give up at once (openai-python: 120 s)."""
-JITTER_SHARE: Final = 0.25
-JITTER_MS: Final = 250
 
 HeaderList = list[tuple[bytes, bytes]]
 
@@ -81,24 +74,6 @@ def anthropic_headers(standings: list[Standing], wall_ms: int) -> HeaderList:
                 (name + b"-reset", rfc3339(wall_ms + found.reset_ms)),
             )
     return headers
-
-
-def retry_headers(wait_ms: int, dice: float) -> HeaderList:
-    """Return when to come back; no client adds jitter of its own, so it is ours.
-
-    Args:
-        wait_ms: When the bucket can take the call at the earliest.
-        dice: In [0, 1).
-    """
-    if wait_ms > RETRY_S_MAX * 1_000:
-        # Sooner is in vain, and the clients would not wait for so long.
-        return [(b"retry-after", b"%d" % math.ceil(wait_ms / 1_000)), (b"x-should-retry", b"false")]
-    spread_ms = int(wait_ms * (1 + JITTER_SHARE * dice) + JITTER_MS * dice)
-    told_ms = min(max(spread_ms, RETRY_MS_MIN), RETRY_S_MAX * 1_000)
-    return [
-        (b"retry-after-ms", b"%d" % told_ms),
-        (b"retry-after", b"%d" % math.ceil(told_ms / 1_000)),
-    ]
 
 
 def go_duration(ms: int) -> bytes:

@@ -22,10 +22,14 @@ BUCKETS_MAX: Final = 16
 
 
 class Beat(msgspec.Struct, array_like=True, frozen=True):
-    """What a worker tells: a number that changes, and tokens a second by bucket key."""
+    """What a worker tells: a number that changes; by bucket key demand a second and what is leased.
+
+    `leased`: for those who look at the limits; below 0 it is usage that the bank has not heard of.
+    """
 
     number: int
     demand: dict[str, int]
+    leased: dict[str, int] = {}
 
 
 class Heartbeat:
@@ -45,10 +49,11 @@ class Heartbeat:
     def beat(self, leases: Iterable[Lease]) -> bytes:
         """Return what to tell now."""
         self._number += 1
-        rates = ((int(lease.per_ms * 1_000), lease.bucket.key) for lease in leases)
+        rates = ((int(i.per_ms * 1_000), i.bucket.key, i.balance) for i in leases)
         hottest = sorted(rates, reverse=True)[:BUCKETS_MAX]
-        self._own = {key: rate for rate, key in hottest if rate > 0}
-        return msgspec.msgpack.encode(Beat(self._number, self._own))
+        self._own = {key: rate for rate, key, _ in hottest if rate > 0}
+        leased = {key: balance for _, key, balance in hottest if balance}
+        return msgspec.msgpack.encode(Beat(self._number, self._own, leased))
 
     def hear(
         self, fields: Mapping[str, bytes], now_ms: float
@@ -78,7 +83,7 @@ class Heartbeat:
         try:
             beat = msgspec.msgpack.decode(told, type=Beat)
         except msgspec.DecodeError:
-            beat = Beat(-1, {})
+            beat = Beat(-1, {}, {})
         number, since_ms = self._heard.get(worker, (None, now_ms))
         if number != beat.number:
             since_ms = now_ms

@@ -45,6 +45,7 @@ class Lease:
         "denied_gate",
         "denied_until_ms",
         "heard_ms",
+        "hold_ms",
         "hungry",
         "low",
         "measured_ms",
@@ -75,6 +76,16 @@ class Lease:
         self.used_ms = 0.0
         self.heard_ms = now_ms
         self.alone_ms: float | None = None
+        self.hold_ms = 0.0
+        """Until when an upstream has closed the bucket, where the bank has to be told; else 0."""
+
+    def hold(self, until_ms: float) -> None:
+        """Take in that an upstream's own quota is spent until then; the bank is not asked before.
+
+        What is leased of it is worth nothing.
+        """
+        self.balance = min(self.balance, 0)
+        self.rest_until_ms = self.hold_ms = until_ms
 
     def count(self, cost: int) -> None:
         """Note demand: what was admitted, and what this very bucket refused."""
@@ -139,7 +150,8 @@ class Lease:
             and not self.hungry
             and self.spent == 0
             and self.per_ms < self.bucket.rule.per_minute / MINUTE_MS / 1_000
-            and now_ms >= max(self.denied_until_ms, self.heard_ms + ALONE_BURST_MS)
+            and now_ms >= self.heard_ms + ALONE_BURST_MS
+            and now_ms >= max(self.denied_until_ms, self.rest_until_ms)
         )
 
     def wait_alone_ms(self, cost: int, share: float, now_ms: float) -> int:

@@ -11,11 +11,13 @@ there is one Redis, one call touches them all.
 """
 
 import enum
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 
 from relay.limits.bucket import MINUTE_MS, Rule
+from relay.model import Account, Key, Line, OnLoss
 from relay.units import PPM
 
 PREFIX: Final = "relay:"
@@ -45,15 +47,6 @@ class Measure(enum.StrEnum):
 
     TOKENS = "tokens"
     REQUESTS = "requests"
-
-
-class OnLoss(enum.StrEnum):
-    """What a bucket does while Redis cannot be asked."""
-
-    SHARE = "share"
-    """The worker spends its share of the limit on its own."""
-    OPEN = "open"
-    CLOSED = "closed"
 
 
 class Weights(msgspec.Struct, frozen=True):
@@ -95,12 +88,7 @@ class Room(msgspec.Struct, frozen=True, eq=False):
 
 
 class Limited(Protocol):
-    """What the catalog says of a limit; 0 = none. Line, Account and Channel are such."""
-
-    @property
-    def id(self) -> int:
-        """Number of the row."""
-        ...
+    """What the catalog says of a limit; 0 = none. Line, Account, Key and Channel are such."""
 
     @property
     def tpm(self) -> int:
@@ -116,15 +104,6 @@ class Limited(Protocol):
     def concurrency(self) -> int:
         """Calls in flight."""
         ...
-
-
-class Allowance(msgspec.Struct, frozen=True):
-    """A limit that is no row of its own: a model's on a line, a key's."""
-
-    id: int
-    tpm: int = 0
-    rpm: int = 0
-    concurrency: int = 0
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -176,6 +155,37 @@ def limit_of(
     return Limit(tuple(buckets), room)
 
 
+def limits_of(
+    line: Line,
+    account: Account,
+    key: Key,
+    model: str | None,
+    make: Callable[..., Limit] = limit_of,
+) -> tuple[Limit, ...]:
+    """Return everything that limits a key's calls to a model over a line; the channel's is apart.
+
+    Args:
+        line: Where they go.
+        account: Who pays.
+        key: Who calls.
+        model: The public name; None = one without a limit of its own.
+        make: Makes a limit, as `limit_of`.
+    """
+    terms = terms_of(line)
+    found = [make(Scope.LINE, line.id, line, terms)]
+    if model is not None and model in line.model_limits:
+        found.append(make(Scope.MODEL, line.id, line.model_limits[model], terms, part=model))
+    found.append(make(Scope.ACCOUNT, account.id, account))
+    found.append(make(Scope.KEY, account.id, key, part=f"key{key.id}"))
+    return tuple(found)
+
+
+def terms_of(line: Line) -> Terms:
+    """Return what a line's contract says."""
+    weights = Weights(line.input_weight_ppm, line.cached_weight_ppm, line.output_weight_ppm)
+    return Terms(weights=weights, on_loss=line.on_limiter_loss)
+
+
 def tokens_rule(scope: Scope, tpm: int, call_tokens_max: int = CALL_TOKENS_MAX) -> Rule:
     """Return the rule of a token bucket.
 
@@ -192,31 +202,6 @@ def tokens_rule(scope: Scope, tpm: int, call_tokens_max: int = CALL_TOKENS_MAX) 
 def requests_rule(rpm: int) -> Rule:
     """Return the rule of a bucket that counts calls: 6 s, but always room for one call."""
     return Rule(rpm, max(BURST_MS, -(-MINUTE_MS // rpm)))
-
-
-def draws(limits: tuple[Limit, ...], tokens: tuple[int, int, int]) -> list[tuple[Bucket, int]]:
-    """Return what a call takes from each bucket of its limits.
-
-    Args:
-        limits: Those of its line, model, account, key and channel.
-        tokens: (input, cached part of the input, output), estimated or used.
-    """
-    return [
-        (bucket, bucket.weights.cost(*tokens) if bucket.measure is Measure.TOKENS else 1)
-        for limit in limits
-        for bucket in limit.buckets
-    ]
-
-
-def tokens_capacity(limits: tuple[Limit, ...]) -> int | None:
-    """Return what the smallest token bucket of a call can hold; None where none limits it."""
-    found = [
-        bucket.rule.capacity
-        for limit in limits
-        for bucket in limit.buckets
-        if bucket.measure is Measure.TOKENS
-    ]
-    return min(found, default=None)
 
 
 def hash_slot(key: str) -> int:

@@ -113,23 +113,39 @@ class Seats:
         self._aboard: dict[str, list[Block]] = {}
         self._lost: set[str] = set()
 
-    def take(self, rooms: Sequence[Room], now_ms: float) -> Admitted | Denied | SeatTicket:
-        """Take a seat in every room, or in none."""
+    def take(self, rooms: Sequence[Room], now_ms: float) -> Admitted | Denied | None:
+        """Take a seat that is there in every room, or in none; None = the bank must be asked."""
         blocks = [self._open(room) for room in rooms]
-        short = [block for block in blocks if block.used >= block.granted]
-        if not short:
-            return self._sit(blocks)
-        for block in short:
-            lost = self._group_of(block.room) in self._lost
-            if lost or now_ms < block.denied_until_ms:
-                return Denied(Why.EMPTY, WAIT_MS, block.room)
-        ticket = SeatTicket(blocks)
         for block in blocks:
+            if block.used >= block.granted:
+                return self._bar(blocks, now_ms)
+        return self._sit(blocks)
+
+    def ask(self, rooms: Sequence[Room], now_ms: float) -> Admitted | Denied | SeatTicket:
+        """Take a seat in every room, or in none; what this worker lacks is asked of the bank."""
+        decision = self.take(rooms, now_ms)
+        if decision is not None:
+            return decision
+        ticket = SeatTicket([self._open(room) for room in rooms])
+        for block in ticket.blocks:
             block.waiting += 1
         self._waiting.append(ticket)
-        for block in short:
-            self._on_due(self._group_of(block.room))
+        for block in ticket.blocks:
+            if block.used >= block.granted:
+                self._on_due(self._group_of(block.room))
         return ticket
+
+    def foresee(self, rooms: Sequence[Room], now_ms: float) -> Denied | None:
+        """Return why a seat would be denied without asking; takes nothing."""
+        return self._bar([self._open(room) for room in rooms], now_ms)
+
+    def leave(self) -> dict[str, list[Wish]]:
+        """Return what to ask of each group so that this worker holds no seat any more."""
+        found: dict[str, list[Wish]] = {}
+        for block in self._blocks.values():
+            wish = Wish(block.room.key, block.room.seats, 0, 0, 0)
+            found.setdefault(self._group_of(block.room), []).append(wish)
+        return found
 
     def release(self, rooms: Sequence[Room]) -> None:
         """Give the seats of one call back: once for each that `take` or its ticket admitted."""
@@ -197,6 +213,15 @@ class Seats:
             block = self._blocks[room.key] = Block(room)
         block.room = room
         return block
+
+    def _bar(self, blocks: list[Block], now_ms: float) -> Denied | None:
+        for block in blocks:
+            if block.used < block.granted:
+                continue
+            lost = self._group_of(block.room) in self._lost
+            if lost or now_ms < block.denied_until_ms:
+                return Denied(Why.EMPTY, WAIT_MS, block.room)
+        return None
 
     def _sit(self, blocks: list[Block]) -> Admitted:
         for block in blocks:

@@ -10,6 +10,7 @@ the loss, then less and less often, up to 2 s. A probe that is granted ends the 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -71,6 +72,8 @@ class Bank:
         self._admit = Script("admit.lua")
         self._slots = Script("slots.lua")
         self._connection: Connection | None = None
+        self._greeted: set[str] = set()
+        """Groups whose guard this worker has seen to."""
         self._due: dict[str, None] = {}
         self._lost: dict[str, None] = {}
         self._wake = asyncio.Event()
@@ -81,6 +84,11 @@ class Bank:
         """Round trips made: each is one write, however many scripts are in it."""
         self.losses = 0
 
+    @property
+    def lost(self) -> bool:
+        """Whether the worker lives on its share of what is kept here."""
+        return bool(self._lost)
+
     def due(self, group: str) -> None:
         """Take note that a group has something to ask."""
         self._due[group] = None
@@ -88,12 +96,25 @@ class Bank:
 
     async def run(self) -> None:
         """Fly until cancelled."""
-        try:
-            while True:
-                await self._wait()
-                await self._turn()
-        finally:
-            self._hang_up()
+        while True:
+            await self._wait()
+            await self._turn()
+
+    async def leave(self, wishes: list[list[Wish]]) -> None:
+        """Give the seats back and hang up; for the end, when `run` has been cancelled.
+
+        Where this fails the seats come back by themselves, when the blocks expire.
+
+        Args:
+            wishes: From `Seats.leave`, of the groups that are kept here.
+        """
+        commands = [self._ask_seats(asked) for asked in wishes]
+        commands.append(("HDEL", self._beat_key, self._worker))
+        if self._connection is not None and self._connection.usable and not self._lost:
+            with contextlib.suppress(TimeoutError, DependencyDown):
+                async with asyncio.timeout(ASK_S):
+                    await self._connection.ask(commands)
+        self._hang_up()
 
     async def _wait(self) -> None:
         """Wait until something is due, or the next probe or heartbeat."""
@@ -129,13 +150,14 @@ class Bank:
         ]
         wishes = [(n, asked) for n in names if (asked := self._seats.take_wishes(n, now_ms))]
         beating = now_ms >= self._beat_ms
-        commands = [self._ask_buckets(flight) for flight in flights]
+        greetings = self._greet([flight.group for flight in flights])
+        commands = greetings + [self._ask_buckets(flight) for flight in flights]
         commands += [self._ask_seats(asked) for _, asked in wishes]
         commands += self._tell() if beating else []
         if not commands:
             return
         try:
-            replies = await self._ask(commands)
+            replies = (await self._ask(commands))[len(greetings) :]
             read = [_read(flight, reply) for flight, reply in zip(flights, replies, strict=False)]
             sizes = [
                 _sizes(asked, reply)
@@ -144,6 +166,7 @@ class Bank:
         except DependencyDown as exc:
             self._fail(names, flights, exc)
             return
+        self._greeted.update(flight.group for flight in flights)
         self._regain(names)
         now_ms = self._now_ms()
         if beating:
@@ -185,12 +208,18 @@ class Bank:
         script = self._admit if command[1] == self._admit.digest else self._slots
         return script.spell_out(command)
 
+    def _greet(self, groups: list[str]) -> list[Command]:
+        """Return what tells a Redis without data that it is new, and has lost nothing.
+
+        Only a worker's first question of a group says so: whoever has asked there before, and
+        finds no data, must take every bucket for empty (admit.lua). So a new relay's first call is
+        not refused, and a Redis that was emptied while the relay runs gives no second burst.
+        """
+        return [("SET", _guard(group), "0", "NX") for group in groups if group not in self._greeted]
+
     def _ask_buckets(self, flight: Flight) -> Command:
-        stem = f"{PREFIX}{flight.group}:" if flight.group else PREFIX
-        keys = [bid.key for bid in flight.question.bids]
-        return self._admit.call(
-            [*keys, f"{stem}born"], msgspec.msgpack.encode(flight.question.flatten())
-        )
+        keys = [*(bid.key for bid in flight.question.bids), _guard(flight.group)]
+        return self._admit.call(keys, msgspec.msgpack.encode(flight.question.flatten()))
 
     def _ask_seats(self, asked: list[Wish]) -> Command:
         flat = [n for wish in asked for n in (wish.seats, wish.used, wish.need, wish.spare)]
@@ -198,7 +227,7 @@ class Bank:
         return self._slots.call(keys, self._worker, TTL_MS, msgspec.msgpack.encode(flat))
 
     def _tell(self) -> list[Command]:
-        told = self._heartbeat.beat(self._broker.leases())
+        told = self._heartbeat.beat(self._broker.leases)
         return [
             ("HSET", self._beat_key, self._worker, told),
             ("PEXPIRE", self._beat_key, 2 * SILENT_MS_MAX),
@@ -244,6 +273,11 @@ class Bank:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _guard(group: str) -> str:
+    """Return the key that says since when a group's data exist."""
+    return f"{PREFIX}{group}:born" if group else f"{PREFIX}born"
 
 
 def _read(flight: Flight, reply: Any) -> Reply:

@@ -15,11 +15,13 @@ from relay.errors import ConfigError, NotFound
 from relay.model import (
     AbortBills,
     Account,
+    Allowance,
     Channel,
     Group,
     Key,
     Line,
     LineKind,
+    OnLoss,
     Price,
     PriceDetail,
     Protocol,
@@ -118,7 +120,7 @@ async def refresh(connection: Connection, vault: Vault, old: Snapshot) -> Snapsh
         account_rows = await connection.fetch(_ACCOUNTS, old.generation)
         key_rows = await connection.fetch(_KEYS, old.generation)
     channels = {row["id"]: _channel(row, vault, old) for row in channel_rows}
-    lines = {row["id"]: _line(row) for row in line_rows}
+    lines = {row["id"]: _line(row, old) for row in line_rows}
     same = channels == old.channels and lines == old.lines
     return Snapshot(
         generation=generation,
@@ -194,8 +196,8 @@ def _channel(row: asyncpg.Record, vault: Vault, old: Snapshot) -> Channel:
     )
 
 
-def _line(row: asyncpg.Record) -> Line:
-    return Line(
+def _line(row: asyncpg.Record, old: Snapshot) -> Line:
+    line = Line(
         id=row["id"],
         name=row["name"],
         channel_ids=tuple(row["channel_ids"]),
@@ -205,7 +207,15 @@ def _line(row: asyncpg.Record) -> Line:
         concurrency=row["concurrency"],
         splice=row["splice"],
         hedge_ms=row["hedge_ms"],
+        model_limits=msgspec.json.decode(row["model_limits"], type=dict[str, Allowance]),
+        on_limiter_loss=OnLoss(row["on_limiter_loss"]),
+        input_weight_ppm=row["input_weight_ppm"],
+        cached_weight_ppm=row["cached_weight_ppm"],
+        output_weight_ppm=row["output_weight_ppm"],
     )
+    known = old.lines.get(line.id)
+    # What workers have worked out for a line is kept for as long as it is this very object.
+    return known if known == line else line
 
 
 def _group(row: asyncpg.Record) -> Group:
@@ -245,6 +255,9 @@ def read_key(row: asyncpg.Record) -> Key:
         networks=None if row["networks"] is None else tuple(row["networks"]),
         quota_nanos=row["quota_nanos"],
         spent_nanos=row["spent_nanos"],
+        tpm=row["tpm"],
+        rpm=row["rpm"],
+        concurrency=row["concurrency"],
     )
 
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from relay.errors import ConfigError
-from relay.model import AbortBills, LineKind, Protocol, Resume
+from relay.model import AbortBills, LineKind, OnLoss, Protocol, Resume
 from relay.store.canonical import (
     MODEL_CHARS_MAX,
     canonical_multiplier,
@@ -75,10 +75,24 @@ class ChannelEntry(Entry, frozen=True):
         }
 
 
+class LineModelEntry(Entry, frozen=True):
+    """`[[line.model]]`: limits of one model on the line, beside the line's own."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=MODEL_CHARS_MAX)]
+    tpm: Limit = 0
+    rpm: Limit = 0
+    concurrency: Concurrency = 0
+
+    def _check(self) -> dict[str, object]:
+        check_name(self.name)
+        return {}
+
+
 class LineEntry(Entry, frozen=True):
     """`[[line]]`. `tpm` None: the default of the kind, filled in by `parse_catalog`.
 
     `hedge_ms`: without output for so long, a second channel is asked beside the first; 0 = never.
+    `on_limiter_loss`: what its limits do without Redis. `*_weight`: what a token counts.
     """
 
     name: Name
@@ -89,11 +103,21 @@ class LineEntry(Entry, frozen=True):
     concurrency: Concurrency = 0
     splice: bool = False
     hedge_ms: Wait = 0
+    on_limiter_loss: OnLoss = OnLoss.SHARE
+    input_weight: str = "1"
+    cached_weight: str = "0"
+    output_weight: str = "1"
+    model: list[LineModelEntry] = []
 
     def _check(self) -> dict[str, object]:
         check_name(self.name)
         check_distinct("channels", self.channels)
-        return {}
+        check_distinct("model", [model.name for model in self.model])
+        weights = ("input_weight", "cached_weight", "output_weight")
+        return {
+            "model": sorted(self.model, key=lambda model: model.name),
+            **{field: canonical_multiplier(field, getattr(self, field)) for field in weights},
+        }
 
 
 class GroupEntry(Entry, frozen=True):
@@ -226,6 +250,9 @@ class KeyEntry(Entry, frozen=True):
     models: Annotated[list[str], Meta(min_length=1)] | None = None
     allow_ip: Annotated[list[str], Meta(min_length=1)] | None = None
     quota: str = ""
+    tpm: Limit = 0
+    rpm: Limit = 0
+    concurrency: Concurrency = 0
 
     def _check(self) -> dict[str, object]:
         check_name(self.name)

@@ -7,7 +7,7 @@ import asyncpg
 import msgspec
 
 from relay.errors import ConfigError
-from relay.model import AbortBills, LineKind, Protocol, Resume
+from relay.model import AbortBills, Allowance, LineKind, OnLoss, Protocol, Resume
 from relay.store.catalog import PRICES, read_price
 from relay.store.declaration import (
     AccountEntry,
@@ -16,6 +16,7 @@ from relay.store.declaration import (
     GroupEntry,
     KeyEntry,
     LineEntry,
+    LineModelEntry,
 )
 from relay.store.declared_prices import to_entry
 from relay.store.key_mark import KeyMark
@@ -105,6 +106,7 @@ def _channel(row: asyncpg.Record) -> ChannelEntry:
 
 
 def _line(row: asyncpg.Record) -> LineEntry:
+    models = msgspec.json.decode(row["model_limits"], type=dict[str, Allowance])
     return LineEntry(
         name=row["name"],
         channels=list(row["channels"]),
@@ -114,6 +116,14 @@ def _line(row: asyncpg.Record) -> LineEntry:
         concurrency=row["concurrency"],
         splice=row["splice"],
         hedge_ms=row["hedge_ms"],
+        on_limiter_loss=OnLoss(row["on_limiter_loss"]),
+        input_weight=format_multiplier(row["input_weight_ppm"]),
+        cached_weight=format_multiplier(row["cached_weight_ppm"]),
+        output_weight=format_multiplier(row["output_weight_ppm"]),
+        model=[
+            LineModelEntry(name=name, tpm=limit.tpm, rpm=limit.rpm, concurrency=limit.concurrency)
+            for name, limit in models.items()
+        ],
     )
 
 
@@ -147,4 +157,7 @@ def _key(row: asyncpg.Record) -> KeyEntry:
         models=None if row["models"] is None else list(row["models"]),
         allow_ip=None if row["networks"] is None else [str(ip) for ip in row["networks"]],
         quota="" if row["quota_nanos"] is None else format_usd(row["quota_nanos"]),
+        tpm=row["tpm"],
+        rpm=row["rpm"],
+        concurrency=row["concurrency"],
     )

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from relay.model import Price, Secret
+from relay.model import Allowance, Price, Secret
 from relay.store.canonical import model_map
 from relay.store.declaration import (
     AccountEntry,
@@ -38,12 +38,16 @@ _CHANNEL: Final = """
         abort_bills = excluded.abort_bills, include_usage = excluded.include_usage,
         api_key_sealed = COALESCE($13::bytea, old.api_key_sealed)"""
 _LINE: Final = """
-    INSERT INTO lines (name, kind, tpm, rpm, concurrency, splice, hedge_ms)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    INSERT INTO lines (name, kind, tpm, rpm, concurrency, splice, hedge_ms, on_limiter_loss,
+        input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
     ON CONFLICT (name) WHERE deleted_at IS NULL DO UPDATE SET
         kind = excluded.kind, tpm = excluded.tpm, rpm = excluded.rpm,
         concurrency = excluded.concurrency, splice = excluded.splice,
-        hedge_ms = excluded.hedge_ms
+        hedge_ms = excluded.hedge_ms, on_limiter_loss = excluded.on_limiter_loss,
+        input_weight_ppm = excluded.input_weight_ppm,
+        cached_weight_ppm = excluded.cached_weight_ppm,
+        output_weight_ppm = excluded.output_weight_ppm, model_limits = excluded.model_limits
     RETURNING id"""
 _LINE_CHANNELS: Final = """
     INSERT INTO line_channels (line_id, position, channel_id)
@@ -73,7 +77,8 @@ _ACCOUNT: Final = """
         tpm = excluded.tpm, rpm = excluded.rpm, concurrency = excluded.concurrency,
         disabled = excluded.disabled, low_balance_nanos = excluded.low_balance_nanos"""
 _KEY_TERMS: Final = """
-    UPDATE keys SET expires_at = $3, models = $4, networks = $5, quota_nanos = $6
+    UPDATE keys SET expires_at = $3, models = $4, networks = $5, quota_nanos = $6,
+        tpm = $7, rpm = $8, concurrency = $9
     FROM accounts
     WHERE accounts.id = account_id AND accounts.deleted_at IS NULL AND accounts.name = $1
       AND keys.name = $2 AND keys.deleted_at IS NULL"""
@@ -168,6 +173,11 @@ class Writer:
             entry.concurrency,
             entry.splice,
             entry.hedge_ms,
+            entry.on_limiter_loss.value,
+            parse_multiplier(entry.input_weight),
+            parse_multiplier(entry.cached_weight),
+            parse_multiplier(entry.output_weight),
+            msgspec.json.encode(_model_limits(entry)).decode(),
         )
         await connection.execute("DELETE FROM line_channels WHERE line_id = $1", line_id)
         await connection.execute(_LINE_CHANNELS, line_id, entry.channels)
@@ -197,6 +207,9 @@ class Writer:
             models=entry.models,
             networks=entry.allow_ip,
             quota_nanos=parse_usd(entry.quota) if entry.quota else None,
+            tpm=entry.tpm,
+            rpm=entry.rpm,
+            concurrency=entry.concurrency,
         )
         if change.action is Action.CHANGED and CREDENTIAL not in change.fields:
             values = msgspec.structs.astuple(terms)
@@ -208,6 +221,13 @@ class Writer:
             # A key never changes under its id: another one takes its place and its name.
             await self._connection.execute(_KEY_REMOVAL, *identity(entry))
         await insert_key(self._connection, entry.account, entry.name, mark, terms)
+
+
+def _model_limits(entry: LineEntry) -> dict[str, Allowance]:
+    return {
+        model.name: Allowance(tpm=model.tpm, rpm=model.rpm, concurrency=model.concurrency)
+        for model in entry.model
+    }
 
 
 async def insert_price(connection: Connection, price: Price, *, withdrawn: bool = False) -> None:

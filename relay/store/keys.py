@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 
 from relay.errors import BadRequest, NotFound
-from relay.model import Secret
+from relay.model import Allowance, Secret
 from relay.store.key_mark import KeyMark, mark_key
 from relay.store.postgres import Connection
 from relay.store.vault import Pepper
@@ -20,8 +20,8 @@ from relay.wire import keys
 
 _INSERT: Final = """
     INSERT INTO keys (account_id, name, digest, pepper_id, prefix, last4,
-                      expires_at, models, networks, quota_nanos)
-    SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10
+                      expires_at, models, networks, quota_nanos, tpm, rpm, concurrency)
+    SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13
     FROM accounts WHERE name = $1 AND deleted_at IS NULL
     RETURNING id"""
 _LIST: Final = """
@@ -37,16 +37,27 @@ _FIND: Final = """
            OR accounts.name || '/' || keys.name = $1)
     ORDER BY keys.id"""
 _SWITCH: Final = "UPDATE keys SET disabled = $2 WHERE id = $1 AND deleted_at IS NULL"
+_LIMIT: Final = """
+    UPDATE keys SET tpm = COALESCE($2, tpm), rpm = COALESCE($3, rpm),
+        concurrency = COALESCE($4, concurrency)
+    WHERE id = $1 AND deleted_at IS NULL
+    RETURNING tpm, rpm, concurrency"""
 _DELETE: Final = "UPDATE keys SET deleted_at = now() WHERE id = $1 AND deleted_at IS NULL"
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key may do; None = no bound. `networks`: CIDRs. `quota_nanos`: nano-USD in all."""
+    """What a key may do; None = no bound. `networks`: CIDRs. `quota_nanos`: nano-USD in all.
+
+    `tpm`, `rpm`, `concurrency`: tokens and calls a minute, calls at once; 0 = no limit of its own.
+    """
 
     expires_at: datetime.datetime | None = None
     models: list[str] | None = None
     networks: list[str] | None = None
     quota_nanos: int | None = None
+    tpm: int = 0
+    rpm: int = 0
+    concurrency: int = 0
 
 
 class FreshKey(msgspec.Struct, frozen=True):
@@ -95,6 +106,9 @@ async def insert_key(
             terms.models,
             terms.networks,
             terms.quota_nanos,
+            terms.tpm,
+            terms.rpm,
+            terms.concurrency,
         )
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name == "keys_name":
@@ -135,6 +149,21 @@ async def find_key(connection: Connection, wanted: str) -> asyncpg.Record:
 async def set_disabled(connection: Connection, key_id: int, *, disabled: bool) -> None:
     """Switch a key off or on; every worker knows within a second."""
     await connection.execute(_SWITCH, key_id, disabled)
+
+
+async def set_limits(
+    connection: Connection,
+    key_id: int,
+    *,
+    tpm: int | None,
+    rpm: int | None,
+    concurrency: int | None,
+) -> Allowance:
+    """Change a key's own limits, None = leave as it is; return what they are now."""
+    row = await connection.fetchrow(_LIMIT, key_id, tpm, rpm, concurrency)
+    if row is None:
+        raise NotFound(f"there is no key {key_id}")
+    return Allowance(tpm=row["tpm"], rpm=row["rpm"], concurrency=row["concurrency"])
 
 
 async def delete_key(connection: Connection, key_id: int) -> None:

@@ -1,31 +1,27 @@
 """What the flow asks for a call: may it run now, and what did it use.
 
-    decision = limiter.admit(draws, rooms)       # no await: local in the common case
-    if isinstance(decision, Waiting):
-        decision = await limiter.wait(decision)  # at most WAIT_S; safe to cancel
-    if isinstance(decision, Denied):
-        ...                                      # 429, 400 or 503 by decision.why
-    try:
-        ...                                      # decision is a Grant: run the call
-        limiter.settle(decision, (input, cached, output))   # as often as usage is learned
-    finally:
-        limiter.release(decision)                # frees the seats; no await, so never lost
-
-A call that failed before any upstream took it settles (0, 0, 0): its tokens come back, and its
-request still counts.
+decision = limiter.admit(scheme, costs)            # no await: local in the common case
+if decision is None:
+    decision = await limiter.wait(scheme, costs)   # at most WAIT_S; safe to cancel
+if isinstance(decision, Denied):
+    ...                                            # 429, 400 or 503 by decision.why
+try:
+    ...                                            # decision is a Grant: run the call
+    limiter.settle(decision, costs)                # as often as usage is learned
+finally:
+    limiter.release(decision)                      # frees the seats; no await, so never lost
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Self
 
-from relay.limits.broker import Broker, Draws
-from relay.limits.bucket import MINUTE_MS
+from relay.limits.broker import Broker
 from relay.limits.decision import ADMITTED, CROWDED_MS, Admitted, Denied, Ticket, Why
 from relay.limits.headers import Standing
-from relay.limits.scopes import Bucket, Measure, Room
-from relay.limits.slots import Seats, SeatTicket
+from relay.limits.scheme import Costs, Grant, Scheme
+from relay.limits.slots import Seats, SeatTicket, Wish
 from relay.store.bank import Bank
 from relay.store.nodes import Nodes
 
@@ -34,27 +30,6 @@ WAIT_S: Final = 0.25
 """No call waits longer for the bank: a flight is bound by 50 ms, and a full queue is a few."""
 
 _log = logging.getLogger(__name__)
-
-
-class Grant:
-    """What a running call has taken; to be settled and released by the one who was given it."""
-
-    __slots__ = ("draws", "rooms", "seated")
-
-    def __init__(self, draws: Draws, rooms: Sequence[Room]) -> None:
-        self.draws = draws
-        self.rooms = rooms
-        self.seated = False
-
-
-class Waiting:
-    """A call that nobody could decide without asking."""
-
-    __slots__ = ("grant", "ticket")
-
-    def __init__(self, grant: Grant, ticket: Ticket | SeatTicket) -> None:
-        self.grant = grant
-        self.ticket = ticket
 
 
 class Limiter:
@@ -91,11 +66,20 @@ class Limiter:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        wishes: list[list[list[Wish]]] = [[] for _ in self._banks]
+        for group, asked in self._seats.leave().items():
+            wishes[self._nodes.place_of(group)].append(asked)
+        await asyncio.gather(*map(Bank.leave, self._banks, wishes))
 
     @property
     def fallback_ms(self) -> float:
         """How long this worker has lived on its share, in all."""
         return self._broker.lost_ms(self._now_ms())
+
+    @property
+    def lost(self) -> bool:
+        """Whether a Redis cannot be asked now."""
+        return any(bank.lost for bank in self._banks)
 
     @property
     def flights(self) -> int:
@@ -107,88 +91,84 @@ class Limiter:
         """How often a Redis was lost."""
         return sum(bank.losses for bank in self._banks)
 
-    def admit(self, draws: Draws, rooms: Sequence[Room] = ()) -> Grant | Denied | Waiting:
-        """Take a seat in each room and the cost of each bucket, all or nothing."""
-        grant = Grant(draws, rooms)
-        if rooms:
-            seated = self._seats.take(rooms, self._now_ms())
-            if isinstance(seated, Denied):
-                return seated
-            if isinstance(seated, SeatTicket):
-                return Waiting(grant, seated)
-            grant.seated = True
-        return self._admit_seated(grant)
+    def admit(self, scheme: Scheme, costs: Costs) -> Grant | Denied | None:
+        """Take a seat in each room and the cost of each bucket, all or nothing.
 
-    async def wait(self, waiting: Waiting) -> Grant | Denied:
-        """Return the decision on a call; if cancelled, it has taken nothing.
+        Returns:
+            None: nothing was taken, the bank must be asked: `wait` does.
+        """
+        now_ms = self._now_ms()
+        rooms = scheme.rooms
+        if rooms:
+            seated = self._seats.take(rooms, now_ms)
+            if seated is not ADMITTED:
+                return seated
+        decision = self._broker.take(scheme, costs, now_ms)
+        if decision is ADMITTED:
+            return Grant(scheme, costs, seated=bool(rooms))
+        if rooms:
+            self._seats.release(rooms)
+        return decision
+
+    async def wait(self, scheme: Scheme, costs: Costs) -> Grant | Denied:
+        """Take what `admit` could not decide on; if cancelled, it has taken nothing.
 
         To be awaited at once by the task that asked: a task made for it could be cancelled before
         it began, and nobody would hear the decision.
         """
-        grant, ticket = waiting.grant, waiting.ticket
-        try:
-            if isinstance(ticket, SeatTicket):
-                refusal = await self._decided(ticket)
-                if refusal is not None:
-                    return refusal
-                grant.seated = True
-                decision = self._admit_seated(grant)
-                if not isinstance(decision, Waiting):
-                    return decision
-                ticket = decision.ticket
-            refusal = await self._decided(ticket)
-        except asyncio.CancelledError:
-            self._give_up(grant, ticket)
-            raise
+        grant = Grant(scheme, costs, seated=False)
+        if scheme.rooms:
+            refusal = await self._heard(grant, self._seats.ask(scheme.rooms, self._now_ms()))
+            if refusal is not None:
+                return refusal
+            grant.seated = True
+        refusal = await self._heard(grant, self._broker.ask(scheme, costs, self._now_ms()))
         if refusal is not None:
             self.release(grant)
             return refusal
         return grant
 
-    def settle(self, grant: Grant, tokens: tuple[int, int, int]) -> None:
-        """Book what the call has used so far in place of what was booked before.
+    def foresee(self, scheme: Scheme, costs: Costs) -> Denied | None:
+        """Return why a call would be denied now without asking anybody; takes nothing."""
+        now_ms = self._now_ms()
+        refusal = self._seats.foresee(scheme.rooms, now_ms) if scheme.rooms else None
+        return refusal or self._broker.foresee(scheme, costs, now_ms)
 
-        Args:
-            grant: Of the call.
-            tokens: (input, cached part of the input, output), counted or reported.
-        """
-        settled: list[tuple[Bucket, int]] = []
-        changes: list[tuple[Bucket, int]] = []
-        for bucket, booked in grant.draws:
-            cost = bucket.weights.cost(*tokens) if bucket.measure is Measure.TOKENS else booked
-            settled.append((bucket, cost))
-            if cost != booked:
-                changes.append((bucket, cost - booked))
-        grant.draws = settled
-        self._broker.settle(changes, self._now_ms())
+    def settle(self, grant: Grant, costs: Costs) -> None:
+        """Book what the call has used so far in place of what was booked before."""
+        self._broker.settle(grant.scheme, grant.costs, costs, self._now_ms())
+        grant.costs = costs
 
     def release(self, grant: Grant) -> None:
         """Free the call's seats; a second time does nothing."""
         if grant.seated:
             grant.seated = False
-            self._seats.release(grant.rooms)
+            self._seats.release(grant.scheme.rooms)
 
-    def hold_back(self, buckets: Sequence[Bucket], wait_ms: int) -> None:
-        """Book what flows in for `wait_ms`: an upstream has said that its own quota is spent."""
-        spent = [(b, b.rule.per_minute * wait_ms // MINUTE_MS) for b in buckets]
-        self._broker.settle(spent, self._now_ms())
+    def hold_back(self, scheme: Scheme, wait_ms: int) -> None:
+        """Empty the buckets for `wait_ms`: an upstream has said that its own quota is spent."""
+        self._broker.hold_back(scheme, wait_ms, self._now_ms())
 
-    def standings(self, draws: Draws) -> list[Standing]:
+    def standings(self, scheme: Scheme) -> list[Standing]:
         """Return how full a call's buckets are, for the headers of its answer."""
-        return self._broker.standings(draws, self._now_ms())
+        return self._broker.leases.standings(scheme, self._now_ms())
 
-    def _admit_seated(self, grant: Grant) -> Grant | Denied | Waiting:
-        decision = self._broker.try_admit(grant.draws, self._now_ms())
+    async def _heard(
+        self, grant: Grant, decision: Admitted | Denied | Ticket | SeatTicket
+    ) -> Denied | None:
+        """Wait for a decision; None = admitted. Whoever waits too long is sent away."""
+        if isinstance(decision, Denied):
+            return decision
         if decision is ADMITTED:
-            return grant
-        if isinstance(decision, Ticket):
-            return Waiting(grant, decision)
-        self.release(grant)
-        assert isinstance(decision, Denied)
-        return decision
+            return None
+        assert not isinstance(decision, Admitted)
+        try:
+            return await self._decided(decision)
+        except asyncio.CancelledError:
+            self._give_up(grant, decision)
+            raise
 
     async def _decided(self, ticket: Ticket | SeatTicket) -> Denied | None:
-        """Wait for a ticket's decision; None = admitted. Whoever waits too long is sent away."""
         if ticket.decision is None:
             decided = asyncio.Event()
             ticket.decide = decided.set
@@ -208,7 +188,7 @@ class Limiter:
             if isinstance(ticket, SeatTicket):
                 grant.seated = True
             else:
-                self._broker.settle([(b, -cost) for b, cost in grant.draws], self._now_ms())
+                self.settle(grant, [0] * len(grant.costs))
         self._drop(ticket)
         self.release(grant)
 

@@ -17,7 +17,8 @@ _LINES: Final = """
     SELECT id, name, kind, ARRAY(
         SELECT channels.name FROM line_channels JOIN channels ON channels.id = channel_id
         WHERE line_id = lines.id ORDER BY position
-    ) AS channels, tpm, rpm, concurrency, splice, hedge_ms
+    ) AS channels, tpm, rpm, concurrency, splice, hedge_ms, on_limiter_loss,
+        input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits
     FROM lines WHERE deleted_at IS NULL ORDER BY name"""
 _ACCOUNTS: Final = """
     SELECT accounts.id, accounts.name, groups.name AS "group", multiplier_ppm, ARRAY(
@@ -40,7 +41,7 @@ async def list_channels(connection: Connection, vault: Vault) -> list[Row]:
 
 async def list_lines(connection: Connection) -> list[Row]:
     """Return all lines with the names of their channels."""
-    return [dict(row) for row in await connection.fetch(_LINES)]
+    return [_line(row) for row in await connection.fetch(_LINES)]
 
 
 async def list_accounts(connection: Connection, name: str | None = None) -> list[Row]:
@@ -78,6 +79,14 @@ def _channel(row: asyncpg.Record, vault: Vault) -> Row:
         "drained": row["drained"],
         "evicted": row["evicted"],
     }
+
+
+def _line(row: asyncpg.Record) -> Row:
+    shown = dict(row)
+    for field in ("input_weight", "cached_weight", "output_weight"):
+        shown[field] = format_multiplier(shown.pop(f"{field}_ppm"))
+    shown["model_limits"] = msgspec.json.decode(shown["model_limits"])
+    return shown
 
 
 def _account(row: asyncpg.Record) -> Row:

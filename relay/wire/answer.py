@@ -23,6 +23,7 @@ KEEPALIVES: Final = {
 """What keeps the way to a client alive while an upstream is silent."""
 RETRY_AFTER_S_MAX: Final = 60.0
 """anthropic's Python client sleeps whatever it is told, openai's gives up above two minutes."""
+RETRY_AFTER_MS_MIN: Final = 20
 JITTER_SHARE: Final = 0.25
 JITTER_MS: Final = 250
 OWNER: Final = "relay"
@@ -80,9 +81,12 @@ def error_headers(error: RelayError, dice: float) -> list[tuple[str, str]]:
     headers: list[tuple[str, str]] = []
     if error.should_retry is not None:
         headers.append(("x-should-retry", "true" if error.should_retry else "false"))
-    if error.retry_after_s is not None:
+    if error.retry_after_s is not None and error.should_retry is False:
+        # For people: the clients are told not to come back, so they do not sleep for it.
+        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
+    elif error.retry_after_s is not None:
         wait_ms = error.retry_after_s * 1000 * (1 + JITTER_SHARE * dice) + JITTER_MS * dice
-        wait_ms = min(wait_ms, RETRY_AFTER_S_MAX * 1000)
+        wait_ms = min(max(wait_ms, RETRY_AFTER_MS_MIN), RETRY_AFTER_S_MAX * 1000)
         headers.append(("retry-after-ms", str(math.ceil(wait_ms))))
         headers.append(("retry-after", str(max(1, math.ceil(wait_ms / 1000)))))
     return headers

@@ -16,6 +16,10 @@ from relay.call import CallEnd, CallStart
 from relay.config import Config
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
+from relay.flow.ports import Limiter
+from relay.flow.quotas import Quotas
+from relay.flow.rates import Rates
+from relay.limits.estimate import Estimator
 from relay.model import (
     Account,
     Channel,
@@ -98,11 +102,16 @@ def make_snapshot(channels: list[Channel], **key_fields: Any) -> Snapshot:
 class Rig:
     """A running data plane."""
 
-    def __init__(self, snapshot: Snapshot, config: Config | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, config: Config | None = None, limiter: Limiter | None = None
+    ) -> None:
         self.journal = MemoryJournal()
         self.snapshot = snapshot
         self.config = config or Config()
-        self.server = DataServer(self.config, self.journal, Counters(), PEPPER)
+        counters, estimator = Counters(), Estimator()
+        tolls = [Rates(limiter, estimator, counters)] if limiter is not None else []
+        self.server = DataServer(self.config, self.journal, counters, PEPPER, tolls=tolls)
+        self.server.referee.quotas = Quotas(limiter, estimator)
         self.port = 0
 
     async def __aenter__(self) -> "Rig":

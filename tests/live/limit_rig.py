@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from redis.asyncio import Redis
 
 from relay.limits.bucket import Rule
 from relay.limits.decision import Denied
-from relay.limits.scopes import Bucket, Measure, OnLoss, Room, Scope
+from relay.limits.scheme import Costs, Grant, Scheme
+from relay.limits.scopes import Bucket, Limit, Measure, Room, Scope
+from relay.model import OnLoss
 from relay.store.embedded import Embedded
-from relay.store.limiter import Grant, Limiter, Waiting
+from relay.store.limiter import Limiter
 from relay.store.nodes import one_node
 from relay.store.resp import connect
 
@@ -63,12 +65,31 @@ async def ask(
     limiter: Limiter, bucket: Bucket, cost: int = 1, rooms: tuple[Room, ...] = ()
 ) -> Grant | Denied:
     """Ask as the flow does; no call may wait for longer than two deadlines."""
+    return await ask_all(limiter, [(bucket, cost)], rooms)
+
+
+async def ask_all(
+    limiter: Limiter, draws: Sequence[tuple[Bucket, int]], rooms: tuple[Room, ...] = ()
+) -> Grant | Denied:
+    """Ask for several buckets at once."""
+    scheme, costs = scheme_of(draws, rooms)
     began_ms = now_ms()
-    decision = limiter.admit([(bucket, cost)], rooms)
-    if isinstance(decision, Waiting):
-        decision = await limiter.wait(decision)
+    decision = limiter.admit(scheme, costs)
+    if decision is None:
+        decision = await limiter.wait(scheme, costs)
         assert now_ms() - began_ms < 300
     return decision
+
+
+def scheme_of(
+    draws: Sequence[tuple[Bucket, int]], rooms: tuple[Room, ...] = ()
+) -> tuple[Scheme, Costs]:
+    """Return a scheme of these buckets and rooms, and the costs in its order."""
+    limits = [Limit(tuple(bucket for bucket, _ in draws), None)]
+    limits += [Limit((), room) for room in rooms]
+    scheme = Scheme(tuple(limits))
+    costs = dict(draws)
+    return scheme, [costs[bucket] for bucket in scheme.buckets]
 
 
 async def spend(limiter: Limiter, bucket: Bucket, cost: int, seconds: float) -> int:

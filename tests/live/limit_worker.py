@@ -12,8 +12,9 @@ import time
 import uvloop
 
 from relay.limits.bucket import Rule
-from relay.limits.scopes import LINE_BURST_MS, Bucket, Measure, Scope
-from relay.store.limiter import Grant, Limiter, Waiting
+from relay.limits.scheme import Grant, Scheme
+from relay.limits.scopes import LINE_BURST_MS, Bucket, Limit, Measure, Scope
+from relay.store.limiter import Limiter
 from relay.store.nodes import one_node
 
 CALL_TOKENS = 1_000
@@ -25,6 +26,8 @@ async def offer(
     """Offer calls from a time of the machine's clock on; print counts and tokens by second."""
     rule = Rule(per_s * 60, LINE_BURST_MS)
     line = Bucket("relay:{l:1}:tpm", "{l:1}", Scope.LINE, Measure.TOKENS, rule)
+    scheme = Scheme((Limit((line,), None),))
+    costs = [CALL_TOKENS]
     dice = random.Random(number)
     seconds = [0] * (int(s) + 1)
     counts = {"calls": 0, "refused": 0, "late": 0}
@@ -39,9 +42,9 @@ async def offer(
         else:
             counts["refused"] += 1
 
-    async def wait(decision: Waiting) -> None:
+    async def wait() -> None:
         began_s = time.monotonic()
-        note(admitted=isinstance(await limiter.wait(decision), Grant))
+        note(admitted=isinstance(await limiter.wait(scheme, costs), Grant))
         counts["late"] += time.monotonic() - began_s > 0.005
 
     async with Limiter(one_node(locate), f"w{number}", lambda: time.monotonic() * 1_000) as limiter:
@@ -51,9 +54,9 @@ async def offer(
             while due_s <= now_s:
                 due_s += dice.expovariate(calls_per_s)
                 counts["calls"] += 1
-                decision = limiter.admit([(line, CALL_TOKENS)])
-                if isinstance(decision, Waiting):
-                    task = asyncio.create_task(wait(decision))
+                decision = limiter.admit(scheme, costs)
+                if decision is None:
+                    task = asyncio.create_task(wait())
                     waiting.add(task)
                     task.add_done_callback(waiting.discard)
                 else:

@@ -15,14 +15,15 @@ import pytest
 
 from relay.limits.bucket import Rule
 from relay.limits.decision import Denied
+from relay.limits.scheme import Grant
 from relay.limits.scopes import Bucket, Measure, Room, Scope, hash_slot
 from relay.store.binaries import find_valkey
 from relay.store.home import leave, settle
-from relay.store.limiter import Grant, Limiter, Waiting
+from relay.store.limiter import Limiter
 from relay.store.nodes import cluster_nodes, one_node
 from relay.store.resp import connect
 from relay.store.sentinel import follow_sentinels
-from tests.live.limit_rig import ask, now_ms, spend, until
+from tests.live.limit_rig import ask, ask_all, now_ms, spend, until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -128,11 +129,9 @@ async def test_a_call_is_decided_over_three_shards(program: Path, tmp_path: Path
         for bucket in (LINE, account, channel):
             await old_guard(ports, bucket)
         async with Limiter(nodes, "worker", now_ms) as limiter:
-            first = limiter.admit([(LINE, 5), (account, 50), (channel, 20)], (hall,))
-            assert isinstance(first, Waiting) and isinstance(await limiter.wait(first), Grant)
-            second = limiter.admit([(LINE, 5), (account, 5), (channel, 50)], (hall,))
-            assert isinstance(second, Waiting | Denied)
-            refused = await limiter.wait(second) if isinstance(second, Waiting) else second
+            first = await ask_all(limiter, [(LINE, 5), (account, 50), (channel, 20)], (hall,))
+            assert isinstance(first, Grant)
+            refused = await ask_all(limiter, [(LINE, 5), (account, 5), (channel, 50)], (hall,))
             assert isinstance(refused, Denied) and refused.limit is channel
             assert isinstance(await ask(limiter, account, 10), Grant), "it took nothing"
             assert isinstance(await ask(limiter, account, 10), Denied)

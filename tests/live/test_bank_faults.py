@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from relay.limits.decision import Denied, Why
-from relay.limits.scopes import OnLoss
-from relay.store.limiter import Grant, Limiter
+from relay.limits.scheme import Grant
+from relay.model import OnLoss
+from relay.store.limiter import Limiter
 from tests.live.limit_rig import (
     Server,
     ask,

@@ -4,6 +4,7 @@
 -- KEYS     U bucket keys, then the guard key: all of one hash tag.
 -- ARGV[1]  msgpack, flat integers: U x {limit a minute, burst_ms, want, fair},
 --          then for each claim {force, draws, (bucket from 1, cost) x draws}.
+--          force: 0 = checked, 1 = debited in any case, 2 = brought down to that much debt.
 -- Reply    a code for each claim (0 | wait_ms * 256 + bucket), then {leased, used_ms} x U.
 --
 -- A bucket is a string: its TAT in ms since 2025-01-01, which keeps doubles exact to 8e-6 ms.
@@ -51,7 +52,9 @@ while at <= last do
   if code == 0 then
     for j = at + 2, tail, 2 do
       local k = asked[j]
-      local x = tat[k] + asked[j + 1] * per[k]
+      local moved = asked[j + 1] * per[k]
+      local x = tat[k] + moved
+      if asked[at] == 2 then x = math.max(tat[k], full[k] + moved) end
       if x > full[k] + 60000 then x = full[k] + 60000 end
       tat[k] = x
       touched[k] = true

@@ -56,5 +56,13 @@ def test_an_old_catalog_degrades_only() -> None:
     assert found.degraded == ["Postgres: the catalog was last confirmed 40 s ago"]
 
 
+def test_a_lost_redis_degrades_only() -> None:
+    alone = worker()
+    alone.gauges["limiter_lost"] = 1.0
+    found = judge({"worker-0": [worker()], "worker-1": [alone]}, NOW_S)
+    assert found.ready
+    assert found.degraded == ["Redis: the limits of 1 workers live on their shares"]
+
+
 def test_a_relay_without_workers_is_not_ready() -> None:
     assert not judge({}, NOW_S).ready

@@ -7,10 +7,13 @@ import pytest
 
 from relay.limits.broker import WAITING_MAX, Broker
 from relay.limits.bucket import Buckets, Rule, read_reply
-from relay.limits.decision import ADMITTED, Denied, Ticket, Why
+from relay.limits.decision import ADMITTED, Admitted, Denied, Ticket, Why
 from relay.limits.flight import CALLS_MAX, Flight
+from relay.limits.headers import Standing
 from relay.limits.lease import ALONE_SHARE, Lease
-from relay.limits.scopes import Bucket, Measure, OnLoss, Scope
+from relay.limits.scopes import Bucket, Measure, Scope
+from relay.model import OnLoss
+from tests.pure.limits.world import Draws, scheme_of
 
 
 def bucket(
@@ -44,10 +47,20 @@ class Desk:
         self.broker.land(flight, read_reply(flight.question, flat), now_ms)
 
     def lease(self, key: str) -> Lease:
-        return next(lease for lease in self.broker.leases() if lease.bucket.key == key)
+        return next(lease for lease in self.broker.leases if lease.bucket.key == key)
+
+    def admit(self, draws: Draws, now_ms: float) -> Admitted | Denied | Ticket:
+        return self.broker.ask(*scheme_of(draws), now_ms)
+
+    def settle(self, draws: Draws, now_ms: float) -> None:
+        scheme, changes = scheme_of(draws)
+        self.broker.settle(scheme, [0] * len(changes), changes, now_ms)
+
+    def standings(self, draws: Draws, now_ms: float) -> list[Standing]:
+        return self.broker.leases.standings(scheme_of(draws)[0], now_ms)
 
     def ask(self, *draws: tuple[Bucket, int], now_ms: float = NOW) -> Ticket:
-        ticket = self.broker.try_admit(draws, now_ms)
+        ticket = self.broker.ask(*scheme_of(draws), now_ms)
         assert isinstance(ticket, Ticket)
         return ticket
 
@@ -71,14 +84,14 @@ def test_settling_rides_on_the_next_flight() -> None:
     desk = Desk()
     desk.ask((A, 100))
     desk.fly()
-    desk.broker.settle([(A, 400)], NOW)
+    desk.settle([(A, 400)], NOW)
     desk.due.clear()
     desk.broker.sweep(NOW)
     assert desk.due == [""]
     desk.fly()
     assert desk.used("a") == 500
-    desk.broker.settle([(A, -300)], NOW)
-    assert desk.broker.try_admit([(A, 50)], NOW) is ADMITTED, "a refund is spent locally"
+    desk.settle([(A, -300)], NOW)
+    assert desk.admit([(A, 50)], NOW) is ADMITTED, "a refund is spent locally"
     desk.broker.sweep(NOW)
     desk.fly()
     assert desk.lease("a").surplus() == 0
@@ -92,7 +105,7 @@ def test_a_refusal_is_remembered_but_not_for_smaller_calls() -> None:
     desk.fly()
     assert refused.decision == Denied(Why.EMPTY, 1_000, A)
     assert desk.used("b") == 0
-    again = desk.broker.try_admit([(A, 1_000)], NOW + 10)
+    again = desk.admit([(A, 1_000)], NOW + 10)
     assert again == Denied(Why.EMPTY, 990, A)
     desk.ask((A, 10), now_ms=NOW + 10)
     desk.fly(now_ms=NOW + 10)
@@ -101,7 +114,7 @@ def test_a_refusal_is_remembered_but_not_for_smaller_calls() -> None:
 
 def test_the_refused_call_gives_back_what_it_held() -> None:
     desk = Desk()
-    desk.broker.settle([(B, -50)], NOW)
+    desk.settle([(B, -50)], NOW)
     desk.ask((A, 6_000))
     desk.fly()
     refused = desk.ask((A, 10), (B, 20))
@@ -116,7 +129,7 @@ def test_too_large_is_said_before_all_else() -> None:
     desk.fly()
     desk.ask((B, 10))
     desk.fly()
-    decision = desk.broker.try_admit([(B, 10), (A, 6_001)], NOW)
+    decision = desk.admit([(B, 10), (A, 6_001)], NOW)
     assert decision == Denied(Why.TOO_LARGE, 0, A)
 
 
@@ -150,7 +163,7 @@ def test_one_flight_at_a_time_and_of_bounded_size() -> None:
 def test_a_flight_names_a_bounded_number_of_buckets() -> None:
     desk = Desk()
     many = [bucket(f"k{number}") for number in range(300)]
-    desk.broker.settle([(b, 1) for b in many], NOW)
+    desk.settle([(b, 1) for b in many], NOW)
     flights = [desk.fly(), desk.fly(), desk.fly()]
     sizes = [len(flight.question.bids) if flight else 0 for flight in flights]
     assert sum(sizes) == 300 and max(sizes) <= 200
@@ -160,7 +173,7 @@ def test_waiting_is_bounded() -> None:
     desk = Desk()
     for _ in range(WAITING_MAX):
         desk.ask((A, 1))
-    denied = desk.broker.try_admit([(A, 1)], NOW)
+    denied = desk.admit([(A, 1)], NOW)
     assert isinstance(denied, Denied) and denied.why is Why.CROWDED
 
 
@@ -170,7 +183,7 @@ def test_a_hot_bucket_is_leased_ahead_and_given_back() -> None:
     now_ms, flights = NOW, 0
     for _ in range(2_000):
         now_ms += 1
-        decision = desk.broker.try_admit([(line, 500)], now_ms)
+        decision = desk.admit([(line, 500)], now_ms)
         flights += desk.fly(now_ms=now_ms) is not None
         assert decision is ADMITTED or isinstance(decision, Ticket)
     assert flights < 150
@@ -179,7 +192,7 @@ def test_a_hot_bucket_is_leased_ahead_and_given_back() -> None:
         now_ms += 250
         desk.broker.sweep(now_ms)
         desk.fly(now_ms=now_ms)
-    assert list(desk.broker.leases()) == [], "nothing is held, so nothing is remembered"
+    assert list(desk.broker.leases) == [], "nothing is held, so nothing is remembered"
 
 
 def test_a_lease_cut_short_is_not_asked_for_again_at_once() -> None:
@@ -188,7 +201,7 @@ def test_a_lease_cut_short_is_not_asked_for_again_at_once() -> None:
     refused = flights = 0
     for _ in range(2_000):
         now_ms += 1
-        decision = desk.broker.try_admit([(A, 100)], now_ms)
+        decision = desk.admit([(A, 100)], now_ms)
         refused += isinstance(decision, Denied)
         flights += desk.fly(now_ms=now_ms) is not None
     assert refused > 1_500 and flights < 150
@@ -196,7 +209,7 @@ def test_a_lease_cut_short_is_not_asked_for_again_at_once() -> None:
 
 def test_a_lost_flight_keeps_debts_and_forgets_what_it_gave_back() -> None:
     desk = Desk()
-    desk.broker.settle([(A, 300), (B, -700)], NOW)
+    desk.settle([(A, 300), (B, -700)], NOW)
     desk.broker.sweep(NOW)
     flight = desk.broker.take_flight("", NOW)
     desk.broker.lose("", flight, NOW)
@@ -210,7 +223,7 @@ def test_a_lost_flight_keeps_debts_and_forgets_what_it_gave_back() -> None:
 def test_whoever_waits_is_decided_from_the_share() -> None:
     desk = Desk()
     desk.broker.share_default = 0.5
-    desk.broker.settle([(B, -10)], NOW)
+    desk.settle([(B, -10)], NOW)
     aboard, waiting = desk.ask((A, 100), (B, 10)), None
     flight = desk.broker.take_flight("", NOW)
     waiting = desk.ask((A, 1))
@@ -218,7 +231,7 @@ def test_whoever_waits_is_decided_from_the_share() -> None:
     assert isinstance(aboard.decision, Denied), "the share starts empty"
     assert isinstance(waiting.decision, Denied)
     assert desk.lease("b").balance == 10
-    assert desk.broker.try_admit([(A, 10), (B, 10)], NOW + 500) is ADMITTED
+    assert desk.admit([(A, 10), (B, 10)], NOW + 500) is ADMITTED
 
 
 def test_the_share_is_kept_to_over_time() -> None:
@@ -226,16 +239,14 @@ def test_the_share_is_kept_to_over_time() -> None:
     desk.broker.shares = {"a": 0.5}
     desk.broker.lose("", None, NOW)
     admitted = sum(
-        100
-        for step in range(1_000)
-        if desk.broker.try_admit([(A, 100)], NOW + 10 * step) is ADMITTED
+        100 for step in range(1_000) if desk.admit([(A, 100)], NOW + 10 * step) is ADMITTED
     )
     assert admitted == pytest.approx(10_000 * ALONE_SHARE / 2, rel=0.05)
     assert desk.broker.lost_ms(NOW + 10_000) == 10_000
     desk.fly(now_ms=NOW + 10_000, probe=True)
     assert desk.broker.lost_ms(NOW + 20_000) == 10_000
     desk.broker.lose("", None, NOW + 20_000)
-    assert isinstance(desk.broker.try_admit([(A, 100)], NOW + 20_000), Denied)
+    assert isinstance(desk.admit([(A, 100)], NOW + 20_000), Denied)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +257,7 @@ def test_a_bucket_may_open_or_close_instead(on_loss: OnLoss, expected: object) -
     kept = bucket("a", on_loss=on_loss)
     waiting = desk.ask((kept, 10))
     desk.broker.lose("", None, NOW)
-    decision = desk.broker.try_admit([(kept, 10)], NOW)
+    decision = desk.admit([(kept, 10)], NOW)
     for found in (waiting.decision, decision):
         assert found is expected or (isinstance(found, Denied) and found.why is expected)
 
@@ -281,7 +292,7 @@ def test_a_group_that_is_lost_takes_from_its_share_while_the_other_is_asked() ->
     desk = Desk(by_tag=True)
     desk.broker.share_default = 1.0
     desk.broker.lose("a", None, NOW)
-    assert isinstance(desk.broker.try_admit([(A, 10), (B, 10)], NOW), Denied)
+    assert isinstance(desk.admit([(A, 10), (B, 10)], NOW), Denied)
     ticket = desk.ask((A, 10), (B, 10), now_ms=NOW + 500)
     desk.fly("b", NOW + 500)
     assert ticket.decision is ADMITTED
@@ -290,29 +301,29 @@ def test_a_group_that_is_lost_takes_from_its_share_while_the_other_is_asked() ->
 
 def test_standings_say_what_was_heard_last() -> None:
     desk = Desk()
-    assert [s.remaining for s in desk.broker.standings([(A, 1)], NOW)] == [6_000]
+    assert [s.remaining for s in desk.standings([(A, 1)], NOW)] == [6_000]
     desk.ask((A, 1_000))
     desk.fly()
-    assert [s.remaining for s in desk.broker.standings([(A, 1)], NOW)] == [5_000]
-    assert [s.reset_ms for s in desk.broker.standings([(A, 1)], NOW + 400)] == [600]
+    assert [s.remaining for s in desk.standings([(A, 1)], NOW)] == [5_000]
+    assert [s.reset_ms for s in desk.standings([(A, 1)], NOW + 400)] == [600]
 
 
 def test_a_changed_limit_keeps_its_lease() -> None:
     desk = Desk()
-    desk.broker.settle([(A, -70)], NOW)
-    assert desk.broker.try_admit([(bucket("a", 120_000), 60)], NOW) is ADMITTED
+    desk.settle([(A, -70)], NOW)
+    assert desk.admit([(bucket("a", 120_000), 60)], NOW) is ADMITTED
     assert desk.lease("a").bucket.rule.per_minute == 120_000
     assert desk.lease("a").balance == 10
 
 
 def test_a_loss_is_one_groups_own_and_begins_once() -> None:
     desk = Desk(by_tag=True)
-    desk.broker.settle([(A, -10), (B, -10)], NOW)
+    desk.settle([(A, -10), (B, -10)], NOW)
     desk.broker.lose("a", None, NOW)
-    assert isinstance(desk.broker.try_admit([(A, 50)], NOW), Denied)
+    assert isinstance(desk.admit([(A, 50)], NOW), Denied)
     desk.broker.lose("a", None, NOW + 500)
     desk.broker.share_default = 1.0
-    assert desk.broker.try_admit([(A, 50)], NOW + 500) is ADMITTED, "the share goes on filling"
+    assert desk.admit([(A, 50)], NOW + 500) is ADMITTED, "the share goes on filling"
     assert not desk.broker.is_lost("b")
 
 
@@ -325,4 +336,4 @@ def test_a_refusal_of_a_call_that_left_teaches_all_the_same() -> None:
     assert flight is not None
     desk.broker.drop(ticket)
     desk.land(flight)
-    assert desk.broker.try_admit([(A, 1_000)], NOW) == Denied(Why.EMPTY, 1_000, A)
+    assert desk.admit([(A, 1_000)], NOW) == Denied(Why.EMPTY, 1_000, A)

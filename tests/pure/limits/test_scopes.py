@@ -13,20 +13,15 @@ from relay.limits.scopes import (
     FAIR_TOKENS,
     LARGE_TPM,
     LINE_BURST_MS,
-    Allowance,
-    Measure,
-    OnLoss,
     Scope,
     Terms,
     Weights,
-    draws,
     hash_slot,
     limit_of,
     requests_rule,
-    tokens_capacity,
     tokens_rule,
 )
-from relay.model import Line
+from relay.model import Allowance, Line, OnLoss
 from relay.units import PPM
 
 LINE = Line(id=7, name="acme", channel_ids=(1,), tpm=30_000_000, rpm=60_000, concurrency=500)
@@ -42,12 +37,12 @@ def test_a_dedicated_line() -> None:
 
 
 def test_no_limit_is_no_bucket() -> None:
-    limit = limit_of(Scope.CHANNEL, 3, Allowance(3))
+    limit = limit_of(Scope.CHANNEL, 3, Allowance())
     assert limit.buckets == () and limit.room is None
 
 
 def test_what_one_script_touches_lies_in_one_slot() -> None:
-    some = Allowance(9, tpm=10_000, rpm=60, concurrency=3)
+    some = Allowance(tpm=10_000, rpm=60, concurrency=3)
     line = limit_of(Scope.LINE, 7, LINE)
     model = limit_of(Scope.MODEL, 7, some, part="gpt-4o")
     account = limit_of(Scope.ACCOUNT, 2, some)
@@ -94,16 +89,8 @@ def test_tokens_are_counted_as_the_contract_says() -> None:
     assert Weights(cached_ppm=1).cost(1, 1, 0) == 1
 
 
-def test_draws_follow_the_terms() -> None:
+def test_buckets_follow_the_terms() -> None:
     terms = Terms(weights=Weights(output_ppm=2 * PPM), on_loss=OnLoss.OPEN)
     limit = limit_of(Scope.LINE, 7, LINE, terms)
-    costs = [(bucket.measure, cost) for bucket, cost in draws((limit,), (100, 0, 10))]
-    assert costs == [(Measure.TOKENS, 120), (Measure.REQUESTS, 1)]
+    assert [bucket.weights for bucket in limit.buckets] == [terms.weights] * 2
     assert {bucket.on_loss for bucket in limit.buckets} == {OnLoss.OPEN}
-
-
-def test_the_smallest_bucket_bounds_a_reservation() -> None:
-    line = limit_of(Scope.LINE, 7, LINE)
-    account = limit_of(Scope.ACCOUNT, 2, Allowance(2, tpm=10_000, rpm=1))
-    assert tokens_capacity((line, account)) == 10_000
-    assert tokens_capacity((limit_of(Scope.KEY, 2, Allowance(2, rpm=5)),)) is None

@@ -27,7 +27,7 @@ def test_blocks_fit_the_room(seats: int, others: int, used: int, need: int, spar
 
 
 def seat(seats: Seats, rooms: list[Room], granted: list[int], now_ms: float = 0.0) -> object:
-    ticket = seats.take(rooms, now_ms)
+    ticket = seats.ask(rooms, now_ms)
     assert isinstance(ticket, SeatTicket)
     seats.take_wishes("", now_ms)
     seats.land("", granted, now_ms)
@@ -36,7 +36,7 @@ def seat(seats: Seats, rooms: list[Room], granted: list[int], now_ms: float = 0.
 
 def test_the_first_call_asks_and_the_next_sits_down() -> None:
     seats, due = worker()
-    ticket = seats.take([HALL], 0.0)
+    ticket = seats.ask([HALL], 0.0)
     assert isinstance(ticket, SeatTicket) and due == [""]
     heard = []
     ticket.decide = lambda: heard.append(ticket.decision)
@@ -44,23 +44,23 @@ def test_the_first_call_asks_and_the_next_sits_down() -> None:
     assert seats.take_wishes("", 0.0) == [], "one question at a time"
     seats.land("", [2], 1.0)
     assert heard == [ADMITTED]
-    assert seats.take([HALL], 2.0) is ADMITTED
+    assert seats.ask([HALL], 2.0) is ADMITTED
 
 
 def test_no_seat_in_one_room_is_a_seat_in_none() -> None:
     seats, _ = worker()
     denied = seat(seats, [HALL, DESK], [3, 0])
     assert isinstance(denied, Denied) and denied.limit is DESK
-    assert seats.take([HALL], 0.0) is ADMITTED
-    assert isinstance(seats.take([DESK], 1.0), Denied), "a full room is not asked again at once"
-    assert isinstance(seats.take([DESK], 100.0), SeatTicket)
+    assert seats.ask([HALL], 0.0) is ADMITTED
+    assert isinstance(seats.ask([DESK], 1.0), Denied), "a full room is not asked again at once"
+    assert isinstance(seats.ask([DESK], 100.0), SeatTicket)
 
 
 def test_a_call_that_came_after_the_question_waits_for_the_next() -> None:
     seats, due = worker()
-    first = seats.take([HALL], 0.0)
+    first = seats.ask([HALL], 0.0)
     seats.take_wishes("", 0.0)
-    late = seats.take([HALL], 0.0)
+    late = seats.ask([HALL], 0.0)
     due.clear()
     seats.land("", [1], 1.0)
     assert isinstance(first, SeatTicket) and first.decision is ADMITTED
@@ -69,7 +69,7 @@ def test_a_call_that_came_after_the_question_waits_for_the_next() -> None:
 
 def test_a_call_that_left_takes_no_seat() -> None:
     seats, _ = worker()
-    ticket = seats.take([HALL], 0.0)
+    ticket = seats.ask([HALL], 0.0)
     assert isinstance(ticket, SeatTicket)
     seats.drop(ticket)
     seats.drop(ticket)
@@ -77,12 +77,12 @@ def test_a_call_that_left_takes_no_seat() -> None:
     seats.land("", [], 1.0)
     seats.sweep(1.0)
     assert seats._blocks == {}
-    kept = seats.take([HALL], 2.0)
+    kept = seats.ask([HALL], 2.0)
     seats.take_wishes("", 2.0)
     assert isinstance(kept, SeatTicket)
     seats.drop(kept)
     seats.land("", [1], 3.0)
-    assert seats.take([HALL], 4.0) is ADMITTED
+    assert seats.ask([HALL], 4.0) is ADMITTED
 
 
 def test_blocks_are_renewed_and_given_back() -> None:
@@ -105,21 +105,21 @@ def test_blocks_are_renewed_and_given_back() -> None:
 def test_while_lost_blocks_stay_and_do_not_grow() -> None:
     seats, _ = worker()
     assert seat(seats, [HALL], [1]) is ADMITTED
-    waiting = seats.take([HALL], 1.0)
+    waiting = seats.ask([HALL], 1.0)
     seats.take_wishes("", 1.0)
     seats.lose("", 2.0)
     assert isinstance(waiting, SeatTicket) and isinstance(waiting.decision, Denied)
-    assert isinstance(seats.take([HALL], 200.0), Denied)
+    assert isinstance(seats.ask([HALL], 200.0), Denied)
     seats.release([HALL])
-    assert seats.take([HALL], 200.0) is ADMITTED
+    assert seats.ask([HALL], 200.0) is ADMITTED
     seats.regain("")
-    assert isinstance(seats.take([HALL], 200.0), SeatTicket)
+    assert isinstance(seats.ask([HALL], 200.0), SeatTicket)
 
 
 def test_rooms_of_two_groups_are_taken_together() -> None:
     due: list[str] = []
     seats = Seats(lambda room: room.tag, due.append)
-    ticket = seats.take([HALL, DESK], 0.0)
+    ticket = seats.ask([HALL, DESK], 0.0)
     assert isinstance(ticket, SeatTicket)
     assert seats.take_wishes(HALL.tag, 0.0) == [Wish(HALL.key, 10, 0, 1, 2)]
     seats.land(HALL.tag, [1], 1.0)

@@ -5,14 +5,25 @@ Goal: the same run every time. Method: events in a heap; a flight takes one roun
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from relay.limits.broker import Broker, Draws
+from relay.limits.broker import Broker
 from relay.limits.bucket import Buckets, read_reply
 from relay.limits.decision import ADMITTED, Denied, Ticket
+from relay.limits.scheme import Costs, Scheme
+from relay.limits.scopes import Bucket, Limit
+
+Draws = Sequence[tuple[Bucket, int]]
 
 ROUND_TRIP_MS = 1.0
 SWEEP_MS = 250.0
+
+
+def scheme_of(draws: Draws) -> tuple[Scheme, Costs]:
+    """Return a scheme of these buckets, and what each of them is to give."""
+    scheme = Scheme((Limit(tuple(bucket for bucket, _ in draws), None),))
+    costs = dict(draws)
+    return scheme, [costs[bucket] for bucket in scheme.buckets]
 
 
 class World:
@@ -42,7 +53,7 @@ class World:
     def admit(self, worker: int, draws: Draws, then: Callable[[bool, float], None]) -> None:
         """Ask for a call; `then` hears whether it runs, and how long it waited (ms)."""
         began_ms = self.now_ms
-        decision = self.brokers[worker].try_admit(draws, began_ms)
+        decision = self.brokers[worker].ask(*scheme_of(draws), began_ms)
         if isinstance(decision, Ticket):
             ticket = decision
             ticket.decide = lambda: then(ticket.decision is ADMITTED, self.now_ms - began_ms)

@@ -1,0 +1,58 @@
+"""`relay limits`: which limit binds a key now."""
+
+from typing import Any, Final
+
+import click
+
+from relay.cli.output import json_option, print_json, print_rows
+from relay.cli.root import location_options
+from relay.cli.session import Session, with_database
+from relay.errors import DependencyDown, NotFound
+from relay.store.catalog import load_snapshot
+from relay.store.keys import find_key
+from relay.store.limit_reports import explain as explain_limits
+from relay.store.locate import redis_url
+
+COLUMNS: Final = (
+    *("scope", "what", "limit", "load", "at_once", "remaining", "leased", "debt", "full_in_s"),
+    "binds",
+)
+
+
+@click.group()
+def limits() -> None:
+    """Look at limits."""
+
+
+@limits.command()
+@location_options
+@click.option("--key", required=True, help="A key, by id, name or last four.")
+@click.option("--model", help="As calls name it; default: whatever model has no limit of its own.")
+@json_option
+@click.pass_context
+def explain(ctx: click.Context, key: str, model: str | None, *, as_json: bool) -> None:
+    """Show everything that limits a key's calls, and which of it binds first.
+
+    load: what is asked for a minute now; at_once: what the bucket holds when it is full; leased:
+    what workers hold of it; debt: what was used beyond it.
+    """
+    row, line, found = with_database(ctx, lambda on: _explain(on, key, model))
+    if found is None:
+        raise DependencyDown("Redis does not answer: limits live on the workers' shares")
+    if as_json:
+        print_json({"key": row["id"], "account": row["account"], "line": line, "limits": found})
+        return
+    click.echo(f"key {row['id']} ({row['account']}/{row['name']}) on line {line}", err=True)
+    print_rows(found, COLUMNS, as_json=False)
+
+
+async def _explain(on: Session, wanted: str, model: str | None) -> tuple[Any, str, Any]:
+    row = await find_key(on.connection, wanted)
+    snapshot = await load_snapshot(on.connection, on.open_vault())
+    key = snapshot.keys.get(row["digest"])
+    if key is None or key.account_id not in snapshot.accounts:
+        raise NotFound("the account of this key is gone")
+    line, found = await explain_limits(
+        snapshot, key, model, lambda: redis_url(on.config, on.data_dir)
+    )
+    return row, line, found

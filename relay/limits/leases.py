@@ -1,0 +1,59 @@
+"""All leases of one worker, by bucket; a scheme remembers its own for as long as they live."""
+
+from collections.abc import Iterator
+
+from relay.limits.headers import Standing
+from relay.limits.lease import Lease
+from relay.limits.scheme import Scheme
+from relay.limits.scopes import Bucket
+
+
+class Leases:
+    """The leases that there are, each made when its bucket is first drawn on."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, Lease] = {}
+        self._epoch = 0
+        """Moves when a lease is forgotten: what schemes remember is out of date then."""
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self._leases.values()))
+
+    def drawn_on(self, scheme: Scheme, now_ms: float) -> list[Lease]:
+        """Return the leases of a call that begins: its buckets are those of today's catalog.
+
+        A bucket whose limit has changed keeps its lease.
+        """
+        if scheme.epoch != self._epoch:
+            scheme.leases = [self._lease(bucket, now_ms) for bucket in scheme.buckets]
+            for lease, bucket in zip(scheme.leases, scheme.buckets, strict=True):
+                lease.bucket = bucket
+            scheme.epoch = self._epoch
+        return scheme.leases
+
+    def settled_on(self, scheme: Scheme, now_ms: float) -> list[Lease]:
+        """Return the leases of a call that began before now: limits may have changed since."""
+        if scheme.epoch == self._epoch:
+            return scheme.leases
+        return [self._lease(bucket, now_ms) for bucket in scheme.buckets]
+
+    def standings(self, scheme: Scheme, now_ms: float) -> list[Standing]:
+        """Return how full each bucket of a scheme was when it was last heard of."""
+        found = [(bucket, self._leases.get(bucket.key)) for bucket in scheme.buckets]
+        return [
+            Standing(bucket, lease.standing_ms(now_ms), lease.balance)
+            if lease is not None
+            else Standing(bucket, 0.0)
+            for bucket, lease in found
+        ]
+
+    def forget(self, lease: Lease) -> None:
+        """Forget an idle lease."""
+        del self._leases[lease.bucket.key]
+        self._epoch += 1
+
+    def _lease(self, bucket: Bucket, now_ms: float) -> Lease:
+        lease = self._leases.get(bucket.key)
+        if lease is None:
+            lease = self._leases[bucket.key] = Lease(bucket, now_ms)
+        return lease

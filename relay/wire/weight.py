@@ -1,0 +1,31 @@
+"""How much text a request holds, told from its bytes: what limits reckon with before it runs.
+
+No decoding: pictures come as base64 inside strings, which is no text, and everything else counts.
+"""
+
+from typing import Final
+
+BASE64: Final = b";base64,"
+SMALL_BYTES: Final = 1_024
+"""A body up to this is taken as text whole: a picture would not fit."""
+IMAGES_MAX: Final = 1_000
+"""What looks like a picture beyond it counts as text: the search is bounded."""
+ESCAPE_BYTES: Final = 3
+r"""What \uXXXX takes beyond the three bytes of its character in UTF-8."""
+
+
+def weigh(body: bytes) -> tuple[int, int]:
+    """Return the bytes of text in a JSON body, and the pictures in it."""
+    size = len(body)
+    if size <= SMALL_BYTES:
+        return size, 0
+    images = 0
+    at = body.find(BASE64)
+    while at >= 0 and images < IMAGES_MAX:
+        images += 1
+        end = body.find(b'"', at)
+        if end < 0:
+            break
+        size -= end - at
+        at = body.find(BASE64, end)
+    return size - ESCAPE_BYTES * body.count(b"\\u"), images

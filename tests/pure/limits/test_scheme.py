@@ -1,0 +1,74 @@
+"""Goal: a scheme says what a call costs each bucket, and never keeps a small key out.
+
+Method: schemes of known limits; then any limits, weights and calls.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.limits.scheme import Scheme
+from relay.limits.scopes import Measure, Scope, Terms, Weights, limit_of
+from relay.model import Allowance
+from relay.units import PPM
+
+SOME = Allowance(tpm=60_000, rpm=60, concurrency=3)
+DEAR = Terms(weights=Weights(output_ppm=5 * PPM))
+
+
+def test_costs_stand_in_the_order_of_the_buckets() -> None:
+    scheme = Scheme(
+        (
+            limit_of(Scope.LINE, 1, SOME, DEAR),
+            limit_of(Scope.ACCOUNT, 2, SOME),
+            limit_of(Scope.KEY, 2, Allowance(tpm=10), part="key3"),
+        )
+    )
+    assert not scheme.empty
+    costs = dict(zip(scheme.buckets, scheme.costs((100, 40, 10)), strict=True))
+    said = {(b.scope, b.measure): cost for b, cost in costs.items()}
+    assert said == {
+        (Scope.LINE, Measure.REQUESTS): 1,
+        (Scope.ACCOUNT, Measure.REQUESTS): 1,
+        (Scope.LINE, Measure.TOKENS): 110,
+        (Scope.ACCOUNT, Measure.TOKENS): 70,
+        (Scope.KEY, Measure.TOKENS): 70,
+    }
+    assert [room.scope for room in scheme.rooms] == [Scope.LINE, Scope.ACCOUNT]
+
+
+def test_nothing_limits_a_call_without_limits() -> None:
+    scheme = Scheme((limit_of(Scope.LINE, 1, Allowance()),))
+    assert scheme.empty and scheme.costs((5, 0, 5)) == []
+    assert scheme.fit(10**9, 10**9) == 10**9
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 10**8), st.sampled_from([0, PPM // 3, PPM, 5 * PPM])), max_size=4
+    ),
+    st.integers(1, 10**6),
+    st.integers(0, 10**6),
+)
+def test_the_answer_never_keeps_a_call_out(
+    limits: list[tuple[int, int]], asked: int, answer: int
+) -> None:
+    """Where the prompt fits into every bucket, the reservation does."""
+    scheme = Scheme(
+        tuple(
+            limit_of(
+                Scope.KEY,
+                1,
+                Allowance(tpm=tpm),
+                Terms(weights=Weights(output_ppm=ppm)),
+                part=str(n),
+            )
+            for n, (tpm, ppm) in enumerate(limits)
+        )
+    )
+    fitted = scheme.fit(asked, answer)
+    assert 0 <= fitted <= answer
+    for bucket, prompt, whole in zip(
+        scheme.buckets, scheme.costs((asked, 0, 0)), scheme.costs((asked, 0, fitted)), strict=True
+    ):
+        if prompt <= bucket.rule.capacity:
+            assert whole <= bucket.rule.capacity
