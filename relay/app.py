@@ -23,12 +23,14 @@ import uvloop
 from relay import hardening
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
+from relay.flow.purses import CreditToll
 from relay.flow.quotas import Quotas
 from relay.flow.rates import Rates
 from relay.lifeline import Lifeline, Settings, end_within
 from relay.limits.estimate import Estimator
 from relay.sharing import HealthSharing
 from relay.store import published
+from relay.store.credit_desk import CreditDesk
 from relay.store.follow import CatalogFollower
 from relay.store.journal import Journal
 from relay.store.limiter import Limiter
@@ -88,13 +90,21 @@ class Worker:
         self._sharing = HealthSharing(lambda: redis_url(config, data_dir), name)
         self._limiter = Limiter(one_node(self._locate_limiter), name, _now_ms)
         estimator = Estimator()
+        # Calls are settled under the journal's name, and so is the credit they are paid out of.
+        self._desk = CreditDesk(
+            lambda: database_url(config, data_dir),
+            lambda: self._journal.generation,
+            config.billing.lease_ttl_s,
+        )
+        self._credit = CreditToll(self._desk, config.billing)
+        self._desk.on_recall = self._credit.recall
         self._server = DataServer(
             config,
             self._journal,
             self._counters,
             pepper.value,
             self._sharing.on_changes,
-            tolls=[Rates(self._limiter, estimator, self._counters)],
+            tolls=[Rates(self._limiter, estimator, self._counters), self._credit],
         )
         self._server.referee.quotas = Quotas(self._limiter, estimator)
         vault = open_vault(config, data_dir, os.environ)
@@ -113,10 +123,14 @@ class Worker:
             self._journal.open()
             parts.push_async_callback(self._journal.close)
             await parts.enter_async_context(self._limiter)
+            parts.callback(self._desk.close)
+            parts.push_async_callback(self._credit.stop)
             await first_of(self._begin(), asked.wait(), alone)
             publisher = asyncio.create_task(self._publish_forever(), name="publisher")
             parts.callback(publisher.cancel)
-            await first_of(asked.wait(), alone, publisher, self._follower.wait())
+            await first_of(
+                asked.wait(), alone, publisher, self._follower.wait(), self._credit.wait_for_end()
+            )
             self._draining = True
             if not alone.done():
                 drain = self._server.drain(self._config.server.drain_s)
@@ -132,6 +146,7 @@ class Worker:
     async def _begin(self) -> None:
         await self._follower.start()
         self._sharing.start(self._server.referee.health)
+        self._credit.start()
         await self._server.start(self._listener)
         gc.collect()
         gc.freeze()
@@ -158,6 +173,7 @@ class Worker:
             "journal_healthy": float(self._journal.healthy),
             "draining": float(self._draining),
             "limiter_lost": float(self._limiter.lost),
+            **self._credit.gauges(),
             "resident_memory_bytes": float(_resident_bytes()),
         }
         # A disk without room must not stop the relay from relaying.

@@ -180,11 +180,32 @@ class CallEnd(msgspec.Struct, array_like=True, tag=2, frozen=True):
     model_multiplier_ppm: int
     error_code: str
     """The `code` of the error body the client got, "" = none. Never text of an upstream."""
+    # What came later stands last and has defaults, so that older journals are still read.
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+    images: int = 0
+    retry_nanos: int = 0
+    """What attempts that the client does not pay for cost the operator, at list price."""
 
 
 class CallCheckpoint(msgspec.Struct, array_like=True, tag=3, frozen=True):
-    """Journal record: a long stream lives; what it would be charged if the worker died now."""
+    """Journal record: a long stream lives; what it would be charged if the worker died now.
+
+    The tokens, `output_estimate` among them, are those delivered; the cost was computed from them
+    as CallEnd says, and is charged as it stands.
+    """
 
     request_id: bytes
     channel_id: int
     output_estimate: int
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nanos: int = 0
+    price_id: int = 0
+    group_multiplier_ppm: int = 0
+    model_multiplier_ppm: int = 0

@@ -22,6 +22,7 @@ Count = Annotated[int, Meta(ge=1, le=2**40)]
 CountOrNone = Annotated[int, Meta(ge=0, le=2**40)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Usd = Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,9})?$")]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +138,8 @@ class JournalConfig(Section, frozen=True):
     """Free disk below this refuses new paid work with 503."""
     unsynced_records_max: Count = 100_000
     """Records held in memory while a disk hangs or is full; beyond it new paid work gets 503."""
+    checkpoint_s: Seconds = 5.0
+    """How often a running stream is written down: what a crash of its worker leaves unbilled."""
     ship_poll_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100
     """How often the shipper looks for new records: the age of the request log's newest row."""
     ship_rows_max: Annotated[int, Meta(ge=1, le=100_000)] = 5_000
@@ -150,9 +153,23 @@ class Log(Section, frozen=True):
 
 
 class Billing(Section, frozen=True):
-    """`[billing]`."""
+    """`[billing]`: what money is worth, and what of it is set aside for a call."""
 
     cny_per_usd: str = "7.2"
+    hold_usd_max: Usd = "1"
+    """The most that is held for one call: 32k tokens of the dearest models cost about that much,
+    and a client that asks for a million must not lock a whole balance. Beyond it: debt."""
+    hold_output_tokens: Count = 8192
+    """Output held for a call that sets no maximum; few answers are longer."""
+    lease_ttl_s: Seconds = 3600.0
+    """A worker spends what it leased for so long without an answer of Postgres, then 503."""
+    drains_max: CountOrNone = 100
+    """Answers of a worker that are read to their end though their client has left, where the
+    provider bills them in full; more are cut, and charged by what was delivered."""
+    drain_s: Seconds = 60.0
+    """...each for so long at most"""
+    drain_bytes_max: Count = 8 * 1024 * 1024
+    """...and so many bytes."""
     bonus: dict[str, str] = {}
     """What a recharge is topped up by: from this many USD on, this share (`"100" = "0.05"`)."""
     payment_secret: str = ""

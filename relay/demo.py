@@ -43,6 +43,7 @@ cached_input = "0.075"
 [[account]]
 name = "demo"
 group = "demo"
+credit_limit = "100"
 [[key]]
 account = "demo"
 name = "demo"

@@ -146,11 +146,17 @@ class RateLimited(ClientError):
 
 
 class QuotaExhausted(ClientError):
-    """429: the key's quota or the account's balance is spent; waiting does not help."""
+    """429: the key's quota is spent; waiting does not help."""
 
     status = 429
     kind = "insufficient_quota"
     code = "insufficient_quota"
+
+
+class CreditExhausted(QuotaExhausted):
+    """429: the account's balance does not cover the call; a recharge helps, waiting does not."""
+
+    code = "credit_balance_exhausted"
 
 
 class ClientGone(ClientError):

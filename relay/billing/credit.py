@@ -15,6 +15,27 @@ SHARE_MAX: Final = 4
 """A lease takes at most a quarter of what is left, so that other workers find something too."""
 
 
+class LeaseAsk(msgspec.Struct, frozen=True):
+    """What a worker asks for an account: at least the hold that waits, better some seconds."""
+
+    account_id: int
+    needed_nanos: int
+    wanted_nanos: int
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """How an account stands with the worker that asked.
+
+    `total_nanos`: all that this life of the worker was ever leased, less what it gave back.
+    `free_nanos`: what is left for others to lease. `owned_nanos`: the balance and the credit
+    limit, whoever holds how much of it now.
+    """
+
+    total_nanos: int
+    free_nanos: int
+    owned_nanos: int
+
+
 def lease_nanos(free_nanos: int, *, needed_nanos: int, wanted_nanos: int) -> int:
     """Return how much of a free balance one lease is granted.
 
@@ -37,10 +58,12 @@ class Purse(msgspec.Struct):
 
     `leased_nanos` goes below zero when a call cost more than was held: that debt is covered by the
     next grants before anything can be held again, as the ledger does with the balance.
+    `told_nanos`: the sum of all grants less what was given back, as far as this worker was told.
     """
 
     leased_nanos: int = 0
     held_nanos: int = 0
+    told_nanos: int = 0
 
     @property
     def free_nanos(self) -> int:
@@ -51,6 +74,16 @@ class Purse(msgspec.Struct):
         """Add what Postgres leased."""
         assert nanos >= 0
         self.leased_nanos += nanos
+        self.told_nanos += nanos
+
+    def catch_up(self, total_nanos: int) -> None:
+        """Take in what Postgres leased in all (Lease.total_nanos), answers that got lost included.
+
+        It falls where money that was given back had arrived after all, and grows by what the
+        ledger took straight from the balance for calls that cost more than was leased.
+        """
+        self.leased_nanos += total_nanos - self.told_nanos
+        self.told_nanos = total_nanos
 
     def hold(self, nanos: int) -> bool:
         """Set `nanos` aside for a call; False, with nothing changed, where they are not there."""
@@ -71,4 +104,5 @@ class Purse(msgspec.Struct):
         """Remove what is free beyond `keep_nanos`, and return it: to be given back to Postgres."""
         surplus = max(self.free_nanos - keep_nanos, 0)
         self.leased_nanos -= surplus
+        self.told_nanos -= surplus
         return surplus

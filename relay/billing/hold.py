@@ -21,6 +21,8 @@ _REFUSED: Final = frozenset(
     {EndReason.REJECTED, EndReason.UPSTREAM_REJECTED, EndReason.UPSTREAM_FAILED}
 )
 
+_DIVISOR: Final = TOKENS_PER_PRICE * PPM * PPM * PPM
+
 
 class Ask(msgspec.Struct, frozen=True):
     """The most that a call may use: estimated input, its maximum of output tokens, images."""
@@ -44,8 +46,39 @@ def hold_nanos(
         nanos_max: The cap, so that one call without a maximum cannot lock a whole balance.
     """
     dearest = max(_bound_scaled(ask, price) * price.model_multiplier_ppm for price in prices)
-    divisor = TOKENS_PER_PRICE * PPM * PPM * PPM
-    return min(-(-dearest * group_multiplier_ppm // divisor), nanos_max)
+    return min(-(-dearest * group_multiplier_ppm // _DIVISOR), nanos_max)
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """The dearest rates of a price, its model multiplier in them: what a hold is computed by.
+
+    In nano-USD x PPM x PPM, per 1M tokens or each. Made once for a price: the hot path only adds.
+    """
+
+    input_scaled: int
+    output_scaled: int
+    image_scaled: int
+    call_scaled: int
+
+    def hold_nanos(self, ask: Ask, *, group_multiplier_ppm: int, nanos_max: int) -> int:
+        """Return what `hold_nanos` would for this one price, where it has no tiers."""
+        scaled = ask.input_tokens * self.input_scaled + ask.output_tokens * self.output_scaled
+        apiece = ask.images * self.image_scaled + self.call_scaled
+        scaled += apiece * TOKENS_PER_PRICE
+        return min(-(-scaled * group_multiplier_ppm // _DIVISOR), nanos_max)
+
+
+def bound_of(price: Price) -> Bound | None:
+    """Return the bound of a price; None where it depends on the length of the prompt."""
+    if price.detail is not None and price.detail.tiers:
+        return None
+    rates, multiplier_ppm = rates_in_force(0, price), price.model_multiplier_ppm
+    return Bound(
+        _dearest_input(rates) * multiplier_ppm,
+        _dearest_output(rates) * multiplier_ppm,
+        rates.per_image * multiplier_ppm,
+        rates.per_call * multiplier_ppm,
+    )
 
 
 def _bound_scaled(ask: Ask, price: Price) -> int:

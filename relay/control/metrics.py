@@ -80,6 +80,15 @@ GAUGES: Final[dict[str, tuple[Family, Reduce]]] = {
     ),
     "journal_healthy": (Family("relay_journal_healthy", "0: no new paid work is taken."), min),
     "limiter_lost": (Family("relay_limiter_lost", "1: limits live on this worker's share."), max),
+    "credit_leased_usd": (
+        Family("relay_credit_leased_usd", "Credit that may be spent without asking Postgres."),
+        sum,
+    ),
+    "credit_waiting": (Family("relay_credit_waiting", "Calls that wait for credit."), sum),
+    "credit_age_seconds": (
+        Family("relay_credit_age_seconds", "Since Postgres last answered about credit."),
+        max,
+    ),
     "draining": (Family("relay_draining", "1: takes no new connections."), max),
 }
 """How two generations on one slot are put together stands beside each."""

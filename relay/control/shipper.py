@@ -24,6 +24,7 @@ import msgspec
 from relay.call import CallCheckpoint, CallEnd, CallStart, EndReason
 from relay.config import JournalConfig
 from relay.errors import RelayError
+from relay.store.credit_leases import close_owner
 from relay.store.journal_files import list_generations
 from relay.store.journal_tail import JournalTail
 from relay.store.log_writer import (
@@ -52,11 +53,13 @@ _log = logging.getLogger(__name__)
 
 
 def close_interrupted(start: CallStart, checkpoint: CallCheckpoint | None, died_us: int) -> CallEnd:
-    """Return the end of a call whose worker died: nothing is charged, since the fault is ours.
+    """Return the end of a call whose worker died: charged is what its last checkpoint says.
 
-    Tokens are the estimates that the journal has; `died_us` is when the worker last wrote.
+    Without one nothing is known to have reached the client, and nothing is charged. `died_us` is
+    when the worker last wrote.
     """
     ended_us = max(start.time_us, died_us)
+    last = checkpoint or CallCheckpoint(start.request_id, 0, 0, start.input_estimate)
     return CallEnd(
         request_id=start.request_id,
         time_us=ended_us,
@@ -67,23 +70,23 @@ def close_interrupted(start: CallStart, checkpoint: CallCheckpoint | None, died_
         model=start.model,
         line_id=start.line_id,
         stream=start.stream,
-        channel_id=checkpoint.channel_id if checkpoint else 0,
+        channel_id=last.channel_id,
         served_model="",
-        status=500,
+        status=200 if checkpoint else 500,
         reason=EndReason.INTERRUPTED.value,
-        input_tokens=start.input_estimate,
-        cached_tokens=0,
-        cache_write_tokens=0,
-        output_tokens=checkpoint.output_estimate if checkpoint else 0,
-        reasoning_tokens=0,
+        input_tokens=last.input_tokens or start.input_estimate,
+        cached_tokens=last.cached_tokens,
+        cache_write_tokens=last.cache_write_tokens,
+        output_tokens=last.output_estimate,
+        reasoning_tokens=last.reasoning_tokens,
         estimated=True,
         ttft_us=0,
         total_us=ended_us - start.time_us,
         attempts=1,
-        cost_nanos=0,
-        price_id=0,
-        group_multiplier_ppm=PPM,
-        model_multiplier_ppm=PPM,
+        cost_nanos=last.cost_nanos,
+        price_id=last.price_id,
+        group_multiplier_ppm=last.group_multiplier_ppm or PPM,
+        model_multiplier_ppm=last.model_multiplier_ppm or PPM,
         error_code="interrupted",
     )
 
@@ -220,7 +223,11 @@ class Shipper:
                 room -= len(ends)
 
     async def _finish(self, tail: JournalTail) -> None:
-        """Close the calls that a dead worker left open, and remove its journal."""
+        """Close the calls that a dead worker left open, free its credit, remove its journal.
+
+        The credit is freed behind the last call that was paid out of it, together with the mark
+        that nothing is left to come: whoever goes on after a crash does both again, or neither.
+        """
         calls = tail.open_calls()
         died_us = tail.last_write_us()
         mark = msgspec.structs.replace(tail.mark, closed=True)
@@ -232,7 +239,10 @@ class Shipper:
                 for start, checkpoint in calls
                 if start.request_id not in logged
             ]
-            await write_batch(connection, [Part(tail.generation, mark, ends)])
+            await write_batch(connection, [Part(tail.generation, tail.mark, ends)])
+            async with connection.transaction():
+                await close_owner(connection, tail.generation)
+                await write_batch(connection, [Part(tail.generation, mark, [])])
         if ends:
             _log.warning("journal %s: %d calls were interrupted", tail.generation, len(ends))
         self.rows_shipped += len(ends)

@@ -92,7 +92,12 @@ class DataServer:
         spending = Spending()
         settlement = Settlement(journal, counters, spending, Tolls(tolls))
         self.referee = Referee(config, counters, on_changes)
-        self._watch = Watch(config.timeouts, settlement.checkpoint, self.referee.gives_up)
+        self._watch = Watch(
+            config.timeouts,
+            settlement.checkpoint,
+            self.referee.gives_up,
+            config.journal.checkpoint_s,
+        )
         self._pool = UpstreamPool(config.timeouts)
         self._admission = Admission(pepper, spending, _wall_s)
         self._exchange = Exchange(

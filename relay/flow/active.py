@@ -70,6 +70,8 @@ class ActiveCall:
     """What it was taken to use before it ran."""
     grant: Grant | None = None
     """What it has taken of its limits (flow.rates)."""
+    hold_nanos = 0
+    """Money held for it (flow.purses)."""
     held_bytes = 0
     """What its body takes of the memory that all bodies may take."""
     paid = 0
@@ -95,9 +97,19 @@ class ActiveCall:
     """The first events that went out: an error told in band must fit them."""
     asked_s = 0.0
     """When its first channel was asked."""
+    left_s = 0.0
+    """When its client left, where its answer is read on all the same (flow.drains); 0.0 = never."""
+    left_events = 0
+    left_bytes_out = 0
+    """What had gone out by then."""
     first_byte_s = 0.0
     checked_s = 0.0
     """When it was last told what the call has used so far."""
+    payer: "Attempt | None" = None
+    """The attempt that the client pays for: the first one with output."""
+    wasted_input = 0
+    wasted_output = 0
+    """Tokens of other attempts: the operator pays for them."""
     bytes_out = 0
     events_out = 0
     usage: Usage | None = None

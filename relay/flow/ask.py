@@ -17,6 +17,7 @@ from relay.flow.plain import PlainPump
 from relay.flow.ports import Connection, Connections
 from relay.flow.pump import Pump
 from relay.flow.referee import Referee
+from relay.flow.waste import note_waste
 from relay.model import Channel
 from relay.routing.splice import Carriage
 from relay.routing.table import Outcome, classify_error
@@ -155,6 +156,8 @@ class Asker:
         self._referee.end(attempt)
         self._referee.quotas.close(attempt)
         attempt.call.running.remove(attempt)
+        if attempt is not attempt.call.payer:
+            note_waste(attempt.call, attempt)
 
     def _frame(self, attempt: Attempt) -> tuple[bytes, bytes]:
         """Return head and body of the request that an attempt sends."""
@@ -173,6 +176,8 @@ class Asker:
     def _on_commit(self, attempt: Attempt) -> None:
         """An attempt has output: its channel is good, and whoever was asked beside it is late."""
         call = attempt.call
+        if call.payer is None:
+            call.payer = attempt
         self._referee.succeed(attempt)
         if len(call.running) > 1:
             call.channel = attempt.channel

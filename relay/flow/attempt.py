@@ -9,7 +9,7 @@ import abc
 import time
 from collections.abc import Callable, Mapping
 
-from relay.call import Stage
+from relay.call import Stage, Usage
 from relay.config import Switching
 from relay.errors import ChannelGarbled, RelayError
 from relay.flow.active import ActiveCall
@@ -40,6 +40,10 @@ class Attempt(abc.ABC):
     """Why it ended; None = it runs, or its answer is out."""
     report: "Report | None" = None
     stage = Stage.DIALED
+    answered = False
+    """Its channel took the question on: it has read the prompt, and will bill it."""
+    prefix_tokens = 0
+    """About how much of an answer its channel reads again, to carry it on."""
     paused = False
     quota: Grant | None = None
     """What it has taken of its channel's own quota (flow.quotas)."""
@@ -104,13 +108,19 @@ class Attempt(abc.ABC):
         """What the channel is asked."""
         return self.call.question
 
+    def usage_so_far(self) -> Usage | None:
+        """Return what a running answer has said of its usage, None where it has not."""
+        return None
+
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """Decide from a final response's head what its body will be."""
         self.stage = Stage.HEADED
         if not 200 <= status < 300:
             gone = self._limits.model_gone_switches
             self._refusal = Refusal(status, headers, model_gone_switches=gone)
-        elif headers.get(b"content-encoding", b"identity") not in (b"identity", b""):
+            return
+        self.answered = True
+        if headers.get(b"content-encoding", b"identity") not in (b"identity", b""):
             self.fail(ChannelGarbled("The upstream encoded an answer nobody asked it to encode."))
         else:
             if b"0" in headers.values():  # it may be what is left of a quota

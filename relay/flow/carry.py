@@ -45,6 +45,7 @@ class CarryOn(Attempt):
         self._carriage = carriage
         self._events = EventBuffer(limits.event_bytes_max)
         self._trace = Trace()
+        self.prefix_tokens = call.events_out
 
     @property
     def question(self) -> Question:

@@ -1,11 +1,12 @@
 """What the flow needs of the drivers around it, as Protocols: it knows none of them by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from relay.call import CallEnd, CallStart, Endpoint, Usage
+from relay.billing.credit import Lease, LeaseAsk
+from relay.call import CallCheckpoint, CallEnd, CallStart, Endpoint, Usage
 from relay.errors import RelayError
 from relay.limits.decision import Denied
 from relay.limits.headers import Standing
@@ -26,6 +27,10 @@ class Journal(Protocol):
 
     def start(self, record: CallStart) -> None:
         """Note an admitted call; never blocks."""
+        ...
+
+    def checkpoint(self, record: CallCheckpoint) -> None:
+        """Note what a running call would be charged if the worker died now; never blocks."""
         ...
 
     def end(self, record: CallEnd) -> None:
@@ -248,4 +253,21 @@ class Toll(Protocol):
 
     def close(self, call: "ActiveCall", usage: Usage, cost_nanos: int) -> None:
         """Put what the call used in place of what it took, and free the rest; never blocks."""
+        ...
+
+
+class Lender(Protocol):
+    """Where a worker leases credit of accounts."""
+
+    async def lease(
+        self, asks: Sequence[LeaseAsk], surplus: Mapping[int, int]
+    ) -> Mapping[int, Lease]:
+        """Lease what is asked, give back what is surplus (by account), renew all; bounded in time.
+
+        Returns:
+            How each asked account stands; one that may not call is left out.
+
+        Raises:
+            RelayError: RELAY; nobody knows whether anything of it was done.
+        """
         ...

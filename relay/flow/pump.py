@@ -77,6 +77,10 @@ class Pump(Attempt):
         self._held = Held()
         self._trace = Trace()
 
+    def usage_so_far(self) -> Usage | None:
+        """Return what the stream has said of its usage; see Attempt."""
+        return self._trace.usage()
+
     def stop(self) -> None:
         """Give up; see Attempt."""
         self._mode = Mode.ENDED

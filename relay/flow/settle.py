@@ -1,16 +1,16 @@
 """The end of every call: what it used, what it costs, one record in the journal, once.
 
-Charged is what was delivered: usage as the upstream reported it, or counted by us and marked as an
-estimate. Nothing delivered, nothing charged; an error's text is never counted as tokens.
+Charged is what was delivered (billing.hold.usage_to_charge): usage as the upstream reported it, or
+counted by us and marked as an estimate. Nothing delivered, nothing charged; an error's text is
+never counted as tokens. What the call cost beside it is the operator's (flow.waste).
 """
 
 import math
 import time
 
-import msgspec
-
-from relay.billing.price import charge
-from relay.call import CallEnd, EndReason, Stage, Usage
+from relay.billing.hold import Ending, usage_to_charge
+from relay.billing.price import Charge, charge
+from relay.call import CallCheckpoint, CallEnd, EndReason, Stage, Usage
 from relay.errors import (
     ChannelTimeout,
     ClientError,
@@ -26,14 +26,12 @@ from relay.flow.counters import STATUS_CLASSES, Counters
 from relay.flow.ports import Journal
 from relay.flow.spending import Spending
 from relay.flow.tolls import Tolls
-from relay.model import FREE_PRICE, Protocol
+from relay.flow.waste import BYTES_PER_TOKEN, waste_nanos
+from relay.model import FREE_PRICE
 from relay.wire.answer import error_status
-from relay.wire.usage import find_usage
-
-BYTES_PER_TOKEN: float = 4.0
-"""Of a plain body nobody metered; English text is near this in every tokenizer."""
 
 NOTHING = Usage()
+FREE = Charge(0, 0, 0, 0)
 
 
 class Settlement:
@@ -50,7 +48,10 @@ class Settlement:
 
     def complete(self, call: ActiveCall) -> None:
         """Settle a call whose answer is whole; its last bytes are not out yet."""
-        self._settle(call, 200, EndReason.COMPLETED, "")
+        if call.left_s:
+            self.fail(call, ClientGone("The client closed the connection."))
+        else:
+            self._settle(call, 200, EndReason.COMPLETED, "")
 
     def fail(self, call: ActiveCall, error: RelayError) -> None:
         """Settle a call that ended with `error`, unless it is settled already."""
@@ -68,28 +69,45 @@ class Settlement:
         self._settle(call, status, reason, error.code or error.kind)
 
     def checkpoint(self, call: ActiveCall) -> None:
-        """Tell what a long stream has used so far."""
-        if call.paid and not call.settled:
-            self.tolls.update(call, usage_of(call))
+        """Write down what a running stream would be charged now, and tell those it has paid."""
+        if call.settled or call.key is None:
+            return
+        usage = usage_of(call)
+        bill = _charge(call, usage)
+        self._journal.checkpoint(
+            CallCheckpoint(
+                call.number.to_bytes(16, "big"),
+                call.channel.id if call.channel else 0,
+                usage.output_tokens,
+                usage.input_tokens,
+                usage.cached_tokens,
+                usage.cache_write_tokens,
+                usage.reasoning_tokens,
+                bill.cost_nanos,
+                bill.price_id,
+                bill.group_multiplier_ppm,
+                bill.model_multiplier_ppm,
+            )
+        )
+        if call.paid:
+            self.tolls.update(call, usage)
 
     def _settle(self, call: ActiveCall, status: int, reason: EndReason, error_code: str) -> None:
         if call.settled:
             return
+        # Most calls are served by their first attempt, and none was made in vain.
+        retry_nanos = 0 if call.attempts == 1 and call.payer is not None else waste_nanos(call)
         call.settled = True
-        usage = usage_of(call)
+        usage = usage_of(call, reason)
         begun_s = call.begun_s
         first_us = int((call.first_byte_s - begun_s) * 1e6) if call.first_byte_s else 0
         self._count(call, status, usage, first_us)
         if call.key is None or call.account is None:
             return  # nobody to write it down for: a stranger's call is only counted
-        price, group = call.price, call.group
-        cost_nanos, price_id, group_ppm, model_ppm = 0, 0, 0, 0
-        if price is not None and group is not None and call.stage is Stage.COMMITTED:
-            bill = charge(usage, price, group_multiplier_ppm=group.multiplier_ppm)
-            cost_nanos, price_id = bill.cost_nanos, bill.price_id
-            group_ppm, model_ppm = bill.group_multiplier_ppm, bill.model_multiplier_ppm
-            if call.key.quota_nanos is not None:
-                self._spending.add(call.key.id, cost_nanos)
+        bill = _charge(call, usage)
+        cost_nanos = bill.cost_nanos
+        if cost_nanos and call.key.quota_nanos is not None:
+            self._spending.add(call.key.id, cost_nanos)
         if call.paid:
             self.tolls.close(call, usage, cost_nanos)
         total_us = int((time.monotonic() - begun_s) * 1e6)
@@ -118,10 +136,17 @@ class Settlement:
                 total_us,
                 call.attempts,
                 cost_nanos,
-                price_id,
-                group_ppm,
-                model_ppm,
+                bill.price_id,
+                bill.group_multiplier_ppm,
+                bill.model_multiplier_ppm,
                 error_code,
+                usage.cache_write_1h_tokens,
+                usage.audio_input_tokens,
+                usage.audio_output_tokens,
+                usage.image_input_tokens,
+                usage.image_output_tokens,
+                usage.images,
+                retry_nanos,
             )
         )
 
@@ -142,25 +167,40 @@ class Settlement:
             counters.overhead.observe(int((call.asked_s - call.begun_s) * 1e6))
 
 
-def usage_of(call: ActiveCall) -> Usage:
-    """Return what the call used: reported, else counted from what went out, else nothing."""
+def _charge(call: ActiveCall, usage: Usage) -> Charge:
+    price, group = call.price, call.group
+    if price is None or group is None or usage is NOTHING:
+        return FREE
+    return charge(usage, price, group_multiplier_ppm=group.multiplier_ppm)
+
+
+def usage_of(call: ActiveCall, reason: EndReason = EndReason.INTERRUPTED) -> Usage:
+    """Return what the client pays for; NOTHING, where that is not even a price per call."""
     if call.stage is not Stage.COMMITTED or call.price is FREE_PRICE:
         return NOTHING
     if call.usage is not None:
         return call.usage
-    if call.stream and call.dialect is Protocol.ANTHROPIC:
-        begun = find_usage(call.opening, b"")
-        if begun is not None:
-            # Its first event tells the input to the token; only the output has to be counted.
-            output = max(call.events_out, begun.output_tokens)
-            return msgspec.structs.replace(begun, output_tokens=output, estimated=True)
+    charged = usage_to_charge(
+        Ending(
+            reason=reason,
+            delivered=True,
+            input_estimate=call.input_estimate,
+            output_estimate=_delivered_tokens(call),
+            reported=call.payer.usage_so_far() if call.payer is not None else None,
+            output_tokens_max=(call.output_tokens_max or 0) * call.choices,
+        )
+    )
+    return NOTHING if charged is None else charged
+
+
+def _delivered_tokens(call: ActiveCall) -> int:
+    """Return about how many tokens of the answer went out while the client was there."""
     if call.stream:
         # Providers send about one event a token; the role and the ending make up for the few
         # events that carry two.
-        output = call.events_out
-    else:
-        output = math.ceil(call.bytes_out / BYTES_PER_TOKEN) if call.counts_bytes else 0
-    return Usage(input_tokens=call.input_estimate, output_tokens=output, estimated=True)
+        return call.left_events if call.left_s else call.events_out
+    bytes_out = call.left_bytes_out if call.left_s else call.bytes_out
+    return math.ceil(bytes_out / BYTES_PER_TOKEN) if call.counts_bytes else 0
 
 
 def _reason(call: ActiveCall, error: RelayError) -> EndReason:  # noqa: PLR0911 - a table
@@ -171,6 +211,8 @@ def _reason(call: ActiveCall, error: RelayError) -> EndReason:  # noqa: PLR0911 
             return EndReason.KEY_REVOKED
         case ShuttingDown():
             return EndReason.SHUT_DOWN
+        case ClientError() if call.stage is Stage.COMMITTED:
+            return EndReason.TRUNCATED  # part of an answer is out, whoever is to blame
         case UpstreamRejected():
             return EndReason.UPSTREAM_REJECTED
         case ClientError():

@@ -16,8 +16,6 @@ from relay.flow.attempt import Attempt
 from relay.wire.answer import KEEPALIVES
 
 SWEEP_S: Final = 0.25
-CHECKPOINT_S: Final = 5.0
-"""How often it is told what a long stream has used so far."""
 
 
 class Watch:
@@ -25,8 +23,9 @@ class Watch:
 
     Args:
         timeouts: How long what may take.
-        checkpoint: Told every CHECKPOINT_S of each call whose client has output.
+        checkpoint: Told of each call whose client has output, again and again.
         gives_up: Tells of an attempt that is silent for long whether its call should move on.
+        checkpoint_s: How often `checkpoint` is told.
     """
 
     def __init__(
@@ -34,10 +33,12 @@ class Watch:
         timeouts: Timeouts,
         checkpoint: Callable[[ActiveCall], None],
         gives_up: Callable[[Attempt], bool],
+        checkpoint_s: float,
     ) -> None:
         self._timeouts = timeouts
         self._checkpoint = checkpoint
         self._gives_up = gives_up
+        self._checkpoint_s = checkpoint_s
         self._calls: dict[int, ActiveCall] = {}
         self._handle: asyncio.TimerHandle | None = None
 
@@ -88,7 +89,7 @@ class Watch:
                     self._look_at_stream(attempt, now_s)
                 else:
                     self._look_at_attempt(attempt, now_s)
-            if call.committed and now_s - (call.checked_s or call.begun_s) > CHECKPOINT_S:
+            if call.committed and now_s - (call.checked_s or call.begun_s) > self._checkpoint_s:
                 call.checked_s = now_s
                 self._checkpoint(call)
             self._speak(call, now_s)

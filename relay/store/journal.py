@@ -90,6 +90,11 @@ class Journal:
         )
 
     @property
+    def generation(self) -> str:
+        """The name of this life of the worker; known once it is open."""
+        return self._folder.path.name
+
+    @property
     def open_count(self) -> int:
         """Calls that were started and not ended."""
         return len(self._open)

@@ -40,13 +40,19 @@ _SETTLE: Final = """
     SELECT account_id, owner, count(*) AS calls, sum(cost_nanos)::bigint AS cost_nanos,
         sum(retry_nanos)::bigint AS retry_nanos
     FROM ended JOIN fresh USING (request_id) GROUP BY account_id, owner"""
+
+# What a worker spent beyond its lease came straight from the balance: as if it had been leased to
+# it at that moment, so its purse, which counts it as debt, is told so.
 _SPEND_LEASES: Final = """
     WITH used AS (
-        SELECT account_id, owner, least(open_nanos, spent.nanos) AS nanos
+        SELECT account_id, owner, least(open_nanos, spent.nanos) AS nanos,
+            spent.nanos - least(open_nanos, spent.nanos) AS beyond_nanos
         FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS spent (account_id, owner, nanos)
         JOIN credit_leases USING (account_id, owner)
     ), leases AS (
-        UPDATE credit_leases SET open_nanos = open_nanos - used.nanos FROM used
+        UPDATE credit_leases SET open_nanos = open_nanos - used.nanos,
+            granted_nanos = granted_nanos + beyond_nanos
+        FROM used
         WHERE credit_leases.account_id = used.account_id AND credit_leases.owner = used.owner
     )
     UPDATE balances SET held_nanos = held_nanos - freed.nanos

@@ -35,6 +35,8 @@ COLUMNS: Final = (
     *("ttft_us", "total_us", "cost_nanos", "price_id"),
     *("group_multiplier_ppm", "model_multiplier_ppm", "attempts", "status"),
     *("stream", "estimated", "ip", "endpoint", "model", "served_model", "reason", "error_code"),
+    *("cache_write_1h_tokens", "audio_input_tokens", "audio_output_tokens"),
+    *("image_input_tokens", "image_output_tokens", "images"),
 )
 
 _STAGE: Final = """
@@ -174,9 +176,13 @@ async def keep_partitions(connection: Connection, retention_days: int) -> None:
 
 def _bill(part: Part, end: CallEnd) -> Settlement:
     """Return what an ended call costs its account: a call that was booked before is left out."""
-    cost_nanos = min(max(end.cost_nanos, 0), NANOS_MAX)
-    request_id = end.request_id[:16].ljust(16, b"\0")
-    return Settlement(request_id, _count(end.account_id), cost_nanos, owner=part.generation)
+    return Settlement(
+        end.request_id[:16].ljust(16, b"\0"),
+        _count(end.account_id),
+        min(max(end.cost_nanos, 0), NANOS_MAX),
+        min(max(end.retry_nanos, 0), NANOS_MAX),
+        owner=part.generation,
+    )
 
 
 def to_row(end: CallEnd) -> tuple[Any, ...]:
@@ -209,6 +215,12 @@ def to_row(end: CallEnd) -> tuple[Any, ...]:
         _text(end.served_model),
         _text(end.reason),
         _text(end.error_code),
+        _count(end.cache_write_1h_tokens),
+        _count(end.audio_input_tokens),
+        _count(end.audio_output_tokens),
+        _count(end.image_input_tokens),
+        _count(end.image_output_tokens),
+        _count(end.images),
     )
 
 

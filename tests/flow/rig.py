@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from relay.call import CallEnd, CallStart
+from relay.call import CallCheckpoint, CallEnd, CallStart
 from relay.config import Config
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
@@ -45,9 +45,13 @@ class MemoryJournal:
         self.healthy = True
         self.starts: list[CallStart] = []
         self.ends: list[CallEnd] = []
+        self.checkpoints: list[CallCheckpoint] = []
 
     def start(self, record: CallStart) -> None:
         self.starts.append(record)
+
+    def checkpoint(self, record: CallCheckpoint) -> None:
+        self.checkpoints.append(record)
 
     def end(self, record: CallEnd) -> None:
         self.ends.append(record)

@@ -27,6 +27,7 @@ from relay.store.journal_files import list_segments
 from relay.store.journal_read import join_frames
 from relay.store.log_writer import COLUMNS, to_row
 from relay.store.postgres import Connection
+from relay.units import PPM
 from tests.live.journals import (
     COST_NANOS,
     NOW_US,
@@ -196,7 +197,10 @@ async def test_open_calls_of_a_dead_worker_are_closed(
     tmp_path: Path, connect: Connect, database: Connection
 ) -> None:
     silent, streaming, done = make_start(), make_start(), make_start()
-    checkpoints = [CallCheckpoint(streaming.request_id, 1, count) for count in (10, 250)]
+    checkpoints = [
+        CallCheckpoint(streaming.request_id, 1, count, 1300, 100, 0, 0, cost, 1, 800_000, PPM)
+        for count, cost in ((10, 154_800), (250, 270_000))
+    ]
     folder = write_generation(
         tmp_path,
         "w",
@@ -213,7 +217,7 @@ async def test_open_calls_of_a_dead_worker_are_closed(
     )
     assert [(row[0].bytes, *row[1:]) for row in rows] == [
         (silent.request_id, 500, 0, 1200, 0, 0, True),
-        (streaming.request_id, 500, 1, 1200, 250, 0, True),
+        (streaming.request_id, 200, 1, 1300, 250, 270_000, True),
     ]
     assert not folder.exists()
 
