@@ -120,6 +120,8 @@ class ActiveCall:
     """Why the whole call has to end, whatever its attempts say."""
     caller: "Caller | None" = None
     """Who hears the end of a call that no task waits for."""
+    reads_on: "Callable[[ActiveCall], bool] | None" = None
+    """Asked when the client hangs up, whether the answer is read on without it (flow.drains)."""
     deserted: "Callable[[ActiveCall], None] | None" = None
     """Told when the client hangs up on a call that no task waits for."""
 
@@ -169,7 +171,8 @@ class ActiveCall:
         """The client is gone: drop its upstreams in the same moment, write nothing more."""
         self.gone = True
         self.outlet.close()
-        self.stop()
+        if self.reads_on is None or not self.reads_on(self):
+            self.stop()
         if self.deserted is not None:
             self.deserted(self)
 

@@ -20,7 +20,7 @@ from relay.flow.referee import Referee
 from relay.flow.waste import note_waste
 from relay.model import Channel
 from relay.routing.splice import Carriage
-from relay.routing.table import Outcome, classify_error
+from relay.routing.table import classify_error
 
 
 class Asker:
@@ -130,15 +130,24 @@ class Asker:
         try:
             yield
         except RelayError as error:
-            self._referee.fail(attempt, classify_error(error), error)
+            self.judge(attempt, error)
+            self.end(attempt)
             raise
         except asyncio.CancelledError:
-            attempt.stop()
-            gone = ClientGone("The client closed the connection.")
-            self._referee.fail(attempt, Outcome.CLIENT_GONE, gone)
+            if not attempt.call.left_s:  # else its answer is read on without us (flow.drains)
+                attempt.stop()
+                self.judge(attempt, ClientGone("The client closed the connection."))
+                self.end(attempt)
             raise
-        finally:
+        except BaseException:
             self.end(attempt)
+            raise
+        else:
+            self.end(attempt)
+
+    def judge(self, attempt: Attempt, error: RelayError) -> None:
+        """Hold what became of an attempt against its channel, where it is the channel's fault."""
+        self._referee.fail(attempt, classify_error(error), error)
 
     def _send(self, attempt: Attempt, connection: Connection, report: Report) -> None:
         head, body = self._frame(attempt)

@@ -23,6 +23,7 @@ from relay.errors import (
 from relay.flow.active import ActiveCall, Caller
 from relay.flow.ask import Asker
 from relay.flow.attempt import Attempt
+from relay.flow.drains import Drains
 from relay.flow.hedge import race
 from relay.flow.outlet import Outlet
 from relay.flow.ports import Connections, Journal
@@ -66,6 +67,7 @@ class Exchange:
         self._total_us = int(config.timeouts.total_s * 1e6)
         self._splicer = Splicer(referee, config.timeouts)
         self._asker = Asker(connections, referee, settlement.complete, config.switching)
+        self._drains = Drains(self._asker, settlement, self._close, config.billing)
 
     def ask_at_once(self, call: ActiveCall, caller: Caller) -> bool:
         """Ask the call's first channel within this very callback, if nothing has to be waited for.
@@ -124,8 +126,9 @@ class Exchange:
         try:
             await self._serve(call, failed)
         except asyncio.CancelledError:
-            call.stop()
-            self._settlement.fail(call, ClientGone("The client closed the connection."))
+            if not call.left_s:  # else its answer is read on without us (flow.drains)
+                call.stop()
+                self._settlement.fail(call, ClientGone("The client closed the connection."))
             raise
         except RelayError as error:
             self._settlement.fail(call, error)
@@ -133,7 +136,8 @@ class Exchange:
                 raise
             self._tell_in_band(call, error)
         finally:
-            self._close(call)
+            if not call.left_s:
+                self._close(call)
 
     async def _pay(self, call: ActiveCall) -> None:
         """Take what a call has to take before it may run; wait where that is needed."""
@@ -149,6 +153,7 @@ class Exchange:
         call.client.watch(call)
         if call.stream:
             self._splicer.prepare(call)
+        call.reads_on = self._drains.take_on
         self._watch.add(call)
         self._journal.start(_start_record(call))
 
@@ -172,12 +177,13 @@ class Exchange:
     def _desert(self, call: ActiveCall) -> None:
         """The client hung up on a call that no task waits for."""
         assert call.caller is not None
-        gone = ClientGone("The client closed the connection.")
-        for attempt in list(call.running):
-            self._referee.fail(attempt, Outcome.CLIENT_GONE, gone)
-            self._asker.end(attempt)
-        self._settlement.fail(call, gone)
-        self._close(call)
+        if not call.left_s:
+            gone = ClientGone("The client closed the connection.")
+            for attempt in list(call.running):
+                self._asker.judge(attempt, gone)
+                self._asker.end(attempt)
+            self._settlement.fail(call, gone)
+            self._close(call)
         call.caller.over(call)
 
     def _first(self, call: ActiveCall) -> Channel:
