@@ -12,14 +12,16 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from relay.billing.credit import Purse
 from relay.billing.signature import sign
 from relay.config import Alerts, Billing, Config, Database
 from relay.control.api import AdminApi
 from relay.control.notices import Notices
 from relay.control.webhook import Notice, Webhook
 from relay.model import Secret
-from relay.store import postgres
+from relay.store import credit_leases, postgres
 from relay.store.audit import run_audit
+from relay.store.credit_leases import LeaseAsk
 from relay.store.postgres import Connection
 
 USD = 1_000_000_000
@@ -72,6 +74,26 @@ async def assert_no_drift(connection: Connection) -> None:
     """Audit all but the request log, where a test writes none."""
     found = await run_audit(connection)
     assert [drift for drift in found.drifts if "logged" not in drift.what] == []
+
+
+async def lease_into(
+    purse: Purse, connection: Connection, owner: str, account_id: int, needed: int, wanted: int
+) -> int:
+    """Lease credit for a purse, as a worker does; return by how much it grew."""
+    before = purse.leased_nanos
+    ask = LeaseAsk(account_id, needed, wanted)
+    granted = await credit_leases.lease(connection, owner, [ask], ttl_s=60)
+    purse.grant(granted.get(account_id, 0))
+    return purse.leased_nanos - before
+
+
+async def give_back_from(
+    purse: Purse, connection: Connection, owner: str, account_id: int, *, keep_nanos: int
+) -> int:
+    """Give back what a purse has to spare; return how much."""
+    surplus = purse.take_back(keep_nanos)
+    await credit_leases.give_back(connection, owner, {account_id: surplus})
+    return surplus
 
 
 class Shop:

@@ -13,17 +13,24 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
+from relay.billing.credit import Purse
 from relay.billing.recharge import Currency
 from relay.cli.root import main
 from relay.config import Billing
 from relay.store import credit_leases, orders, recharging
 from relay.store.audit import run_audit
-from relay.store.credit_leases import LeaseAsk
 from relay.store.ledger import Settlement, settle_batch
 from relay.store.log_writer import keep_partitions
 from relay.store.migrate import migrate
 from relay.store.postgres import Connection
-from tests.live.money_rig import USD, balance_of, connected, make_account
+from tests.live.money_rig import (
+    USD,
+    balance_of,
+    connected,
+    give_back_from,
+    lease_into,
+    make_account,
+)
 
 pytestmark = pytest.mark.live
 
@@ -76,10 +83,11 @@ async def test_it_can_do_the_relays_work(app: Connection) -> None:
     await orders.recharge(app, order)
     await orders.issue_code(app, b"d" * 32, USD, actor="test")
     await orders.redeem(app, b"d" * 32, account_id)
-    asks = [LeaseAsk(account_id, 1, 8)]
-    assert await credit_leases.lease(app, "w", asks, ttl_s=60) == {account_id: 8}
+    purse = Purse()
+    assert await lease_into(purse, app, "w", account_id, 1, 8) == 8
     await settle_batch(app, [Settlement(call_id(1), account_id, 5, retry_nanos=1, owner="w")])
-    await credit_leases.give_back(app, "w", {account_id: 1})
+    purse.settle(0, 5)
+    assert await give_back_from(purse, app, "w", account_id, keep_nanos=2) == 1
     await credit_leases.close_owner(app, "w")
     await keep_partitions(app, retention_days=30)
     assert await balance_of(app, account_id) == 11 * USD - 5
