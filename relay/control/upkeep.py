@@ -1,4 +1,4 @@
-"""Daily upkeep of the request log: tomorrow's partitions made, those past retention dropped."""
+"""Daily upkeep: tomorrow's partitions made, those past retention dropped, lost credit set free."""
 
 import asyncio
 import datetime
@@ -12,6 +12,7 @@ import asyncpg
 from relay.config import Config
 from relay.errors import RelayError
 from relay.store import postgres
+from relay.store.credit_leases import free_abandoned
 from relay.store.locate import database_url
 from relay.store.log_writer import keep_partitions
 
@@ -57,5 +58,8 @@ async def _keep_log(config: Config, data_dir: Path) -> None:
     try:
         with postgres.border():
             await keep_partitions(connection, config.log.retention_days)
+            freed_nanos = await free_abandoned(connection)
+        if freed_nanos:
+            _log.warning("credit of workers that never came back was set free")
     finally:
         await connection.close()

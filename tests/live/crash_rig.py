@@ -30,6 +30,7 @@ from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
+from uuid import UUID
 
 import aiohttp
 import msgspec
@@ -40,6 +41,7 @@ from relay.store import postgres
 from relay.store.audit import run_audit
 from relay.store.journal_files import list_generations
 from relay.store.locate import database_url
+from relay.store.postgres import Connection
 from tests.live.relay_process import (
     RELAY,
     RelayProcess,
@@ -272,9 +274,22 @@ class Mine:
 
     async def check(self) -> None:
         """Compare every row with what the upstream wrote down, and the books with themselves."""
-        served = await self._read_served()
         connection = await postgres.connect(database_url(Config(), self._folder))
         try:
+            await until_told(lambda: self._all_logged(connection), "every call has its row")
+            await self._check_books(connection, self._read_served())
+        finally:
+            await connection.close()
+
+    async def _all_logged(self, connection: Connection) -> bool:
+        ids = {UUID(call.request_id[4:]) for call in self.calls if call.status == 200}
+        found = await connection.fetchval(
+            "SELECT count(DISTINCT request_id) FROM request_log WHERE request_id = ANY($1)", ids
+        )
+        return bool(found == len(ids))
+
+    async def _check_books(self, connection: Connection, served: dict[int, list[Served]]) -> None:
+        async with connection.transaction(isolation="repeatable_read"):
             rows = await connection.fetch(
                 """SELECT request_id, reason, status, input_tokens, output_tokens, cost_nanos,
                     estimated FROM request_log JOIN accounts ON accounts.id = account_id
@@ -287,9 +302,7 @@ class Mine:
             )
             recharged = self._orders * RECHARGE_USD * 10**9
             assert balance == recharged - sum(row["cost_nanos"] for row in rows)
-            assert (await run_audit(connection)).drifts == []
-        finally:
-            await connection.close()
+        assert (await run_audit(connection)).drifts == []
 
     def _check_rows(self, rows: list[Any], served: dict[int, list[Served]]) -> None:
         counted = Counter(row["request_id"] for row in rows)
@@ -323,7 +336,7 @@ class Mine:
         }
         return ", ".join(problem for problem, there in problems.items() if there)
 
-    async def _read_served(self) -> dict[int, list[Served]]:
+    def _read_served(self) -> dict[int, list[Served]]:
         found: dict[int, list[Served]] = {}
         for line in self._served_file.read_bytes().splitlines():
             one = msgspec.json.decode(line, type=Served)

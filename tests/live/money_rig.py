@@ -82,8 +82,7 @@ async def lease_into(
     before = purse.leased_nanos
     ask = LeaseAsk(account_id, needed, wanted)
     leased = await credit_leases.lease(connection, owner, [ask], ttl_s=60)
-    if account_id in leased:
-        purse.catch_up(leased[account_id].total_nanos)
+    purse.catch_up(leased[account_id].total_nanos)
     return purse.leased_nanos - before
 
 

@@ -1,23 +1,23 @@
 """Goal: nothing of what is asked or answered, and no credential, stays anywhere in the relay.
 
-Method: an upstream that quotes a canary on every path, good and bad; then every file of the data
-dir, the relay's words and its metrics are searched for it, raw and encoded. The same search must
-find what was planted there: the names of two keys, one of them in base64.
+Method: an upstream that quotes a canary on every path, good and bad, clients that leave, a worker
+killed with a stream under way; then everything there is (canary.py) is searched for it, raw and
+encoded. The same search must find what was planted there: the names of keys, one in base64.
 """
 
 import asyncio
 import base64
-import contextlib
+import os
 import secrets
+import signal
 from collections.abc import AsyncIterator
+from typing import Any
 
-import asyncpg
 import pytest
 
-from relay.config import Config
-from relay.store.locate import database_url
 from tests.flow.rig import DONE, FINISH, SSE_HEAD, USAGE, Peer, chunked, event, post
-from tests.live.relay_process import PATIENCE_S, RelayProcess, question, send
+from tests.live.canary import all_places, traces
+from tests.live.relay_process import PATIENCE_S, RelayProcess, question, send, streaming
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
 
@@ -90,6 +90,26 @@ SERVED = {"whole", "streamed", "cut", "error-inside", "not-json"}
 """Of these the client gets a 200 and the answer, or its begin."""
 
 
+CALL = {"name": "look_up", "arguments": f'{{"what":"{PROMPT}"}}'}
+CONVERSATION: dict[str, Any] = {
+    "messages": [
+        {"role": "system", "content": PROMPT},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": PROMPT},
+                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PROMPT}"}},
+            ],
+        },
+        {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": CALL}]},
+        {"role": "tool", "tool_call_id": "c", "content": PROMPT},
+    ],
+    "tools": [{"type": "function", "function": {"name": "look_up", "description": PROMPT}}],
+    "metadata": {"note": PROMPT},
+    "user": PROMPT,
+}
+"""A prompt with a canary wherever a client may put words."""
+
 NONSENSE: tuple[bytes, ...] = (
     f"{PROMPT} HTTP/9.9\r\n\r\n".encode(),
     f"GET /v1/{PROMPT} HTTP/1.1\r\nHost: {PROMPT}\r\nConnection: close\r\n\r\n".encode(),
@@ -157,10 +177,9 @@ async def apply_parrot(relay: RelayProcess, port: int) -> None:
 async def make_all_calls(relay: RelayProcess, key: str) -> None:
     """Send the prompt and get the answer on every path there is."""
     headers = {"Authorization": f"Bearer {key}", "X-Note": PROMPT}
-    content = [{"role": "user", "content": PROMPT}]
     for model in ANSWERS:
-        body = question(model, messages=content, stream=model in STREAMED)
-        answer = await send(f"{relay.url}/chat/completions", body, headers)
+        body = question(model, **CONVERSATION, stream=model in STREAMED)
+        answer = await send(f"{relay.url}/chat/completions?{PROMPT}={PROMPT}", body, headers)
         assert (ANSWER.encode() in answer.body) == (model in SERVED), model
         assert (answer.status == 200) == (model in SERVED), model
     for raw in wrong_calls(key):
@@ -169,43 +188,23 @@ async def make_all_calls(relay: RelayProcess, key: str) -> None:
         assert (await say_raw(relay, raw)).startswith(b"HTTP/1.1 4")
 
 
-# --- the search -------------------------------------------------------------------------------
+async def leave_in_the_middle(relay: RelayProcess, key: str) -> None:
+    """Hang up in the middle of a stream."""
+    host, port = relay.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = question("steady", **CONVERSATION, stream=True)
+    writer.write(post("/v1/chat/completions", {**body, "max_tokens": 200}, key=key))
+    await reader.readuntil(b"data: {")
+    writer.transport.abort()
 
 
-def encodings(secret: str) -> dict[str, bytes]:
-    """Return what to look for: the text itself, and what is the same of it in every base64."""
-    found = {"plain": secret.encode(), "hex": secret.encode().hex().encode()}
-    for shift, spoilt in ((0, 0), (1, 2), (2, 3)):
-        # Of a text that begins `shift` bytes into a group of three, the neighbours decide the
-        # first characters and the last group.
-        encoded = base64.b64encode(b"\0" * shift + secret.encode())
-        found[f"base64+{shift}"] = encoded[spoilt:-4]
-    return found
-
-
-async def all_places(relay: RelayProcess) -> dict[str, bytes]:
-    """Return everything that the relay has written or says, by where it is."""
-    connection = await asyncpg.connect(database_url(Config(), relay.data_dir))
-    await connection.execute("CHECKPOINT")
-    await connection.close()
-    await relay.figures_published()
-    places = {"words": relay.words.read_bytes(), "metrics": (await relay.metrics()).encode()}
-    for path in relay.data_dir.rglob("*"):
-        if path.is_file():
-            with contextlib.suppress(FileNotFoundError):
-                places[str(path.relative_to(relay.data_dir))] = path.read_bytes()
-    return places
-
-
-def traces(secret: str, places: dict[str, bytes]) -> set[tuple[str, str]]:
-    """Return (where, in which encoding) a secret is found."""
-    wanted = encodings(secret).items()
-    return {
-        (place, encoding)
-        for place, content in places.items()
-        for encoding, needle in wanted
-        if needle in content
-    }
+async def kill_in_the_middle(relay: RelayProcess, key: str) -> None:
+    """Kill the worker that serves a stream: what it has written down is all that stays."""
+    body = question("steady", **CONVERSATION)
+    async with streaming(relay, key, 1, {**body, "max_tokens": 200}) as streams:
+        for pid, _ in relay.workers().values():
+            os.kill(pid, signal.SIGKILL)
+    assert streams[0].broken
 
 
 async def test_no_content_and_no_credential_stays(relay: RelayProcess, upstream_port: int) -> None:
@@ -216,7 +215,10 @@ async def test_no_content_and_no_credential_stays(relay: RelayProcess, upstream_
         "keys", {"account": "folk", "name": base64.b64encode(PLANTED.encode()).decode()}
     )
     await make_all_calls(relay, key)
-    await relay.rows(PLANTED, len(ANSWERS) + len(wrong_calls(key)))
+    await leave_in_the_middle(relay, key)
+    assert {slot: pid for slot, (pid, _) in relay.workers().items()} == pids
+    await kill_in_the_middle(relay, key)
+    await relay.rows(PLANTED, len(ANSWERS) + len(wrong_calls(key)) + 2)
     places = await all_places(relay)
 
     for secret in (PROMPT, ANSWER, CREDENTIAL, STRANGER, key):
@@ -224,7 +226,6 @@ async def test_no_content_and_no_credential_stays(relay: RelayProcess, upstream_
     assert {place for place, _ in traces(relay.key, places)} == {"words", "secrets/demo.key"}
     check_the_search(places)
     assert b"unexpected failure" not in places["words"]
-    assert {slot: pid for slot, (pid, _) in relay.workers().items()} == pids
 
 
 def check_the_search(places: dict[str, bytes]) -> None:
@@ -237,6 +238,13 @@ def check_the_search(places: dict[str, bytes]) -> None:
     of_a_model = {place for place, _ in traces("error-inside", places)}
     assert any(place.startswith("journal/") for place in of_a_model)
     assert ("metrics", "plain") in traces("parrot", places)
+    assert ("table keys", "plain") in planted
+    assert any(place.startswith("valkey ") for place in places)
+    assert {place.split()[0] for place, _ in traces("--data-dir", places)} >= {"cmdline"}
     assert ("words", "plain") in traces("child started", places)
     shifted = base64.b64encode(f"x{PLANTED}".encode())
     assert traces(PLANTED, {"shifted": shifted}) == {("shifted", "base64+1")}
+    wide = f"x{PLANTED}x".encode("utf-16")
+    escaped = "".join(f"%{byte:02X}" for byte in PLANTED.encode()).encode()
+    found = traces(PLANTED, {"wide": wide, "escaped": escaped})
+    assert found == {("wide", "utf-16-le"), ("escaped", "url")}
