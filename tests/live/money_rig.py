@@ -12,7 +12,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from relay.billing.credit import Purse
+from relay.billing.credit import LeaseAsk, Purse
 from relay.billing.signature import sign
 from relay.config import Alerts, Billing, Config, Database
 from relay.control.api import AdminApi
@@ -21,7 +21,6 @@ from relay.control.webhook import Notice, Webhook
 from relay.model import Secret
 from relay.store import credit_leases, postgres
 from relay.store.audit import run_audit
-from relay.store.credit_leases import LeaseAsk
 from relay.store.postgres import Connection
 
 USD = 1_000_000_000
@@ -82,8 +81,8 @@ async def lease_into(
     """Lease credit for a purse, as a worker does; return by how much it grew."""
     before = purse.leased_nanos
     ask = LeaseAsk(account_id, needed, wanted)
-    granted = await credit_leases.lease(connection, owner, [ask], ttl_s=60)
-    purse.grant(granted.get(account_id, 0))
+    told = await credit_leases.lease(connection, owner, [ask], ttl_s=60)
+    purse.catch_up(told[account_id].total_nanos)
     return purse.leased_nanos - before
 
 
@@ -92,7 +91,7 @@ async def give_back_from(
 ) -> int:
     """Give back what a purse has to spare; return how much."""
     surplus = purse.take_back(keep_nanos)
-    await credit_leases.give_back(connection, owner, {account_id: surplus})
+    await credit_leases.lease(connection, owner, [], ttl_s=60, surplus={account_id: surplus})
     return surplus
 
 
