@@ -21,7 +21,7 @@ from relay.billing.recharge import Currency
 from relay.config import Billing
 from relay.control.answers import decode_body, json_answer
 from relay.control.notices import Notices
-from relay.errors import BadRequest
+from relay.errors import BadRequest, Conflict
 from relay.store import codes, orders, recharging, statements
 from relay.store.orders import Order
 from relay.store.postgres import Connection
@@ -100,7 +100,7 @@ class MoneyApi:
         billing: What recharges are worth.
         pepper: Keys the digests of redemption codes.
         connect: Gives a connection for as long as one request takes.
-        notices: Who is told of promotions.
+        notices: Who is told of promotions, and of recharges that contradict what is known.
     """
 
     def __init__(
@@ -129,7 +129,11 @@ class MoneyApi:
         wanted = decode_body(await request.read(), OrderRequest)
         async with self._connect() as connection:
             order = await self._compose(connection, wanted)
-            recharged, promotion = await recharging.recharge(connection, self._billing, order)
+            try:
+                recharged, promotion = await recharging.recharge(connection, self._billing, order)
+            except Conflict as error:
+                self._notices.refused(order.order_no, error.message)
+                raise
             balance = await statements.show_balance(connection, wanted.account)
         if promotion is not None:
             self._notices.promoted(promotion)

@@ -81,8 +81,8 @@ async def lease_into(
     """Lease credit for a purse, as a worker does; return by how much it grew."""
     before = purse.leased_nanos
     ask = LeaseAsk(account_id, needed, wanted)
-    leased = await credit_leases.lease(connection, owner, [ask], ttl_s=60)
-    purse.catch_up(leased[account_id].total_nanos)
+    told = await credit_leases.lease(connection, owner, [ask], ttl_s=60)
+    purse.catch_up(told[account_id].total_nanos)
     return purse.leased_nanos - before
 
 

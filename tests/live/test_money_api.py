@@ -47,6 +47,7 @@ async def test_a_recharge_is_credited_once_by_its_number(shop: Shop) -> None:
     status, row = await shop.api("POST", "/recharges", PAID)
     assert (status, row["credited"], row["balance_usd"]) == (200, False, "105.525")
     assert (await shop.api("POST", "/recharges", {**PAID, "amount": "1"}))[0] == 409
+    assert shop.mailbox.events() == ["payment_refused"]
 
 
 @pytest.mark.parametrize(
