@@ -147,7 +147,8 @@ async def upstream_port() -> AsyncIterator[int]:
     async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = peer.requests[-1]
         assert CREDENTIAL.encode() in request
-        known = (name for name in ANSWERS if f'"model":"{name}"'.encode() in request)
+        named = request.replace(b'"model": ', b'"model":')  # the body goes on as it came
+        known = (name for name in ANSWERS if f'"model":"{name}"'.encode() in named)
         writer.write(ANSWERS[next(known, "whole")])
         await writer.drain()
 
