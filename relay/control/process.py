@@ -23,6 +23,7 @@ from aiohttp import web
 from relay import hardening
 from relay.control.api import AdminApi
 from relay.control.channel_watch import ChannelWatch
+from relay.control.journal_watch import JournalWatch
 from relay.control.metrics import WorkerCollector
 from relay.control.money_watch import MoneyWatch
 from relay.control.notices import Notices
@@ -85,6 +86,8 @@ class Control:
         notices = Notices(self._webhook, time.monotonic)
         self._money = MoneyWatch(self._config, self._connect_money, notices)
         metrics_dir = self._data_dir / "run" / "metrics"
+        send = None if self._webhook is None else self._webhook.send
+        self._journals = JournalWatch(metrics_dir, send, wall_s)
         collector = WorkerCollector(metrics_dir, self._gauges, wall_s, [self._watch, notices])
         self._api = AdminApi(self._config, self._data_dir, token, collector, notices)
 
@@ -98,6 +101,7 @@ class Control:
             upkeep = parts.enter_context(_task(keep_log_forever(self._config, self._data_dir)))
             watching = parts.enter_context(_task(self._watch.run()))
             money = parts.enter_context(_task(self._money.run()))
+            journals = parts.enter_context(_task(self._journals.run()))
             if self._webhook is not None:
                 parts.enter_context(_task(self._webhook.run()))
             runner = web.AppRunner(self._api.application(), access_log=None)
@@ -105,7 +109,7 @@ class Control:
             await runner.setup()
             await web.SockSite(runner, self._listener).start()
             self._lifeline.tell_ready()
-            await first_of(asked.wait(), alone, shipping, upkeep, watching, money)
+            await first_of(asked.wait(), alone, shipping, upkeep, watching, money, journals)
             await first_of(self._all_shipped(), alone, within_s=LAST_SHIPPING_S)
 
     async def _connect(self) -> Connection:
@@ -121,8 +125,9 @@ class Control:
         return await postgres.connect(url, application="relay money watch")
 
     async def _all_shipped(self) -> None:
-        while self._shipper.rows_waiting or self._shipper.lag_bytes():  # noqa: ASYNC110
-            # The shipper has no event for it: bytes that wait are counted on the disk.
+        """Wait until the log has all that the workers wrote, and nothing is leased to them."""
+        while self._shipper.rows_waiting or self._shipper.journals:  # noqa: ASYNC110
+            # The shipper has no event for it: journals that are left are folders on the disk.
             await asyncio.sleep(POLL_S)
 
     def _gauges(self) -> dict[str, float]:

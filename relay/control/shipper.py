@@ -128,6 +128,11 @@ class Shipper:
         """Calls that were read and are not committed yet; bounded by a batch."""
         return sum(len(part.ends) for part in self._batch)
 
+    @property
+    def journals(self) -> int:
+        """Journals that are not in the log for good; those of workers that live are among them."""
+        return len(self._tails)
+
     def lag_bytes(self) -> int:
         """Return how many bytes of journal are not in the log yet: it looks at the files."""
         return sum(

@@ -61,6 +61,7 @@ class Journal:
         self._trusted = False  # no write and no sync has failed since the last good sync
         self._disk_low = False
         self._closing = False
+        self._told_healthy = True
         self.poisoned_count = 0
 
     def open(self) -> None:
@@ -217,6 +218,17 @@ class Journal:
             if self._segment is None:
                 self._renew(self._unsynced)
                 self._flush()
+            self._tell_health()
+
+    def _tell_health(self) -> None:
+        """Say in the log that paid work stops, and that it goes on."""
+        if self.healthy is self._told_healthy:
+            return
+        self._told_healthy = self.healthy
+        if self.healthy:
+            _log.warning("journal: written again, paid work is taken")
+        else:
+            _log.error("journal: disk full, failing or too slow: no paid work is taken")
 
     def _is_disk_low(self) -> bool:
         try:
