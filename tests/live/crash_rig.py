@@ -312,29 +312,8 @@ class Mine:
         assert [one for one in callers if callers[one].status == 200 and one not in by_id] == []
         self.outcomes = Counter(row["reason"] for row in rows)
         for request_id, row in by_id.items():
-            problem = self._judge(row, callers.get(request_id), served)
+            problem = judge(row, callers.get(request_id), served)
             assert not problem, (problem, dict(row), callers.get(request_id))
-
-    def _judge(self, row: Any, call: Call | None, served: dict[int, list[Served]]) -> str:
-        """Return what is wrong with a row, "" if nothing is."""
-        tokens, cost = (row["input_tokens"], row["output_tokens"]), row["cost_nanos"]
-        if row["reason"] == "completed":
-            told = [one for one in served.get(tokens[0], []) if not one.aborted]
-            exact = [owed(one.prompt_tokens, one.completion_tokens) for one in told]
-            return "" if cost in exact and not row["estimated"] else "not what was served"
-        if not cost:
-            return "delivered, but free" if call and call.events and _is_ours(row) else ""
-        if call is None:
-            return "charged, and nobody heard of it"
-        delivered = max((one.completion_tokens for one in served[call.prompt_tokens]), default=0)
-        got = min(call.events, call.tokens_max) if row["reason"] == "client_gone" else 0
-        problems = {
-            "not what its estimate costs": cost != owed(*tokens) or not row["estimated"],
-            "not its prompt": tokens[0] != -(-call.body_bytes // 4),
-            "more than was delivered": tokens[1] > delivered + EXTRA_EVENTS,
-            "less than its client got": tokens[1] < got,
-        }
-        return ", ".join(problem for problem, there in problems.items() if there)
 
     def _read_served(self) -> dict[int, list[Served]]:
         found: dict[int, list[Served]] = {}
@@ -342,6 +321,28 @@ class Mine:
             one = msgspec.json.decode(line, type=Served)
             found.setdefault(one.prompt_tokens, []).append(one)
         return found
+
+
+def judge(row: Any, call: Call | None, served: dict[int, list[Served]]) -> str:
+    """Return what is wrong with a row, "" if nothing is."""
+    tokens, cost = (row["input_tokens"], row["output_tokens"]), row["cost_nanos"]
+    if row["reason"] == "completed":
+        told = [one for one in served.get(tokens[0], []) if not one.aborted]
+        exact = [owed(one.prompt_tokens, one.completion_tokens) for one in told]
+        return "" if cost in exact and not row["estimated"] else "not what was served"
+    if not cost:
+        return "delivered, but free" if call and call.events and _is_ours(row) else ""
+    if call is None:
+        return "charged, and nobody heard of it"
+    delivered = max((one.completion_tokens for one in served[call.prompt_tokens]), default=0)
+    got = min(call.events, call.tokens_max) if row["reason"] == "client_gone" else 0
+    problems = {
+        "not what its estimate costs": cost != owed(*tokens) or not row["estimated"],
+        "not its prompt": tokens[0] != -(-call.body_bytes // 4),
+        "more than was delivered": tokens[1] > delivered + EXTRA_EVENTS,
+        "less than its client got": tokens[1] < got,
+    }
+    return ", ".join(problem for problem, there in problems.items() if there)
 
 
 def _is_ours(row: Any) -> bool:
