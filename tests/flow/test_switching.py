@@ -132,6 +132,7 @@ async def test_a_stream_that_breaks_is_told_honestly_where_it_cannot_go_on(fail:
         assert (end.status, end.reason, end.channel_id) == (200, "truncated", 1)
         assert end.estimated and 0 < end.output_tokens <= CHUNKS
         assert end.cost_nanos == cost(end.input_tokens, end.output_tokens)
+        assert end.retry_nanos == 0
         assert not mocks[1].served
 
 
@@ -160,6 +161,9 @@ async def test_a_stream_that_breaks_goes_on_where_a_channel_can(fail: str, resum
         assert usage["prompt_tokens"] == end.input_tokens
         assert end.cost_nanos == cost(end.input_tokens, CHUNKS)
         assert mocks[1].served[-1].completion_tokens < CHUNKS
+        # What was sent again, prompt and prefix, is the operator's cost, at list price.
+        prompt = rig.journal.starts[0].input_estimate
+        assert prompt * 1_000 < end.retry_nanos <= (prompt + CHUNKS + 2) * 1_000
 
 
 async def test_a_deterministic_call_is_replayed_on_any_channel() -> None:
@@ -292,6 +296,7 @@ async def test_a_hedged_line_takes_the_faster_channel_and_drops_the_other() -> N
         (served,) = mocks[1].served
         assert end.cost_nanos == cost(served.prompt_tokens, served.completion_tokens)
         assert end.output_tokens == CHUNKS
+        assert end.retry_nanos == 0  # the loser never took the question on
 
 
 async def test_a_hedge_that_both_lose_fails_once() -> None:
