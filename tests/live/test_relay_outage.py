@@ -6,14 +6,25 @@ calls go on; the supervisor revives it, or it is let go on.
 
 import os
 import signal
+import time
 
 import pytest
 
-from tests.live.relay_process import Process, RelayProcess, ask, family, question, streaming, until
+from tests.live.relay_process import (
+    Process,
+    RelayProcess,
+    ask,
+    family,
+    question,
+    streaming,
+    until,
+    until_told,
+)
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(90)]
 
 CALLS = 20
+OUTAGE_S = 150.0
 
 
 def postgres(relay: RelayProcess) -> list[Process]:
@@ -66,6 +77,35 @@ async def test_a_postgres_that_hangs_costs_no_call_and_no_row(relay: RelayProces
             os.kill(process.pid, signal.SIGCONT)
     assert all(stream.whole for stream in streams)
     await check_rows(relay, "pg-hangs", made | {stream.request_id for stream in streams})
+    await until_fit(relay)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_minutes_without_postgres_cost_no_call_and_no_row(relay: RelayProcess) -> None:
+    """What is leased lasts: nobody gets a 503, and all of it is booked when Postgres is back."""
+    key = await relay.make_key("pg-minutes")
+    made = await calls(relay, key)
+    stopped = postgres(relay)
+    try:
+        for process in stopped:
+            os.kill(process.pid, signal.SIGSTOP)
+        until_s = time.monotonic() + OUTAGE_S
+        while time.monotonic() < until_s:
+            async with streaming(relay, key, 4, question(max_tokens=100)) as streams:
+                made |= await calls(relay, key)
+            assert all(stream.whole for stream in streams)
+            made |= {stream.request_id for stream in streams}
+    finally:
+        for process in reversed(stopped):
+            os.kill(process.pid, signal.SIGCONT)
+
+    async def booked() -> bool:
+        (days,) = (await relay.api("usage?by=day&key=pg-minutes")).values()
+        return sum(int(day["requests"]) for day in days) == len(made)
+
+    await until_told(booked, "every call is in the log, once", 30.0)
+    assert "no drift" in (await relay.cli("audit")).lower()
     await until_fit(relay)
 
 
