@@ -20,7 +20,8 @@ class Holds:
     """Computes holds; keeps what depends on the price alone."""
 
     def __init__(self, limits: Billing) -> None:
-        self._nanos_max = parse_usd(limits.hold_usd_max)
+        # Without a hold an account without credit would be served: a cap of 0 still asks for it.
+        self._nanos_max = max(1, parse_usd(limits.hold_usd_max))
         self._output_tokens = limits.hold_output_tokens
         self._bounds: dict[int, Bound | None] = {}
         """By the id of the price, a row that is never edited; None: it has tiers."""

@@ -44,6 +44,8 @@ REFUSED_S: Final = 0.5
 RENEW_SHARE: Final = 0.1
 """Leases are renewed after this share of their time to live."""
 BACKOFF_S_MAX: Final = 1.0
+ASKS_MAX: Final = 500
+"""Accounts of one question: their balances are locked for its time."""
 RELEASED_MAX: Final = 1_000
 """Resting accounts looked at in one round."""
 
@@ -182,7 +184,9 @@ class CreditToll:
         if now_s - self._renewed_s > self._ttl_s > 0 and self._accounts:
             self._surrender()
         surplus = self._tick(now_s)
-        asks = {a.id: a for a in self._active if a.wants(now_s)}
+        asks = {a.id: a for a in islice((a for a in self._active if a.wants(now_s)), ASKS_MAX)}
+        if len(asks) == ASKS_MAX:
+            self._wake.set()  # the others come next
         if not (asks or surplus or now_s - self._renewed_s > self._ttl_s * RENEW_SHARE):
             return
         wanted = [account.ask() for account in asks.values()]

@@ -145,6 +145,21 @@ async def test_a_hold_is_what_the_call_may_cost_within_the_cap() -> None:
             toll.close(call, Usage(), held)
 
 
+async def test_a_cap_of_nothing_still_asks_for_credit() -> None:
+    async with working(Bank(a1=0), hold_usd_max="0") as toll:
+        with pytest.raises(CreditExhausted):
+            await pay(toll, make_call())
+
+
+async def test_many_accounts_are_asked_for_in_turns() -> None:
+    bank = Bank(**{f"a{number}": USD for number in range(1, 1201)})
+    async with working(bank) as toll:
+        calls = [make_call(number) for number in range(1, 1201)]
+        await asyncio.gather(*(pay(toll, call) for call in calls))
+        assert max(map(len, bank.questions)) <= purses.ASKS_MAX
+        assert all(call.hold_nanos == CENT for call in calls)
+
+
 async def test_a_balance_for_five_serves_five_of_fifty_at_once() -> None:
     bank = Bank(a1=5 * CENT)
 
