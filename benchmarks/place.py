@@ -17,7 +17,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where a target runs, and what is behind it.
 
     `upstreams`: ports of scripted upstreams; peers get the first. `trust`: PEM that vouches for
-    them; "" = plain HTTP. `line_tpm`: of the relay's one line; it is a dedicated one.
+    them; "" = plain HTTP. `line_tpm`: of the relay's one line, which is a
+    dedicated one; 0 = 30M. `splice`: whether it carries broken streams on.
     """
 
     folder: Path
@@ -26,6 +27,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     trust: str = ""
     workers: int = 1
     line_tpm: int = 0
+    splice: bool = False
 
     @property
     def scheme(self) -> str:

@@ -21,6 +21,7 @@ _CATALOG: Final = """
 name = "bench"
 kind = "dedicated"
 tpm = {tpm}
+splice = {splice}
 channels = [{names}]
 [[group]]
 name = "bench"
@@ -46,6 +47,7 @@ name = "scripted-{number}"
 base_url = "{scheme}://127.0.0.1:{port}/v1"
 api_key = "env:BENCH_UPSTREAM_KEY"
 models = ["{model}"]
+resume = "trailing"
 """
 _DEDICATED_TPM: Final = 30_000_000
 
@@ -58,7 +60,8 @@ def make_catalog(place: Place) -> str:
     ]
     names = ", ".join(f'"scripted-{number}"' for number in range(len(place.upstreams)))
     tpm = place.line_tpm or _DEDICATED_TPM
-    return "".join(channels) + _CATALOG.format(tpm=tpm, names=names, model=MODEL)
+    splice = "true" if place.splice else "false"
+    return "".join(channels) + _CATALOG.format(tpm=tpm, splice=splice, names=names, model=MODEL)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from benchmarks.peers.install import find
 from benchmarks.peers.table import PEERS
 from benchmarks.report import RESULTS, begin_report, read_report, write_report
 from benchmarks.scenarios import COST, SCENARIOS, STANDARD, STANDARD_TARGETS
-from benchmarks.special import SPECIAL, STANDARD_SPECIAL
+from benchmarks.special import SPECIAL, STANDARD_SPECIAL, run_special
 from benchmarks.suite import Options, run_scenario
 from benchmarks.terminal import print_report, say
 from benchmarks.url import UrlLoad, run_url
@@ -104,7 +104,7 @@ def _run(name: str, targets: list[str], options: Options) -> list[dict[str, Any]
     """Run one scenario; one that fails as a whole does not take the others with it."""
     try:
         if name in SPECIAL:
-            return SPECIAL[name](options, say)
+            return run_special(name, options, say)
         return run_scenario(SCENARIOS[name], targets, options, say)
     except LoadFailed as error:
         say(f"{name}: FAILED: {error}")

@@ -150,7 +150,7 @@ def _take_turns(
                 continue
             add_direct(figures, direct, streams=scenario.streams)
             runs[name].append(figures)
-            say(f"{scenario.name} {repeat + 1}: {name}: {_brief(figures)}")
+            say(f"{scenario.name} {repeat + 1}: {name}: {brief(figures)}")
     return [_entry(scenario, name, join_repeats(found)) for name, found in runs.items()]
 
 
@@ -169,7 +169,7 @@ def _sweep(scenario: Scenario, stage: Stage, options: Options, say: Say) -> list
             job = msgspec.structs.replace(job, rate=job.rate * factor)
             figures = _measured(options.bench, job, stage, name)
             points.append(figures)
-            say(f"{scenario.name} {job.rate:.0f}/s: {name}: {_brief(figures)}")
+            say(f"{scenario.name} {job.rate:.0f}/s: {name}: {brief(figures)}")
             if _is_saturated(figures):
                 break
         good = [p for p in points if p["valid"] and not _is_saturated(p)]
@@ -204,7 +204,7 @@ def _hold(scenario: Scenario, stage: Stage, options: Options, say: Say) -> list[
         opened = figures["open_streams"]
         figures["rss_bytes_per_stream"] = (rss[0] - before) / opened if opened else None
         figures["streams_wanted"] = count
-        say(f"{scenario.name}: {name}: {_brief(figures)}")
+        say(f"{scenario.name}: {name}: {brief(figures)}")
         found.append(_entry(scenario, name, figures))
     return found
 
@@ -246,7 +246,7 @@ def _absent(scenario: Scenario, name: str, reason: str) -> dict[str, Any]:
     return {"name": scenario.name, "target": name, "absent": reason, "valid": False}
 
 
-def _brief(figures: dict[str, Any]) -> str:
+def brief(figures: dict[str, Any]) -> str:
     """Return one line of what matters."""
     parts = [f"{figures['rps']:.0f} calls/s"]
     if figures["cpu_us_per_event"]:

@@ -24,6 +24,8 @@ _PROMPT: Final = re.compile(rb'"prompt_tokens":\s*(\d+)')
 _COMPLETION: Final = re.compile(rb'"completion_tokens":\s*(\d+)')
 _READS_KEPT: Final = 4
 """Usage, `[DONE]` and the last chunk may come in a read each."""
+_READ_BYTES_MIN: Final = 256
+"""Shorter reads are joined to one, so that what is kept is long enough to hold the usage."""
 _HEAD_BYTES_MAX: Final = 64 * 1024
 
 
@@ -113,7 +115,11 @@ class Connection(asyncio.Protocol):
             return
         if self._stream:
             self._read_events(data, now_ns)
-        self._kept.append(data)
+        kept = self._kept
+        if kept and len(kept[-1]) < _READ_BYTES_MIN:
+            kept[-1] += data
+        else:
+            kept.append(data)
         if self._is_whole(data):
             self._finish(now_ns)
 
