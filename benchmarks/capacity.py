@@ -37,8 +37,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """A load. Tokens of a call are prompt + completion."""
 
     tokens_per_min: float
-    prompt_tokens: int = 3800
-    completion_tokens: int = 380
+    prompt_tokens: int = 3200
+    completion_tokens: int = 320
     bytes_per_token: float = 4.0
     tokens_per_event: float = 4.0
     tokens_per_s: float = 100.0
@@ -192,12 +192,12 @@ _COSTS: Final = """## Measured
 """
 _ARITHMETIC: Final = """## Arithmetic for 30M tokens a minute
 
-Assumed: 3,800 prompt + 380 completion tokens a call (10:1), 4 bytes a token, 4 tokens an event,
+Assumed: 3,200 prompt + 320 completion tokens a call (10:1), 4 bytes a token, 4 tokens an event,
 100 tokens/s a stream, first token after 0.5 s, a worker's core at most 60 % busy.
 
-    calls   = 30,000,000 / 60 / 4,180                     = {calls:.0f} /s
-    events  = calls x 380 / 4                             = {events:,.0f} /s
-    workers = calls x (call + 14.8 KiB x prompt + 95 x event) = {cores:.2f} cores
+    calls   = 30,000,000 / 60 / 3,520                     = {calls:.0f} /s
+    events  = calls x 320 / 4                             = {events:,.0f} /s
+    workers = calls x (call + 12.5 KiB x prompt + 80 x event) = {cores:.2f} cores
     beside  = calls x what is beside the worker           = {beside:.2f} cores
     all     = {total:.2f} cores
 

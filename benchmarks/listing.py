@@ -24,10 +24,11 @@ def command() -> None:
 
 @click.command()
 @click.option("--install", "wanted", is_flag=True, help="Set up those that can be had.")
+@click.argument("names", nargs=-1, type=click.Choice(list(PEERS)))
 @click.pass_context
-def peers_command(ctx: click.Context, *, wanted: bool) -> None:
-    """List the peers and what each does; with --install, set up those that can be had."""
-    absent = install(say) if wanted else {}
+def peers_command(ctx: click.Context, names: tuple[str, ...], *, wanted: bool) -> None:
+    """List the peers and what each does; with --install, set up these, or all that can be had."""
+    absent = install(names or tuple(PEERS), say) if wanted else {}
     for peer in PEERS.values():
         program = find(peer)
         state = "installed" if program else f"absent: {absent.get(peer.name) or missing(peer)}"

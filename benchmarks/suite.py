@@ -52,11 +52,11 @@ class Stage(msgspec.Struct, kw_only=True):
 def run_scenario(
     scenario: Scenario, targets: list[str], options: Options, say: Say
 ) -> list[dict[str, Any]]:
-    """Measure every target under one scenario; return an entry for each.
+    """Measure targets, none = those of the scenario, under it; return an entry for each.
 
     A target that is not here or does not come up has an entry with `absent`, the reason.
     """
-    wanted = [name for name in targets if not scenario.alone or name in scenario.alone]
+    wanted = list(targets or scenario.among)
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder, ExitStack() as stack:
         try:
             stage = _set_up(stack, scenario, Path(folder), options)

@@ -40,10 +40,10 @@ def missing(peer: Peer) -> str:
     return f"not installed: relay bench peers --install (from {peer.source}: {peer.package})"
 
 
-def install(say: Say) -> dict[str, str]:
-    """Set up every peer that is not there yet; return those that cannot be had, with the reason."""
+def install(names: tuple[str, ...], say: Say) -> dict[str, str]:
+    """Set up the peers that are not there yet; return those that cannot be had, with the reason."""
     absent = {}
-    for peer in PEERS.values():
+    for peer in (PEERS[name] for name in names):
         if find(peer) is not None:
             continue
         say(f"{peer.name}: installing {peer.package} from {peer.source}")

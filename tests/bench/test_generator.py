@@ -141,8 +141,13 @@ async def test_an_answer_in_single_bytes_reads_the_same() -> None:
     whole = STREAM_HEAD + chunk(event("slow")) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
     def answer(transport: asyncio.Transport, _: int) -> None:
-        for index in range(len(whole)):
-            later(0.001 * index, transport, whole[index : index + 1])
+        # One after the other: timers that are due in the same millisecond may change places.
+        def send(index: int) -> None:
+            if index < len(whole):
+                transport.write(whole[index : index + 1])
+                asyncio.get_running_loop().call_later(0.001, send, index + 1)
+
+        send(0)
 
     async with serving(answer) as port:
         seen = await put(port, stream=True, rate=5.0, poisson=False, warm_s=0.6, window_s=0.6)
