@@ -21,6 +21,8 @@ GENERATOR_SHARE_MAX: Final = 0.8
 UPSTREAM_SHARE_MAX: Final = 0.8
 LOAD_CORES_SHARE_MAX: Final = 0.95
 """Of all cores that generators and upstreams have, everything on them counted."""
+BUSY_SHARE_MIN: Final = 0.9
+"""Of the target's cores: then it is the target that is at its limit."""
 RATE_SHARE_MIN: Final = 0.98
 """Below this share of the offered rate a target is saturated."""
 
@@ -107,7 +109,8 @@ def doubts(seen: Merged, used: Usage, *, offered_rps: float) -> list[str]:
         reasons.append(
             f"the cores of load and upstream were {used.load_cores_share:.0%} busy (at most 95 %)"
         )
-    if seen.errors.get("connections_max"):
+    # A target that is saturated fills any number of connections; one that idles cannot.
+    if seen.errors.get("connections_max") and used.target_cores_share < BUSY_SHARE_MIN:
         reasons.append("the load's own bound on connections was reached")
     if not seen.done and not seen.open_streams:
         reasons.append("no call was answered")

@@ -17,8 +17,8 @@ _COLUMNS: Final = (
     ("events/s", "events_per_s", 0),
     ("us/call", "cpu_us_per_request", 0),
     ("us/event", "cpu_us_per_event", 1),
-    ("workers us/call", "worker_cpu_us_per_request", 0),
-    ("workers us/event", "worker_cpu_us_per_event", 1),
+    ("(workers)", "worker_cpu_us_per_request", 0),
+    ("(workers)", "worker_cpu_us_per_event", 1),
 )
 _ADDED: Final = ("p50", "p90", "p99", "p99_9")
 
@@ -121,35 +121,38 @@ def _sweep(entries: list[dict[str, Any]]) -> str:
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
-    heads = "".join(f"<th>{escape(head)}</th>" for head, _, _ in _COLUMNS)
-    heads += "".join(f"<th>added {name.replace('_', '.')} ms</th>" for name in _ADDED)
-    rows = "".join(_row(entry) for entry in entries)
-    return (
-        '<div class="scroll"><table><tr><th>target</th>'
-        f"{heads}<th>ttft p99</th><th>gap p99</th><th>errors</th><th>RSS MiB</th>"
-        f"<th>Redis/call</th><th></th></tr>{rows}</table></div>"
-    )
+    """Return the figures of all targets; columns in which nobody has any are left out."""
+    heads = [head for head, _, _ in _COLUMNS]
+    heads += [f"added {name.replace('_', '.')}" for name in _ADDED]
+    heads += ["ttft p99", "gap p99", "errors", "RSS MiB", "Redis/call", ""]
+    rows = [_row(entry) for entry in entries]
+    kept = [n for n, _ in enumerate(heads) if any(row[n] for row in rows)]
+    parts = ["<tr><th>target</th>", *(f"<th>{escape(heads[n])}</th>" for n in kept), "</tr>"]
+    for entry, row in zip(entries, rows, strict=True):
+        kind = ' class="ours"' if entry["target"] == _OURS else ""
+        cells = "".join(f"<td>{row[n]}</td>" for n in kept)
+        parts.append(f"<tr{kind}><td>{escape(entry['target'])}</td>{cells}</tr>")
+    return f'<div class="scroll"><table>{"".join(parts)}</table></div>'
 
 
-def _row(entry: dict[str, Any]) -> str:
+def _row(entry: dict[str, Any]) -> list[str]:
     cells = [_cell(entry, field, digits) for _, field, digits in _COLUMNS]
     added = entry.get("added_latency_ms", {})
     cells += [f"{added[name]:.2f}" if name in added else "" for name in _ADDED]
-    cells.append(f"{entry['ttft_ms']['p99']:.1f}")
+    waits = entry["ttft_ms"]["p99"]
+    cells.append(f"{waits:.1f}" if waits else "")
     gap = entry.get("inter_chunk_latency_ms")
     cells.append(f"{gap['p99']:.1f}" if gap else "")
     cells += [str(entry["errors"]), f"{entry['rss_mib']:.0f}"]
     redis = entry.get("redis_ops_per_request")
     cells.append(f"{redis:.3f}" if redis is not None else "")
     cells.append(_remarks(entry))
-    kind = ' class="ours"' if entry["target"] == _OURS else ""
-    row = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f"<tr{kind}><td>{escape(entry['target'])}</td>{row}</tr>"
+    return cells
 
 
 def _cell(entry: dict[str, Any], field: str, digits: int) -> str:
     value = entry.get(field)
-    if value is None:
+    if not value:
         return ""
     text = f"{value:,.{digits}f}"
     low, high = entry.get("spread", {}).get(field, (value, value))

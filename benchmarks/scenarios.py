@@ -69,6 +69,14 @@ SCENARIOS: Final = {
             script=Script(chunks=40),
             calls=(Call(stream=False),),
             rate=1500,
+            once=True,
+        ),
+        Scenario(
+            name="json_busy",
+            about="as json_short, 5,000 calls/s: what a call costs a server that is busy",
+            script=Script(chunks=40),
+            calls=(Call(stream=False),),
+            rate=5000,
         ),
         Scenario(
             name="json_64k",
@@ -182,9 +190,17 @@ SCENARIOS: Final = {
     )
 }
 
-COST: Final = ("json_short", "sse_paced")
+COST: Final = ("json_busy", "sse_paced")
 """The quick pair: what a call and what an event costs."""
 STANDARD: Final = (
-    *("json_short", "json_64k", "sse_paced", "sse_paced_tls", "sse_burst", "open_streams"),
+    *(
+        "json_short",
+        "json_busy",
+        "json_64k",
+        "sse_paced",
+        "sse_paced_tls",
+        "sse_burst",
+        "open_streams",
+    ),
     *("mixed_30m", "mixed_30m_tls", "json_sweep"),
 )
