@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.command import bench
+from benchmarks.micro import pure_works, time_journal, time_work
 from benchmarks.peers.table import PEERS
 from benchmarks.place import Place
 from benchmarks.relay_server import make_catalog
@@ -19,6 +20,7 @@ from benchmarks.target import absence
 from relay.cli import bench as thin
 from relay.mock.options import MockOptions
 from relay.mock.server import start
+from relay.store.declaration import parse_catalog
 
 
 async def test_any_url_is_measured_and_the_key_stays_out_of_the_report(tmp_path: Path) -> None:
@@ -89,7 +91,9 @@ def test_the_catalog_of_the_benchmark_is_one_the_relay_takes(tmp_path: Path) -> 
     place = Place(folder=tmp_path, cores=frozenset(), upstreams=(1, 2), line_tpm=5, splice=True)
     text = make_catalog(place)
     assert text.count("[[channel]]") == 2
-    assert "tpm = 5\nsplice = true" in text
+    declared = parse_catalog(text.encode(), dedicated_tpm=30_000_000, plain_upstreams=True)
+    (line,) = declared.line
+    assert (line.tpm, line.splice, line.kind) == (5, True, "dedicated")
 
 
 def test_every_scenario_and_peer_is_listed() -> None:
@@ -98,8 +102,8 @@ def test_every_scenario_and_peer_is_listed() -> None:
     assert all(name in CliRunner().invoke(bench, ["peers"]).output for name in PEERS)
 
 
-def test_the_pure_parts_are_timed() -> None:
-    result = CliRunner().invoke(bench, ["micro", "--json"])
-    found = json.loads(result.output)
-    assert {"sse_scan", "usage_find", "limiter_admit", "journal_append"} <= found.keys()
-    assert all(ns > 0 for ns in found.values())
+async def test_the_pure_parts_are_timed(tmp_path: Path) -> None:
+    works = pure_works()
+    assert {"sse_scan", "usage_find", "limiter_admit", "key_digest", "json_peek_1k"} <= works.keys()
+    assert all(time_work(work, rounds=1, round_s=0.001) > 0 for work in works.values())
+    assert await time_journal(tmp_path, calls=10, rounds=1) > 0
