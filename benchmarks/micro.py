@@ -20,7 +20,8 @@ from relay.config import JournalConfig
 from relay.limits.broker import Broker
 from relay.limits.bucket import Buckets, Rule, read_reply
 from relay.limits.decision import Ticket
-from relay.limits.scopes import Bucket, Measure, Scope
+from relay.limits.scheme import Scheme
+from relay.limits.scopes import Bucket, Limit, Measure, Scope
 from relay.store.journal import Journal
 from relay.wire.keys import RANDOM_BYTES, digest, mint
 from relay.wire.request import peek_json, reframe_json
@@ -96,17 +97,21 @@ def make_records() -> tuple[CallStart, CallEnd]:
 def _admit() -> Work:
     """Return the admission of a call whose leases are full: what nearly every call meets."""
     rule = Rule(30_000_000, 6_000)
-    buckets = [Bucket(f"b{n}", "b", Scope.LINE, Measure.TOKENS, rule) for n in range(_BUCKETS)]
+    measures = [Measure.REQUESTS, Measure.TOKENS] * (_BUCKETS // 2)
+    buckets = tuple(
+        Bucket(f"b{n}", "b", Scope.LINE, measure, rule) for n, measure in enumerate(measures)
+    )
+    scheme = Scheme((Limit(buckets, None),))
     broker = Broker(lambda _: "", lambda _: None)
-    draws = [(bucket, 1000) for bucket in buckets]
-    assert isinstance(broker.try_admit(draws, 0.0), Ticket)
+    asked = broker.ask(scheme, scheme.costs((1000, 0, 100)), 0.0)
+    assert isinstance(asked, Ticket)
     bank = Buckets()
     flight = broker.take_flight("", 0.0)
     assert flight is not None
     broker.land(flight, read_reply(flight.question, bank.answer(flight.question, 0.0)), 0.0)
-    for lease in broker.leases():
+    for lease in broker.leases:
         lease.balance = 10**15
-    return lambda: broker.try_admit(draws, 1.0)
+    return lambda: broker.take(scheme, scheme.costs((1000, 0, 100)), 1.0)
 
 
 def pure_works() -> dict[str, Work]:

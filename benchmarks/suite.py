@@ -65,7 +65,7 @@ def run_scenario(
         absent = {}
         for name in wanted:
             say(f"{scenario.name}: starting {name}")
-            reason = _start(stack, stage, name, options, Path(folder))
+            reason = _unfit(scenario, name) or _start(stack, stage, name, options, Path(folder))
             if reason:
                 absent[name] = reason
                 say(f"{scenario.name}: {name} is absent: {reason}")
@@ -94,11 +94,17 @@ def _set_up(stack: ExitStack, scenario: Scenario, folder: Path, options: Options
     return Stage(upstream=upstream, servers={}, trust=trust)
 
 
+def _unfit(scenario: Scenario, name: str) -> str:
+    """Say why a target cannot take part in a scenario; "" where it can."""
+    peer = PEERS.get(name)
+    if peer is not None and scenario.tls and not peer.tls:
+        return "not set up for an https upstream with an authority of its own"
+    return peer.streams_not if peer is not None and scenario.streams else ""
+
+
 def _start(stack: ExitStack, stage: Stage, name: str, options: Options, folder: Path) -> str:
     """Start one target; return why it cannot be measured, "" where it can."""
     reason = target.absence(name)
-    if not reason and stage.trust and name in PEERS and not PEERS[name].tls:
-        reason = "not set up for an https upstream with an authority of its own"
     if reason or name == target.DIRECT:
         return reason
     place = Place(

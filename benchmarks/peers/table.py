@@ -31,6 +31,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     tls: bool = False
     load_share: float = 1.0
+    streams_not: str = ""
+    """Why it cannot be asked for streams; "" where it can."""
     tls_options: str = ""
     """What $tls_options is for an https upstream, whose authority is $trust."""
     headers: dict[str, str] = {}
@@ -148,7 +150,7 @@ PEERS: Final = {
             name="vllm-router",
             source="pypi",
             package="vllm-router==0.1.17",
-            does=_ROUTER_DOES,
+            does="no client's key checked, body parsed, answer passed on as bytes",
             program="bin/vllm-router",
             arguments=_ROUTER,
         ),
@@ -179,7 +181,8 @@ PEERS: Final = {
                 "x-portkey-custom-host": "http://127.0.0.1:$upstream/v1",
             },
             env={"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"},
-            load_share=0.1,
+            load_share=0.05,
+            streams_not="it answers streams of a custom OpenAI host with 500 (TypeError)",
         ),
     )
 }
