@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chart import Bar, Series, draw_bars, draw_lines
+from benchmarks.goals import judge
 
 _TEMPLATE: Final = Path(__file__).with_name("page.html")
 _OURS: Final = "relay"
@@ -36,6 +37,7 @@ def make_page(report: dict[str, Any]) -> str:
         command=escape(report["command"]),
         banner=_banner(entries),
         facts=_facts(report["machine"]),
+        goals=_goals(report),
         sections="".join(sections),
         peers=_peers(entries),
         data=embedded,
@@ -52,6 +54,20 @@ def _banner(entries: list[dict[str, Any]]) -> str:
         for e in bad
     )
     return f'<div class="banner"><span class="invalid">INVALID</span>{lines}</div>'
+
+
+def _goals(report: dict[str, Any]) -> str:
+    """Return a table of the goals that were measured."""
+    lines = [goal for goal in judge(report) if goal.reached is not None]
+    rows = "".join(
+        f'<tr><td class="text {"ok" if goal.reached else "invalid"}">'
+        f"{'reached' if goal.reached else 'missed'}</td>"
+        f'<td class="text">{escape(goal.about)}</td>'
+        f"<td>{'at least' if goal.least else 'at most'} {goal.bound:g}</td>"
+        f'<td><b>{goal.found:.3g}</b></td><td class="text">{escape(goal.beside)}</td></tr>'
+        for goal in lines
+    )
+    return f'<h2>Goals</h2><div class="scroll"><table>{rows}</table></div>' if rows else ""
 
 
 def _facts(machine: dict[str, Any]) -> str:

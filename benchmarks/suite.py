@@ -210,6 +210,7 @@ def _hold(scenario: Scenario, stage: Stage, options: Options, say: Say) -> list[
         opened = figures["open_streams"]
         figures["rss_bytes_per_stream"] = (rss[0] - before) / opened if opened else None
         figures["streams_wanted"] = count
+        figures["saturated"] = False  # nothing was to end
         say(f"{scenario.name}: {name}: {brief(figures)}")
         found.append(_entry(scenario, name, figures))
     return found

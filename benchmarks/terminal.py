@@ -7,6 +7,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.goals import judge
+
 _begun_s: Final = time.monotonic()
 
 
@@ -23,6 +25,9 @@ def print_report(report: dict[str, Any]) -> None:
     for name in dict.fromkeys(entry["name"] for entry in report["scenarios"]):
         entries = [entry for entry in report["scenarios"] if entry["name"] == name]
         console.print(_table(name, entries))
+    for goal in judge(report):
+        if goal.reached is not None:
+            console.print(str(goal), style="" if goal.reached else "yellow", highlight=False)
     for entry in report["scenarios"]:
         if entry.get("invalid_reasons"):
             reasons = "; ".join(entry["invalid_reasons"])

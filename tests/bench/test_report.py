@@ -8,6 +8,7 @@ import pytest
 from benchmarks.capacity import Costs, Profile, demand, make_text, read_costs
 from benchmarks.chart import Bar, draw_bars, draw_lines
 from benchmarks.figures import Usage, add_direct, derive, join_repeats
+from benchmarks.goals import judge
 from benchmarks.load.histogram import Histogram
 from benchmarks.load.job import Merged
 from benchmarks.page import make_page
@@ -149,6 +150,19 @@ def test_a_report_with_what_the_load_limited_says_so_first() -> None:
     told = report()
     told["scenarios"][0] |= {"valid": False, "invalid_reasons": ["too late"]}
     assert "INVALID" in make_page(told).partition("<h2")[0]
+
+
+def test_goals_are_judged_by_valid_entries_only() -> None:
+    told = report()
+    told["scenarios"].append(entry("sse_paced", "nginx", cpu_us_per_event=24.0))
+    found = {goal.about: goal for goal in judge(told)}
+    paced = found["sse_paced: CPU of an event over nginx's"]
+    assert paced.reached is True
+    assert "reached" in str(paced)
+    assert found["open_streams: memory of a stream, KiB"].reached is True
+    assert found["failover: failed calls"].reached is None
+    told["scenarios"][-1]["valid"] = False
+    assert judge(told)[0].reached is None
 
 
 def test_charts_of_nothing_and_of_equal_values_are_drawn() -> None:
