@@ -70,6 +70,7 @@ def derive(seen: Merged, used: Usage, *, offered_rps: float, streams: bool) -> d
         "request_latency_ms": seen.latency.summarise(_MS),
         "ttft_ms": seen.ttft.summarise(_MS) if streams else seen.latency.summarise(_MS),
         "inter_chunk_latency_ms": seen.gap.summarise(_MS) if streams else None,
+        "asked": seen.asked,
         "measured": seen.started,
         "errors": errors,
         "errors_by_kind": seen.errors,
@@ -153,6 +154,7 @@ def join_repeats(runs: list[dict[str, Any]]) -> dict[str, Any]:
         kind: sum(run["errors_by_kind"].get(kind, 0) for run in runs) for kind in sorted(kinds)
     }
     joined["measured"] = sum(run["measured"] for run in runs)
+    joined["asked"] = sum(run["asked"] for run in runs)
     joined["valid"] = all(run["valid"] for run in runs)
     joined["saturated"] = any(run["saturated"] for run in runs)
     joined["invalid_reasons"] = sorted({r for run in runs for r in run["invalid_reasons"]})

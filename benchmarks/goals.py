@@ -90,6 +90,13 @@ def _goals(entries: Entries) -> Iterator[Goal]:
     about = "limit_accuracy: share by which what is admitted misses the limit"
     missed = abs(admitted - 1) if admitted is not None else None
     yield Goal(about=about, bound=ACCURACY, found=missed)
+    missing = [
+        abs(entry["log_rows_missing"])
+        for (_, target), entry in entries.items()
+        if target == "relay" and "log_rows_missing" in entry
+    ]
+    about = "all scenarios: calls missing in the request log, or twice in it"
+    yield Goal(about=about, bound=0, found=sum(missing) if missing else None)
     broken = entries.get(("failover", "relay"), {}).get("errors")
     yield Goal(about="failover: failed calls", bound=0, found=broken)
 

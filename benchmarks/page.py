@@ -190,6 +190,11 @@ def _details(entries: list[dict[str, Any]]) -> str:
     """Return what is not a figure of every target: findings, errors by kind, who is absent."""
     lines = [f"{e['target']}: {note}" for e in entries for note in e.get("notes", [])]
     lines += [
+        f"{e['target']}: {e['log_rows_missing']} of {e['asked']} calls missing in the request log"
+        for e in entries
+        if "log_rows_missing" in e
+    ]
+    lines += [
         f"{e['target']}: errors {', '.join(f'{k} {n}' for k, n in e['errors_by_kind'].items())}"
         for e in entries
         if e.get("errors_by_kind")

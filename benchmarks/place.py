@@ -1,5 +1,6 @@
 """Where a target runs, and the running target: what all measurements share."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -38,14 +39,15 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """A target that runs.
 
-    `redis`: the socket of its Redis, None = it has none of its own. `headers`: what a call must
-    carry besides the key.
+    `redis`: the socket of its Redis, None = it has none of its own. `logged`: asks how many calls
+    its request log holds, None = it keeps none. `headers`: what a call must carry besides the key.
     """
 
     port: int
     pid: int
     does: str
     redis: Path | None = None
+    logged: Callable[[], int] | None = None
     headers: dict[str, str] = {}
 
     def pids(self) -> list[int]:

@@ -1,5 +1,6 @@
 """The relay under measurement: whole, with its own databases, on one dedicated line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -88,7 +89,20 @@ def start_relay(place: Place) -> Iterator[Server]:
         bearer = {"Authorization": f"Bearer {KEY}"}
         await_answer(f"http://127.0.0.1:{port}/v1/models", bearer)
         redis = var / "embedded" / "sockets" / "valkey.sock"
-        yield Server(port=port, pid=pid, does=RELAY_DOES, redis=redis if redis.exists() else None)
+        yield Server(
+            port=port,
+            pid=pid,
+            does=RELAY_DOES,
+            redis=redis if redis.exists() else None,
+            logged=lambda: _count_logged([relay, "usage", "--by", "day", "--json", *options]),
+        )
+
+
+def _count_logged(command: list[str]) -> int:
+    """Return how many calls the request log holds, by the relay's own command."""
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return sum(int(row["requests"]) for row in rows)
 
 
 def _apply(command: list[str], env: dict[str, str]) -> None:

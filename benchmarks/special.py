@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks import target
+from benchmarks.books import Books
 from benchmarks.figures import add_direct, join_repeats
 from benchmarks.load.drive import START_S
 from benchmarks.load.job import Call, Job
@@ -76,6 +77,7 @@ def run_failover(options: Options, say: Say) -> list[dict[str, Any]]:
     for killing in (False, True):
         with staged(options, script, upstreams=2, splice=True) as (server, upstreams):
             job = msgspec.structs.replace(job, port=server.port)
+            books = Books(server)
             timer = threading.Timer(
                 START_S + job.warm_s + _KILL_AFTER_S, _kill, args=(upstreams[0].pid,)
             )
@@ -83,6 +85,8 @@ def run_failover(options: Options, say: Say) -> list[dict[str, Any]]:
                 timer.start()
             figures, _ = measure(options.bench, job, server, upstreams[1:])
             timer.cancel()
+            books.asked += figures["asked"]
+            figures |= books.check()
             runs.append(figures)
     calm, broken = runs
     add_direct(broken, calm, streams=True)
@@ -113,7 +117,10 @@ def run_limit_accuracy(options: Options, say: Say) -> list[dict[str, Any]]:
     script = Script(chunks=completion)
     with staged(options, script, line_tpm=LIMIT_TPM) as (server, upstreams):
         job = msgspec.structs.replace(job, port=server.port)
+        books = Books(server)
         figures, _ = measure(options.bench, job, server, upstreams)
+        books.asked += figures["asked"]
+        figures |= books.check()
     refused = figures["errors_by_kind"].pop("http_429", 0)
     figures["errors"] -= refused
     ratio = figures["tokens_per_min"] / LIMIT_TPM

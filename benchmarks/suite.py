@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks import target
+from benchmarks.books import Books
 from benchmarks.figures import add_direct, join_repeats
 from benchmarks.load.job import Job
 from benchmarks.measure import Bench, measure
@@ -145,6 +146,7 @@ def _take_turns(
     scenario: Scenario, stage: Stage, options: Options, say: Say
 ) -> list[dict[str, Any]]:
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in stage.servers}
+    books = {name: Books(server) for name, server in stage.servers.items()}
     for repeat in range(1 if scenario.once else options.repeats):
         direct: dict[str, Any] | None = None
         for name in (target.DIRECT, *stage.servers):
@@ -157,7 +159,11 @@ def _take_turns(
             add_direct(figures, direct, streams=scenario.streams)
             runs[name].append(figures)
             say(f"{scenario.name} {repeat + 1}: {name}: {brief(figures)}")
-    return [_entry(scenario, name, join_repeats(found)) for name, found in runs.items()]
+            books[name].asked += figures["asked"]
+    return [
+        _entry(scenario, name, join_repeats(found) | books[name].check())
+        for name, found in runs.items()
+    ]
 
 
 def _measured(bench: Bench, job: Job, stage: Stage, name: str) -> dict[str, Any]:

@@ -90,6 +90,7 @@ class Connection(asyncio.Protocol):
     def ask(self, request: bytes, intended_ns: int, *, measured: bool) -> None:
         """Send a request that was intended for `intended_ns`."""
         self.phase = Phase.HEAD
+        self._tally.asked += 1
         self._intended_ns = intended_ns
         self._measured = measured
         self._kept.clear()

@@ -82,6 +82,7 @@ class Generator:
             alarm.close()
         await self._drain()
         return Outcome(
+            asked=tally.asked,
             started=tally.measured,
             **{name: after[name] - before[name] for name in after},
             open_streams=open_streams,

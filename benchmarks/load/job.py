@@ -75,11 +75,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, kw_only=True):
     """What one process saw. Counts are of the window; histograms in microseconds.
 
-    `started`: calls begun; `done`: whole good answers. `latency`, `ttft`: from the intended
-    start. `gap`: between two reads of a stream. `lag`: actual after intended start. `loop_lag`:
+    `asked`: calls sent in all, those of the warm-up too; `started`: those measured; `done`: whole
+    good answers. `latency`, `ttft`: from the intended start. `gap`: between two reads of a stream. `lag`: actual after intended start. `loop_lag`:
     of a heartbeat, so that late reading shows too. `cpu_share`: of one core, in the window.
     """
 
+    asked: int = 0
     started: int = 0
     done: int = 0
     events: int = 0
@@ -95,6 +96,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 class Merged(msgspec.Struct, kw_only=True):
     """The outcomes of all processes of one load as one."""
 
+    asked: int
     started: int
     done: int
     events: int
@@ -138,6 +140,7 @@ def merge(outcomes: list[Outcome]) -> Merged:
         for kind, count in outcome.errors.items():
             errors[kind] = errors.get(kind, 0) + count
     return Merged(
+        asked=sum(o.asked for o in outcomes),
         started=sum(o.started for o in outcomes),
         done=sum(o.done for o in outcomes),
         events=sum(o.events for o in outcomes),

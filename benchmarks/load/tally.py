@@ -10,11 +10,12 @@ COUNTS: Final = ("done", "events", "received_bytes", "prompt_tokens", "completio
 class Tally:
     """Counts since the process began, and histograms of the calls that are measured.
 
-    `open_streams`: streams that have begun and not ended.
+    `asked`: calls sent. `open_streams`: streams that have begun and not ended.
     """
 
     __slots__ = (
         *COUNTS,
+        "asked",
         "errors",
         "gap",
         "lag",
@@ -27,6 +28,7 @@ class Tally:
     )
 
     def __init__(self) -> None:
+        self.asked = 0
         self.done = 0
         self.events = 0
         self.received_bytes = 0

@@ -28,6 +28,7 @@ def histogram(*values_ms: float) -> Histogram:
 
 def seen(**changed: Any) -> Merged:
     plain: dict[str, Any] = {
+        "asked": 1500,
         "started": 1000,
         "done": 1000,
         "events": 100_000,
