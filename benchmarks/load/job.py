@@ -76,8 +76,9 @@ class Outcome(msgspec.Struct, kw_only=True):
     """What one process saw. Counts are of the window; histograms in microseconds.
 
     `asked`: calls sent in all, those of the warm-up too; `started`: those measured; `done`: whole
-    good answers. `latency`, `ttft`: from the intended start. `gap`: between two reads of a stream. `lag`: actual after intended start. `loop_lag`:
-    of a heartbeat, so that late reading shows too. `cpu_share`: of one core, in the window.
+    good answers. `latency`, `ttft`: from the intended start. `gap`: between two reads of a stream.
+    `lag`: actual after intended start. `loop_lag`: of a heartbeat, so that late reading shows too.
+    `cpu_share`: of one core, in the window.
     """
 
     asked: int = 0
