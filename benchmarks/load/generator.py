@@ -55,7 +55,8 @@ class Generator:
         self._job = job
         self._tls = tls
         self._tally = Tally()
-        host = f"{job.host}:{job.port}"
+        usual = job.port == (443 if job.tls else 80)
+        host = job.host if usual else f"{job.host}:{job.port}"
         self._requests = [make_request(job, call, host) for call in job.calls]
         self._weights = [call.weight for call in job.calls]
         self._dice = random.Random(job.seed + 1)  # noqa: S311  a mix of calls, no secret
