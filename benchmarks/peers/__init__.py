@@ -1,1 +1,1 @@
-"""Peers that are measured beside the relay in the same run."""
+"""Peers that are measured beside the relay in the same run: a table, and how each is started."""

@@ -67,6 +67,13 @@ def _file() -> click.Path:
     type=click.IntRange(0),
     help="Report this much of a prompt as read from a cache.",
 )
+@click.option(
+    "--tokens-per-event",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="In a stream.",
+)
 @click.option("--crlf", is_flag=True, help="End events in CRLF CRLF.")
 @click.option("--no-usage", "usage", flag_value=False, default=True, help="Never report usage.")
 @click.option("--no-done", "done", flag_value=False, default=True, help="Send no [DONE].")

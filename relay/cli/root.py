@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "apply": "relay.cli.catalog:apply",
     "audit": "relay.cli.money:audit",
     "balance": "relay.cli.money:balance",
+    "bench": "relay.cli.bench:bench",
     "channel": "relay.cli.channels:channel",
     "check": "relay.cli.catalog:check",
     "code": "relay.cli.codes:code",

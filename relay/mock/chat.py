@@ -124,7 +124,7 @@ def _chat_events(turn: Turn, passages: list[Passage]) -> Iterator[Event]:
             b'%b,"logprobs":null,"finish_reason":null}%b' % (after, closing),
         )
 
-    yield from _token_events(passages, wrap)
+    yield from _token_events(turn, passages, wrap)
     for index, passage in enumerate(passages):
         reason = _finish_reason(turn, passage)
         yield _chat_event(opening, closing, index, {}, reason), 0
@@ -157,20 +157,26 @@ def _completion_events(turn: Turn, passages: list[Passage]) -> Iterator[Event]:
         after = b',"index":%d,"logprobs":null,"finish_reason":null}%b' % (index, closing)
         return opening + b'{"text":', after
 
-    yield from _token_events(passages, wrap)
+    yield from _token_events(turn, passages, wrap)
     for index, passage in enumerate(passages):
         reason = _finish_reason(turn, passage)
         choice = {"text": "", "index": index, "logprobs": None, "finish_reason": reason}
         yield b"".join((opening, encode(choice), closing)), 0
 
 
-def _token_events(passages: list[Passage], wrap: _Wrap) -> Iterator[Event]:
-    """Yield an event for each token, the choices taking turns."""
+def _token_events(turn: Turn, passages: list[Passage], wrap: _Wrap) -> Iterator[Event]:
+    """Yield an event for each token, or for each few of them, the choices taking turns."""
     wraps = [wrap(index) for index in range(len(passages))]
-    for row in zip_longest(*[passage.tokens for passage in passages]):
-        for token, (before, after) in zip(row, wraps, strict=True):
-            if token is not None:
-                yield b"".join((before, encode(token), after)), 1
+    size = turn.options.tokens_per_event
+    for row in zip_longest(*[list(_groups(passage.tokens, size)) for passage in passages]):
+        for group, (before, after) in zip(row, wraps, strict=True):
+            if group is not None:
+                yield b"".join((before, encode("".join(group)), after)), len(group)
+
+
+def _groups(tokens: tuple[str, ...], size: int) -> Iterator[tuple[str, ...]]:
+    for begin in range(0, len(tokens), size):
+        yield tokens[begin : begin + size]
 
 
 def _frame(turn: Turn) -> tuple[bytes, bytes]:

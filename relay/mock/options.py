@@ -41,6 +41,8 @@ class MockOptions(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     crlf: bool = False
     """Events end in CRLF CRLF, as Gemini's do."""
+    tokens_per_event: int = 1
+    """Some providers put several tokens into an event; they count as that many."""
     usage: bool = True
     """False: never report usage, asked or not."""
     done: bool = True

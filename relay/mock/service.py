@@ -22,6 +22,8 @@ from relay.mock.repertoire import Repertoire
 from relay.mock.wire_faults import bend
 
 CONTROL: Final = "/_mock/"
+HEALTH: Final = "/health"
+"""Routers of model servers ask it before they send anything; vLLM and SGLang answer 200 there."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +76,8 @@ class Service:
         path = request.path.removeprefix("/v1")
         if request.method == "HEAD":
             return Reply(plan=Plan(head=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", frames=()))
+        if request.method == "GET" and request.path == HEALTH:
+            return self._plain(request, single({}))
         if not self._admits(request):
             return self._refuse(request, rejections.reject(401))
         return self._route(request, path.removeprefix("/"))

@@ -1,0 +1,53 @@
+"""What the connections of one generator process count."""
+
+from typing import Final
+
+from benchmarks.load.histogram import Histogram
+
+COUNTS: Final = ("done", "events", "received_bytes", "prompt_tokens", "completion_tokens")
+
+
+class Tally:
+    """Counts since the process began, and histograms of the calls that are measured.
+
+    `asked`: calls sent. `open_streams`: streams that have begun and not ended.
+    """
+
+    __slots__ = (
+        *COUNTS,
+        "asked",
+        "errors",
+        "gap",
+        "lag",
+        "latency",
+        "loop_lag",
+        "measured",
+        "open_streams",
+        "pending",
+        "ttft",
+    )
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.done = 0
+        self.events = 0
+        self.received_bytes = 0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.open_streams = 0
+        self.measured = 0
+        self.pending = 0
+        self.errors: dict[str, int] = {}
+        self.latency = Histogram()
+        self.ttft = Histogram()
+        self.gap = Histogram()
+        self.lag = Histogram()
+        self.loop_lag = Histogram()
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts as they stand."""
+        return {name: getattr(self, name) for name in COUNTS}
+
+    def fail(self, kind: str) -> None:
+        """Count a measured call that did not get a whole good answer."""
+        self.errors[kind] = self.errors.get(kind, 0) + 1

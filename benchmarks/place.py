@@ -1,0 +1,61 @@
+"""Where a target runs, and the running target: what all measurements share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks import processes
+from benchmarks.processes import descendants
+
+MODEL: Final = "mock-model"
+KEY: Final = "relay_benchmark-key"
+"""Opens nothing but the relay of one run, which listens on loopback."""
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a target runs, and what is behind it.
+
+    `upstreams`: ports of scripted upstreams; peers get the first. `trust`: PEM that vouches for
+    them; "" = plain HTTP. `line_tpm`: of the relay's one line, which is a
+    dedicated one; 0 = 30M. `splice`: whether it carries broken streams on.
+    """
+
+    folder: Path
+    cores: frozenset[int]
+    upstreams: tuple[int, ...]
+    trust: str = ""
+    workers: int = 1
+    line_tpm: int = 0
+    splice: bool = False
+
+    @property
+    def scheme(self) -> str:
+        """Of the upstreams' URLs."""
+        return "https" if self.trust else "http"
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """A target that runs.
+
+    `redis`: the socket of its Redis, None = it has none of its own. `logged`: asks how many calls
+    its request log holds, None = it keeps none. `headers`: what a call must carry besides the key.
+    """
+
+    port: int
+    pid: int
+    does: str
+    redis: Path | None = None
+    logged: Callable[[], int] | None = None
+    headers: dict[str, str] = {}
+
+    def pids(self) -> list[int]:
+        """Return the whole process tree."""
+        return descendants(self.pid)
+
+    def carriers(self) -> list[int]:
+        """Return those processes that carry traffic: the relay's workers, else all."""
+        everything = self.pids()
+        workers = [pid for pid in everything if b"\0worker\0" in processes.command_line(pid)]
+        return workers or everything

@@ -1,0 +1,113 @@
+"""The relay under measurement: whole, with its own databases, on one dedicated line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from benchmarks.place import KEY, MODEL, Place, Server
+from benchmarks.processes import NotStarted, free_port, running
+from benchmarks.waiting import await_answer
+
+RELAY_DOES: Final = (
+    "everything on: key looked up, rights, limits, routing, metering, journal, request log"
+)
+
+_CATALOG: Final = """
+[[line]]
+name = "bench"
+kind = "dedicated"
+tpm = {tpm}
+splice = {splice}
+channels = [{names}]
+[[group]]
+name = "bench"
+multiplier = "0.8"
+lines = ["bench"]
+[[price]]
+model = "{model}"
+input = "0.15"
+output = "0.60"
+cached_input = "0.075"
+[[account]]
+name = "bench"
+group = "bench"
+credit_limit = "1000000000"
+[[key]]
+account = "bench"
+name = "bench"
+key = "env:BENCH_KEY"
+"""
+_CHANNEL: Final = """
+[[channel]]
+name = "scripted-{number}"
+base_url = "{scheme}://127.0.0.1:{port}/v1"
+api_key = "env:BENCH_UPSTREAM_KEY"
+models = ["{model}"]
+resume = "trailing"
+"""
+_DEDICATED_TPM: Final = 30_000_000
+
+
+def make_catalog(place: Place) -> str:
+    """Return the relay's catalog: one dedicated line over all the scripted upstreams."""
+    channels = [
+        _CHANNEL.format(number=number, scheme=place.scheme, port=port, model=MODEL)
+        for number, port in enumerate(place.upstreams)
+    ]
+    names = ", ".join(f'"scripted-{number}"' for number in range(len(place.upstreams)))
+    tpm = place.line_tpm or _DEDICATED_TPM
+    splice = "true" if place.splice else "false"
+    return "".join(channels) + _CATALOG.format(tpm=tpm, splice=splice, names=names, model=MODEL)
+
+
+@contextmanager
+def start_relay(place: Place) -> Iterator[Server]:
+    """Run the whole relay, embedded servers and all, on the cores of the place."""
+    port, admin = free_port(), free_port()
+    relay = str(Path(sys.executable).parent / "relay")
+    var = place.folder / "var"
+    options = ("--data-dir", str(var))
+    catalog = place.folder / "catalog.toml"
+    catalog.write_text(make_catalog(place))
+    env = {"BENCH_KEY": KEY, "BENCH_UPSTREAM_KEY": "sk-upstream"}
+    if place.trust:
+        env["SSL_CERT_FILE"] = place.trust
+    command = [
+        *(relay, "serve", *options, "--workers", str(place.workers)),
+        *("--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"),
+    ]
+    log = place.folder / "output.log"
+    with running(command, cores=set(place.cores), port=port, log=log, env=env) as pid:
+        await_answer(f"http://127.0.0.1:{admin}/readyz")
+        _apply([relay, "apply", str(catalog), *options], env)
+        # The catalog reaches the worker within a second.
+        bearer = {"Authorization": f"Bearer {KEY}"}
+        await_answer(f"http://127.0.0.1:{port}/v1/models", bearer)
+        redis = var / "embedded" / "sockets" / "valkey.sock"
+        yield Server(
+            port=port,
+            pid=pid,
+            does=RELAY_DOES,
+            redis=redis if redis.exists() else None,
+            logged=lambda: _count_logged([relay, "usage", "--by", "day", "--json", *options]),
+        )
+
+
+def _count_logged(command: list[str]) -> int:
+    """Return how many calls the request log holds, by the relay's own command."""
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return sum(int(row["requests"]) for row in rows)
+
+
+def _apply(command: list[str], env: dict[str, str]) -> None:
+    done = subprocess.run(
+        command, check=False, env={**os.environ, **env}, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise NotStarted(f"relay apply failed: {done.stderr[-500:]}")
