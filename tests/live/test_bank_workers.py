@@ -15,7 +15,7 @@ import pytest
 from relay.limits.scopes import LINE_BURST_MS
 from tests.live.limit_rig import own_server
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).parents[2]
 PER_S = 500_000
@@ -61,3 +61,22 @@ async def test_four_workers_hold_a_line(reachable: Path, load: float, seconds: f
         # 0.99 on a quiet machine; workers that get no CPU offer late and in clumps.
         assert admitted >= bound * 0.85, total
         assert total["flights"] <= 0.1 * total["calls"], total
+
+
+TRIES = 3
+
+
+async def test_four_workers_use_all_of_a_line(reachable: Path) -> None:
+    """Within 1 % of the bound: rate and burst. A busy machine gets more than one try."""
+    seconds, best = 15.0, 0.0
+    bound = PER_S * (seconds + LINE_BURST_MS / 1_000)
+    for _ in range(TRIES):
+        async with own_server(reachable) as server:
+            told = await run_workers(server.url, 2.5, seconds)
+        admitted = sum(sum(worker["seconds"]) for worker in told)
+        alone_s = sum(worker["alone_ms"] for worker in told) / 1_000
+        assert admitted <= bound * 1.01 + PER_S * alone_s
+        best = max(best, admitted / bound)
+        if best >= 0.99:
+            break
+    assert best >= 0.99, f"{best:.4f} of the bound at best"

@@ -15,7 +15,7 @@ from relay.limits.scheme import Scheme
 from relay.limits.scopes import Scope, limit_of
 from relay.mock.options import MockOptions
 from relay.mock.server import MockServer, start
-from relay.model import Allowance, Channel, OnLoss, Snapshot
+from relay.model import Allowance, Channel, OnLoss, Protocol, Snapshot
 from relay.store.limiter import Limiter
 from tests.flow.rig import (
     MODEL,
@@ -334,3 +334,40 @@ async def test_a_line_says_what_happens_without_redis(loss: OnLoss) -> None:
                 assert statuses == {200}
             else:
                 assert 429 in statuses
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_client_that_leaves_at_any_turn_leaks_no_seat(limiter: Limiter, turns: int) -> None:
+    """The client hangs up while its call is read, waits for its limits, is asked or answered."""
+    async with upstream(ttft_ms=5.0) as mock:
+        channels = [make_channel(1, mock.port, concurrency=3)]
+        snapshot = limited(channels, key=Allowance(concurrency=2), tpm=60_000, concurrency=5)
+        async with Rig(snapshot, limiter=limiter) as rig:
+            for _ in range(3):
+                _, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+                writer.write(post("/v1/chat/completions", chat(stream=True)))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                writer.transport.abort()
+            await asyncio.sleep(0.02)
+            await until(lambda: rig.server.counters.inflight == 0)
+            assert all(
+                block.used == block.waiting == 0 for block in limiter._seats._blocks.values()
+            )
+            assert all(lease.asked == 0 for lease in limiter._broker.leases)
+            assert (await call(rig)).status == 200
+
+
+async def test_the_other_dialect_has_its_own_words(limiter: Limiter) -> None:
+    async with upstream() as mock:
+        channels = [make_channel(1, mock.port, protocol=Protocol.ANTHROPIC)]
+        snapshot = limited(channels, key=Allowance(tpm=60_000, rpm=1))
+        async with Rig(snapshot, limiter=limiter) as rig:
+            body = chat(max_tokens=5)
+            good = Told(await rig.say(post("/v1/messages", body)))
+            assert good.status == 200
+            assert good.headers["anthropic-ratelimit-tokens-limit"] == "60000"
+            refused = Told(await rig.say(post("/v1/messages", body)))
+            assert refused.status == 429 and refused.error["type"] == "rate_limit_error"
+            assert refused.headers["anthropic-ratelimit-requests-remaining"] == "0"
+            assert 50 <= int(refused.headers["retry-after"]) <= 60

@@ -1,0 +1,129 @@
+"""What all limits together add to a call: CPU in the worker, six buckets, nothing to be asked.
+
+    weigh the body -> estimate, take from six leases, header lines -> ... -> settle, learn
+
+Six is what a key's call draws on whose line, account and key all have tokens and requests a minute.
+The leases are full, as they are for a busy key: the round trips that fill them are counted by
+tests/live/test_limits_flood.py. Printed is the least of several rounds, and the median.
+
+Run: python -m benchmarks.limits [--rounds N] [--calls N] [--seats]
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from relay.call import Endpoint, Stage, Usage
+from relay.flow.active import ActiveCall
+from relay.flow.counters import Counters
+from relay.flow.ports import Client
+from relay.flow.rates import Rates
+from relay.limits.estimate import Estimator
+from relay.model import Account, Key, Line
+from relay.store.limiter import Limiter
+from relay.store.nodes import one_node
+from relay.wire.weight import weigh
+
+MUCH = 10**15
+BODY = (b'{"model":"gpt-4o-mini","max_tokens":700,"messages":[{"role":"user","content":"%b"}]}') % (
+    b"A question of several words, to be answered at length. " * 100
+)
+USAGE = Usage(input_tokens=1_400, cached_tokens=200, output_tokens=600)
+LIMITS: dict[str, Any] = {"tpm": 30_000_000, "rpm": 600_000}
+
+
+async def _nowhere() -> str:
+    raise AssertionError("nothing is asked")
+
+
+class Bench:
+    """A toll with full leases, and calls that pay it.
+
+    Args:
+        seats: Whether calls at once are limited as well, in three rooms.
+    """
+
+    def __init__(self, *, seats: bool) -> None:
+        limits = LIMITS | ({"concurrency": 1_000} if seats else {})
+        self._limiter = Limiter(one_node(_nowhere), "bench", lambda: time.monotonic() * 1_000)
+        self._rates = Rates(self._limiter, Estimator(), Counters())
+        self._key = Key(id=1, account_id=1, name="k", digest=b"", last4="", **limits)
+        self._line = Line(id=1, name="line", channel_ids=(), **limits)
+        self._account = Account(id=1, name="acme", group_id=1, **limits)
+        call = self.call()
+        assert self._rates.take(call) is False, "nothing is leased yet"
+        contract = self._rates._contract_of(call)  # noqa: SLF001 - the bank's part is played here
+        for lease in self._limiter._broker.leases.drawn_on(contract, 0.0):  # noqa: SLF001
+            lease.balance = MUCH
+        for room in contract.rooms:
+            block = self._limiter._seats._open(room)  # noqa: SLF001
+            block.granted = MUCH
+        assert self._rates.take(call)
+        assert len(contract.buckets) == 6
+
+    def call(self) -> ActiveCall:
+        """Return a call as admission leaves it."""
+        call = ActiveCall(1, cast("Client", None), Endpoint.CHAT, 0)
+        call.key, call.line, call.account = self._key, self._line, self._account
+        call.model = "gpt-4o-mini"
+        call.counts_bytes = True
+        call.output_tokens_max = 700
+        return call
+
+    def with_limits(self, calls: int) -> None:
+        """Make calls that pay."""
+        rates = self._rates
+        for _ in range(calls):
+            call = self.call()
+            call.text_bytes, call.images = weigh(BODY)
+            rates.take(call)
+            call.stage = Stage.COMMITTED
+            call.usage = USAGE
+            rates.close(call, USAGE, 0)
+
+    def without(self, calls: int) -> None:
+        """Make calls that do not."""
+        for _ in range(calls):
+            call = self.call()
+            call.stage = Stage.COMMITTED
+            call.usage = USAGE
+
+
+def cost_us(work: Callable[[int], None], calls: int) -> float:
+    """Return the CPU that one call takes, in microseconds."""
+    gc.collect()
+    begun_ns = time.process_time_ns()
+    work(calls)
+    return (time.process_time_ns() - begun_ns) / calls / 1_000
+
+
+def main() -> None:
+    """Read the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--calls", type=int, default=20_000)
+    parser.add_argument("--seats", action="store_true")
+    options = parser.parse_args()
+    bench = Bench(seats=options.seats)
+    bench.with_limits(options.calls)
+    added = []
+    for _ in range(options.rounds):
+        plain = cost_us(bench.without, options.calls)
+        added.append(cost_us(bench.with_limits, options.calls) - plain)
+    found = {
+        "buckets": 6,
+        "rooms": 3 if options.seats else 0,
+        "added_cpu_us_per_call": round(min(added), 2),
+        "median_us": round(statistics.median(added), 2),
+        "worst_us": round(max(added), 2),
+    }
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
