@@ -7,7 +7,7 @@ pace whatever the answers are; what each call got and how long it took is kept.
 import asyncio
 import time
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 ANSWER = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"up","choices":[{"index":0,'
@@ -58,7 +58,7 @@ class Client(asyncio.Protocol):
         self._asked_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._write = transport.write
+        self._write = cast("asyncio.Transport", transport).write
 
     def ask(self) -> None:
         self._asked_s = time.monotonic()
