@@ -86,7 +86,7 @@ ANSWERS: dict[str, bytes] = {
 }
 """Model -> what the upstream says to it."""
 STREAMED = {"streamed", "cut", "error-inside", "error-first", "garbled-chunk"}
-SERVED = {"whole", "streamed", "cut", "error-inside", "not-json"}
+SERVED = {"whole", "streamed", "cut", "error-inside"}
 """Of these the client gets a 200 and the answer, or its begin."""
 
 
