@@ -61,8 +61,8 @@ _MIX_LINE_TPM: Final = 33_000_000
 _MIX_RATE: Final = 30_000_000 / 60 / _MIX_TOKENS
 _MIX_SCRIPT: Final = Script(chunks=1000, interval_ms=40, tokens_per_event=4)
 _MIX_ABOUT: Final = (
-    "30M tokens a minute on one dedicated line of 33M, everything on: 142 calls/s, prompts of 8-24 KB, "
-    "10:1 prompt:completion tokens, streamed, 4 tokens an event, 100 tokens/s a stream"
+    "30M tokens a minute on one dedicated line of 33M, everything on: 142 calls/s, prompts of "
+    "8-24 KB, 10:1 prompt:completion tokens, streamed, 4 tokens an event, 100 tokens/s a stream"
 )
 
 SCENARIOS: Final = {
