@@ -19,7 +19,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     `upstreams`: ports of scripted upstreams; peers get the first. `trust`: PEM that vouches for
     them; "" = plain HTTP. `line_tpm`: of the relay's one line, which is a
-    dedicated one; 0 = 30M. `splice`: whether it carries broken streams on.
+    dedicated one; `splice`: whether it carries broken streams on.
     """
 
     folder: Path
@@ -27,7 +27,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     upstreams: tuple[int, ...]
     trust: str = ""
     workers: int = 1
-    line_tpm: int = 0
+    line_tpm: int = 10_000_000_000
     splice: bool = False
 
     @property

@@ -22,6 +22,7 @@ _CATALOG: Final = """
 name = "bench"
 kind = "dedicated"
 tpm = {tpm}
+rpm = 1000000000
 splice = {splice}
 channels = [{names}]
 [[group]]
@@ -37,6 +38,10 @@ cached_input = "0.075"
 name = "bench"
 group = "bench"
 credit_limit = "1000000000"
+# Limits that are on and never reached: what they cost is part of what a call costs.
+tpm = 1000000000000
+rpm = 1000000000
+concurrency = 1000000
 [[key]]
 account = "bench"
 name = "bench"
@@ -50,7 +55,6 @@ api_key = "env:BENCH_UPSTREAM_KEY"
 models = ["{model}"]
 resume = "trailing"
 """
-_DEDICATED_TPM: Final = 30_000_000
 
 
 def make_catalog(place: Place) -> str:
@@ -60,9 +64,10 @@ def make_catalog(place: Place) -> str:
         for number, port in enumerate(place.upstreams)
     ]
     names = ", ".join(f'"scripted-{number}"' for number in range(len(place.upstreams)))
-    tpm = place.line_tpm or _DEDICATED_TPM
     splice = "true" if place.splice else "false"
-    return "".join(channels) + _CATALOG.format(tpm=tpm, splice=splice, names=names, model=MODEL)
+    return "".join(channels) + _CATALOG.format(
+        tpm=place.line_tpm, splice=splice, names=names, model=MODEL
+    )
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from benchmarks.load.job import Call
 from benchmarks.upstream import Script
 
 STANDARD_TARGETS: Final = ("relay", "plain_aiohttp", "nginx", "haproxy", "envoy")
+UNBOUND_TPM: Final = 10_000_000_000
+"""A limit that is on, leased and settled like any other, and never reached."""
 _FEW: Final = ("relay", "nginx", "envoy")
 
 
@@ -22,7 +24,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     `connections`. `sweep`: further rates as multiples of `rate`, each a shorter run, until the
     target is saturated. `hold`: open that many streams and keep them. `tls`: an upstream over
     https, verified. `among`: the targets that are measured unless others are asked for. `once`:
-    not repeated.
+    not repeated. `line_tpm`: of the relay's line.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     hold: int = 0
     tls: bool = False
     once: bool = False
+    line_tpm: int = UNBOUND_TPM
     among: tuple[str, ...] = STANDARD_TARGETS
 
     @property
@@ -53,11 +56,13 @@ _MIX: Final = (
 """The enterprise profile: 10 prompt tokens for each completion token (4 bytes are a token), long
 prompts, streams. On average 3,200 + 320 tokens."""
 _MIX_TOKENS: Final = 3520
+_MIX_LINE_TPM: Final = 33_000_000
+"""Calls come at random: a line without any room above its mean would refuse some of them."""
 _MIX_RATE: Final = 30_000_000 / 60 / _MIX_TOKENS
 _MIX_SCRIPT: Final = Script(chunks=1000, interval_ms=40, tokens_per_event=4)
 _MIX_ABOUT: Final = (
-    "30M tokens a minute on one dedicated line, everything on: 142 calls/s, prompts of 8-24 KB, "
-    "10:1 prompt:completion tokens, streamed, 4 tokens an event, 100 tokens/s a stream"
+    "30M tokens a minute on one dedicated line of 33M, everything on: 142 calls/s, prompts of "
+    "8-24 KB, 10:1 prompt:completion tokens, streamed, 4 tokens an event, 100 tokens/s a stream"
 )
 
 SCENARIOS: Final = {
@@ -128,6 +133,7 @@ SCENARIOS: Final = {
             script=_MIX_SCRIPT,
             calls=_MIX,
             rate=_MIX_RATE,
+            line_tpm=_MIX_LINE_TPM,
             among=_FEW,
             warm_s=6.3,
             window_s=7,
@@ -139,6 +145,7 @@ SCENARIOS: Final = {
             script=_MIX_SCRIPT,
             calls=_MIX,
             rate=_MIX_RATE,
+            line_tpm=_MIX_LINE_TPM,
             among=_FEW,
             warm_s=6.3,
             window_s=7,
@@ -151,6 +158,7 @@ SCENARIOS: Final = {
             script=Script(chunks=1000, interval_ms=10),
             calls=_MIX,
             rate=_MIX_RATE,
+            line_tpm=_MIX_LINE_TPM,
             among=_FEW,
             warm_s=6.3,
             window_s=7,

@@ -128,6 +128,7 @@ def command(ctx: click.Context, hours: float, every_s: float, out: Path | None) 
             folder=Path(folder, "relay"),
             cores=options.bench.target_cores,
             upstreams=(upstream.port,),
+            line_tpm=_SCENARIO.line_tpm,
         )
         server = stack.enter_context(target.start(target.RELAY, place))
         stage = Stage(upstream=upstream, servers={target.RELAY: server})

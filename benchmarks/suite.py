@@ -66,7 +66,9 @@ def run_scenario(
         absent = {}
         for name in wanted:
             say(f"{scenario.name}: starting {name}")
-            reason = _unfit(scenario, name) or _start(stack, stage, name, options, Path(folder))
+            reason = _unfit(scenario, name) or _start(
+                stack, stage, name, scenario, options, Path(folder)
+            )
             if reason:
                 absent[name] = reason
                 say(f"{scenario.name}: {name} is absent: {reason}")
@@ -103,7 +105,14 @@ def _unfit(scenario: Scenario, name: str) -> str:
     return peer.streams_not if peer is not None and scenario.streams else ""
 
 
-def _start(stack: ExitStack, stage: Stage, name: str, options: Options, folder: Path) -> str:
+def _start(
+    stack: ExitStack,
+    stage: Stage,
+    name: str,
+    scenario: Scenario,
+    options: Options,
+    folder: Path,
+) -> str:
     """Start one target; return why it cannot be measured, "" where it can."""
     reason = target.absence(name)
     if reason or name == target.DIRECT:
@@ -114,6 +123,7 @@ def _start(stack: ExitStack, stage: Stage, name: str, options: Options, folder: 
         upstreams=(stage.upstream.port,),
         trust=stage.trust,
         workers=options.workers,
+        line_tpm=scenario.line_tpm,
     )
     try:
         stage.servers[name] = stack.enter_context(target.start(name, place))
