@@ -33,9 +33,10 @@ from relay.store import published
 from relay.store.credit_desk import CreditDesk
 from relay.store.follow import CatalogFollower
 from relay.store.journal import Journal
+from relay.store.limit_nodes import find_nodes
 from relay.store.limiter import Limiter
 from relay.store.locate import database_url, redis_url
-from relay.store.nodes import one_node
+from relay.store.nodes import Nodes
 from relay.store.vault import load_pepper, open_vault
 from relay.waiting import first_of
 
@@ -67,16 +68,19 @@ def run_worker(lifeline: Lifeline) -> None:
 
 
 async def _run(settings: Settings, lifeline: Lifeline, listener: socket.socket) -> None:
-    await Worker(settings, lifeline, listener).run()
+    config, data_dir = settings.config, Path(settings.data_dir)
+    nodes = await find_nodes(config, lambda: redis_url(config, data_dir))
+    await Worker(settings, lifeline, listener, nodes).run()
 
 
 class Worker:
     """The parts of one worker, and the order in which they come and go. Made in the event loop."""
 
-    def __init__(self, settings: Settings, lifeline: Lifeline, listener: socket.socket) -> None:
+    def __init__(
+        self, settings: Settings, lifeline: Lifeline, listener: socket.socket, nodes: Nodes
+    ) -> None:
         config, data_dir = settings.config, Path(settings.data_dir)
         self._config = config
-        self._data_dir = data_dir
         self._lifeline = lifeline
         self._listener = listener
         self._file = f"{settings.name}-{os.getpid()}"
@@ -88,7 +92,7 @@ class Worker:
         # Host and pid are for people; containers may share both.
         name = f"{socket.gethostname()}-{self._file}-{secrets.token_hex(4)}"
         self._sharing = HealthSharing(lambda: redis_url(config, data_dir), name)
-        self._limiter = Limiter(one_node(self._locate_limiter), name, _now_ms)
+        self._limiter = Limiter(nodes, name, _now_ms)
         estimator = Estimator()
         # Calls are settled under the journal's name, and so is the credit they are paid out of.
         self._desk = CreditDesk(
@@ -139,9 +143,6 @@ class Worker:
             # Nothing is served any more; what does not close now has to be ended.
             end_within(CLOSE_S)
             self._publish(0)
-
-    async def _locate_limiter(self) -> str:
-        return redis_url(self._config, self._data_dir)
 
     async def _begin(self) -> None:
         await self._follower.start()

@@ -69,6 +69,12 @@ class Limits(Section, frozen=True):
     """`[limits]`: defaults of the limiter."""
 
     dedicated_tpm: Count = 30_000_000
+    sentinels: list[str] = []
+    """URLs of Sentinels that know the limits' primary; its login is that of `[redis] url`."""
+    service: str = "relay"
+    """What the Sentinels call it."""
+    cluster: list[str] = []
+    """URLs of some nodes of a Redis Cluster for the limits. Neither: they live on `[redis]`."""
 
 
 class Timeouts(Section, frozen=True):

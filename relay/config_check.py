@@ -62,6 +62,8 @@ def check(config: "Config") -> None:
     with _named("server.trusted_proxies"):
         for network in config.server.trusted_proxies:
             ip_network(network)
+    if config.limits.cluster and config.limits.sentinels:
+        raise ValueError("limits.cluster: give it or limits.sentinels, not both")
     with _named("maintenance.window"):
         _check_window(config.maintenance.window)
     with _named("maintenance.zone"):

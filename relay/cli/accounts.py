@@ -9,6 +9,7 @@ from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.errors import NotFound
 from relay.store.keys import list_keys
+from relay.store.limit_nodes import find_nodes
 from relay.store.limit_reports import add_loads
 from relay.store.listings import Row, list_accounts, list_lines
 from relay.store.locate import redis_url
@@ -100,7 +101,8 @@ def list_line(ctx: click.Context, *, as_json: bool) -> None:
 
 async def _list_lines(on: Session) -> list[Row]:
     rows = await list_lines(on.connection)
-    return await add_loads(rows, lambda: redis_url(on.config, on.data_dir))
+    nodes = await find_nodes(on.config, lambda: redis_url(on.config, on.data_dir))
+    return await add_loads(rows, nodes)
 
 
 async def _find(on: Session, name: str) -> tuple[Row, list[Row]]:

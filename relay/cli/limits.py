@@ -10,6 +10,7 @@ from relay.cli.session import Session, with_database
 from relay.errors import DependencyDown, NotFound
 from relay.store.catalog import load_snapshot
 from relay.store.keys import find_key
+from relay.store.limit_nodes import find_nodes
 from relay.store.limit_reports import explain as explain_limits
 from relay.store.locate import redis_url
 
@@ -52,7 +53,6 @@ async def _explain(on: Session, wanted: str, model: str | None) -> tuple[Any, st
     key = snapshot.keys.get(row["digest"])
     if key is None or key.account_id not in snapshot.accounts:
         raise NotFound("the account of this key is gone")
-    line, found = await explain_limits(
-        snapshot, key, model, lambda: redis_url(on.config, on.data_dir)
-    )
+    nodes = await find_nodes(on.config, lambda: redis_url(on.config, on.data_dir))
+    line, found = await explain_limits(snapshot, key, model, nodes)
     return row, line, found

@@ -71,8 +71,8 @@ class Rates:
         contract = self._contract_of(call)
         if contract.empty:
             return True
-        call.reserved = expect(call, contract.guess, contract)
-        costs = contract.costs(call.reserved)
+        call.reserved = tokens = expect(call, contract.guess, contract)
+        costs = contract.costs(tokens)
         decision = self._limiter.admit(contract, costs)
         if decision is None:
             return False

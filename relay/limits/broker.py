@@ -25,7 +25,7 @@ from relay.limits.decision import (
     Why,
 )
 from relay.limits.flight import CALLS_MAX, Draft, Flight
-from relay.limits.lease import ALONE_SHARE_MIN, Lease, Pairs, count, refund
+from relay.limits.lease import ALONE_SHARE_MIN, Lease, Pairs, count, pair_up, put_back, refund
 from relay.limits.leases import Leases
 from relay.limits.scheme import Costs, Scheme
 from relay.limits.scopes import Bucket
@@ -57,12 +57,15 @@ class Broker:
 
     def take(self, scheme: Scheme, costs: Costs, now_ms: float) -> Admitted | Denied | None:
         """Take all costs from what is leased already, or none; None = the bank must be asked."""
-        leases = self.leases.drawn_on(scheme, now_ms)
+        leases = scheme.leases
+        if scheme.epoch != self.leases.epoch:
+            leases = self.leases.drawn_on(scheme, now_ms)
         for lease, cost in zip(leases, costs, strict=True):
-            if lease.balance < cost:
-                return self._deny(_pairs(leases, costs), now_ms)
-        for lease, cost in zip(leases, costs, strict=True):
-            lease.balance = left = lease.balance - cost
+            left = lease.balance - cost
+            if left < 0:
+                put_back(leases, costs, lease)
+                return self._deny(pair_up(leases, costs), now_ms)
+            lease.balance = left
             lease.spent += cost
             lease.calls += 1
             if left < lease.low and not lease.hungry:
@@ -74,11 +77,11 @@ class Broker:
         decision = self.take(scheme, costs, now_ms)
         if decision is not None:
             return decision
-        return self._queue(_pairs(self.leases.drawn_on(scheme, now_ms), costs), now_ms)
+        return self._queue(pair_up(self.leases.drawn_on(scheme, now_ms), costs), now_ms)
 
     def foresee(self, scheme: Scheme, costs: Costs, now_ms: float) -> Denied | None:
         """Return why these costs would be denied without asking; takes and counts nothing."""
-        pairs = _pairs(self.leases.drawn_on(scheme, now_ms), costs)
+        pairs = pair_up(self.leases.drawn_on(scheme, now_ms), costs)
         return self._worst(pairs, now_ms)[0]
 
     def settle(self, scheme: Scheme, booked: Costs, costs: Costs, now_ms: float) -> None:
@@ -86,7 +89,9 @@ class Broker:
 
         No question of its own: it changes the leases, and rides on the next flight.
         """
-        leases = self.leases.settled_on(scheme, now_ms)
+        leases = scheme.leases
+        if scheme.epoch != self.leases.epoch:
+            leases = self.leases.settled_on(scheme, now_ms)
         for lease, before, cost in zip(leases, booked, costs, strict=True):
             if cost != before:
                 lease.balance += before - cost
@@ -338,7 +343,3 @@ class Broker:
 def _rank(denied: Denied) -> tuple[bool, bool, int]:
     """Return what makes one denial weightier: those that waiting does not help come first."""
     return denied.why is Why.TOO_LARGE, denied.why is Why.LOST, denied.wait_ms
-
-
-def _pairs(leases: list[Lease], costs: Costs) -> Pairs:
-    return list(zip(leases, costs, strict=True))

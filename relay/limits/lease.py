@@ -176,6 +176,21 @@ class Lease:
 Pairs = list[tuple[Lease, int]]
 
 
+def pair_up(leases: list[Lease], costs: list[int]) -> Pairs:
+    """Return each lease with what it is to give."""
+    return list(zip(leases, costs, strict=True))
+
+
+def put_back(leases: list[Lease], costs: list[int], short: Lease) -> None:
+    """Return what a call had taken from the leases before the one that is short."""
+    for lease, cost in zip(leases, costs, strict=True):
+        if lease is short:
+            return
+        lease.balance += cost
+        lease.spent -= cost
+        lease.calls -= 1
+
+
 def count(pairs: Pairs) -> None:
     """Note the demand of a call that is admitted."""
     for lease, cost in pairs:

@@ -13,7 +13,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
-        self._epoch = 0
+        self.epoch = 0
         """Moves when a lease is forgotten: what schemes remember is out of date then."""
 
     def __iter__(self) -> Iterator[Lease]:
@@ -24,16 +24,16 @@ class Leases:
 
         A bucket whose limit has changed keeps its lease.
         """
-        if scheme.epoch != self._epoch:
+        if scheme.epoch != self.epoch:
             scheme.leases = [self._lease(bucket, now_ms) for bucket in scheme.buckets]
             for lease, bucket in zip(scheme.leases, scheme.buckets, strict=True):
                 lease.bucket = bucket
-            scheme.epoch = self._epoch
+            scheme.epoch = self.epoch
         return scheme.leases
 
     def settled_on(self, scheme: Scheme, now_ms: float) -> list[Lease]:
         """Return the leases of a call that began before now: limits may have changed since."""
-        if scheme.epoch == self._epoch:
+        if scheme.epoch == self.epoch:
             return scheme.leases
         return [self._lease(bucket, now_ms) for bucket in scheme.buckets]
 
@@ -50,7 +50,7 @@ class Leases:
     def forget(self, lease: Lease) -> None:
         """Forget an idle lease."""
         del self._leases[lease.bucket.key]
-        self._epoch += 1
+        self.epoch += 1
 
     def _lease(self, bucket: Bucket, now_ms: float) -> Lease:
         lease = self._leases.get(bucket.key)

@@ -27,7 +27,7 @@ class Scheme:
         limits: Those of its line, model, account and key, or that of one channel.
     """
 
-    __slots__ = ("_classes", "_ones", "buckets", "empty", "epoch", "leases", "rooms")
+    __slots__ = ("_classes", "_ones", "_plain", "buckets", "empty", "epoch", "leases", "rooms")
 
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         found = [bucket for limit in limits for bucket in limit.buckets]
@@ -43,6 +43,8 @@ class Scheme:
             (None if weights == PLAIN else weights, len(same), _capacity(same))
             for weights, same in classes.items()
         )
+        same = len(self._classes) == 1 and self._classes[0][0] is None
+        self._plain = self._classes[0][1] if same else 0
         self.empty = not (self.buckets or self.rooms)
         """Whether nothing limits the call."""
         self.leases: list[Lease] = []
@@ -51,6 +53,8 @@ class Scheme:
 
     def costs(self, tokens: Tokens) -> Costs:
         """Return what a call of so many tokens costs each bucket."""
+        if self._plain:  # every bucket counts tokens as they are: the usual case
+            return self._ones + [tokens[0] - tokens[1] + tokens[2]] * self._plain
         costs = self._ones
         for weights, count, _ in self._classes:
             plain = tokens[0] - tokens[1] + tokens[2]

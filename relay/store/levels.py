@@ -3,21 +3,22 @@
 Nothing is asked of a worker, and nothing is changed. Times are Redis's own.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from redis.asyncio import Redis
 
 from relay.errors import DependencyDown
 from relay.limits.bucket import MINUTE_MS
 from relay.limits.heartbeat import Beat
 from relay.limits.scopes import PREFIX, Bucket, Limit, Measure, Room
-from relay.store import redis
+from relay.store.nodes import Nodes
+from relay.store.resp import Command, connect
 
 EPOCH_MS: Final = 1_735_689_600_000
 """2025-01-01: what admit.lua counts milliseconds from."""
-BEAT_KEY: Final = f"{PREFIX}beat"
+ANSWER_S: Final = 3.0
 
 Row = dict[str, Any]
 
@@ -56,50 +57,67 @@ class Occupancy(msgspec.Struct, frozen=True):
 
 
 async def read_levels(
-    redis_url: Callable[[], str], limits: Sequence[Limit]
+    nodes: Nodes, limits: Sequence[Limit]
 ) -> tuple[list[Level], list[Occupancy]] | None:
-    """Return how the buckets and rooms of limits stand; None where Redis does not answer.
-
-    Args:
-        redis_url: Returns where Redis is; raises DependencyDown where nobody knows.
-        limits: In any number.
-    """
-    buckets = [bucket for limit in limits for bucket in limit.buckets]
-    rooms = [limit.room for limit in limits if limit.room is not None]
+    """Return how the buckets and rooms of limits stand; None where a Redis does not answer."""
+    found = Findings()
     try:
-        async with redis.connect(redis_url(), application="relay-command") as client:
-            return await _read(client, buckets, rooms)
-    except DependencyDown:
+        for place in range(len(nodes.locates)):
+            async with asyncio.timeout(ANSWER_S):
+                await _read(nodes, place, limits, found)
+    except (DependencyDown, TimeoutError):
         return None
-
-
-async def _read(
-    client: Redis, buckets: list[Bucket], rooms: list[Room]
-) -> tuple[list[Level], list[Occupancy]]:
-    pipeline = client.pipeline(transaction=False)
-    pipeline.time()
-    pipeline.hvals(BEAT_KEY)
-    for bucket in buckets:
-        pipeline.get(bucket.key)
-    for room in rooms:
-        pipeline.hvals(room.key)
-    now, beats, *rest = await pipeline.execute()
-    now_ms = now[0] * 1_000 + now[1] / 1_000 - EPOCH_MS
-    told = list(_understood(beats))
     levels = [
         Level(
             bucket,
-            max(0.0, float(tat) - now_ms) if tat is not None else 0.0,
-            60 * sum(beat.demand.get(bucket.key, 0) for beat in told),
-            sum(beat.leased.get(bucket.key, 0) for beat in told),
+            found.used_ms[bucket.key],
+            60 * sum(beat.demand.get(bucket.key, 0) for beat in found.beats),
+            sum(beat.leased.get(bucket.key, 0) for beat in found.beats),
         )
-        for bucket, tat in zip(buckets, rest, strict=False)
+        for limit in limits
+        for bucket in limit.buckets
     ]
-    held = [
-        Occupancy(room, sum(_held(block, now_ms) for block in blocks))
-        for room, blocks in zip(rooms, rest[len(buckets) :], strict=True)
-    ]
-    return levels, held
+    rooms = [limit.room for limit in limits if limit.room is not None]
+    return levels, [Occupancy(room, found.held[room.key]) for room in rooms]
+
+
+class Findings:
+    """What the servers said, by key."""
+
+    def __init__(self) -> None:
+        self.beats: list[Beat] = []
+        self.used_ms: dict[str, float] = {}
+        self.held: dict[str, int] = {}
+
+
+async def _read(nodes: Nodes, place: int, limits: Sequence[Limit], found: Findings) -> None:
+    """Ask one server for all that it keeps.
+
+    Raises:
+        DependencyDown: It does not answer, or with something else.
+    """
+
+    def here(part: Bucket | Room) -> bool:
+        return nodes.place_of(nodes.group_of(part.tag)) == place
+
+    buckets = [bucket.key for limit in limits for bucket in limit.buckets if here(bucket)]
+    rooms = [limit.room.key for limit in limits if limit.room is not None and here(limit.room)]
+    commands: list[Command] = [("TIME",), ("HVALS", f"{PREFIX}{nodes.tag_at(place)}beat")]
+    commands += [("GET", key) for key in buckets]
+    commands += [("HVALS", key) for key in rooms]
+    connection = await connect(await nodes.locates[place]())
+    try:
+        now, beats, *rest = await connection.ask(commands)
+        now_ms = int(now[0]) * 1_000 + int(now[1]) / 1_000 - EPOCH_MS
+        found.beats += _understood(beats)
+        for key, tat in zip(buckets, rest, strict=False):
+            found.used_ms[key] = max(0.0, float(tat) - now_ms) if tat is not None else 0.0
+        for key, blocks in zip(rooms, rest[len(buckets) :], strict=True):
+            found.held[key] = sum(_held(block, now_ms) for block in blocks)
+    except (ValueError, TypeError) as error:
+        raise DependencyDown("the limiter's Redis answers something else") from error
+    finally:
+        connection.close()
 
 
 def show_level(level: Level) -> Row:

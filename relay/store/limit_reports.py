@@ -1,6 +1,6 @@
 """What operators ask about limits: the load of each line, and which limit binds a key now."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from relay.errors import BadRequest
 from relay.limits.scopes import Limit, Scope, Terms, Weights, limit_of, limits_of
@@ -14,10 +14,11 @@ from relay.store.levels import (
     show_occupancy,
     tightest,
 )
+from relay.store.nodes import Nodes
 from relay.units import parse_multiplier
 
 
-async def add_loads(rows: Sequence[Row], redis_url: Callable[[], str]) -> list[Row]:
+async def add_loads(rows: Sequence[Row], nodes: Nodes) -> list[Row]:
     """Return the rows of `list_lines` with the load of each.
 
     `tpm_load`, `rpm_load`: what is asked for a minute now; `remaining`: tokens that may be used at
@@ -25,13 +26,13 @@ async def add_loads(rows: Sequence[Row], redis_url: Callable[[], str]) -> list[R
     answer.
     """
     limits = [_limit_of_row(row) for row in rows]
-    found = await read_levels(redis_url, limits)
+    found = await read_levels(nodes, limits)
     levels, held = found if found is not None else ([], [])
     return [{**row, **_load(limit, levels, held)} for row, limit in zip(rows, limits, strict=True)]
 
 
 async def explain(
-    snapshot: Snapshot, key: Key, model: str | None, redis_url: Callable[[], str]
+    snapshot: Snapshot, key: Key, model: str | None, nodes: Nodes
 ) -> tuple[str, list[Row] | None]:
     """Return the line that a key's calls go to, and how everything that limits them stands.
 
@@ -43,7 +44,7 @@ async def explain(
     account = snapshot.accounts[key.account_id]
     line = _line_of(snapshot, account, model)
     limits = limits_of(line, account, key, model)
-    found = await read_levels(redis_url, limits)
+    found = await read_levels(nodes, limits)
     if found is None:
         return line.name, None
     levels, held = found

@@ -48,7 +48,8 @@ def random_question(dice: random.Random, rules: dict[str, Rule]) -> Question:
         places = dice.sample(range(len(keys)), dice.randint(1, len(keys)))
         low = -5_000 if force else 0
         top = dice.choice([3, 500, 20_000, 2_000_000])
-        claims.append(Claim(tuple((place, dice.randint(low, top)) for place in places), force))
+        draws = tuple((place, dice.randint(low, top)) for place in places)
+        claims.append(Claim(draws, force, hold=not force and dice.random() < 0.1))
     return Question(bids, tuple(claims))
 
 

@@ -78,6 +78,7 @@ async def test_thirty_million_a_minute(reachable: Path) -> None:
             tasks.create_task(flood.offer(CALLS_PER_S, FLOOD_S))
             tasks.create_task(calm.offer(CALM_PER_S, FLOOD_S))
         listed = json.loads(await relay.cli("line", "list", "--json"))
+        explained = json.loads(await relay.cli("limits", "explain", "--key", "flooder", "--json"))
         flights = await flights_of(relay) - flights
     during = calm.calls[len(before) :]
     admitted = [call for call in flood.calls if call.status == 200]
@@ -95,6 +96,7 @@ async def test_thirty_million_a_minute(reachable: Path) -> None:
         "load": {row["name"]: row["tpm_load"] for row in listed},
     }
     sys.stdout.write(json.dumps(said) + "\n")
+    assert [row["limit"] for row in explained["limits"] if row["binds"]] == [30_000_000]
     assert len(admitted) + len(refused) == len(flood.calls) and flood.lost == 0
     assert said["late"] < 0.01 * len(flood.calls), said
     assert said["most_in_60s_m"] <= 33.3, said

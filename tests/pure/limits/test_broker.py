@@ -337,3 +337,69 @@ def test_a_refusal_of_a_call_that_left_teaches_all_the_same() -> None:
     desk.broker.drop(ticket)
     desk.land(flight)
     assert desk.admit([(A, 1_000)], NOW) == Denied(Why.EMPTY, 1_000, A)
+
+
+def test_a_call_is_foreseen_without_taking_anything() -> None:
+    desk = Desk()
+    desk.ask((A, 6_000))
+    desk.fly()
+    desk.ask((A, 1_000))
+    desk.fly()
+    scheme, costs = scheme_of([(A, 1_000)])
+    denied = desk.broker.foresee(scheme, costs, NOW + 10)
+    assert denied == Denied(Why.EMPTY, 990, A)
+    assert desk.lease("a").spent == 7_000, "nobody has asked for more"
+    assert desk.broker.foresee(*scheme_of([(B, 1)]), NOW) is None
+
+
+def test_what_an_upstream_has_closed_is_closed_for_everyone() -> None:
+    desk, other = Desk(), Desk()
+    other.buckets = desk.buckets
+    scheme, _ = scheme_of([(A, 1)])
+    desk.broker.hold_back(scheme, 4_000, NOW)
+    assert desk.admit([(A, 1)], NOW + 100) == Denied(Why.EMPTY, 3_900, A)
+    desk.fly()
+    assert desk.used("a") == 10_000, "all of the bucket, and four seconds"
+    other.broker.hold_back(scheme_of([(A, 1)])[0], 4_000, NOW)
+    other.fly()
+    assert desk.used("a") == 10_000, "the same news counts once"
+    ticket = other.ask((A, 1), now_ms=NOW + 4_000)
+    other.fly(now_ms=NOW + 4_000)
+    assert isinstance(ticket.decision, Denied)
+    ticket = desk.ask((A, 1), now_ms=NOW + 4_001)
+    desk.fly(now_ms=NOW + 4_001)
+    assert ticket.decision is ADMITTED
+
+
+def test_what_an_upstream_has_closed_is_told_again_after_a_loss() -> None:
+    desk = Desk()
+    scheme, _ = scheme_of([(A, 1)])
+    desk.broker.hold_back(scheme, 4_000, NOW)
+    flight = desk.broker.take_flight("", NOW)
+    assert flight is not None
+    desk.broker.lose("", flight, NOW + 50)
+    desk.fly(now_ms=NOW + 300, probe=True)
+    assert desk.used("a", NOW + 300) == 6_000 + 3_700
+
+
+def test_a_call_that_outlives_its_lease_is_settled_on_the_next_one() -> None:
+    desk = Desk()
+    scheme, costs = scheme_of([(A, 100)])
+    desk.broker.ask(scheme, costs, NOW)
+    desk.fly()
+    for step in range(1, 100):
+        desk.broker.sweep(NOW + 250 * step)
+    assert list(desk.broker.leases) == []
+    desk.broker.settle(scheme, costs, [400], NOW + 30_000)
+    assert desk.lease("a").balance == -300
+
+
+def test_a_changed_limit_is_not_undone_by_a_call_that_began_before() -> None:
+    desk = Desk()
+    old, costs = scheme_of([(A, 100)])
+    desk.broker.ask(old, costs, NOW)
+    desk.fly()
+    wider = bucket("a", 120_000)
+    desk.ask((wider, 100), now_ms=NOW)
+    desk.broker.settle(old, costs, [50], NOW)
+    assert desk.lease("a").bucket is wider

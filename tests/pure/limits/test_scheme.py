@@ -6,9 +6,9 @@ Method: schemes of known limits; then any limits, weights and calls.
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.limits.scheme import Scheme
-from relay.limits.scopes import Measure, Scope, Terms, Weights, limit_of
-from relay.model import Allowance
+from relay.limits.scheme import Grant, Scheme
+from relay.limits.scopes import Measure, Scope, Terms, Weights, limit_of, limits_of
+from relay.model import Account, Allowance, Key, Line, OnLoss
 from relay.units import PPM
 
 SOME = Allowance(tpm=60_000, rpm=60, concurrency=3)
@@ -72,3 +72,36 @@ def test_the_answer_never_keeps_a_call_out(
     ):
         if prompt <= bucket.rule.capacity:
             assert whole <= bucket.rule.capacity
+
+
+def test_a_grant_is_what_was_taken() -> None:
+    scheme = Scheme((limit_of(Scope.KEY, 1, SOME),))
+    grant = Grant(scheme, [1, 50], seated=True)
+    assert (grant.scheme, grant.costs, grant.seated) == (scheme, [1, 50], True)
+
+
+def test_everything_that_limits_a_call() -> None:
+    line = Line(
+        id=1,
+        name="line",
+        channel_ids=(),
+        tpm=600_000,
+        model_limits={"m": Allowance(rpm=7)},
+        on_limiter_loss=OnLoss.CLOSED,
+        output_weight_ppm=2 * PPM,
+    )
+    account = Account(id=2, name="acme", group_id=1, rpm=60)
+    key = Key(id=3, account_id=2, name="k", digest=b"", last4="", concurrency=4)
+    limits = limits_of(line, account, key, "m")
+    assert [b.key for limit in limits for b in limit.buckets] == [
+        "relay:{l:1}:tpm",
+        "relay:{l:1}:m:rpm",
+        "relay:{a:2}:rpm",
+    ]
+    assert [limit.room.key for limit in limits if limit.room] == ["relay:{a:2}:key3:seats"]
+    [tokens] = limits[0].buckets
+    assert tokens.on_loss is OnLoss.CLOSED and tokens.weights.output_ppm == 2 * PPM
+    assert limits[2].buckets[0].on_loss is OnLoss.SHARE
+    assert (
+        len(limits_of(line, account, key, "other")) == len(limits_of(line, account, key, None)) == 3
+    )

@@ -127,3 +127,18 @@ def test_rooms_of_two_groups_are_taken_together() -> None:
     assert seats.take_wishes(DESK.tag, 1.0) == [Wish(DESK.key, 2, 0, 1, 2)]
     seats.land(DESK.tag, [1], 2.0)
     assert ticket.decision is ADMITTED
+
+
+def test_a_seat_is_foreseen_without_taking_it() -> None:
+    seats = Seats(lambda _: "", lambda _: None)
+    assert seats.foresee([HALL], 0.0) is None, "nobody knows yet: the bank has to say"
+    seats.lose("", 0.0)
+    denied = seats.foresee([HALL], 0.0)
+    assert isinstance(denied, Denied) and denied.limit is HALL
+    assert seats.take([HALL], 0.0) == denied
+
+
+def test_who_leaves_wishes_for_nothing() -> None:
+    seats = Seats(lambda room: room.tag, lambda _: None)
+    seats.ask([HALL], 0.0)
+    assert seats.leave() == {HALL.tag: [Wish(HALL.key, HALL.seats, 0, 0, 0)]}
