@@ -27,6 +27,8 @@ from benchmarks.upstream import Script, start_upstream
 _SETTLE_SHARE: Final = 0.1
 _RSS_MIB_PER_HOUR_MAX: Final = 4.0
 """Beyond this the soak says so; an allocator's wobble over an hour is below it."""
+_SPAN_S_MIN: Final = 600.0
+"""Of samples, before a slope is judged: pools, caches and the collector's own rhythm come first."""
 
 _SCENARIO: Final = Scenario(
     name="soak",
@@ -102,9 +104,11 @@ def conclude(samples: list[Sample]) -> dict[str, Any]:
         "open_files_per_hour": slope_per_hour([(s.at_s, s.open_files) for s in settled]),
         "threads_per_hour": slope_per_hour([(s.at_s, s.threads) for s in settled]),
     }
-    grows = slopes["rss_mib_per_hour"] > _RSS_MIB_PER_HOUR_MAX
+    long = bool(settled) and settled[-1].at_s - settled[0].at_s >= _SPAN_S_MIN
+    grows = long and slopes["rss_mib_per_hour"] > _RSS_MIB_PER_HOUR_MAX
     notes = [f"{name.replace('_', ' ')} {value:+.2f}" for name, value in slopes.items()]
-    notes.append("RSS GROWS" if grows else "RSS does not grow")
+    verdict = "RSS GROWS" if grows else "RSS does not grow"
+    notes.append(verdict if long else "too short to tell whether RSS grows")
     return {**slopes, "rss_grows": grows, "notes": notes}
 
 
