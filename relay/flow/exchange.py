@@ -162,6 +162,9 @@ class Exchange:
         self._watch.remove(call)
         if call.keeper is not None:
             call.keeper.release()
+        # An attempt and its call know each other: left so, the question would live on until the
+        # collector comes by.
+        call.payer = None
 
     def _end_at_once(self, attempt: Attempt, error: RelayError | None) -> None:
         """An attempt that was asked at once is over, well or not."""

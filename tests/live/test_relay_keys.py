@@ -101,11 +101,11 @@ async def test_a_key_for_one_network_is_refused_from_another(relay: RelayProcess
 
 
 async def test_a_spent_quota_is_refused_by_every_worker(relay: RelayProcess) -> None:
-    key = await create(relay, "poor", "--quota", "0.000001")
+    key = await create(relay, "spent", "--quota", "0.000001")
     await settle(relay, key, 200)
     paid = await ask(relay, key)
     assert paid.status == 200
-    await relay.rows("poor", 1, "status=2xx")
+    await relay.rows("spent", 1, "status=2xx")
     shipped_s = time.monotonic()
     # Workers learn once a second what others have spent.
     last_s = await settle(relay, key, 429, "chat/completions", question())
@@ -114,6 +114,8 @@ async def test_a_spent_quota_is_refused_by_every_worker(relay: RelayProcess) -> 
     assert (refused.status, refused.error["code"]) == (429, "insufficient_quota")
     assert refused.headers["x-should-retry"] == "false"
     (listed,) = [
-        row for row in json.loads(await relay.cli("key", "list", "--json")) if row["name"] == "poor"
+        row
+        for row in json.loads(await relay.cli("key", "list", "--json"))
+        if row["name"] == "spent"
     ]
     assert float(listed["spent_usd"]) >= float(listed["quota_usd"])

@@ -162,7 +162,7 @@ async def test_a_refused_credential_raises_the_alarm_and_a_drain_empties_a_chann
 
             await until_told(counted, "the alarm is counted, once", 10.0)
             said = [line for line in relay.complaints() if "refused our credential" in line]
-            assert len(said) == 1 and '"channel":"denied"' in said[0]
+            assert len([line for line in said if '"channel":"denied"' in line]) == 1
             denied.set_fail()
             await relay.cli("channel", "drain", "denied", "--now")
             await denied.until(lambda state: state.in_flight == 0)
