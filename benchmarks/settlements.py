@@ -58,7 +58,8 @@ def serving(folder: Path) -> Iterator[tuple[str, str, str]]:
     command = [RELAY, "serve", "--demo", "--data-dir", str(folder / "var"), "--workers", "1"]
     listening = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     with words.open("wb") as out:
-        process = subprocess.Popen([*command, *listening], stdout=out, stderr=out)
+        environ = {**os.environ, "RELAY_LOG": "json"}
+        process = subprocess.Popen([*command, *listening], stdout=out, stderr=out, env=environ)
     try:
         until_s = time.monotonic() + PATIENCE_S
         while "api_key=" not in words.read_text():
@@ -80,8 +81,11 @@ def serving(folder: Path) -> Iterator[tuple[str, str, str]]:
 def cpu_s(folder: Path) -> dict[str, float]:
     """Return CPU seconds, user and system, of what runs on a data dir, by kind of process."""
     used: dict[str, float] = {}
-    pids = re.findall(r'"child":"(\S+?)","pid":(\d+)', (folder / "words").read_text())
-    kinds = {int(pid): child for child, pid in pids}
+    kinds: dict[int, str] = {}
+    for line in (folder / "words").read_text().splitlines():
+        said = json.loads(line) if line.startswith("{") else {}
+        if "child" in said and "pid" in said:
+            kinds[said["pid"]] = said["child"]
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
