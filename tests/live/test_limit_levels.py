@@ -36,7 +36,7 @@ async def test_what_is_used_and_what_binds(redis_url: str) -> None:
         levels, held = found
         rows = [*map(show_level, levels), *map(show_occupancy, held)]
         assert [row["scope"] for row in rows] == ["line", "key", "line"]
-        assert 56_500 <= rows[0]["remaining"] <= 60_000
+        assert 0 <= rows[0]["at_once"] - rows[0]["remaining"] <= 3_000
         assert 2_950 <= rows[1]["remaining"] <= 3_100 and rows[1]["debt"] == 0
         assert rows[2]["what"] == "concurrency" and rows[2]["load"] >= 1
         assert tightest(rows) == 1

@@ -99,6 +99,8 @@ async def limiter(redis_url: str) -> AsyncIterator[Limiter]:
 
 
 ONE = Allowance(rpm=1)
+SLOW = 600
+"""Tokens a minute that flow in slowly enough for a test to see what is missing."""
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ async def test_what_can_never_pass_is_a_bad_request(limiter: Limiter) -> None:
 
 async def test_the_difference_is_settled_when_usage_is_known(limiter: Limiter) -> None:
     async with upstream() as mock:
-        snapshot = limited([make_channel(1, mock.port)], tpm=60_000)
+        snapshot = limited([make_channel(1, mock.port)], tpm=SLOW)
         async with Rig(snapshot, limiter=limiter) as rig:
             assert (await call(rig, max_tokens=5_000)).status == 200
             [end] = await rig.ended()
@@ -188,7 +190,7 @@ async def test_the_difference_is_settled_when_usage_is_known(limiter: Limiter) -
 
 async def test_a_failed_call_gives_its_tokens_back_but_counts(limiter: Limiter) -> None:
     async with upstream(fail=("status:500",)) as mock:
-        snapshot = limited([make_channel(1, mock.port)], tpm=60_000, rpm=600)
+        snapshot = limited([make_channel(1, mock.port)], tpm=SLOW, rpm=10)
         async with Rig(snapshot, limiter=limiter) as rig:
             assert (await call(rig)).status == 502
             await rig.ended()
@@ -202,12 +204,12 @@ async def test_a_client_that_leaves_pays_for_what_was_reserved(limiter: Limiter)
         await asyncio.sleep(30)
 
     async with Peer(say_little) as peer:
-        snapshot = limited([make_channel(1, peer.port)], tpm=60_000, concurrency=4)
+        snapshot = limited([make_channel(1, peer.port)], tpm=SLOW, concurrency=4)
         async with Rig(snapshot, limiter=limiter) as rig:
             await rig.say(post("/v1/chat/completions", chat(stream=True)), until=b"one")
             [end] = await rig.ended()
             assert end.status == 499 and end.estimated
-            assert used(limiter, "line") >= 750, "an estimate gives nothing back"
+            assert used(limiter, "line") >= 500, "an estimate gives nothing back"
             assert limiter._seats._blocks["relay:{l:1}:seats"].used == 0
 
 
@@ -215,22 +217,21 @@ async def test_a_long_stream_runs_into_debt_while_it_runs(limiter: Limiter) -> N
     more = asyncio.Event()
 
     async def say_much(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(SSE_HEAD + b"".join(chunked(event("word")) for _ in range(1_000)))
+        writer.write(SSE_HEAD + b"".join(chunked(event("word")) for _ in range(100)))
         await more.wait()
 
     async with Peer(say_much) as peer:
-        snapshot = limited([make_channel(1, peer.port)], tpm=60_000)
+        snapshot = limited([make_channel(1, peer.port)], tpm=SLOW)
         async with Rig(snapshot, limiter=limiter) as rig:
-            body = post("/v1/chat/completions", chat(stream=True))
+            body = post("/v1/chat/completions", chat(stream=True, max_tokens=10))
             reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
             writer.write(body)
             await reader.readuntil(b"word")
-            await until(lambda: rig.server._watch.calls()[0].events_out == 1_000)
+            await until(lambda: rig.server._watch.calls()[0].events_out == 100)
             before = used(limiter, "line")
             [running] = rig.server._watch.calls()
             rig.server._watch._checkpoint(running)
-            # Of a model nobody called yet 750 tokens are reserved; a token a millisecond flows in.
-            assert 200 <= used(limiter, "line") - before <= 255
+            assert 70 <= used(limiter, "line") - before <= 95
             more.set()
             writer.close()
             await rig.ended()
