@@ -231,8 +231,8 @@ async def test_a_long_stream_runs_into_debt_while_it_runs(limiter: Limiter) -> N
             before = used(limiter, "line")
             [running] = rig.server._watch.calls()
             rig.server._watch._checkpoint(running)
-            # Of a model nobody called yet 750 tokens are reserved; a token a millisecond flows in.
-            assert 150 <= used(limiter, "line") - before <= 255
+            # What is reserved is cut to what the bucket holds at once: the rest is debt.
+            assert 300 <= used(limiter, "line") - before <= 430
             more.set()
             writer.close()
             await rig.ended()
