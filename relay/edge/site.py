@@ -127,7 +127,11 @@ class Site:
     def let_go(self, call: ActiveCall) -> None:
         """Note that a call is over."""
         self._counters.inflight -= 1
+        self._free_body(call)
+
+    def _free_body(self, call: ActiveCall) -> None:
         self._held_bytes -= call.held_bytes
+        call.held_bytes = 0
 
     def desert(self, call: ActiveCall) -> None:
         """Settle a call whose client went before anybody was asked, and note that it is over."""
@@ -228,7 +232,11 @@ class Site:
         if message.headers.get("Expect", "").lower() == "100-continue":
             client.write(CONTINUE)
         body = await client.read_body(payload, bytes_max)
+        # In chunks it announces no size, and the most that it could be was held for it.
+        self._held_bytes += len(body) - call.held_bytes
+        call.held_bytes = len(body)
         read_question(call, asked.content_type, body)
+        del body  # the question may be let go of while its answer still runs
         self._admission.admit(call)
         await self._exchange.run(call)
 
@@ -240,6 +248,7 @@ class Site:
         if self._held_bytes + size > self._limits.buffered_bytes_max:
             raise Unavailable("The relay is overloaded; try again.", retry_after_s=RETRY_AFTER_S)
         call.held_bytes = size
+        call.free_body = self._free_body
         self._held_bytes += size
 
     def _answer_page(

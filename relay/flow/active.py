@@ -5,8 +5,10 @@ the question itself, which a retry needs.
 """
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
 
 from relay.call import Endpoint, Stage, Usage
 from relay.errors import RelayError
@@ -30,6 +32,26 @@ class Caller(Protocol):
     def broken(self, attempt: "Attempt") -> None:
         """The attempt did not get an answer out: a task has to go on from it."""
         ...
+
+
+class Forgotten:
+    """Stands for the question of a call that is asked no more (implements flow.ports.Question)."""
+
+    __slots__ = ()
+    fields = None
+    strips_usage = False
+    session = b""
+
+    def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
+        """Fail: it is gone."""
+        raise AssertionError("a forgotten question is asked again")
+
+    def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "Forgotten":
+        """Fail: it is gone."""
+        raise AssertionError("a forgotten question is carried on")
+
+
+FORGOTTEN: Final = Forgotten()
 
 
 class ActiveCall:
@@ -74,6 +96,8 @@ class ActiveCall:
     """Money held for it (flow.purses)."""
     held_bytes = 0
     """What its body takes of the memory that all bodies may take."""
+    free_body: "Callable[[ActiveCall], None] | None" = None
+    """Told when the body is needed no more."""
     paid = 0
     """How many tolls it has paid, in their order (flow.tolls)."""
     notes = b""
@@ -152,6 +176,15 @@ class ActiveCall:
         if self.stage is not Stage.COMMITTED:
             self.stage = Stage.COMMITTED
             self.first_byte_s = time.monotonic()
+
+    def forget_question(self) -> None:
+        """Let go of the question: nobody can be asked it any more.
+
+        A prompt may be a hundred times what a running stream needs beside it.
+        """
+        self.question = FORGOTTEN
+        if self.free_body is not None:
+            self.free_body(self)
 
     def end_early(self, error: RelayError) -> None:
         """Have the call end with `error`: its key was revoked, its time is up, we shut down.

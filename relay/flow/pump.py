@@ -175,6 +175,8 @@ class Pump(Attempt):
         self._mode = Mode.EVENTS
         self.call.opening = block
         self._commit()
+        if self.call.keeper is None:
+            self.call.forget_question()  # this stream will not be carried on: nobody asks again
         if block.startswith(b"id:") or b"\nid:" in block:
             self._outlet.comments_safe = False
         if done:
