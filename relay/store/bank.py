@@ -33,6 +33,8 @@ ASK_S: Final = 0.05
 READ_S: Final = 0.005
 """...and this: what is in the socket by then has come in time."""
 CONNECT_S: Final = 0.2
+BEAT_LATE_MS: Final = 200.0
+"""A heartbeat waits so long for a flight that it can go with."""
 BACKOFF_S: Final = 0.25
 BACKOFF_S_MAX: Final = 2.0
 GROUPS_MAX: Final = 32
@@ -120,7 +122,7 @@ class Bank:
 
     async def _wait(self) -> None:
         """Wait until something is due, or the next probe or heartbeat."""
-        until_ms = self._retry_ms if self._lost else self._beat_ms
+        until_ms = self._retry_ms if self._lost else self._beat_ms + BEAT_LATE_MS
         wait_s = max(0.0, (until_ms - self._now_ms()) / 1_000)
         try:
             async with asyncio.timeout(wait_s):

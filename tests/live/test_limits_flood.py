@@ -53,7 +53,7 @@ credit_limit = "1000000"
 """
 CALL_TOKENS = 1_500
 CALLS_PER_S = 500
-CALM_PER_S = 5.0
+CALM_PER_S = 4.0
 CALM_S = 30.0
 FLOOD_S = 80.0
 WINDOW_S = 60.0
@@ -78,6 +78,7 @@ async def test_thirty_million_a_minute(reachable: Path) -> None:
             tasks.create_task(flood.offer(CALLS_PER_S, FLOOD_S))
             tasks.create_task(calm.offer(CALM_PER_S, FLOOD_S))
         listed = json.loads(await relay.cli("line", "list", "--json"))
+        lost = flood.lost
         explained = json.loads(await relay.cli("limits", "explain", "--key", "flooder", "--json"))
         flights = await flights_of(relay) - flights
     during = calm.calls[len(before) :]
@@ -97,7 +98,7 @@ async def test_thirty_million_a_minute(reachable: Path) -> None:
     }
     sys.stdout.write(json.dumps(said) + "\n")
     assert [row["limit"] for row in explained["limits"] if row["binds"]] == [30_000_000]
-    assert len(admitted) + len(refused) == len(flood.calls) and flood.lost == 0
+    assert len(admitted) + len(refused) == len(flood.calls) and lost == 0
     assert said["late"] < 0.01 * len(flood.calls), said
     assert said["most_in_60s_m"] <= 33.3, said
     assert said["least_in_60s_m"] >= 29.7, said
