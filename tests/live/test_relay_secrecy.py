@@ -17,7 +17,7 @@ import pytest
 
 from tests.flow.rig import DONE, FINISH, SSE_HEAD, USAGE, Peer, chunked, event, post
 from tests.live.canary import all_places, traces
-from tests.live.relay_process import PATIENCE_S, RelayProcess, ask, question, send, streaming
+from tests.live.relay_process import PATIENCE_S, RelayProcess, question, send, streaming
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
 
@@ -218,16 +218,17 @@ async def test_no_content_and_no_credential_stays(relay: RelayProcess, upstream_
     await make_all_calls(relay, key)
     await leave_in_the_middle(relay, key)
     assert {slot: pid for slot, (pid, _) in relay.workers().items()} == pids
-    await kill_in_the_middle(relay, key)
-    await relay.rows(PLANTED, len(ANSWERS) + len(wrong_calls(key)) + 2)
-    # The journals of the dead are gone once they are shipped: a living one is searched as well.
-    await ask(relay, key, question("error-inside", **CONVERSATION))
+    calls = len(ANSWERS) + len(wrong_calls(key)) + 1
+    await relay.rows(PLANTED, calls)
+    before = await all_places(relay)
+    check_the_search(before)
+    await kill_in_the_middle(relay, key)  # their journals are shipped, and gone
+    await relay.rows(PLANTED, calls + 1)
     places = await all_places(relay)
 
     for secret in (PROMPT, ANSWER, CREDENTIAL, STRANGER, key):
-        assert traces(secret, places) == set(), secret[:8]
+        assert traces(secret, before) | traces(secret, places) == set(), secret[:8]
     assert {place for place, _ in traces(relay.key, places)} == {"words", "secrets/demo.key"}
-    check_the_search(places)
     assert b"unexpected failure" not in places["words"]
 
 
@@ -247,7 +248,7 @@ def check_the_search(places: dict[str, bytes]) -> None:
     assert ("words", "plain") in traces("child started", places)
     shifted = base64.b64encode(f"x{PLANTED}".encode())
     assert traces(PLANTED, {"shifted": shifted}) == {("shifted", "base64+1")}
-    wide = PLANTED.encode("utf-16")  # with letters around it, it would be found in both orders
+    wide = f"x{PLANTED}x".encode("utf-16")
     escaped = "".join(f"%{byte:02X}" for byte in PLANTED.encode()).encode()
     found = traces(PLANTED, {"wide": wide, "escaped": escaped})
     assert found == {("wide", "utf-16-le"), ("escaped", "url")}
