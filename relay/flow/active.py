@@ -16,6 +16,7 @@ from relay.flow.outlet import Outlet
 from relay.flow.ports import Client, Question
 from relay.limits.scheme import Grant, Tokens
 from relay.model import Account, Channel, Group, Key, Line, Price
+from relay.model import Protocol as Dialect
 from relay.routing.delivered import Keeper
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Forgotten:
 FORGOTTEN: Final = Forgotten()
 
 
-class ActiveCall:
+class ActiveCall(msgspec.Struct, eq=False):
     """The mutable state of one call: moved by the exchange and its attempts, read by the rest.
 
     `number` is the request id, a UUIDv7 as an integer. `time_us` is microseconds since 1970 UTC at
@@ -63,82 +64,88 @@ class ActiveCall:
     the attempt knows.
     """
 
-    # What a call begins with stands here and not in __init__: most calls change a few of these, and
-    # an attribute that is only read costs a call nothing.
-    begun_s = 0.0
-    dialect = Endpoint.CHAT.dialect
+    number: int
+    client: Client
+    endpoint: Endpoint
+    time_us: int
+    tried: set[int] = set()
+    """Ids of the channels asked; its own, as each default here."""
+    running: "list[Attempt]" = []
+    """Attempts now under way: one, or two while one is hedged."""
+    begun_s: float = 0.0
+    dialect: Dialect = Endpoint.CHAT.dialect
     """What the client speaks: errors are told in it, and channels that speak it serve the call."""
-    query = ""
+    query: str = ""
     """What of the query goes on to an upstream, with its question mark."""
-    forwarded = b""
+    forwarded: bytes = b""
     """Header lines of the client's that go on to an upstream."""
-    ip = ""
+    ip: str = ""
     key: Key | None = None
     account: Account | None = None
     group: Group | None = None
     line: Line | None = None
     price: Price | None = None
-    model = ""
-    stream = False
-    input_estimate = 0
+    model: str = ""
+    stream: bool = False
+    input_estimate: int = 0
     output_tokens_max: int | None = None
     """The client's bound on each answer; None: it set none."""
-    choices = 1
+    choices: int = 1
     """Answers or images asked for."""
-    text_bytes = 0
+    text_bytes: int = 0
     """Of its body, pictures left out."""
-    images = 0
+    images: int = 0
     reserved: Tokens = (0, 0, 0)
     """What it was taken to use before it ran."""
     grant: Grant | None = None
     """What it has taken of its limits (flow.rates)."""
-    hold_nanos = 0
+    hold_nanos: int = 0
     """Money held for it (flow.purses)."""
-    held_bytes = 0
+    held_bytes: int = 0
     """What its body takes of the memory that all bodies may take."""
     free_body: "Callable[[ActiveCall], None] | None" = None
     """Told when the body is needed no more."""
-    paid = 0
+    paid: int = 0
     """How many tolls it has paid, in their order (flow.tolls)."""
-    notes = b""
+    notes: bytes = b""
     """Header lines for the head of its answer, whatever that is; each ends in CRLF."""
-    counts_bytes = False
+    counts_bytes: bool = False
     """The answer is text, so that its bytes tell its tokens where nobody reports them."""
-    question: Question
-    outlet: Outlet
+    question: Question = FORGOTTEN
+    outlet: Outlet = None  # type: ignore[assignment]  # set before any channel is asked
     affinity: int | None = None
     channels: tuple[Channel, ...] = ()
     """All that serve the model, lowest tier first."""
     channel: Channel | None = None
     """The channel asked last; in the end the one that served."""
-    served_model = ""
-    stage = Stage.ADMITTED
-    attempts = 0
-    splices = 0
+    served_model: str = ""
+    stage: Stage = Stage.ADMITTED
+    attempts: int = 0
+    splices: int = 0
     keeper: Keeper | None = None
     """What went out, kept where the stream may have to be carried on."""
-    opening = b""
+    opening: bytes = b""
     """The first events that went out: an error told in band must fit them."""
-    asked_s = 0.0
+    asked_s: float = 0.0
     """When its first channel was asked."""
-    left_s = 0.0
+    left_s: float = 0.0
     """When its client left, where its answer is read on all the same (flow.drains); 0.0 = never."""
-    left_events = 0
-    left_bytes_out = 0
+    left_events: int = 0
+    left_bytes_out: int = 0
     """What had gone out by then."""
-    first_byte_s = 0.0
-    checked_s = 0.0
+    first_byte_s: float = 0.0
+    checked_s: float = 0.0
     """When it was last told what the call has used so far."""
     payer: "Attempt | None" = None
     """The attempt that the client pays for: the first one with output."""
-    wasted_input = 0
-    wasted_output = 0
+    wasted_input: int = 0
+    wasted_output: int = 0
     """Tokens of other attempts: the operator pays for them."""
-    bytes_out = 0
-    events_out = 0
+    bytes_out: int = 0
+    events_out: int = 0
     usage: Usage | None = None
-    settled = False
-    gone = False
+    settled: bool = False
+    gone: bool = False
     """The client hung up."""
     doom: RelayError | None = None
     """Why the whole call has to end, whatever its attempts say."""
@@ -148,15 +155,6 @@ class ActiveCall:
     """Asked when the client hangs up, whether the answer is read on without it (flow.drains)."""
     deserted: "Callable[[ActiveCall], None] | None" = None
     """Told when the client hangs up on a call that no task waits for."""
-
-    def __init__(self, number: int, client: Client, endpoint: Endpoint, time_us: int) -> None:
-        self.number = number
-        self.client = client
-        self.endpoint = endpoint
-        self.time_us = time_us
-        self.tried: set[int] = set()
-        self.running: list[Attempt] = []
-        """Attempts now under way: one, or two while one is hedged."""
 
     def __repr__(self) -> str:
         return f"<ActiveCall {self.request_id} {self.stage.name} attempts={self.attempts}>"
