@@ -299,7 +299,9 @@ class ClientConnection(RequestHandler):
         head, self._head = self._head, b""
         self.keeps_alive = self.keeps_alive and not message.should_close
         self.takes_chunks = message.version >= (1, 1)
-        asked = await self._service.serve(self, message, payload)
+        serving = self._service.serve(self, message, payload)
+        del message  # the service drops it as soon as it has read it
+        asked = await serving
         self._memory = remember(head, asked) if head and asked is not None else None
         if not payload.is_eof():
             self.keeps_alive = False

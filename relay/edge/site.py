@@ -77,12 +77,15 @@ class Site:
         self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
     ) -> Asked | None:
         """Answer one request; every failure ends in an answer or a closed connection."""
-        asked = None
+        asked, comes_again = None, False
         call = self._begin(client)
         try:
             asked = self._open(call, client, message)
             if asked is not None:
-                await self._carry(call, client, message, payload, asked)
+                await self._receive(call, client, message, payload, asked)
+                comes_again = _comes_again(message)
+                del message  # its headers take 2 KiB, and the answer may take minutes
+                await self._exchange.run(call)
         except RelayError as error:
             # With a body still on its way, the connection cannot be used for another request.
             client.keeps_alive = client.keeps_alive and payload.is_eof()
@@ -91,7 +94,7 @@ class Site:
             self._fall(call, client, error)
         finally:
             self.let_go(call)
-        return asked if asked is not None and _comes_again(message) else None
+        return asked if comes_again else None
 
     def serve_at_once(self, client: ClientConnection, asked: Asked, body: bytes) -> bool:
         """Begin to answer a request whose head was read before; see edge.connection.Service."""
@@ -218,7 +221,7 @@ class Site:
         call.ip = asked.ip
         self._admission.authenticate(call, asked.credential)
 
-    async def _carry(
+    async def _receive(
         self,
         call: ActiveCall,
         client: ClientConnection,
@@ -226,7 +229,7 @@ class Site:
         payload: StreamReader,
         asked: Asked,
     ) -> None:
-        """Read the body within bounds, then hand the call to the exchange."""
+        """Read the body within bounds, then see whether the call may run."""
         bytes_max = self._limits.body_bytes_max
         self._hold_body(call, _announced_bytes(message, bytes_max))
         if message.headers.get("Expect", "").lower() == "100-continue":
@@ -236,9 +239,7 @@ class Site:
         self._held_bytes += len(body) - call.held_bytes
         call.held_bytes = len(body)
         read_question(call, asked.content_type, body)
-        del body  # the question may be let go of while its answer still runs
         self._admission.admit(call)
-        await self._exchange.run(call)
 
     def _hold_body(self, call: ActiveCall, size: int) -> None:
         """Take the room that a body needs, or refuse it unread."""
