@@ -248,7 +248,7 @@ def check_the_search(places: dict[str, bytes]) -> None:
     assert ("words", "plain") in traces("child started", places)
     shifted = base64.b64encode(f"x{PLANTED}".encode())
     assert traces(PLANTED, {"shifted": shifted}) == {("shifted", "base64+1")}
-    wide = f"x{PLANTED}x".encode("utf-16")
+    wide = PLANTED.encode("utf-16")  # with letters around it, it would be found in both orders
     escaped = "".join(f"%{byte:02X}" for byte in PLANTED.encode()).encode()
     found = traces(PLANTED, {"wide": wide, "escaped": escaped})
     assert found == {("wide", "utf-16-le"), ("escaped", "url")}
