@@ -102,7 +102,7 @@ class JsonQuestion:
 
     def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "JsonQuestion":
         """Return the question with another top level."""
-        request = msgspec.structs.replace(self._request, fields=dict(fields), body=b"")
+        request = msgspec.structs.replace(self._request, fields=dict(fields))
         return JsonQuestion(request, self._sessions, strips_usage=self.strips_usage)
 
 
