@@ -74,10 +74,15 @@ def _embedded_url(data_dir: Path, server: str, setting: str) -> str:
 
 
 def _greet(path: str) -> None:
-    """Connect to a unix socket and hang up.
+    """Connect to a unix socket and hang up, without waiting: workers call this in their loop.
+
+    A server that hangs accepts nobody, and once its queue is full a connect would wait for ever.
+    It listens, all the same.
 
     Raises:
         OSError: Nobody listens there.
     """
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
-        probe.connect(path)
+        probe.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            probe.connect(path)

@@ -1,12 +1,19 @@
-"""Goal: a configured server is found, also by a reference. Method: settings and an environment."""
+"""Goal: a server is found: configured, by a reference, or embedded; and finding it never waits.
 
+Method: settings, an environment, and sockets that listen.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from relay.config import Config, Database, Redis
-from relay.errors import ConfigError
-from relay.store.locate import database_url, redis_url
+from relay.errors import ConfigError, DependencyDown
+from relay.store.locate import POSTGRES, Address, database_url, record_path, redis_url
 
 URL = "postgresql://relay:secret@db/relay"
 
@@ -28,3 +35,31 @@ def test_a_reference_to_nothing_names_its_setting(monkeypatch: pytest.MonkeyPatc
     config = Config(redis=Redis(url="env:RELAY_TEST_URL"))
     with pytest.raises(ConfigError, match=r"\[redis\] url"):
         redis_url(config, Path("nowhere"))
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[socket.socket]:
+    """The socket that the record of an embedded Postgres names; it listens."""
+    path = tmp_path / "postgres.sock"
+    record_path(tmp_path).parent.mkdir()
+    record_path(tmp_path).write_bytes(msgspec.json.encode({POSTGRES: Address(URL, str(path))}))
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        yield listener
+
+
+def test_a_record_is_believed_while_its_socket_is_answered(
+    embedded: socket.socket, tmp_path: Path
+) -> None:
+    assert database_url(Config(), tmp_path) == URL
+    embedded.close()
+    with pytest.raises(DependencyDown, match="start `relay serve` first"):
+        database_url(Config(), tmp_path)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.usefixtures("embedded")
+def test_a_server_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+    for _ in range(5):  # more than its queue takes
+        assert database_url(Config(), tmp_path) == URL
