@@ -143,6 +143,20 @@ class CallStart(msgspec.Struct, array_like=True, tag=1, frozen=True):
     input_estimate: int
 
 
+class Try(msgspec.Struct, array_like=True, frozen=True):
+    """Part of a CallEnd: an attempt that did not serve its call.
+
+    `outcome`: what ended it (routing.table.Outcome). `status`: what the upstream refused with, 0 =
+    it did not. `asked_us`: from the request's arrival to the attempt. `took_us`: to its end.
+    """
+
+    channel_id: int
+    outcome: str
+    status: int
+    asked_us: int
+    took_us: int
+
+
 class CallEnd(msgspec.Struct, array_like=True, tag=2, frozen=True):
     """Journal record: how a call ended. Whole in itself: one of these is one request-log row.
 
@@ -189,6 +203,8 @@ class CallEnd(msgspec.Struct, array_like=True, tag=2, frozen=True):
     images: int = 0
     retry_nanos: int = 0
     """What attempts that the client does not pay for cost the operator, at list price."""
+    tries: tuple[Try, ...] = ()
+    """The attempts that failed, in the order of their ends."""
 
 
 class CallCheckpoint(msgspec.Struct, array_like=True, tag=3, frozen=True):

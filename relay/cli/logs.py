@@ -35,6 +35,7 @@ CALL_COLUMNS: Final = (
     *("time", "request_id", "account", "key_name", "ip", "line", "channel", "model", "stream"),
     *("status", "reason", "input_tokens", "output_tokens", "cost_usd", "ttft_ms", "total_ms"),
 )
+TRY_COLUMNS: Final = ("channel", "outcome", "status", "asked_ms", "took_ms")
 USAGE_COLUMNS: Final = (
     *("time", "requests", "errors", "limited", "input_tokens", "cached_tokens", "output_tokens"),
     "cost_usd",
@@ -148,12 +149,16 @@ def logs(ctx: click.Context, /, *, limit: int, as_json: bool, **wanted: Any) -> 
 @json_option
 @click.pass_context
 def show(ctx: click.Context, request_id: str, *, as_json: bool) -> None:
-    """Show one call, and the sum that made its cost."""
+    """Show one call, the sum that made its cost, and each channel that was asked."""
     row = with_database(ctx, lambda on: show_call(on.connection, request_id))
     if as_json:
         _print_line(row)
-    else:
-        print_fields(row, as_json=False)
+        return
+    tries = row.pop("tries")
+    print_fields(row, as_json=False)
+    if tries:
+        click.echo()
+        print_rows(tries, TRY_COLUMNS, as_json=False)
 
 
 @click.command()

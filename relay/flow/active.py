@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from relay.call import Endpoint, Stage, Usage
+from relay.call import Endpoint, Stage, Try, Usage
 from relay.errors import RelayError
 from relay.flow.outlet import Outlet
 from relay.flow.ports import Client, Question
@@ -121,6 +121,8 @@ class ActiveCall(msgspec.Struct, eq=False):
     served_model: str = ""
     stage: Stage = Stage.ADMITTED
     attempts: int = 0
+    tries: tuple[Try, ...] = ()
+    """Those of them that failed."""
     splices: int = 0
     keeper: Keeper | None = None
     """What went out, kept where the stream may have to be carried on."""

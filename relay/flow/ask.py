@@ -17,6 +17,7 @@ from relay.flow.plain import PlainPump
 from relay.flow.ports import Connection, Connections
 from relay.flow.pump import Pump
 from relay.flow.referee import Referee
+from relay.flow.tries import note_try
 from relay.flow.waste import note_waste
 from relay.model import Channel
 from relay.routing.splice import Carriage
@@ -148,6 +149,7 @@ class Asker:
     def judge(self, attempt: Attempt, error: RelayError) -> None:
         """Hold what became of an attempt against its channel, where it is the channel's fault."""
         self._referee.fail(attempt, classify_error(error), error)
+        note_try(attempt.call, attempt, error)
 
     def _send(self, attempt: Attempt, connection: Connection, report: Report) -> None:
         head, body = self._frame(attempt)

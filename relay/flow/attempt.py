@@ -104,6 +104,11 @@ class Attempt(abc.ABC):
         return int(self.asked_s * 1e6)
 
     @property
+    def refused_with(self) -> int:
+        """The status of an upstream that refused, 0 where it did not."""
+        return 0 if self._refusal is None else self._refusal.status
+
+    @property
     def question(self) -> Question:
         """What the channel is asked."""
         return self.call.question

@@ -41,13 +41,13 @@ class Refusal:
         model_gone_switches: Whose fault a 404 is (`[switching]`).
     """
 
-    __slots__ = ("_gone_switches", "_headers", "_held", "_status")
+    __slots__ = ("_gone_switches", "_headers", "_held", "status")
 
     def __init__(
         self, status: int, headers: Mapping[bytes, bytes], *, model_gone_switches: bool
     ) -> None:
         self._gone_switches = model_gone_switches
-        self._status = status
+        self.status = status
         self._headers = headers
         self._held = Held()
 
@@ -56,7 +56,7 @@ class Refusal:
         self._held.add(payload)
         if done or self._held.size_bytes > REFUSAL_BYTES_MAX:
             return read_refusal(
-                self._status,
+                self.status,
                 self._headers,
                 self._held.release(),
                 now_s=wall_s(),

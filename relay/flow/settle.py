@@ -26,6 +26,7 @@ from relay.flow.counters import STATUS_CLASSES, Counters
 from relay.flow.ports import Journal
 from relay.flow.spending import Spending
 from relay.flow.tolls import Tolls
+from relay.flow.tries import tries_of
 from relay.flow.waste import BYTES_PER_TOKEN, waste_nanos
 from relay.model import FREE_PRICE
 from relay.wire.answer import error_status
@@ -96,7 +97,8 @@ class Settlement:
         if call.settled:
             return
         # Most calls are served by their first attempt, and none was made in vain.
-        retry_nanos = 0 if call.attempts == 1 and call.payer is not None else waste_nanos(call)
+        at_once = call.attempts == 1 and call.payer is not None
+        retry_nanos = 0 if at_once else waste_nanos(call)
         call.settled = True
         usage = usage_of(call, reason)
         begun_s = call.begun_s
@@ -147,6 +149,7 @@ class Settlement:
                 usage.image_output_tokens,
                 usage.images,
                 retry_nanos,
+                () if at_once and error_code == "" else tries_of(call),
             )
         )
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 
-from relay.call import CallEnd
+from relay.call import CallEnd, Try
 from relay.store.ledger import Settlement, settle_batch
 from relay.store.postgres import Connection
 
@@ -23,6 +23,7 @@ USAGE_DAYS: Final = 400
 """Minutes are kept for a year and a month, to compare with; they are few beside the log's rows."""
 
 NAME_CHARS_MAX: Final = 256
+TRIES_MAX: Final = 32
 COUNT_MAX: Final = 10**12
 NANOS_MAX: Final = 10**15
 """Bounds of one row (a million dollars), so that no sum of a batch overflows a bigint."""
@@ -36,7 +37,7 @@ COLUMNS: Final = (
     *("group_multiplier_ppm", "model_multiplier_ppm", "attempts", "status"),
     *("stream", "estimated", "ip", "endpoint", "model", "served_model", "reason", "error_code"),
     *("cache_write_1h_tokens", "audio_input_tokens", "audio_output_tokens"),
-    *("image_input_tokens", "image_output_tokens", "images"),
+    *("image_input_tokens", "image_output_tokens", "images", "tries"),
 )
 
 _STAGE: Final = """
@@ -221,7 +222,24 @@ def to_row(end: CallEnd) -> tuple[Any, ...]:
         _count(end.image_input_tokens),
         _count(end.image_output_tokens),
         _count(end.images),
+        _tries(end.tries) if end.tries else None,
     )
+
+
+def _tries(tries: Sequence[Try]) -> str:
+    """Return attempts that failed, as the JSON that reports read."""
+    return msgspec.json.encode(
+        [
+            {
+                "channel_id": _count(one.channel_id),
+                "outcome": _text(one.outcome),
+                "status": _count(one.status),
+                "asked_us": _count(one.asked_us),
+                "took_us": _count(one.took_us),
+            }
+            for one in tries[:TRIES_MAX]
+        ]
+    ).decode()
 
 
 def _count(value: int) -> int:

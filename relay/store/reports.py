@@ -168,6 +168,7 @@ async def show_call(connection: Connection, request_id: str) -> Row:
         "price_id": record["price_id"] or None,
         "group_multiplier": format_multiplier(record["group_multiplier_ppm"]),
         "model_multiplier": format_multiplier(record["model_multiplier_ppm"]),
+        "tries": await _tell_tries(connection, record),
         "receipt": await _write_receipt(connection, record),
         **await _find_booking(connection, record["request_id"]),
     }
@@ -261,6 +262,28 @@ async def _find_booking(connection: Connection, request_id: UUID) -> Row:
     )
     transfer_id, retry_nanos = (None, 0) if row is None else row
     return {"transfer": transfer_id, "operator_cost_usd": format_usd(retry_nanos)}
+
+
+async def _tell_tries(connection: Connection, record: asyncpg.Record) -> list[Row]:
+    """Return each attempt of a call, in the order of asking; the last word is on who served it."""
+    failed: list[dict[str, Any]] = msgspec.json.decode(record["tries"] or "[]")
+    ids = [one["channel_id"] for one in failed]
+    named = await connection.fetch("SELECT id, name FROM channels WHERE id = ANY($1)", ids)
+    names = dict(map(tuple, named))
+    tries = [
+        {
+            "channel": names.get(one["channel_id"]),
+            "outcome": one["outcome"],
+            "status": one["status"] or None,
+            "asked_ms": one["asked_us"] / 1000,
+            "took_ms": one["took_us"] / 1000,
+        }
+        for one in sorted(failed, key=lambda one: one["asked_us"])
+    ]
+    if record["attempts"] > len(failed) and record["channel"] is not None:
+        served = {"channel": record["channel"], "outcome": record["reason"]}
+        tries.append({**served, "status": record["status"], "asked_ms": None, "took_ms": None})
+    return tries
 
 
 async def _write_receipt(connection: Connection, record: asyncpg.Record) -> str | None:

@@ -228,7 +228,28 @@ async def test_all_channels_down_is_told_fast_and_says_what_to_do() -> None:
         assert asyncio.get_running_loop().time() - begun < 1.0
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after: " in answer
-        assert (await rig.ended())[0].attempts == 3
+        (end,) = await rig.ended()
+        assert end.attempts == 3
+        assert [(one.channel_id, one.outcome, one.status) for one in end.tries] == [
+            (1, "refused", 0),
+            (2, "server error", 500),
+            (3, "limited", 429),
+        ]
+        moments = [one.asked_us for one in end.tries]
+        assert moments == sorted(moments)
+        assert all(0 <= one.asked_us + one.took_us <= end.total_us for one in end.tries)
+
+
+async def test_a_call_that_was_moved_on_remembers_why_and_a_good_one_nothing() -> None:
+    async with standing("status:503", "") as (rig, _):
+        for _ in range(2):
+            await rig.say(post("/v1/chat/completions", chat()))
+        ends = await rig.ended(2)
+        tried = [[(one.channel_id, one.outcome, one.status) for one in end.tries] for end in ends]
+        assert sorted(tried) == [[(1, "server error", 503)]] * 2
+    async with standing("") as (rig, _):
+        await rig.say(post("/v1/chat/completions", chat()))
+        assert (await rig.ended())[0].tries == ()
 
 
 async def test_a_failing_channel_is_left_alone_after_three_strikes_and_comes_back(
@@ -297,6 +318,7 @@ async def test_a_hedged_line_takes_the_faster_channel_and_drops_the_other() -> N
         assert end.cost_nanos == cost(served.prompt_tokens, served.completion_tokens)
         assert end.output_tokens == CHUNKS
         assert end.retry_nanos == 0  # the loser never took the question on
+        assert [one.channel_id for one in end.tries] == [1]
 
 
 async def test_a_hedge_that_both_lose_fails_once() -> None:

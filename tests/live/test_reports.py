@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from relay.call import CallEnd
+from relay.call import CallEnd, Try
 from relay.cli.root import main
 from relay.errors import BadRequest, NotFound
 from relay.store import postgres, reports
@@ -296,6 +296,26 @@ def test_show_prints_the_sum_behind_a_cost(relay: Command, database_url: str) ->
     assert "= $0.0003036" in relay("logs", "show", name_of(call)).stdout
     relay("logs", "show", "req_0", code=1)
     relay("logs", "show", f"req_{'0' * 32}", code=1)
+
+
+def test_show_prints_each_channel_that_was_asked(relay: Command, database_url: str) -> None:
+    lost = (Try(1, "cut", 0, 900_500, 40_000), Try(1, "server error", 503, 500, 900_000))
+    moved, good = ended(1, attempts=3, tries=lost), ended(2)
+    failed = ended(3, attempts=2, tries=lost, reason="upstream_failed", status=502)
+    fill(database_url, moved, good, failed)
+    fields = ("channel", "outcome", "status", "asked_ms", "took_ms")
+    tries = [
+        ("openai-a", "server error", 503, 0.5, 900.0),
+        ("openai-a", "cut", None, 900.5, 40.0),
+        ("openai-a", "completed", 200, None, None),
+    ]
+    for call, wanted in ((moved, tries), (good, tries[2:]), (failed, tries[:2])):
+        shown = json.loads(relay("logs", "show", name_of(call), "--json").stdout)["tries"]
+        assert shown == [dict(zip(fields, one, strict=True)) for one in wanted]
+    table = relay("logs", "show", name_of(moved)).stdout.partition("\n\n")[2].splitlines()
+    assert table[0].split() == ["channel", "outcome", "status", "asked", "ms", "took", "ms"]
+    assert len(table) == 4
+    assert "server error" in table[1]
 
 
 def test_usage_prints_a_line_a_span(relay: Command, database_url: str) -> None:
