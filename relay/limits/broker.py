@@ -69,7 +69,7 @@ class Broker:
             lease.spent += cost
             lease.calls += 1
             if left < lease.low and not lease.hungry:
-                self._feed(lease)
+                self._feed(leases)
         return ADMITTED
 
     def ask(self, scheme: Scheme, costs: Costs, now_ms: float) -> Admitted | Denied | Ticket:
@@ -208,11 +208,13 @@ class Broker:
     def _is_in(self, lease: Lease, name: str) -> bool:
         return self._group_of(lease.bucket) == name
 
-    def _feed(self, lease: Lease) -> None:
-        """Have a lease filled up before anybody has to wait for it."""
-        lease.hungry = True
-        self._group(lease.bucket).hungry.append(lease)
-        self._on_due(self._group_of(lease.bucket))
+    def _feed(self, leases: list[Lease]) -> None:
+        """Have a call's leases filled up before anybody has to wait for them: all by one flight."""
+        for lease in leases:
+            if lease.low > 0 and not lease.hungry:
+                lease.hungry = True
+                self._group(lease.bucket).hungry.append(lease)
+                self._on_due(self._group_of(lease.bucket))
 
     def _deny(self, pairs: Pairs, now_ms: float) -> Denied | None:
         """Return why a call need not even ask, and count what was refused; None if it may ask."""

@@ -1,9 +1,10 @@
 """One bucket as one worker sees it: what it has leased, what it needs, what it was told.
 
-A lease is worth T = 100 ms of the worker's own demand, and only for a hot bucket, one that sees at
-least four calls in that time; a cold bucket is asked for each call, exactly. Whatever a worker
-holds was debited before, so in any window W all workers together admit at most R*W + burst + what
-was leased when it began, which the sweep keeps below 2*T of their demand.
+A lease is worth T of the worker's own demand, and only for a hot bucket, one that sees at least
+four calls in 100 ms; a cold bucket is asked for each call, exactly. T is 100 ms, and 300 ms while
+half of the bucket is free: a line below its limit is asked less often. Whatever a worker holds was
+debited before, so in any window W all workers together admit at most R*W + burst + what was leased
+when it began: LEASED_MS_MAX of their demand, which the sweep sees to.
 """
 
 import math
@@ -13,8 +14,11 @@ from relay.limits.bucket import MINUTE_MS, Rule
 from relay.limits.scopes import Bucket
 
 LEASE_MS: Final = 100.0
-LOW_WATER: Final = 0.5
-"""Part of a lease below which the next one is fetched, before anybody has to wait."""
+ROOMY_LEASE_MS: Final = 300.0
+ROOMY_SHARE: Final = 0.5
+"""Of a bucket may be used, for leases to be the longer ones."""
+LOW_MS: Final = 50.0
+"""Below this the next lease is fetched, before anybody has to wait."""
 HOT_CALLS: Final = 4.0
 TAU_MS: Final = 500.0
 """Time constant of the measured demand."""
@@ -25,8 +29,9 @@ DENY_MS_MAX: Final = 100.0
 REST_MS: Final = 100.0
 """After a lease that was cut short: the bucket is near empty, and asking more often gives smaller
 pieces of the same. Meanwhile it refills, so that what everyone gets is what flows in."""
-KEEP_LEASES: Final = 2.0
-"""The sweep gives back what is above this many leases."""
+KEEP_LEASES: Final = 1.5
+"""The sweep gives back what is above this many leases and the low-water mark."""
+LEASED_MS_MAX: Final = KEEP_LEASES * ROOMY_LEASE_MS + LOW_MS
 ALONE_SHARE: Final = 0.95
 ALONE_SHARE_MIN: Final = 0.01
 ALONE_BURST_MS: Final = 1_000
@@ -47,6 +52,7 @@ class Lease:
         "heard_ms",
         "hold_ms",
         "hungry",
+        "lease_ms",
         "low",
         "measured_ms",
         "per_ms",
@@ -61,6 +67,7 @@ class Lease:
         self.balance = 0
         """What may be spent without asking; below 0 it is usage that the bank has not heard of."""
         self.low = 0.0
+        self.lease_ms = LEASE_MS
         self.hungry = False
         self.asked = 0
         """Questions on their way, and tickets that wait, which name this lease."""
@@ -103,15 +110,22 @@ class Lease:
         self.spent = self.calls = 0
         self.measured_ms = now_ms
         hot = self.calls_per_ms * LEASE_MS >= HOT_CALLS
-        self.low = self.per_ms * LEASE_MS * LOW_WATER if hot else 0.0
+        self.low = self.per_ms * LOW_MS if hot else 0.0
 
     def want(self) -> int:
-        """Return what to lease beside what calls need; 0 while the bucket is cold."""
-        return int(self.per_ms * LEASE_MS) if self.low > 0 else 0
+        """Return what to lease beside what calls need; 0 while the bucket is cold.
+
+        That is what is missing to a lease above the low-water mark, so that the buckets of a call,
+        filled up together, run low together, and are asked about in one flight again.
+        """
+        if self.low <= 0:
+            return 0
+        return max(0, int(self.per_ms * (self.lease_ms + LOW_MS)) - max(0, self.balance))
 
     def surplus(self) -> int:
         """Return what the worker holds beyond its keep."""
-        return max(0, self.balance - int(KEEP_LEASES * self.per_ms * LEASE_MS))
+        keep_ms = KEEP_LEASES * self.lease_ms + LOW_MS
+        return max(0, self.balance - int(keep_ms * self.per_ms))
 
     def bars(self, cost: int, now_ms: float) -> int:
         """Return 0 if the bank may be asked for this cost, else the ms after which a call may pass.
@@ -135,6 +149,8 @@ class Lease:
         self.hungry = False
         self.used_ms = used_ms
         self.heard_ms = now_ms
+        roomy = used_ms <= self.bucket.rule.burst_ms * ROOMY_SHARE
+        self.lease_ms = ROOMY_LEASE_MS if roomy else LEASE_MS
         if leased < wanted:
             self.rest_until_ms = now_ms + REST_MS
 

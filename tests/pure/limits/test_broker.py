@@ -10,7 +10,7 @@ from relay.limits.bucket import Buckets, Rule, read_reply
 from relay.limits.decision import ADMITTED, Admitted, Denied, Ticket, Why
 from relay.limits.flight import CALLS_MAX, Flight
 from relay.limits.headers import Standing
-from relay.limits.lease import ALONE_SHARE, Lease
+from relay.limits.lease import ALONE_SHARE, LEASE_MS, LOW_MS, ROOMY_LEASE_MS, Lease
 from relay.limits.scopes import Bucket, Measure, Scope
 from relay.model import OnLoss
 from tests.pure.limits.world import Draws, scheme_of
@@ -95,6 +95,43 @@ def test_settling_rides_on_the_next_flight() -> None:
     desk.broker.sweep(NOW)
     desk.fly()
     assert desk.lease("a").surplus() == 0
+
+
+def warm(desk: Desk, *buckets: Bucket) -> float:
+    """Have some seconds of steady calls draw on the buckets; return the moment after them."""
+    now_ms = NOW
+    for _ in range(300):
+        now_ms += 10
+        desk.admit([(b, 4) for b in buckets], now_ms)
+        desk.fly(now_ms=now_ms)
+    return now_ms
+
+
+def test_the_leases_of_a_call_are_filled_up_by_one_flight() -> None:
+    desk = Desk()
+    now_ms = warm(desk, A, B)
+    flights: list[set[str]] = []
+    for _ in range(2_000):
+        now_ms += 1
+        if desk.admit([(A, 1), (B, 1)], now_ms) is not ADMITTED or desk.due:
+            desk.due.clear()
+            flight = desk.fly(now_ms=now_ms)
+            if flight is not None:
+                flights.append({bid.key for bid in flight.question.bids if bid.want})
+    assert 5 <= len(flights) <= 9
+    assert flights == [{"a", "b"}] * len(flights)
+
+
+@pytest.mark.parametrize(
+    ("drawn_on", "lease_ms"), [(A, ROOMY_LEASE_MS), (bucket("a", 10_000, 1_000), LEASE_MS)]
+)
+def test_leases_are_longer_while_there_is_room(drawn_on: Bucket, lease_ms: float) -> None:
+    desk = Desk()
+    warm(desk, drawn_on)
+    lease = desk.lease("a")
+    assert lease.lease_ms == lease_ms
+    assert lease.per_ms == pytest.approx(0.4, rel=0.1)
+    assert lease.balance <= (lease_ms + LOW_MS) * lease.per_ms
 
 
 def test_a_refusal_is_remembered_but_not_for_smaller_calls() -> None:

@@ -1,7 +1,7 @@
 """Goal: however many and skewed the workers, a line admits its rate, and refuses nobody below it.
 
 Method: brokers over one set of buckets on a virtual clock. Every admission is noted; the worst
-window is compared with rate x window + burst + what leases may hold (LEASE: 2 x T of demand).
+window is compared with rate x window + burst + what leases may hold (LEASED_MS_MAX of demand).
 """
 
 import random
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from relay.limits.bucket import Rule
-from relay.limits.lease import KEEP_LEASES, LEASE_MS
+from relay.limits.lease import LEASED_MS_MAX
 from relay.limits.scopes import FAIR_TOKENS, LINE_BURST_MS, Bucket, Measure, Scope, requests_rule
 from tests.pure.limits.world import World
 
@@ -66,7 +66,7 @@ class Run:
         return most
 
     def bound(self, window_s: float) -> float:
-        leased = KEEP_LEASES * LEASE_MS / 1_000 * PER_S * max(1.0, self.load)
+        leased = LEASED_MS_MAX / 1_000 * PER_S * max(1.0, self.load)
         burst = LINE_RULE.capacity + CALL_TOKENS_MAX
         return PER_S * (window_s + SLICE_MS / 1_000) + burst + leased
 
