@@ -2,6 +2,8 @@
 
 import contextlib
 import getpass
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -11,6 +13,7 @@ from relay.cli.root import EXIT_FAILED, location_options
 from relay.cli.session import Session, with_database
 from relay.store import recharging
 from relay.store.audit import Audit, run_audit
+from relay.store.orders import Order
 from relay.store.recharging import find_account, recharged_row
 from relay.store.statements import Row, list_entries, show_balance
 from relay.units import format_usd, parse_usd
@@ -19,50 +22,57 @@ ENTRY_COLUMNS = ("time", "kind", "amount_usd", "balance_usd", "ref", "actor", "r
 ENTRIES_SHOWN = 100
 ROWS_MAX = 100_000
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 actor_option = click.option(
     "--actor", default="", metavar="NAME", help="Who does it; default: the user that runs this."
 )
 """Of every command that moves money by hand: it is kept with the transfer."""
 
 
+def order_options(command: _Command) -> _Command:
+    """Add the options that say who pays what, under which number, and who says so."""
+    currencies = click.Choice([currency.value for currency in Currency])
+    options = (
+        click.option("--account", "name", required=True, help="Who is credited."),
+        click.option("--amount", required=True, help="What is paid, such as 100.00."),
+        click.option("--currency", type=currencies, default=Currency.USD.value, show_default=True),
+        click.option("--order", "order_no", required=True, help="Its number: credited once."),
+        actor_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+async def compose_order(
+    on: Session, *, name: str, amount: str, currency: str, order_no: str, actor: str
+) -> Order:
+    """Return the order that `order_options` tell of, at today's rate and bonus."""
+    return await recharging.compose_order(
+        on.connection,
+        on.config.billing,
+        name,
+        (amount, Currency(currency)),
+        order_no=order_no,
+        actor=name_operator(actor),
+    )
+
+
 @click.command()
 @location_options
 @json_option
-@click.option("--account", "name", required=True, help="Who is credited.")
-@click.option("--amount", required=True, help="What was paid, such as 100.00.")
-@click.option(
-    "--currency",
-    type=click.Choice([currency.value for currency in Currency]),
-    default=Currency.USD.value,
-    show_default=True,
-)
-@click.option("--order", "order_no", required=True, help="Its order number: it is credited once.")
-@actor_option
+@order_options
 @click.pass_context
-def recharge(  # noqa: PLR0913 - its options
-    ctx: click.Context,
-    *,
-    name: str,
-    amount: str,
-    currency: str,
-    order_no: str,
-    actor: str,
-    as_json: bool,
-) -> None:
+def recharge(ctx: click.Context, /, *, as_json: bool, **wanted: str) -> None:
     """Credit a paid order to an account; doing it again changes nothing."""
-    parse_amount(amount)
+    parse_amount(wanted["amount"])
+    order_no, name = wanted["order_no"], wanted["name"]
     if not order_no.strip():
         raise click.UsageError("--order must not be empty")
 
     async def work(on: Session) -> Row:
-        order = await recharging.compose_order(
-            on.connection,
-            on.config.billing,
-            name,
-            (amount, Currency(currency)),
-            order_no=order_no,
-            actor=name_operator(actor),
-        )
+        order = await compose_order(on, **wanted)
         recharged, promotion = await recharging.recharge(on.connection, on.config.billing, order)
         row = recharged_row(order_no, recharged, promotion)
         return row | await show_balance(on.connection, name)

@@ -2,12 +2,10 @@
 
 import click
 
-from relay.billing.recharge import Currency
-from relay.cli.money import ROWS_MAX, actor_option, name_operator, parse_amount
+from relay.cli.money import ROWS_MAX, compose_order, order_options, parse_amount
 from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
-from relay.store import recharging
 from relay.store.orders import Row, list_orders, open_order
 
 ORDER_COLUMNS = (
@@ -24,40 +22,15 @@ def order() -> None:
 @order.command("open")
 @location_options
 @json_option
-@click.option("--account", "name", required=True, help="Who is credited once it is paid.")
-@click.option("--amount", required=True, help="What will be paid, such as 100.00.")
-@click.option(
-    "--currency",
-    type=click.Choice([currency.value for currency in Currency]),
-    default=Currency.USD.value,
-    show_default=True,
-)
-@click.option("--order", "order_no", required=True, help="Its number at the shop.")
-@actor_option
+@order_options
 @click.pass_context
-def open_command(  # noqa: PLR0913 - its options
-    ctx: click.Context,
-    *,
-    name: str,
-    amount: str,
-    currency: str,
-    order_no: str,
-    actor: str,
-    as_json: bool,
-) -> None:
+def open_command(ctx: click.Context, /, *, as_json: bool, **wanted: str) -> None:
     """Remember an order that is to be paid, at today's rate and bonus."""
-    parse_amount(amount)
+    parse_amount(wanted["amount"])
 
     async def work(on: Session) -> Row:
-        wanted = await recharging.compose_order(
-            on.connection,
-            on.config.billing,
-            name,
-            (amount, Currency(currency)),
-            order_no=order_no,
-            actor=name_operator(actor),
-        )
-        return {"order": order_no, "status": await open_order(on.connection, wanted)}
+        status = await open_order(on.connection, await compose_order(on, **wanted))
+        return {"order": wanted["order_no"], "status": status}
 
     print_fields(with_database(ctx, work), as_json=as_json)
 
