@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from relay.call import CallEnd
 from relay.store import postgres
-from relay.store.log_writer import COLUMNS, Mark, Part, keep_partitions, to_row, write_batch
+from relay.store.log_rows import COLUMNS
+from relay.store.log_writer import Mark, Part, keep_partitions, write_batch
 from relay.store.postgres import Connection
-from tests.live.journals import NOW_US, add_catalog, make_end, make_ends, make_start
+from tests.live.journals import NOW_US, add_catalog, make_end, make_ends, make_start, to_row
 
 pytestmark = pytest.mark.live
 
