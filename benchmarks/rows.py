@@ -192,19 +192,16 @@ def postgres_cpu_s(root: int) -> float:
     return ticks / TICKS_PER_S
 
 
-class Batches:
-    """A shipper's transactions, counted."""
+class CountingShipper(Shipper):
+    """A shipper whose transactions are counted."""
 
-    def __init__(self, shipper: Shipper) -> None:
-        self.count = 0
-        self._shipper = shipper
+    batches = 0
 
-    async def ship_forever(self, poll_s: float, rows_max: int) -> None:
-        """Ship as the shipper does by itself."""
-        while True:
-            rows = await self._shipper.ship_once()
-            self.count += rows > 0
-            await asyncio.sleep(0 if rows >= rows_max else poll_s)
+    async def ship_once(self) -> int:
+        """Ship as it does by itself."""
+        rows = await super().ship_once()
+        self.batches += rows > 0
+        return rows
 
 
 def summarize(took_s: list[float]) -> Waits:
@@ -216,23 +213,22 @@ def summarize(took_s: list[float]) -> Waits:
 
 async def measure(options: argparse.Namespace, folder: Path, url: str, root: int) -> dict[str, Any]:
     """Ship for a while; return the CPU of it for each row."""
-    config = JournalConfig(ship_rows_max=options.rows_max)
-    shipper = Shipper(folder / "journal", partial(postgres.connect, url), config)
-    batches = Batches(shipper)
+    config = JournalConfig(ship_poll_ms=options.poll_ms, ship_rows_max=options.rows_max)
+    shipper = CountingShipper(folder / "journal", partial(postgres.connect, url), config)
     (folder / "journal").mkdir()
     spawn = multiprocessing.get_context("spawn")
     told: Queue[list[float]] = spawn.Queue()
     worker = spawn.Process(target=run_worker, args=(options, url, folder / "journal", told))
     worker.start()
-    shipping = asyncio.create_task(batches.ship_forever(options.poll_ms / 1000, options.rows_max))
+    shipping = asyncio.create_task(shipper.run())
     while not shipper.rows_shipped:  # noqa: ASYNC110 - another process writes them
         await asyncio.sleep(0.1)
     await asyncio.sleep(WARM_S)
-    rows, count = shipper.rows_shipped, batches.count
+    rows, count = shipper.rows_shipped, shipper.batches
     own_s, theirs_s = time.process_time(), postgres_cpu_s(root)
     await asyncio.sleep(options.seconds)
     own_s, theirs_s = time.process_time() - own_s, postgres_cpu_s(root) - theirs_s
-    rows, count = shipper.rows_shipped - rows, batches.count - count
+    rows, count = shipper.rows_shipped - rows, shipper.batches - count
     took_s = await asyncio.to_thread(told.get)
     await asyncio.to_thread(worker.join)
     while shipper.journals:  # noqa: ASYNC110 - until its journal is closed
@@ -240,7 +236,6 @@ async def measure(options: argparse.Namespace, folder: Path, url: str, root: int
     shipping.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await shipping
-    shipper.close()
     return {
         "rows": rows,
         "rows_per_batch": round(rows / count),

@@ -191,6 +191,25 @@ async def test_calls_without_key_are_logged(
     assert await database.fetchval("SELECT count(*) FROM key_addresses") == 0
 
 
+async def test_rows_gather_but_a_backlog_is_not_waited_for(
+    tmp_path: Path, connect: Connect, database: Connection
+) -> None:
+    ends = make_ends(8)
+    segments = [ends[at : at + 2] for at in range(0, 6, 2)]
+    folder = write_generation(tmp_path, "w", *segments, [ends[6]])
+    with alive(folder):
+        async with (
+            shipping(tmp_path, connect, ship_rows_max=2, ship_poll_ms=60_000) as shipper,
+            running(shipper),
+        ):
+            await until(lambda: shipper.rows_shipped == 7)
+            write_segment(folder, 5, ends[7:])
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert shipper.rows_waiting == 0
+    await assert_log(database, ends[:7])
+
+
 # --- a worker that died -----------------------------------------------------------------------
 
 
