@@ -234,6 +234,7 @@ class Shipper:
 
         The credit is freed behind the last call that was paid out of it, together with the mark
         that nothing is left to come: whoever goes on after a crash does both again, or neither.
+        The mark comes first: balances are locked last, here as in write_batch.
         """
         calls = tail.open_calls()
         died_us = tail.last_write_us()
