@@ -146,8 +146,12 @@ class JournalConfig(Section, frozen=True):
     """Records held in memory while a disk hangs or is full; beyond it new paid work gets 503."""
     checkpoint_s: Seconds = 5.0
     """How often a running stream is written down: what a crash of its worker leaves unbilled."""
-    ship_poll_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100
-    """How often the shipper looks for new records: the age of the request log's newest row."""
+    ship_poll_ms: Annotated[int, Meta(ge=1, le=60_000)] = 250
+    """How often the shipper looks for new records: the age of the request log's newest row.
+
+    A transaction costs Postgres and the shipper as much as hundreds of rows: at 5,000 calls a
+    second a row costs 24 us of CPU with 100 ms, 18 with 250.
+    """
     ship_rows_max: Annotated[int, Meta(ge=1, le=100_000)] = 5_000
     """Request-log rows of one transaction, and so what the shipper holds in memory."""
 

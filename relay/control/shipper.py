@@ -161,7 +161,7 @@ class Shipper:
     async def _try_once(self) -> float:
         """Ship once; return the seconds to wait before the next time."""
         try:
-            busy = await self.ship_once()
+            rows = await self.ship_once()
         except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
             if not self.failures:
                 _log.error("shipping waits: %s", type(exc.__cause__ or exc).__name__)
@@ -170,10 +170,12 @@ class Shipper:
         if self.failures:
             _log.info("shipping goes on after %d failures", self.failures)
             self.failures = 0
-        return 0.0 if busy else self._poll_s
+        # A transaction costs as much as hundreds of rows, so they are let gather. Only a backlog is
+        # not waited for: there a batch is full.
+        return 0.0 if rows >= self._rows_max else self._poll_s
 
-    async def ship_once(self) -> bool:
-        """Ship a batch of what is there, and tidy up behind it; return whether there was any.
+    async def ship_once(self) -> int:
+        """Ship a batch of what is there, and tidy up behind it; return how many rows it had.
 
         After an error call it again: it goes on with the same batch.
 
@@ -194,7 +196,7 @@ class Shipper:
         for tail in [tail for tail in self._tails if tail.finished]:
             await self._finish(tail)
         await self._in_thread(self._remove_shipped)
-        return rows > 0
+        return rows
 
     async def _find_generations(self) -> None:
         known = {tail.generation for tail in self._tails}
@@ -232,6 +234,7 @@ class Shipper:
 
         The credit is freed behind the last call that was paid out of it, together with the mark
         that nothing is left to come: whoever goes on after a crash does both again, or neither.
+        The mark comes first: balances are locked last, here as in write_batch.
         """
         calls = tail.open_calls()
         died_us = tail.last_write_us()
@@ -246,8 +249,8 @@ class Shipper:
             ]
             await write_batch(connection, [Part(tail.generation, tail.mark, ends)])
             async with connection.transaction():
-                await close_owner(connection, tail.generation)
                 await write_batch(connection, [Part(tail.generation, mark, [])])
+                await close_owner(connection, tail.generation)
         if ends:
             _log.warning("journal %s: %d calls were interrupted", tail.generation, len(ends))
         self.rows_shipped += len(ends)

@@ -7,15 +7,17 @@
 A balance changes by entries only: the schema (0003_ledger.sql) refuses everything else.
 """
 
+import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
 from relay.errors import NotFound
+from relay.store.binary_copy import copy_new
 from relay.store.postgres import Connection
 
 REVENUE: Final = -1
@@ -25,21 +27,10 @@ RETRY_COST: Final = -4
 UPSTREAM: Final = -5
 ADJUSTMENT: Final = -6
 
-_SETTLE: Final = """
-    WITH ended AS (
-        SELECT DISTINCT ON (request_id) *
-        FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[])
-            AS row (request_id, account_id, owner, cost_nanos, retry_nanos)
-        ORDER BY request_id
-    ), fresh AS (
-        INSERT INTO settlements (request_id, account_id, transfer_id, cost_nanos, retry_nanos)
-        SELECT request_id, account_id, $1, cost_nanos, retry_nanos FROM ended
-        ON CONFLICT (request_id) DO NOTHING
-        RETURNING request_id
-    )
-    SELECT account_id, owner, count(*) AS calls, sum(cost_nanos)::bigint AS cost_nanos,
-        sum(retry_nanos)::bigint AS retry_nanos
-    FROM ended JOIN fresh USING (request_id) GROUP BY account_id, owner"""
+SETTLEMENT_COLUMNS: Final = (
+    *("request_id", "account_id", "transfer_id", "cost_nanos", "retry_nanos"),
+)
+_pack_settlement: Final = struct.Struct("!h i16s iq iq iq iq").pack
 
 # What a worker spent beyond its lease came straight from the balance: as if it had been leased to
 # it at that moment, so its purse, which counts it as debt, is told so.
@@ -81,6 +72,18 @@ class Settled(msgspec.Struct, frozen=True):
     cost_nanos: int = 0
 
 
+class Charges(msgspec.Struct, frozen=True):
+    """Calls whose settlements are written, and whose money is still to be moved by a transfer.
+
+    `spent`: (account, owner) -> nano-USD. `retry_nanos`: the operator's own cost of all of them.
+    """
+
+    transfer_id: int = 0
+    calls: int = 0
+    spent: Mapping[tuple[int, str], int] = {}
+    retry_nanos: int = 0
+
+
 class Balance(msgspec.Struct, frozen=True):
     """Where an account stands, in nano-USD. `held_nanos`: leased to workers, not yet spent."""
 
@@ -105,53 +108,95 @@ async def settle_batch(connection: Connection, rows: Sequence[Settlement]) -> Se
         rows: In any order, replayed ones and ones that cost nothing among them. All that one
             transaction settles goes into one call: the balances are locked in order once.
     """
+    async with connection.transaction():
+        charges = await record_calls(connection, rows)
+        await book_calls(connection, charges)
+    return Settled(charges.calls, sum(charges.spent.values()))
+
+
+async def record_calls(connection: Connection, rows: Sequence[Settlement]) -> Charges:
+    """Write the settlements of calls that have none: the first half of `settle_batch`.
+
+    It locks no balance: whoever has more to write does that in between, because everybody who
+    leases waits for a locked balance. `book_calls` must follow in the same transaction.
+    """
     rows = [row for row in rows if row.cost_nanos or row.retry_nanos]
     if not rows:
-        return Settled()
-    async with connection.transaction():
-        # A row that came out of a foreign journal must not stop all others from being booked.
-        known = await lock_balances(connection, {row.account_id for row in rows})
-        rows = [row for row in rows if row.account_id in known]
-        transfer_id = await connection.fetchval(
-            "SELECT nextval(pg_get_serial_sequence('transfers', 'id'))"
-        )
-        booked = await connection.fetch(
-            _SETTLE,
-            transfer_id,
-            [UUID(bytes=row.request_id) for row in rows],
-            [row.account_id for row in rows],
-            [row.owner for row in rows],
-            [row.cost_nanos for row in rows],
-            [row.retry_nanos for row in rows],
-        )
-        if booked:
-            await _book_usage(connection, transfer_id, booked)
-            await connection.execute(
-                _SPEND_LEASES,
-                [row["account_id"] for row in booked],
-                [row["owner"] for row in booked],
-                [row["cost_nanos"] for row in booked],
-            )
-    return Settled(
-        calls=sum(row["calls"] for row in booked),
-        cost_nanos=sum(row["cost_nanos"] for row in booked),
+        return Charges()
+    # A row that came out of a foreign journal must not stop all others from being booked. No
+    # account ever goes away, so those that are known now are known when the money moves.
+    known = await _find_accounts(connection, {row.account_id for row in rows})
+    transfer_id = await connection.fetchval(
+        "SELECT nextval(pg_get_serial_sequence('transfers', 'id'))"
     )
+    new = await copy_new(
+        connection,
+        "settlements",
+        SETTLEMENT_COLUMNS,
+        [row for row in rows if row.account_id in known],
+        encode=partial(_encode, transfer_id),
+        find_new=partial(_find_unsettled, connection),
+    )
+    spent: Counter[tuple[int, str]] = Counter()
+    retry_nanos = 0
+    for row in new:
+        spent[row.account_id, row.owner] += row.cost_nanos
+        retry_nanos += row.retry_nanos
+    return Charges(transfer_id, len(new), spent, retry_nanos)
 
 
-async def _book_usage(
-    connection: Connection, transfer_id: int, booked: Sequence[asyncpg.Record]
-) -> None:
+async def book_calls(connection: Connection, charges: Charges) -> None:
     """Book a whole batch as one transfer: an entry for each account, not for each call."""
-    await connection.execute(
-        "INSERT INTO transfers (id, kind, ref) VALUES ($1, 'usage', $1::bigint::text)", transfer_id
-    )
+    if not charges.calls:
+        return
+    spent = {place: nanos for place, nanos in charges.spent.items() if nanos}
     moved: Counter[int] = Counter()
-    for row in booked:
-        moved[row["account_id"]] -= row["cost_nanos"]
-        moved[REVENUE] += row["cost_nanos"]
-        moved[RETRY_COST] -= row["retry_nanos"]
-        moved[UPSTREAM] += row["retry_nanos"]
-    await _insert_entries(connection, transfer_id, moved)
+    for (account_id, _), nanos in spent.items():
+        moved[account_id] -= nanos
+        moved[REVENUE] += nanos
+    moved[RETRY_COST] -= charges.retry_nanos
+    moved[UPSTREAM] += charges.retry_nanos
+    await connection.execute(
+        "INSERT INTO transfers (id, kind, ref) VALUES ($1, 'usage', $1::bigint::text)",
+        charges.transfer_id,
+    )
+    # The balances are locked from here on, in the order of their ids: the entries' trigger does it.
+    await _insert_entries(connection, charges.transfer_id, moved)
+    await connection.execute(
+        _SPEND_LEASES,
+        [account_id for account_id, _ in spent],
+        [owner for _, owner in spent],
+        list(spent.values()),
+    )
+
+
+def _encode(transfer_id: int, row: Settlement) -> bytes:
+    """Return a row of SETTLEMENT_COLUMNS as COPY takes it: the count of fields, then each."""
+    ids = (16, row.request_id, 8, row.account_id, 8, transfer_id)
+    return _pack_settlement(5, *ids, 8, row.cost_nanos, 8, row.retry_nanos)
+
+
+async def _find_accounts(connection: Connection, account_ids: set[int]) -> set[int]:
+    """Return those that exist."""
+    rows = await connection.fetch(
+        "SELECT account_id FROM balances WHERE account_id = ANY($1::bigint[])", list(account_ids)
+    )
+    return {row["account_id"] for row in rows}
+
+
+async def _find_unsettled(
+    connection: Connection, rows: Sequence[Settlement]
+) -> Sequence[Settlement]:
+    """Return those that have no settlement, each once."""
+    new = {row.request_id: row for row in reversed(rows)}  # the first one counts
+    ids = [UUID(bytes=request_id) for request_id in new]
+    found = await connection.fetch(
+        """SELECT request_id FROM settlements
+        WHERE request_id = ANY($1::uuid[]) AND request_id BETWEEN $2 AND $3""",
+        *(ids, min(ids), max(ids)),  # the bounds tell the few days' partitions that can have them
+    )
+    settled = {row["request_id"].bytes for row in found}
+    return [row for request_id, row in new.items() if request_id not in settled]
 
 
 async def book(

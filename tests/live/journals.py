@@ -5,8 +5,11 @@ Method: files are written by the same functions as the relay's; a held flock is 
 
 import asyncio
 import contextlib
+import datetime
 import fcntl
+import ipaddress
 import itertools
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +18,17 @@ from typing import Any
 
 import msgspec
 
-from relay.call import CallEnd, CallStart
+from relay.call import CallEnd, CallStart, Try
 from relay.store.journal_files import LOCK_NAME, segment_path
 from relay.store.journal_read import MAGIC, Record, join_frames
+from relay.store.log_rows import (
+    COUNT_MAX,
+    EPOCH,
+    MOMENT_MAX_US,
+    NANOS_MAX,
+    TRIES_MAX,
+    clean_word,
+)
 from relay.store.postgres import Connection
 
 NOW_US = time.time_ns() // 1000
@@ -129,3 +140,70 @@ async def add_catalog(connection: Connection) -> None:
         INSERT INTO prices (model, input, output, cached_input)
             VALUES ('gpt-4o-mini', 150000000, 600000000, 75000000)"""
     )
+
+
+def to_row(end: CallEnd) -> tuple[Any, ...]:
+    """Return what the log must say of a record: a value for each of COLUMNS."""
+    return (
+        EPOCH + datetime.timedelta(microseconds=min(max(end.time_us, 0), MOMENT_MAX_US)),
+        uuid.UUID(bytes=end.request_id[:16].ljust(16, b"\0")),
+        _count(end.account_id),
+        _count(end.key_id),
+        _count(end.line_id),
+        _count(end.channel_id),
+        _count(end.input_tokens),
+        _count(end.cached_tokens),
+        _count(end.cache_write_tokens),
+        _count(end.output_tokens),
+        _count(end.reasoning_tokens),
+        _count(end.ttft_us),
+        _count(end.total_us),
+        min(max(end.cost_nanos, 0), NANOS_MAX),
+        _count(end.price_id),
+        _count(end.group_multiplier_ppm),
+        _count(end.model_multiplier_ppm),
+        min(max(end.attempts, 0), 2**31 - 1),
+        min(max(end.status, 0), 999),
+        end.stream,
+        end.estimated,
+        _parse_ip(end.ip),
+        clean_word(end.endpoint),
+        clean_word(end.model),
+        clean_word(end.served_model),
+        clean_word(end.reason),
+        clean_word(end.error_code),
+        _count(end.cache_write_1h_tokens),
+        _count(end.audio_input_tokens),
+        _count(end.audio_output_tokens),
+        _count(end.image_input_tokens),
+        _count(end.image_output_tokens),
+        _count(end.images),
+        _tell(end.tries) if end.tries else None,
+    )
+
+
+def _tell(tries: tuple[Try, ...]) -> str:
+    """Return attempts as Postgres prints jsonb: the shortest names come first."""
+    told = [
+        {
+            "status": _count(one.status),
+            "outcome": clean_word(one.outcome),
+            "took_us": _count(one.took_us),
+            "asked_us": _count(one.asked_us),
+            "channel_id": _count(one.channel_id),
+        }
+        for one in tries[:TRIES_MAX]
+    ]
+    return json.dumps(told)
+
+
+def _count(value: int) -> int:
+    return min(max(value, 0), COUNT_MAX)
+
+
+def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

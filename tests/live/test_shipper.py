@@ -25,7 +25,7 @@ from relay.store import postgres
 from relay.store.journal import Journal
 from relay.store.journal_files import list_segments
 from relay.store.journal_read import join_frames
-from relay.store.log_writer import COLUMNS, to_row
+from relay.store.log_rows import COLUMNS
 from relay.store.postgres import Connection
 from relay.units import PPM
 from tests.live.journals import (
@@ -36,6 +36,7 @@ from tests.live.journals import (
     make_end,
     make_ends,
     make_start,
+    to_row,
     until,
     write_generation,
     write_segment,
@@ -93,7 +94,7 @@ def list_folders(directory: Path) -> list[Path]:
 
 async def assert_log(database: Connection, ends: list[CallEnd]) -> None:
     """The log is exactly `ends`, and all that is folded from it agrees."""
-    rows = await database.fetch(f"SELECT {', '.join(COLUMNS)} FROM request_log ORDER BY request_id")
+    rows = await database.fetch(f"SELECT {', '.join(COLUMNS)} FROM request_log ORDER BY 1, 2")
     assert [tuple(row) for row in rows] == sorted(map(to_row, ends))
     folded = await database.fetchrow(
         """SELECT (SELECT coalesce(sum(requests), 0)::bigint FROM usage_minutes),
@@ -122,7 +123,7 @@ async def test_a_call_goes_from_the_journal_into_the_log(
     await ship_all(tmp_path, connect)
 
     await assert_log(database, [end])
-    assert await database.fetchval("SELECT last_used_at FROM keys") == to_row(end)[1]
+    assert await database.fetchval("SELECT last_used_at FROM keys") == to_row(end)[0]
     address = await database.fetchrow("SELECT host(ip), masklen(ip), requests FROM key_addresses")
     assert tuple(address or ()) == ("2001:db8:1:2::", 64, 1)
     assert list_folders(tmp_path) == []
@@ -188,6 +189,25 @@ async def test_calls_without_key_are_logged(
     await ship_all(tmp_path, connect)
     assert await database.fetchval("SELECT ip FROM request_log") is None
     assert await database.fetchval("SELECT count(*) FROM key_addresses") == 0
+
+
+async def test_rows_gather_but_a_backlog_is_not_waited_for(
+    tmp_path: Path, connect: Connect, database: Connection
+) -> None:
+    ends = make_ends(8)
+    segments = [ends[at : at + 2] for at in range(0, 6, 2)]
+    folder = write_generation(tmp_path, "w", *segments, [ends[6]])
+    with alive(folder):
+        async with (
+            shipping(tmp_path, connect, ship_rows_max=2, ship_poll_ms=60_000) as shipper,
+            running(shipper),
+        ):
+            await until(lambda: shipper.rows_shipped == 7)
+            write_segment(folder, 5, ends[7:])
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert shipper.rows_waiting == 0
+    await assert_log(database, ends[:7])
 
 
 # --- a worker that died -----------------------------------------------------------------------
