@@ -51,7 +51,9 @@ class Asker:
         """Return an attempt that carries the answer as it is, or on where another one broke."""
         call.attempts += 1
         if carriage is not None:
-            return CarryOn(call, channel, self._on_commit, self._settle, carriage, self._limits)
+            return CarryOn(
+                call, channel, self._on_commit, self._settle, self._limits, carriage=carriage
+            )
         kind = Pump if call.stream else PlainPump
         return kind(call, channel, self._on_commit, self._settle, self._limits)
 
@@ -92,7 +94,7 @@ class Asker:
             attempt.quota = await self._referee.quotas.wait(call, attempt.channel)
         except ChannelSpent:
             # It was not asked, so it takes none of the call's tries; nor will it be for this call.
-            call.tried.add(attempt.channel.id)
+            call.tried += (attempt.channel.id,)
             call.attempts -= 1
             raise
 
