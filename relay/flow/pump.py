@@ -83,6 +83,11 @@ class Pump(Attempt):
         self._mode = Mode.ENDED
         super().stop()
 
+    def renew(self) -> None:
+        """Forget a connection that was closed before it took the question; see Attempt."""
+        super().renew()
+        self._mode = Mode.GATE
+
     # --- the upstream's answer (Answer) --------------------------------------------------------
 
     def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
