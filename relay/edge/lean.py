@@ -10,7 +10,6 @@ from collections import deque
 from typing import Any, Final, cast
 
 from aiohttp.http_parser import HttpRequestParser
-from aiohttp.tcp_helpers import tcp_keepalive
 from aiohttp.web import Server
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
@@ -38,11 +37,13 @@ class LeanConnection(RequestHandler):
         )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin as RequestHandler does, but for its task."""
-        super(RequestHandler, self).connection_made(transport)
+        """Begin as RequestHandler does, but for its task and the options of its socket.
+
+        The loop sets TCP_NODELAY, and SO_KEEPALIVE comes with the listener's.
+        """
         assert self._manager is not None
-        tcp_keepalive(cast("asyncio.Transport", transport))
-        self._manager.connection_made(self, cast("asyncio.Transport", transport))
+        self.transport = cast("asyncio.Transport", transport)
+        self._manager.connection_made(self, self.transport)
 
     def take_out_parser(self) -> None:
         """Have a parser, made as RequestHandler makes it."""

@@ -67,6 +67,7 @@ class Site:
         self._limits = limits
         self._trusted = _networks(limits.trusted_proxies)
         self._held_bytes = 0
+        self._on_free = self._free_body  # bound once, not for each call
         self._numbers = RequestNumbers(random.getrandbits(74))
 
     async def serve(
@@ -274,7 +275,7 @@ class Site:
         if self._held_bytes + size > self._limits.buffered_bytes_max:
             raise Unavailable("The relay is overloaded; try again.", retry_after_s=RETRY_AFTER_S)
         call.held_bytes = size
-        call.free_body = self._free_body
+        call.free_body = self._on_free
         self._held_bytes += size
 
     def _answer_page(

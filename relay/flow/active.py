@@ -125,7 +125,7 @@ class ActiveCall(msgspec.Struct, eq=False):
     keeper: Keeper | None = None
     """What went out, kept where the stream may have to be carried on."""
     opening: bytes = b""
-    """The first events that went out: an error told in band must fit them."""
+    """The first events of a response that went out: an error told in band must fit them."""
     asked_s: float = 0.0
     """When its first channel was asked."""
     left_s: float = 0.0

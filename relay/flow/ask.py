@@ -43,6 +43,7 @@ class Asker:
         self._connections = connections
         self._referee = referee
         self._settle = settle
+        self._committed = self._on_commit  # bound once, not for each attempt
         self._limits = limits
 
     def attempt_on(
@@ -52,10 +53,10 @@ class Asker:
         call.attempts += 1
         if carriage is not None:
             return CarryOn(
-                call, channel, self._on_commit, self._settle, self._limits, carriage=carriage
+                call, channel, self._committed, self._settle, self._limits, carriage=carriage
             )
         kind = Pump if call.stream else PlainPump
-        return kind(call, channel, self._on_commit, self._settle, self._limits)
+        return kind(call, channel, self._committed, self._settle, self._limits)
 
     def attempt_beside(self, call: ActiveCall) -> Attempt | None:
         """Return an attempt on another channel for a call that is hedged; None if none may be."""

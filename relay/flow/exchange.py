@@ -68,6 +68,9 @@ class Exchange:
         self._splicer = Splicer(referee, config.timeouts)
         self._asker = Asker(connections, referee, settlement.complete, config.switching)
         self._drains = Drains(self._asker, settlement, self._close, config.billing)
+        # Bound once: a method bound for each call is 64 bytes of every open stream.
+        self._on_end, self._on_desert = self._end_at_once, self._desert
+        self._reads_on = self._drains.take_on
 
     def ask_at_once(self, call: ActiveCall, caller: Caller) -> bool:
         """Ask the call's first channel within this very callback, if nothing has to be waited for.
@@ -97,11 +100,11 @@ class Exchange:
         asker = self._asker
         self._open(call)
         call.caller = caller
-        call.deserted = self._desert
+        call.deserted = self._on_desert
         attempt = asker.attempt_on(call, channel)
         attempt.quota = quota
         try:
-            asker.ask_over(connection, attempt, self._end_at_once)
+            asker.ask_over(connection, attempt, self._on_end)
         except BaseException:
             self._referee.quotas.close(attempt)
             self._close(call)
@@ -160,7 +163,7 @@ class Exchange:
         call.client.watch(call)
         if call.stream:
             self._splicer.prepare(call)
-        call.reads_on = self._drains.take_on
+        call.reads_on = self._reads_on
         self._watch.add(call)
         self._journal.start(_start_record(call))
 
@@ -219,15 +222,15 @@ class Exchange:
                     await race(asker, call, attempt)
                     return False
                 if attempt is failed:
-                    await asker.begin_again(attempt, self._end_at_once)
+                    await asker.begin_again(attempt, self._on_end)
                 else:
-                    await asker.begin(attempt, self._end_at_once)
+                    await asker.begin(attempt, self._on_end)
             except RelayError as error:
                 effort = self._effort_of(call)
                 following = self._decide(call, attempt, error, effort)
             else:
                 call.caller = caller
-                call.deserted = self._desert
+                call.deserted = self._on_desert
                 return True
             wait_us = effort.backoff_us(now_us(), _dice())
             if wait_us:

@@ -186,7 +186,8 @@ class Pump(Attempt):
         """Commit: from here on this channel has the call; `block` is what was held."""
         self._held = None
         self._mode = Mode.EVENTS
-        self.call.opening = block
+        if self.call.endpoint is Endpoint.RESPONSES:
+            self.call.opening = block
         self._commit()
         if self.call.keeper is None:
             self.call.forget_question()  # this stream will not be carried on: nobody asks again
