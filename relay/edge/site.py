@@ -82,7 +82,8 @@ class Site:
                 await self._receive(call, client, message, payload, asked)
                 again = comes_again(message)
                 del message  # its headers take 2 KiB, and the answer may take minutes
-                running = await self._exchange.run(call, client)
+                exchange = self._exchange
+                running = exchange.ask_at_once(call, client) or await exchange.run(call, client)
         except RelayError as error:
             # With a body still on its way, the connection cannot be used for another request.
             client.keeps_alive = client.keeps_alive and payload.is_eof()
