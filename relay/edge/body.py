@@ -1,16 +1,38 @@
 """Request bodies off a parser's stream: whole within bounds, or dropped within bounds."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
 from aiohttp.streams import StreamReader
 
+from relay.config import Timeouts
 from relay.errors import BadRequest, RelayError, TooLarge
 
 LINGER_S: Final = 2.0
 """How long an answered client may go on sending what we refused: closing at once would make the
 kernel reset the connection, and the client would never see why."""
+
+
+async def read_paced(
+    payload: StreamReader,
+    bytes_max: int,
+    timeouts: Timeouts,
+    expect_by: Callable[[float], None],
+) -> bytes:
+    """Return the whole body of a client that has to keep a pace; see `read_whole`.
+
+    `timeouts`: what it begins with, and what each byte earns it. `expect_by`: told until when more
+    has to come, in seconds of time.monotonic.
+    """
+    begun_s = time.monotonic()
+
+    def extend(size: int) -> None:
+        expect_by(begun_s + timeouts.body_s + size / timeouts.body_bytes_per_s_min)
+
+    extend(0)
+    return await read_whole(payload, bytes_max, extend)
 
 
 async def read_whole(

@@ -1,8 +1,12 @@
 """One client connection: aiohttp's low-level protocol and C parser, with a leaner loop on top.
 
 aiohttp's own request loop makes two tasks, a writer, a request and a response object for each
-call, and logs and echoes raw bytes when parsing fails. Here one task serves a connection, answers
-go straight to the transport, and no byte of a request can reach a log or an error body.
+call, and logs and echoes raw bytes when parsing fails. Here answers go straight to the transport,
+and no byte of a request can reach a log or an error body.
+
+A request that one read brought whole is served at once, within that read's callback. A task serves
+what has to wait for anything but its answer, and ends when nothing is left for it; parser and queue
+are put away with it. So an open stream is a call, and neither a task nor a parser.
 
 One number, `deadline_s`, says until when the client has to do its part; a sweep once a second acts
 on it, so that no request needs a timer.
@@ -14,15 +18,15 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
 
 from relay.config import Timeouts
 from relay.edge.asked import Asked, Memory, remember, survey
-from relay.edge.body import drop_rest, read_whole, take_whole
+from relay.edge.body import drop_rest, read_paced, take_whole
+from relay.edge.lean import LeanConnection
 from relay.edge.service import Service
 from relay.errors import BadRequest, RequestTimeout
 from relay.flow.active import ActiveCall
@@ -39,7 +43,7 @@ FIRST_REQUEST_S: Final = 2.0
 """How long a connection that has asked nothing yet is kept while draining."""
 
 
-class ClientConnection(RequestHandler):
+class ClientConnection(LeanConnection):
     """A client's connection; implements flow.ports.Client.
 
     Args:
@@ -76,17 +80,8 @@ class ClientConnection(RequestHandler):
         service: Service,
         timeouts: Timeouts,
         body_bytes_max: int,
-        **options: Any,
     ) -> None:
-        super().__init__(
-            server,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=0,  # `deadline_s` does this
-            access_log=None,  # type: ignore[arg-type]  # aiohttp tests it for truth; its format
-            # prints query strings, and with them keys
-            auto_decompress=False,
-            **options,
-        )
+        super().__init__(server)
         self._service = service
         self._timeouts = timeouts
         self._valve: Valve | None = None
@@ -96,10 +91,10 @@ class ClientConnection(RequestHandler):
         self._owed_bytes = 0
         """What the parser still waits for; 0 = it is between requests, below 0 = nobody knows."""
         self._head = b""
-        """The head of the request that the loop was woken for, where one read brought it whole."""
+        """The head of the request that the loop begins with, where one read brought it whole."""
         self._memory: Memory | None = None
         self._at_once = False
-        """A call is under way that the loop knows nothing of."""
+        """A call is under way that no loop waits for, or that one was left with."""
         self._left: tuple[ActiveCall, Attempt | None] | None = None
         """A call that the loop has to go on with, and the attempt that failed."""
         self._early = b""
@@ -141,28 +136,24 @@ class ClientConnection(RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Serve a request that begins as the last one did; leave all others to parser and loop."""
+        """Serve a request that begins as the last one did; leave all others to the parser."""
         if self._at_once:
             self._early += data
             if len(self._early) > EARLY_BYTES_MAX and self.transport is not None:
                 self.transport.pause_reading()
             return
-        waiter = self._waiter
-        begins = waiter is not None and not waiter.done() and not self._owed_bytes
+        begins = self._task_handler is None and not self._owed_bytes
         if begins and self._memory is not None and not (self._force_close or self._close):
             body = self._memory.body_of(data, self._body_bytes_max)
             if body is not None:
                 self._serve_at_once(self._memory.asked, body)
                 return
+        self.take_out_parser()
         super().data_received(data)
-        if begins:
-            self._begin_request(data)
-        elif self._owed_bytes > 0:
+        if self._task_handler is None:
+            self._see_request(data, begins=begins)
+        elif self._owed_bytes >= 0:
             self._owed_bytes -= len(data)  # below 0: a further request has begun
-        if waiter is not None and not waiter.done() and not self._head_begun:
-            # A head that is not whole with its first bytes has a deadline from then on.
-            self._head_begun = True
-            self.deadline_s = time.monotonic() + self._timeouts.head_s
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone: its upstream is dropped now, its task is cancelled next."""
@@ -225,10 +216,10 @@ class ClientConnection(RequestHandler):
         self.leave_to_loop(attempt.call, attempt)
 
     def leave_to_loop(self, call: ActiveCall, failed: Attempt | None) -> None:
-        """Have the loop carry out a call that was begun at once."""
+        """Have a loop go on with a call that no task waits for."""
+        assert self._task_handler is None
         self._left = (call, failed)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._start_loop()
 
     def _serve_at_once(self, asked: Asked, body: bytes) -> None:
         self._request_count += 1
@@ -237,76 +228,102 @@ class ClientConnection(RequestHandler):
         if not self._service.serve_at_once(self, asked, body):
             self._rest()
 
+    def _see_request(self, data: bytes, *, begins: bool) -> None:
+        """See whether a request has come, while none is served: one that is whole is, at once.
+
+        `begins`: it is the first thing in `data`, so that where it ends can be told.
+        """
+        self._owed_bytes, self._head = -1, b""
+        if not self._messages:
+            if not self._head_begun:
+                # A head that is not whole with its first bytes has a deadline from then on.
+                self._head_begun = True
+                self.deadline_s = time.monotonic() + self._timeouts.head_s
+            return
+        message, payload = self._messages[0]
+        if begins and len(self._messages) == 1:
+            self._owed_bytes, self._head = survey(message, data)
+        if isinstance(message, RawRequestMessage) and not self._owed_bytes and payload.is_eof():
+            self._serve_whole(message, payload)
+        else:
+            self._start_loop()
+
+    def _serve_whole(self, message: RawRequestMessage, payload: StreamReader) -> None:
+        head, self._head = self._head, b""
+        self.put_away_parser()
+        self._note(message)
+        self._at_once = True
+        asked, running = self._service.serve_whole(self, message, payload)
+        self._memory = remember(head, asked) if head and asked is not None else None
+        if not running:
+            self._rest()
+
+    def _note(self, message: RawRequestMessage) -> None:
+        """Note what a head says of its connection: it is served from now on."""
+        self.deadline_s = math.inf
+        self.serving = True
+        self.keeps_alive = self.keeps_alive and not message.should_close
+        self.takes_chunks = message.version >= (1, 1)
+
     def _rest(self) -> None:
-        self._at_once = self.serving = False
-        if not self.keeps_alive:
-            self.close()
+        """Wait for the next request, or go on with what came of it already."""
+        self._at_once = self.serving = self._head_begun = False
+        if self._force_close or not self.keeps_alive:
+            self.finish()
             return
         self.deadline_s = time.monotonic() + self._timeouts.idle_s
-        if self._early:
-            self._feed_early()
-
-    def _feed_early(self) -> None:
-        early, self._early = self._early, b""
-        if self.transport is not None:
+        if self._messages:
+            self._start_loop()
+        if self._early and self.transport is not None:
+            early, self._early = self._early, b""
             self.transport.resume_reading()
             self.data_received(early)
 
-    def _begin_request(self, data: bytes) -> None:
-        """Find out where the request ends that `data` begins, for the one after it."""
-        self._owed_bytes = -1
-        if len(self._messages) == 1:
-            self._owed_bytes, self._head = survey(self._messages[0][0], data)
-
     # --- the loop of requests --------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Serve the connection's requests one after the other until one side has had enough."""
-        try:
-            while not self._force_close and not self._close:
-                await self._next_request()
-                self.serving = True
-                going_on = await (self._go_on() if self._left else self._serve_message())
-                self.serving = False
-                if not (going_on and self.keeps_alive):
-                    break
-        finally:
-            self.serving = False
-            self._task_handler = None
-            if self.transport is not None:
-                self.transport.close()
+    def _start_loop(self) -> None:
+        if self._task_handler is None:
+            self._task_handler = self._loop.create_task(self.start())
 
-    async def _go_on(self) -> bool:
-        """Carry out a call that was begun at once."""
-        assert self._left is not None
-        (call, failed), self._left = self._left, None
-        self._at_once = False
-        self._feed_early()
-        await self._service.go_on(self, call, failed)
-        return True
+    async def start(self) -> None:
+        """Serve what could not be served at once, until nothing is left or one side had enough."""
+        running = False
+        try:
+            if self._left is not None:
+                (call, failed), self._left = self._left, None
+                running = await self._service.go_on(self, call, failed)
+            else:
+                while self._messages and self.keeps_alive and not (running or self._force_close):
+                    running = await self._serve_message()
+        except BaseException:
+            self.keeps_alive = False
+            raise
+        finally:
+            self._task_handler = None
+            if not self._owed_bytes and not self._messages:
+                self.put_away_parser()
+            if running:
+                self._at_once = True
+            else:
+                self._rest()
 
     async def _serve_message(self) -> bool:
-        """Serve one request that was parsed; return whether another may follow."""
-        message, payload = self._messages.popleft()
-        if self._parser is not None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
+        """Serve one request that was parsed; return whether its answer runs on without us."""
+        message, payload = self.next_message()
         if not isinstance(message, RawRequestMessage):
             # The parser's own words quote the request; ours do not.
             self._service.refuse(self, BadRequest("The request is not valid HTTP/1.1."))
             return False
         head, self._head = self._head, b""
-        self.keeps_alive = self.keeps_alive and not message.should_close
-        self.takes_chunks = message.version >= (1, 1)
+        self._note(message)
         serving = self._service.serve(self, message, payload)
         del message  # the service drops it as soon as it has read it
-        asked = await serving
+        asked, running = await serving
         self._memory = remember(head, asked) if head and asked is not None else None
         if not payload.is_eof():
             self.keeps_alive = False
             await drop_rest(payload)
-        return True
+        return running
 
     async def read_body(self, payload: StreamReader, bytes_max: int) -> bytes:
         """Return the whole body.
@@ -319,31 +336,14 @@ class ClientConnection(RequestHandler):
         if payload.is_eof():
             return take_whole(payload, bytes_max)
         self._body = payload
-        begun_s = time.monotonic()
-        timeouts = self._timeouts
-
-        def extend(size: int) -> None:
-            earned_s = timeouts.body_s + size / timeouts.body_bytes_per_s_min
-            self.deadline_s = begun_s + earned_s
-
-        extend(0)
         try:
-            return await read_whole(payload, bytes_max, extend)
+            return await read_paced(payload, bytes_max, self._timeouts, self._expect_by)
         finally:
             self._body = None
             self.deadline_s = math.inf
 
-    async def _next_request(self) -> None:
-        if not self._messages:
-            if self._request_count:
-                self.deadline_s = time.monotonic() + self._timeouts.idle_s
-            self._head_begun = False
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        self.deadline_s = math.inf
+    def _expect_by(self, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
 
 
 def _swallow(data: bytes) -> None:

@@ -128,6 +128,7 @@ class DataServer:
     async def start(self, sock: socket.socket) -> None:
         """Listen on `sock`, which is bound already."""
         loop = asyncio.get_running_loop()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # its connections inherit it
         self._listener = await loop.create_server(
             self._connections, sock=sock, backlog=self._config.server.backlog
         )

@@ -1,6 +1,6 @@
 """What a connection asks of whoever answers its requests (edge.site)."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
@@ -14,17 +14,31 @@ if TYPE_CHECKING:
     from relay.edge.connection import ClientConnection
 
 
+class Served(NamedTuple):
+    """What became of a request.
+
+    `asked`: what its head said, where others like it may be served at once. `running`: its answer
+    runs, and the client hears of its end (`over`) or that it has to be gone on with
+    (`leave_to_loop`); False: it is answered.
+    """
+
+    asked: Asked | None
+    running: bool
+
+
 class Service(Protocol):
     """What serves the requests of a connection (edge.site)."""
 
     async def serve(
         self, client: "ClientConnection", message: RawRequestMessage, payload: StreamReader
-    ) -> Asked | None:
-        """Answer one request; raises nothing but CancelledError.
+    ) -> Served:
+        """Answer one request; raises nothing but CancelledError."""
+        ...
 
-        Returns:
-            What its head said, where others like it may be served at once.
-        """
+    def serve_whole(
+        self, client: "ClientConnection", message: RawRequestMessage, payload: StreamReader
+    ) -> Served:
+        """Begin to answer a request whose body is there; raises nothing."""
         ...
 
     def serve_at_once(self, client: "ClientConnection", asked: Asked, body: bytes) -> bool:
@@ -38,8 +52,12 @@ class Service(Protocol):
 
     async def go_on(
         self, client: "ClientConnection", call: ActiveCall, failed: Attempt | None
-    ) -> None:
-        """Carry out a call that was begun at once; raises nothing but CancelledError."""
+    ) -> bool:
+        """Go on with a call that was begun at once; raises nothing but CancelledError.
+
+        Returns:
+            Whether its answer runs, as in `Served`.
+        """
         ...
 
     def let_go(self, call: ActiveCall) -> None:

@@ -7,9 +7,7 @@ key before the body is read, the body before its model is looked up.
 import ipaddress
 import logging
 import random
-import re
 import time
-from functools import lru_cache
 from typing import Final
 
 from aiohttp.http_parser import RawRequestMessage
@@ -19,20 +17,19 @@ from relay.call import Endpoint, RequestNumbers
 from relay.config import Server
 from relay.edge.answers import empty_answer, error_answer, json_answer
 from relay.edge.asked import Asked
-from relay.edge.body import too_large
+from relay.edge.body import take_whole
 from relay.edge.connection import ClientConnection
 from relay.edge.dialect import forwarded_headers, forwarded_query, presented_key, spoken_in
 from relay.edge.framing import read_question
+from relay.edge.heads import announced_bytes, check_head, comes_again
 from relay.edge.routes import Page, find_route
+from relay.edge.service import Served
 from relay.errors import (
-    BadRequest,
     ClientGone,
     ConfigError,
     ModelNotFound,
-    NotImplementedHere,
     RelayError,
     Unavailable,
-    UnsupportedMedia,
 )
 from relay.flow.active import ActiveCall
 from relay.flow.admission import Admission
@@ -47,7 +44,6 @@ from relay.wire.heads import CONTINUE
 
 log = logging.getLogger("relay.edge")
 
-_HOST: Final = re.compile(r"[A-Za-z0-9._\-\[\]:]*")
 RETRY_AFTER_S: Final = 1.0
 
 
@@ -71,21 +67,23 @@ class Site:
         self._limits = limits
         self._trusted = _networks(limits.trusted_proxies)
         self._held_bytes = 0
+        self._on_free = self._free_body  # bound once, not for each call
         self._numbers = RequestNumbers(random.getrandbits(74))
 
     async def serve(
         self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
-    ) -> Asked | None:
+    ) -> Served:
         """Answer one request; every failure ends in an answer or a closed connection."""
-        asked, comes_again = None, False
+        asked, again, running = None, False, False
         call = self._begin(client)
         try:
             asked = self._open(call, client, message)
             if asked is not None:
                 await self._receive(call, client, message, payload, asked)
-                comes_again = _comes_again(message)
+                again = comes_again(message)
                 del message  # its headers take 2 KiB, and the answer may take minutes
-                await self._exchange.run(call)
+                exchange = self._exchange
+                running = exchange.ask_at_once(call, client) or await exchange.run(call, client)
         except RelayError as error:
             # With a body still on its way, the connection cannot be used for another request.
             client.keeps_alive = client.keeps_alive and payload.is_eof()
@@ -93,19 +91,36 @@ class Site:
         except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
             self._fall(call, client, error)
         finally:
-            self.let_go(call)
-        return asked if comes_again else None
+            if not running:
+                self.let_go(call)
+        return Served(asked if again else None, running=running)
+
+    def serve_whole(
+        self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
+    ) -> Served:
+        """Begin to answer a request whose body is there; see edge.connection.Service."""
+        asked = None
+        call = self._begin(client)
+        try:
+            asked = self._open(call, client, message)
+            if asked is not None:
+                self._begin_answer(
+                    call, client, asked, take_whole(payload, self._limits.body_bytes_max)
+                )
+                return Served(asked if comes_again(message) else None, running=True)
+        except RelayError as error:
+            self._refuse(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
+            self._fall(call, client, error)
+        self.let_go(call)
+        return Served(asked if comes_again(message) else None, running=False)
 
     def serve_at_once(self, client: ClientConnection, asked: Asked, body: bytes) -> bool:
         """Begin to answer a request whose head was read before; see edge.connection.Service."""
         call = self._begin(client)
         try:
             self._authenticate(call, asked)
-            self._hold_body(call, len(body))
-            read_question(call, asked.content_type, body)
-            self._admission.admit(call)
-            if not self._exchange.ask_at_once(call, client):
-                client.leave_to_loop(call, None)
+            self._begin_answer(call, client, asked, body)
             return True
         except RelayError as error:
             self._refuse(call, client, error)
@@ -114,18 +129,30 @@ class Site:
         self.let_go(call)
         return False
 
+    def _begin_answer(
+        self, call: ActiveCall, client: ClientConnection, asked: Asked, body: bytes
+    ) -> None:
+        self._hold_body(call, len(body))
+        read_question(call, asked.content_type, body)
+        self._admission.admit(call)
+        if not self._exchange.ask_at_once(call, client):
+            client.leave_to_loop(call, None)
+
     async def go_on(
         self, client: ClientConnection, call: ActiveCall, failed: Attempt | None
-    ) -> None:
-        """Carry out a call that was begun at once; every failure ends as in `serve`."""
+    ) -> bool:
+        """Go on with a call that was begun at once; every failure ends as in `serve`."""
+        running = False
         try:
-            await self._exchange.run(call, failed)
+            running = await self._exchange.run(call, client, failed)
         except RelayError as error:
             self._refuse(call, client, error)
         except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
             self._fall(call, client, error)
         finally:
-            self.let_go(call)
+            if not running:
+                self.let_go(call)
+        return running
 
     def let_go(self, call: ActiveCall) -> None:
         """Note that a call is over."""
@@ -189,7 +216,7 @@ class Site:
         """Find out from the head what is asked, and by whom; None if that is answered already."""
         headers = message.headers
         call.dialect = spoken_in(headers)
-        _check_head(message)
+        check_head(message)
         found, model = find_route(message.method, message.path)
         if found is Page.ROOT:
             # Coding agents send HEAD / before their first call: no key, no work.
@@ -231,7 +258,7 @@ class Site:
     ) -> None:
         """Read the body within bounds, then see whether the call may run."""
         bytes_max = self._limits.body_bytes_max
-        self._hold_body(call, _announced_bytes(message, bytes_max))
+        self._hold_body(call, announced_bytes(message, bytes_max))
         if message.headers.get("Expect", "").lower() == "100-continue":
             client.write(CONTINUE)
         body = await client.read_body(payload, bytes_max)
@@ -249,7 +276,7 @@ class Site:
         if self._held_bytes + size > self._limits.buffered_bytes_max:
             raise Unavailable("The relay is overloaded; try again.", retry_after_s=RETRY_AFTER_S)
         call.held_bytes = size
-        call.free_body = self._free_body
+        call.free_body = self._on_free
         self._held_bytes += size
 
     def _answer_page(
@@ -264,52 +291,6 @@ class Site:
         else:
             raise ModelNotFound("This model is not offered here, or not to your key.")
         client.write(json_answer(body, call.request_id, closing=not client.keeps_alive))
-
-
-def _announced_bytes(message: RawRequestMessage, bytes_max: int) -> int:
-    """Return what the body will take at most.
-
-    Raises:
-        TooLarge: CLIENT; it says so itself.
-    """
-    announced = message.headers.get("Content-Length")
-    size = int(announced) if announced else (bytes_max if message.chunked else 0)
-    if size > bytes_max:
-        raise too_large(bytes_max)
-    return size
-
-
-def _comes_again(message: RawRequestMessage) -> bool:
-    """Tell whether the next request of the connection may have the same head."""
-    headers = message.headers
-    return not message.should_close and message.version == (1, 1) and "Expect" not in headers
-
-
-def _check_head(message: RawRequestMessage) -> None:
-    """Refuse what the parser lets through and we do not speak.
-
-    Raises:
-        BadRequest: CLIENT; the version or the Host header is none.
-        NotImplementedHere: CLIENT; an upgrade, or a transfer coding other than chunked.
-        UnsupportedMedia: CLIENT; an encoded body.
-    """
-    headers = message.headers
-    if message.version not in ((1, 1), (1, 0)):
-        raise BadRequest("This relay speaks HTTP/1.1.")
-    if message.upgrade:
-        raise NotImplementedHere("Connections cannot be upgraded here.")
-    if not _is_host(headers.get("Host", "")):
-        raise BadRequest("The Host header is not a host name.")
-    coding = headers.get("Transfer-Encoding")
-    if coding is not None and coding.lower() != "chunked":
-        raise NotImplementedHere("The only transfer coding taken is chunked.")
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMedia("Send the body without a content encoding.")
-
-
-@lru_cache(maxsize=256)
-def _is_host(text: str) -> bool:
-    return _HOST.fullmatch(text) is not None
 
 
 def _dice() -> float:

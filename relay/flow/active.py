@@ -68,10 +68,10 @@ class ActiveCall(msgspec.Struct, eq=False):
     client: Client
     endpoint: Endpoint
     time_us: int
-    tried: set[int] = set()
-    """Ids of the channels asked; its own, as each default here."""
+    tried: tuple[int, ...] = ()
+    """Ids of the channels asked; a handful at most, and a set takes 200 bytes."""
     running: "list[Attempt]" = []
-    """Attempts now under way: one, or two while one is hedged."""
+    """Its own, as each default here: attempts now under way: one, or two while one is hedged."""
     begun_s: float = 0.0
     dialect: Dialect = Endpoint.CHAT.dialect
     """What the client speaks: errors are told in it, and channels that speak it serve the call."""
@@ -127,7 +127,7 @@ class ActiveCall(msgspec.Struct, eq=False):
     keeper: Keeper | None = None
     """What went out, kept where the stream may have to be carried on."""
     opening: bytes = b""
-    """The first events that went out: an error told in band must fit them."""
+    """The first events of a response that went out: an error told in band must fit them."""
     asked_s: float = 0.0
     """When its first channel was asked."""
     left_s: float = 0.0

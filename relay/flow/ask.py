@@ -44,6 +44,7 @@ class Asker:
         self._connections = connections
         self._referee = referee
         self._settle = settle
+        self._committed = self._on_commit  # bound once, not for each attempt
         self._limits = limits
 
     def attempt_on(
@@ -52,9 +53,11 @@ class Asker:
         """Return an attempt that carries the answer as it is, or on where another one broke."""
         call.attempts += 1
         if carriage is not None:
-            return CarryOn(call, channel, self._on_commit, self._settle, carriage, self._limits)
+            return CarryOn(
+                call, channel, self._committed, self._settle, self._limits, carriage=carriage
+            )
         kind = Pump if call.stream else PlainPump
-        return kind(call, channel, self._on_commit, self._settle, self._limits)
+        return kind(call, channel, self._committed, self._settle, self._limits)
 
     def attempt_beside(self, call: ActiveCall) -> Attempt | None:
         """Return an attempt on another channel for a call that is hedged; None if none may be."""
@@ -71,21 +74,50 @@ class Asker:
         self._begin(attempt)
         self._send(attempt, connection, report)
 
+    async def begin(self, attempt: Attempt, report: Report) -> None:
+        """Ask an attempt's channel as soon as that can be; `report` hears of its end.
+
+        Nobody has to wait for an answer that runs: what would wait takes more memory than the
+        stream itself. `end` is for who hears of the end.
+
+        Raises:
+            RelayError: It was not asked.
+        """
+        await self._take_quota(attempt)
+        self._begin(attempt)
+        async with self._judging(attempt):
+            channel = attempt.channel
+            connection = self._connections.take(channel) or await self._connections.dial(channel)
+            self._send_unless_stopped(attempt, connection, report)
+
+    async def begin_again(self, failed: Attempt, report: Report) -> None:
+        """Ask an attempt that failed once more, where its failure says nothing; see `begin`."""
+        error = failed.error
+        assert error is not None
+        async with self._judging(failed):
+            if not _may_ask_anew(failed, error):
+                raise error
+            failed.renew()
+            connection = await self._connections.dial(failed.channel)
+            self._send_unless_stopped(failed, connection, report)
+
     async def ask(self, attempt: Attempt) -> None:
         """Ask an attempt's channel; return when its answer is out, raise why it is not."""
         await self._take_quota(attempt)
         self._begin(attempt)
         async with self._judging(attempt):
             connection = self._connections.take(attempt.channel)
-            if connection is not None:
-                try:
+            try:
+                if connection is not None:
                     await self._ask_over(connection, attempt)
-                    return
-                except ConnectionBroken as error:
-                    if not _may_ask_anew(attempt, error):
-                        raise
-                    attempt.renew()
-            await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+            except ConnectionBroken as error:
+                if not _may_ask_anew(attempt, error):
+                    raise
+                attempt.renew()
+                connection = None
+            if connection is None:
+                await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+        self.end(attempt)
 
     async def _take_quota(self, attempt: Attempt) -> None:
         call = attempt.call
@@ -93,25 +125,11 @@ class Asker:
             attempt.quota = await self._referee.quotas.wait(call, attempt.channel)
         except ChannelSpent:
             # It was not asked, so it takes none of the call's tries; nor will it be for this call.
-            call.tried.add(attempt.channel.id)
+            call.tried += (attempt.channel.id,)
             call.attempts -= 1
             raise
 
-    async def ask_again(self, failed: Attempt) -> None:
-        """Go on with an attempt that was asked at once, and that failed."""
-        error = failed.error
-        assert error is not None
-        async with self._judging(failed):
-            if not _may_ask_anew(failed, error):
-                raise error
-            failed.renew()
-            await self._ask_over(await self._connections.dial(failed.channel), failed)
-
     async def _ask_over(self, connection: Connection, attempt: Attempt) -> None:
-        stopped = attempt.call.doom or attempt.error
-        if stopped is not None:
-            connection.abort()
-            raise stopped
         done = asyncio.get_running_loop().create_future()
 
         def report(_: Attempt, error: RelayError | None) -> None:
@@ -122,12 +140,22 @@ class Asker:
             else:
                 done.set_exception(error)
 
-        self._send(attempt, connection, report)
+        self._send_unless_stopped(attempt, connection, report)
         await done
+
+    def _send_unless_stopped(
+        self, attempt: Attempt, connection: Connection, report: Report
+    ) -> None:
+        """Ask, unless the attempt was ended while it waited for its connection."""
+        stopped = attempt.call.doom or attempt.error
+        if stopped is not None:
+            connection.abort()
+            raise stopped
+        self._send(attempt, connection, report)
 
     @asynccontextmanager
     async def _judging(self, attempt: Attempt) -> AsyncIterator[None]:
-        """Hold what becomes of an attempt against its channel, where it is the channel's fault."""
+        """End an attempt that fails, and hold it against its channel where it is to blame."""
         try:
             yield
         except RelayError as error:
@@ -143,8 +171,6 @@ class Asker:
         except BaseException:
             self.end(attempt)
             raise
-        else:
-            self.end(attempt)
 
     def judge(self, attempt: Attempt, error: RelayError) -> None:
         """Hold what became of an attempt against its channel, where it is the channel's fault."""

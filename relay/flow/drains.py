@@ -60,7 +60,7 @@ class Drains:
             return False
         attempt = call.running[0]
         pays = drains(attempt.channel.abort_bills, delivered=call.committed)
-        if not pays or attempt.stage is not Stage.COMMITTED:
+        if not pays or attempt.stage is not Stage.COMMITTED or attempt.error is not None:
             return False
         if len(self._ends) >= self._limits.drains_max:
             return False

@@ -68,6 +68,9 @@ class Exchange:
         self._splicer = Splicer(referee, config.timeouts)
         self._asker = Asker(connections, referee, settlement.complete, config.switching)
         self._drains = Drains(self._asker, settlement, self._close, config.billing)
+        # Bound once: a method bound for each call is 64 bytes of every open stream.
+        self._on_end, self._on_desert = self._end_at_once, self._desert
+        self._reads_on = self._drains.take_on
 
     def ask_at_once(self, call: ActiveCall, caller: Caller) -> bool:
         """Ask the call's first channel within this very callback, if nothing has to be waited for.
@@ -97,23 +100,28 @@ class Exchange:
         asker = self._asker
         self._open(call)
         call.caller = caller
-        call.deserted = self._desert
+        call.deserted = self._on_desert
         attempt = asker.attempt_on(call, channel)
         attempt.quota = quota
         try:
-            asker.ask_over(connection, attempt, self._end_at_once)
+            asker.ask_over(connection, attempt, self._on_end)
         except BaseException:
             self._referee.quotas.close(attempt)
             self._close(call)
             raise
         return True
 
-    async def run(self, call: ActiveCall, failed: Attempt | None = None) -> None:
-        """Carry the call out; when this returns, its answer is out and it is settled.
+    async def run(self, call: ActiveCall, caller: Caller, failed: Attempt | None = None) -> bool:
+        """Carry the call out, as far as something has to be waited for besides its answer.
 
         Args:
             call: An admitted call.
-            failed: What became of `ask_at_once`, where it was asked.
+            caller: Who hears of the answer's end, as with `ask_at_once`.
+            failed: The attempt that `caller` heard had failed, where one has.
+
+        Returns:
+            True: an answer is under way, and `caller` hears what becomes of it. False: it is out,
+            and the call settled.
 
         Raises:
             RelayError: Nothing has reached the client; the edge settles the call and answers.
@@ -123,8 +131,9 @@ class Exchange:
         if failed is None:
             await self._pay(call)
             self._open(call)
+        running = False
         try:
-            await self._serve(call, failed)
+            running = await self._serve(call, caller, failed)
         except asyncio.CancelledError:
             if not call.left_s:  # else its answer is read on without us (flow.drains)
                 call.stop()
@@ -136,8 +145,9 @@ class Exchange:
                 raise
             self._tell_in_band(call, error)
         finally:
-            if not call.left_s:
+            if not running and not call.left_s:
                 self._close(call)
+        return running
 
     async def _pay(self, call: ActiveCall) -> None:
         """Take what a call has to take before it may run; wait where that is needed."""
@@ -153,7 +163,7 @@ class Exchange:
         call.client.watch(call)
         if call.stream:
             self._splicer.prepare(call)
-        call.reads_on = self._drains.take_on
+        call.reads_on = self._reads_on
         self._watch.add(call)
         self._journal.start(_start_record(call))
 
@@ -201,21 +211,27 @@ class Exchange:
             )
         return channel
 
-    async def _serve(self, call: ActiveCall, failed: Attempt | None) -> None:
-        """Ask one channel after the other until an answer is out."""
+    async def _serve(self, call: ActiveCall, caller: Caller, failed: Attempt | None) -> bool:
+        """Ask one channel after the other until one is about to answer; see `run`."""
         hedged = call.line is not None and call.line.hedge_ms > 0
         asker = self._asker
         attempt = failed or asker.attempt_on(call, self._first(call))
         while True:
             try:
+                if hedged:
+                    await race(asker, call, attempt)
+                    return False
                 if attempt is failed:
-                    await asker.ask_again(attempt)
+                    await asker.begin_again(attempt, self._on_end)
                 else:
-                    await (race(asker, call, attempt) if hedged else asker.ask(attempt))
-                return
+                    await asker.begin(attempt, self._on_end)
             except RelayError as error:
                 effort = self._effort_of(call)
                 following = self._decide(call, attempt, error, effort)
+            else:
+                call.caller = caller
+                call.deserted = self._on_desert
+                return True
             wait_us = effort.backoff_us(now_us(), _dice())
             if wait_us:
                 await asyncio.sleep(wait_us / 1e6)

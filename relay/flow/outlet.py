@@ -5,7 +5,10 @@ bytes, in the same write. For an HTTP/1.0 client there are no chunks: the end of
 of the connection.
 """
 
+from collections.abc import Callable
 from typing import Final
+
+import msgspec
 
 from relay.flow.ports import Client
 from relay.wire.heads import (
@@ -22,30 +25,35 @@ from relay.wire.heads import (
 UNTYPED: Final = b"application/octet-stream"
 
 
-class Outlet:
+class Outlet(msgspec.Struct, eq=False):
     """Writes one answer to one client, whatever number of channels it comes from.
 
     `write` is the transport's own and `frame` what makes a block of events ready for it: the pump
     calls both directly for each read of a running stream.
     """
 
-    # What every answer begins with stands here and not in __init__ (see ActiveCall).
-    _sized = False
-    spoke_s = 0.0
+    _client: Client
+    _number: int
+    _notes: bytes = b""
+    _sized: bool = False
+    spoke_s: float = 0.0
     """When the watch last saw the client being sent something; 0.0 = not yet."""
-    opened = False
+    opened: bool = False
     """The 200 is out, be it only with a comment: failures must be told in band from now on."""
-    comments_safe = True
+    comments_safe: bool = True
     """False once the stream sent an `id:` line: openai's Python client then takes every blank line
     for an empty event and fails on it."""
+    chunks: bool = True
+    write: Callable[[bytes], None] = None  # type: ignore[assignment]  # see __post_init__
+    frame: Callable[[bytes], bytes] = frame
 
-    def __init__(self, client: Client, number: int, notes: bytes = b"") -> None:
-        self._client = client
-        self._number = number
-        self._notes = notes
+    def __post_init__(self) -> None:
+        """Take from the client how it is written to."""
+        client = self._client
         self.write = client.write
-        self.chunks = client.takes_chunks
-        self.frame = frame if self.chunks else _unframed
+        if not client.takes_chunks:
+            self.chunks = False
+            self.frame = _unframed
 
     def close(self) -> None:
         """Write nothing more: the transport is gone, and would raise."""

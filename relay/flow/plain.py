@@ -6,16 +6,13 @@ A small body goes out in one piece with its length, so that a cut of it can stil
 another channel; a larger one is committed and passed on with backpressure.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from relay.call import Usage
-from relay.config import Switching
 from relay.errors import ChannelRefused, ChannelTruncated, RelayError
-from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.held import Held
 from relay.flow.trace import Trace
-from relay.model import Channel
 from relay.wire.heads import EVENT_STREAM
 from relay.wire.refusal import find_wrong, find_wrong_start
 from relay.wire.usage import find_usage_of_body
@@ -28,21 +25,11 @@ class PlainPump(Attempt):
         call, channel, committed, settle, limits: See Attempt.
     """
 
-    _content_type = b""
+    _content_type: bytes = b""
     _length: int | None = None
     _held: Held | None = None
     _trace: Trace | None = None
     """What was remembered of a body that is passed on; None while it is held."""
-
-    def __init__(
-        self,
-        call: ActiveCall,
-        channel: Channel,
-        committed: Callable[[Attempt], None],
-        settle: Callable[[ActiveCall], None],
-        limits: Switching,
-    ) -> None:
-        super().__init__(call, channel, committed, settle, limits)
 
     def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
         if kind in (b"text/html", EVENT_STREAM):

@@ -9,11 +9,12 @@ has reached the client, so that any failure can still be served by another chann
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from relay.call import Endpoint, Stage, Usage
-from relay.config import Switching
 from relay.errors import (
     ChannelGarbled,
     ChannelRefused,
@@ -21,11 +22,10 @@ from relay.errors import (
     ChannelTruncated,
     RelayError,
 )
-from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.held import Held
+from relay.flow.outlet import Outlet
 from relay.flow.trace import Trace
-from relay.model import Channel
 from relay.routing.gates import CLIENT_FAULT_CODES
 from relay.wire.heads import EVENT_STREAM, FRAME_OF_EVENTS_END, frame, is_canonical
 from relay.wire.refusal import reject
@@ -59,23 +59,20 @@ class Pump(Attempt):
         call, channel, committed, settle, limits: See Attempt.
     """
 
-    _mode = Mode.GATE
-    _aligned = False
+    _mode: Mode = Mode.GATE
+    _aligned: bool = False
+    _strip_usage: bool = False
+    _outlet: Outlet = None  # type: ignore[assignment]  # the call's; see __post_init__
+    _events: EventBuffer | None = None
+    """What of an event has come; None where reads have always ended with events so far."""
+    _held: Held | None = None
+    """What came before the first real event."""
+    _trace: Trace = msgspec.field(default_factory=Trace)
 
-    def __init__(
-        self,
-        call: ActiveCall,
-        channel: Channel,
-        committed: Callable[[Attempt], None],
-        settle: Callable[[ActiveCall], None],
-        limits: Switching,
-    ) -> None:
-        super().__init__(call, channel, committed, settle, limits)
-        self._outlet = call.outlet
-        self._strip_usage = call.question.strips_usage
-        self._events = EventBuffer(limits.event_bytes_max)
-        self._held = Held()
-        self._trace = Trace()
+    def __post_init__(self) -> None:
+        """Take from the call what every read of its stream needs."""
+        self._outlet = self.call.outlet
+        self._strip_usage = self.call.question.strips_usage
 
     def usage_so_far(self) -> Usage | None:
         """Return what the stream has said of its usage; see Attempt."""
@@ -85,6 +82,11 @@ class Pump(Attempt):
         """Give up; see Attempt."""
         self._mode = Mode.ENDED
         super().stop()
+
+    def renew(self) -> None:
+        """Forget a connection that was closed before it took the question; see Attempt."""
+        super().renew()
+        self._mode = Mode.GATE
 
     # --- the upstream's answer (Answer) --------------------------------------------------------
 
@@ -101,11 +103,14 @@ class Pump(Attempt):
             return
         payload = parts[0] if len(parts) == 1 else b"".join(parts)
         self.bytes_in += len(payload)
-        try:
-            whole = self._events.feed(payload)
-        except ChannelGarbled as error:
-            self.fail(error)
-            return
+        if self._events is None and payload[-2:] == b"\n\n":
+            whole = payload
+        else:
+            try:
+                whole = self._feed(payload)
+            except ChannelGarbled as error:
+                self.fail(error)
+                return
         aligned = self._aligned
         self._aligned = raw[-4:] == FRAME_OF_EVENTS_END and payload[-2:] == b"\n\n"
         if self._mode is Mode.GATE:
@@ -122,7 +127,12 @@ class Pump(Attempt):
 
     def on_frame(self, raw: bytes, payload: bytes) -> None:
         """Carry on what is whole as it came: the hottest path, one call for most events."""
-        if self._mode is not Mode.EVENTS or self._events.held_bytes or not self._outlet.chunks:
+        events = self._events
+        if (
+            self._mode is not Mode.EVENTS
+            or not self._outlet.chunks
+            or (events is not None and events.held_bytes)
+        ):
             self.on_body(raw, [payload], done=False)
             return
         self.bytes_in += len(payload)
@@ -156,24 +166,28 @@ class Pump(Attempt):
     def _take_gate(self, whole: bytes, *, done: bool) -> None:
         """Hold an event stream back until it has shown its first real event."""
         if done:
-            whole += close_event(self._events.take())
+            whole += self._rest()
         if whole:
-            self._held.add(whole)
+            held = self._held
+            if held is None:
+                held = self._held = Held()
+            held.add(whole)
             verdict = judge_first(whole, self.call.endpoint)
             if verdict is First.ERROR:
                 self.fail(_error_event(find_error(whole)))
                 return
-            if verdict is First.OUTPUT or self._held.size_bytes > self._limits.gate_bytes_max:
-                self._open_gate(done=done)
+            if verdict is First.OUTPUT or held.size_bytes > self._limits.gate_bytes_max:
+                self._open_gate(held.release(), done=done)
                 return
         if done:
             self.fail(ChannelTruncated("The upstream ended its stream before any output."))
 
-    def _open_gate(self, *, done: bool) -> None:
-        """Commit: from here on this channel has the call."""
-        block = self._held.release()
+    def _open_gate(self, block: bytes, *, done: bool) -> None:
+        """Commit: from here on this channel has the call; `block` is what was held."""
+        self._held = None
         self._mode = Mode.EVENTS
-        self.call.opening = block
+        if self.call.endpoint is Endpoint.RESPONSES:
+            self.call.opening = block
         self._commit()
         if self.call.keeper is None:
             self.call.forget_question()  # this stream will not be carried on: nobody asks again
@@ -185,6 +199,17 @@ class Pump(Attempt):
         sent = self._inspect(block)
         if sent:
             self._outlet.send_events(sent)
+
+    def _feed(self, payload: bytes) -> bytes:
+        """Return the whole events that a read completed; see EventBuffer.feed."""
+        events = self._events
+        if events is None:
+            events = self._events = EventBuffer(self._limits.event_bytes_max)
+        return events.feed(payload)
+
+    def _rest(self) -> bytes:
+        """Return what was kept back of an event when its stream ended, b"" for nothing."""
+        return b"" if self._events is None else close_event(self._events.take())
 
     # --- the stream itself ----------------------------------------------------------------------
 
@@ -222,7 +247,7 @@ class Pump(Attempt):
 
     def _end_events(self, whole: bytes) -> None:
         """End an event stream: complete only if the protocol's own last word was said."""
-        whole += close_event(self._events.take())
+        whole += self._rest()
         sent = self._inspect(whole) if whole else b""
         if self._mode is Mode.ENDED:
             return  # the last events held an error

@@ -89,7 +89,8 @@ class Referee:
         call, channel_id = attempt.call, attempt.channel.id
         if call.attempts <= 1:
             self._budget.begin(attempt.started_us)
-        call.tried.add(channel_id)
+        if channel_id not in call.tried:
+            call.tried += (channel_id,)
         self._in_flight[channel_id] += 1
         self._counters.attempts += 1
         if self.health.troubled and channel_id in self.health.troubled:

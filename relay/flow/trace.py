@@ -1,13 +1,13 @@
 """What is remembered of an answer while it passes: enough to judge its ending and find its usage.
 
-That is its first events and its last ones, as the very blocks that went by: nothing is decoded, and
-nothing copied, until the answer has ended.
+That is its last events, and its first ones where they report usage, as the very blocks that went
+by: nothing is decoded, and nothing copied, until the answer has ended.
 """
 
 from typing import Final
 
 from relay.call import Endpoint, Usage
-from relay.wire.usage import find_usage
+from relay.wire.usage import USAGE_OBJECT, find_usage
 from relay.wire.verdict import Ending, done_marker, judge_ending
 
 TAIL_BLOCKS: Final = 4
@@ -17,18 +17,18 @@ TAIL_BYTES: Final = 16 * 1024
 
 
 class Trace:
-    """The first and last blocks of one attempt's answer."""
+    """The last blocks of one attempt's answer, and the first one where it reports usage."""
 
     __slots__ = ("_first", "_tail")
 
     def __init__(self) -> None:
-        self._first = b""
+        self._first: bytes | None = None
         self._tail: list[bytes] = []
 
     def note(self, block: bytes) -> None:
         """Remember a block that went by; called for every read of a stream."""
-        if not self._first:
-            self._first = block
+        if self._first is None:
+            self._first = block if USAGE_OBJECT.search(block) else b""
         elif len(block) > TAIL_BYTES:
             self._tail.clear()  # whole events are kept, but not four reads of a flood of them
         # A list of four takes an eighth of what a deque does, for each open stream.
@@ -46,4 +46,4 @@ class Trace:
 
     def usage(self) -> Usage | None:
         """Return what the answer used, None where it did not say."""
-        return find_usage(self._first[:TAIL_BYTES], b"".join(self._tail))
+        return find_usage((self._first or b"")[:TAIL_BYTES], b"".join(self._tail))

@@ -10,7 +10,7 @@ Pure: dice and clock are arguments, health and load are asked, nothing is change
 of one to three channels in service costs about a microsecond or two.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import log
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -31,12 +31,12 @@ _RANGE: Final = float(1 << 53)
 class Wish(NamedTuple):
     """What a call looks for.
 
-    `model`: the public name. `tried`: ids of channels that failed this call; the exchange adds
-    to it. `affinity`: what `affinity_of` made of the session, None = no preference.
+    `model`: the public name. `tried`: ids of channels that failed this call.
+    `affinity`: what `affinity_of` made of the session, None = no preference.
     """
 
     model: str
-    tried: set[int]
+    tried: Collection[int]
     affinity: int | None = None
 
 

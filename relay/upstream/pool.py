@@ -38,6 +38,8 @@ class UpstreamPool:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._idle: dict[Origin, deque[UpstreamConnection]] = {}
         self._open: dict[UpstreamConnection, Origin] = {}
+        # Bound once: a method bound for each connection is 64 bytes of it.
+        self._on_idle, self._on_closed = self._keep, self._forget
         self._origins: dict[str, Origin] = {}
         self._heads: dict[tuple[int, int, str, str], bytes] = {}
 
@@ -90,7 +92,7 @@ class UpstreamPool:
             async with asyncio.timeout(self._timeouts.connect_s):
                 address = await self._resolver.resolve(host)
                 transport, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: UpstreamConnection(self._buffer, self._keep, self._forget),
+                    self._make,
                     address,
                     port,
                     ssl=self._context() if secure else None,
@@ -119,6 +121,9 @@ class UpstreamPool:
         for connection in list(self._open):
             connection.abort()
         self._idle.clear()
+
+    def _make(self) -> UpstreamConnection:
+        return UpstreamConnection(self._buffer, self._on_idle, self._on_closed)
 
     def _keep(self, connection: UpstreamConnection) -> None:
         origin = self._open.get(connection)

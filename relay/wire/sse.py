@@ -20,18 +20,14 @@ class EventBuffer:
         event_bytes_max: More than this without a boundary is no event stream.
     """
 
-    __slots__ = ("_held", "_held_bytes", "_max", "_seam")
+    __slots__ = ("_held", "_max", "_seam", "held_bytes")
 
     def __init__(self, event_bytes_max: int) -> None:
         self._max = event_bytes_max
         self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._seam = b""
-
-    @property
-    def held_bytes(self) -> int:
+        self.held_bytes = 0
         """What is kept back now."""
-        return self._held_bytes
+        self._seam = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the longest prefix of what has arrived that ends on an event boundary.
@@ -47,7 +43,7 @@ class EventBuffer:
             ChannelGarbled: CHANNEL; event_bytes_max bytes came without a boundary.
         Source: WHATWG HTML, Server-sent events, "Parsing an event stream".
         """
-        if not self._held_bytes:
+        if not self.held_bytes:
             if chunk[-2:] == b"\n\n":
                 return chunk
             end = _last_boundary(chunk)
@@ -79,14 +75,14 @@ class EventBuffer:
 
     def _keep(self, rest: bytes) -> None:
         self._held.append(rest)
-        self._held_bytes += len(rest)
+        self.held_bytes += len(rest)
         self._seam = (self._seam + rest)[-3:]
-        if self._held_bytes > self._max:
+        if self.held_bytes > self._max:
             raise ChannelGarbled("The upstream sent too long an event.")
 
     def _drop(self) -> None:
         self._held.clear()
-        self._held_bytes = 0
+        self.held_bytes = 0
         self._seam = b""
 
 

@@ -35,7 +35,7 @@ SEARCH_BYTES_MAX: Final = 32 * 1024
 """The farthest usage from an end that was ever recorded stood 4,151 bytes before it."""
 CANDIDATES_MAX: Final = 64
 """Objects looked at before an answer counts as silent: nearly always the first has the counts."""
-_MARKER: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{')
+USAGE_OBJECT: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{')
 
 BESIDE: Final = frozenset({"compaction", "advisor_message"})
 """Samplings that Anthropic's totals leave out though it charges them. Source: its Python client,
@@ -101,7 +101,7 @@ def _last_object(block: bytes) -> WireUsage | None:
         at = block.rfind(b'"usage', 0, at)
         if at < 0:
             break
-        found = _MARKER.match(block, at)
+        found = USAGE_OBJECT.match(block, at)
         wire = None if found is None else _read_object(block, found.end() - 1)
         if wire is not None:
             return wire
@@ -110,7 +110,7 @@ def _last_object(block: bytes) -> WireUsage | None:
 
 def _first_object(block: bytes) -> WireUsage | None:
     """Return the first usage object of `block` that holds a count."""
-    for found in islice(_MARKER.finditer(block), CANDIDATES_MAX):
+    for found in islice(USAGE_OBJECT.finditer(block), CANDIDATES_MAX):
         wire = _read_object(block, found.end() - 1)
         if wire is not None:
             return wire

@@ -64,7 +64,7 @@ class Storm:
                 continue
             failure = Failure(Outcome.SERVER_ERROR, started_us)
             self.health.fail(where, "m", failure, now_us=now_us, dice=self.rng.random())
-            call.wish.tried.add(where)
+            call = call._replace(wish=call.wish._replace(tried={*call.wish.tried, where}))
             self._switch(call, now_us)
 
     def _begin(self, now_us: int) -> None:
