@@ -21,8 +21,9 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from relay.config import Timeouts
-from relay.edge.asked import Asked, Memory, remember, survey
+from relay.edge.asked import Asked, survey
 from relay.edge.body import drop_rest, read_whole, take_whole
+from relay.edge.memory import Memory, remember
 from relay.edge.service import Service
 from relay.errors import BadRequest, RequestTimeout
 from relay.flow.active import ActiveCall
@@ -323,8 +324,7 @@ class ClientConnection(RequestHandler):
         timeouts = self._timeouts
 
         def extend(size: int) -> None:
-            earned_s = timeouts.body_s + size / timeouts.body_bytes_per_s_min
-            self.deadline_s = begun_s + earned_s
+            self.deadline_s = begun_s + timeouts.body_s + size / timeouts.body_bytes_per_s_min
 
         extend(0)
         try:

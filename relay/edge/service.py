@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Protocol
 
-from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
-from relay.edge.asked import Asked
+from relay.edge.asked import Asked, Head
 from relay.errors import RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
@@ -18,7 +17,7 @@ class Service(Protocol):
     """What serves the requests of a connection (edge.site)."""
 
     async def serve(
-        self, client: "ClientConnection", message: RawRequestMessage, payload: StreamReader
+        self, client: "ClientConnection", message: Head, payload: StreamReader
     ) -> Asked | None:
         """Answer one request; raises nothing but CancelledError.
 

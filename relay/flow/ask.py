@@ -5,8 +5,7 @@ is, where it is the channel's fault.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 from relay.config import Switching
 from relay.errors import ChannelOutrun, ChannelSpent, ClientGone, ConnectionBroken, RelayError
@@ -74,17 +73,7 @@ class Asker:
         """Ask an attempt's channel; return when its answer is out, raise why it is not."""
         await self._take_quota(attempt)
         self._begin(attempt)
-        async with self._judging(attempt):
-            connection = self._connections.take(attempt.channel)
-            if connection is not None:
-                try:
-                    await self._ask_over(connection, attempt)
-                    return
-                except ConnectionBroken as error:
-                    if not _may_ask_anew(attempt, error):
-                        raise
-                    attempt.renew()
-            await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+        await self._judged(attempt, self._ask_kept(attempt))
 
     async def _take_quota(self, attempt: Attempt) -> None:
         call = attempt.call
@@ -100,11 +89,25 @@ class Asker:
         """Go on with an attempt that was asked at once, and that failed."""
         error = failed.error
         assert error is not None
-        async with self._judging(failed):
-            if not _may_ask_anew(failed, error):
-                raise error
-            failed.renew()
-            await self._ask_over(await self._connections.dial(failed.channel), failed)
+        await self._judged(failed, self._ask_anew(failed, error))
+
+    async def _ask_kept(self, attempt: Attempt) -> None:
+        """Ask over a connection that is kept, where there is one, else over a new one."""
+        connection = self._connections.take(attempt.channel)
+        if connection is None:
+            await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+            return
+        try:
+            await self._ask_over(connection, attempt)
+        except ConnectionBroken as error:
+            await self._ask_anew(attempt, error)
+
+    async def _ask_anew(self, attempt: Attempt, error: RelayError) -> None:
+        """Ask again over a new connection, where `error` says nothing of the channel."""
+        if not _may_ask_anew(attempt, error):
+            raise error
+        attempt.renew()
+        await self._ask_over(await self._connections.dial(attempt.channel), attempt)
 
     async def _ask_over(self, connection: Connection, attempt: Attempt) -> None:
         stopped = attempt.call.doom or attempt.error
@@ -124,11 +127,10 @@ class Asker:
         self._send(attempt, connection, report)
         await done
 
-    @asynccontextmanager
-    async def _judging(self, attempt: Attempt) -> AsyncIterator[None]:
+    async def _judged(self, attempt: Attempt, asking: Awaitable[None]) -> None:
         """Hold what becomes of an attempt against its channel, where it is the channel's fault."""
         try:
-            yield
+            await asking
         except RelayError as error:
             self.judge(attempt, error)
             self.end(attempt)

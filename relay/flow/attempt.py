@@ -39,7 +39,7 @@ class Attempt(abc.ABC):
     error: RelayError | None = None
     """Why it ended; None = it runs, or its answer is out."""
     report: "Report | None" = None
-    stage = Stage.DIALED
+    stage: Stage
     answered = False
     """Its channel took the question on: it has read the prompt, and will bill it."""
     prefix_tokens = 0
@@ -76,6 +76,7 @@ class Attempt(abc.ABC):
         self._committed = committed
         self._settle = settle
         self._limits = limits
+        self.stage = Stage.DIALED
         self.asked_s = time.monotonic()
 
     def __repr__(self) -> str:

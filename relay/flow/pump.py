@@ -59,7 +59,6 @@ class Pump(Attempt):
         call, channel, committed, settle, limits: See Attempt.
     """
 
-    _mode = Mode.GATE
     _aligned = False
 
     def __init__(
@@ -71,6 +70,7 @@ class Pump(Attempt):
         limits: Switching,
     ) -> None:
         super().__init__(call, channel, committed, settle, limits)
+        self._mode = Mode.GATE
         self._outlet = call.outlet
         self._strip_usage = call.question.strips_usage
         self._events = EventBuffer(limits.event_bytes_max)

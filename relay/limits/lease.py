@@ -133,7 +133,7 @@ class Lease:
         """Take in what the bank said about this bucket."""
         self.balance += leased
         self.hungry = False
-        self.used_ms = used_ms
+        self.used_ms = float(used_ms)
         self.heard_ms = now_ms
         if leased < wanted:
             self.rest_until_ms = now_ms + REST_MS
