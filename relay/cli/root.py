@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from relay.compiled import is_compiled
 from relay.config import Config, load
 from relay.errors import ConfigError, DependencyDown, RelayError
 
@@ -156,7 +157,8 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
     if not value or ctx.resilient_parsing:
         return
     libraries = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop", "msgspec"))
-    click.echo(f"relay {version('relay')} (Python {platform.python_version()}, {libraries})")
+    how = "compiled" if is_compiled() else "pure Python"
+    click.echo(f"relay {version('relay')}, {how} (Python {platform.python_version()}, {libraries})")
     ctx.exit()
 
 
