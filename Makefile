@@ -32,7 +32,7 @@ serve: $(STAMP)
 compiled: $(STAMP)
 	RELAY_COMPILED=1 $(BIN)/python setup.py --quiet build_ext \
 		--build-lib build/compiled --build-temp build/objects
-	$(BIN)/relay --version | grep compiled
+	$(BIN)/relay --version | grep ', compiled ('
 
 test: check $(CLIENTS)/.installed
 	$(BIN)/pytest

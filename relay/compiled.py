@@ -32,6 +32,7 @@ MODULES: Final = (
     "limits.scheme",
     *("routing.budget", "routing.health", "routing.patience", "routing.pick", "routing.table"),
     *("store.journal", "store.limiter"),
+    "units",
     *("upstream.connection", "upstream.pool"),
     *("wire.heads", "wire.keys", "wire.rates", "wire.refusal", "wire.request", "wire.sse"),
     *("wire.usage", "wire.verdict", "wire.weight"),
@@ -65,6 +66,14 @@ def is_compiled() -> bool:
     """Tell whether the hot modules of this process are compiled."""
     spec = find_spec("relay.flow.exchange")
     return spec is not None and not (spec.origin or "").endswith(".py")
+
+
+def describe() -> str:
+    """Return which of both runs, and where that may be a surprise, why."""
+    if is_compiled():
+        return "compiled"
+    unused = (FOLDER / NOTE).is_file() and os.environ.get("RELAY_PURE") != "1"
+    return "pure Python: what is compiled is of other sources" if unused else "pure Python"
 
 
 class Finder:

@@ -6,6 +6,7 @@ finder over a folder of empty libraries with notes that are right, wrong and mis
 
 import ast
 import importlib.util
+import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -82,10 +83,18 @@ def test_what_was_built_is_used(built: Path) -> None:
     assert origin("relay.flow.ports") == ROOT / "flow" / "ports.py"
 
 
-def test_what_was_built_of_other_sources_is_not_used(built: Path) -> None:
+def test_what_was_built_of_other_sources_is_not_used_and_it_is_said(built: Path) -> None:
     (built / compiled.NOTE).write_text("0" * 32)
     compiled.use_compiled()
     assert origin("relay.flow.exchange") == ROOT / "flow" / "exchange.py"
+    plain = subprocess.run(
+        [sys.executable, "-c", "from relay.compiled import describe; print(describe())"],
+        env={"RELAY_PURE": "1"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert plain.stdout == "pure Python\n"
 
 
 def test_half_a_build_is_not_used(built: Path) -> None:
