@@ -13,6 +13,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 COMPILED: dict[str, Any] = runpy.run_path(str(ROOT / "relay" / "compiled.py"))
+MADE_FROM = COMPILED["made_from"]()
+"""Taken before anything is read: a source that changes meanwhile makes the build one of others."""
 
 
 class BuildAndNote(build_ext):
@@ -26,7 +28,7 @@ class BuildAndNote(build_ext):
             note.unlink(missing_ok=True)
         super().run()
         if mine:
-            note.write_text(COMPILED["made_from"]())
+            note.write_text(MADE_FROM)
 
 
 def extensions() -> list[Extension]:
