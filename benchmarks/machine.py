@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from relay.compiled import describe
+
 ROOT: Final = Path(__file__).parents[1]
 _LIBRARIES: Final = ("aiohttp", "httptools", "hiredis", "msgspec", "uvloop")
 
@@ -26,6 +28,7 @@ def describe_machine() -> dict[str, Any]:
         "system": _field("/etc/os-release", "PRETTY_NAME", "=").strip('"'),
         "virtual": "hypervisor" in _field("/proc/cpuinfo", "flags"),
         "python": platform.python_version(),
+        "relay": describe(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "open_files_max": [soft, hard],
         "somaxconn": _text("/proc/sys/net/core/somaxconn"),

@@ -27,7 +27,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from relay.billing.credit import LeaseAsk
+from relay.billing.shapes import LeaseAsk
 from relay.call import CallEnd, CallStart
 from relay.config import JournalConfig
 from relay.control.shipper import Shipper

@@ -9,31 +9,8 @@ hold, so that one worker cannot sit on the last dollar.
 
 from typing import Final
 
-import msgspec
-
 SHARE_MAX: Final = 4
 """A lease takes at most a quarter of what is left, so that other workers find something too."""
-
-
-class LeaseAsk(msgspec.Struct, frozen=True):
-    """What a worker asks for an account: at least the hold that waits, better some seconds."""
-
-    account_id: int
-    needed_nanos: int
-    wanted_nanos: int
-
-
-class Lease(msgspec.Struct, frozen=True):
-    """How an account stands with the worker that asked.
-
-    `total_nanos`: all that this life of the worker was ever leased, less what it gave back.
-    `free_nanos`: what is left for others to lease. `owned_nanos`: the balance and the credit
-    limit, whoever holds how much of it now.
-    """
-
-    total_nanos: int
-    free_nanos: int
-    owned_nanos: int
 
 
 def lease_nanos(free_nanos: int, *, needed_nanos: int, wanted_nanos: int) -> int:
@@ -53,7 +30,7 @@ def lease_nanos(free_nanos: int, *, needed_nanos: int, wanted_nanos: int) -> int
     return max(needed_nanos, min(wanted_nanos, free_nanos // SHARE_MAX), 0)
 
 
-class Purse(msgspec.Struct):
+class Purse:
     """What one worker may still spend for one account, and what of it is held by running calls.
 
     `leased_nanos` goes below zero when a call cost more than was held: that debt is covered by the
@@ -61,9 +38,15 @@ class Purse(msgspec.Struct):
     `told_nanos`: the sum of all grants less what was given back, as far as this worker was told.
     """
 
-    leased_nanos: int = 0
-    held_nanos: int = 0
-    told_nanos: int = 0
+    __slots__ = ("held_nanos", "leased_nanos", "told_nanos")
+
+    def __init__(self, leased_nanos: int = 0) -> None:
+        self.leased_nanos = leased_nanos
+        self.held_nanos = 0
+        self.told_nanos = 0
+
+    def __repr__(self) -> str:
+        return f"<Purse {self.leased_nanos} held={self.held_nanos} told={self.told_nanos}>"
 
     @property
     def free_nanos(self) -> int:

@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from relay.billing.price import Rates, rates_in_force
+from relay.billing.price import rates_in_force
+from relay.billing.shapes import Ask, Ending, Rates
 from relay.call import EndReason, Usage
 from relay.model import AbortBills, Price
 from relay.units import PPM, TOKENS_PER_PRICE
@@ -22,14 +23,6 @@ _REFUSED: Final = frozenset(
 )
 
 _DIVISOR: Final = TOKENS_PER_PRICE * PPM * PPM * PPM
-
-
-class Ask(msgspec.Struct, frozen=True):
-    """The most that a call may use: estimated input, its maximum of output tokens, images."""
-
-    input_tokens: int
-    output_tokens: int
-    images: int = 0
 
 
 def hold_nanos(
@@ -49,21 +42,26 @@ def hold_nanos(
     return min(-(-dearest * group_multiplier_ppm // _DIVISOR), nanos_max)
 
 
-class Bound(msgspec.Struct, frozen=True):
+class Bound:
     """The dearest rates of a price, its model multiplier in them: what a hold is computed by.
 
     In nano-USD x PPM x PPM, per 1M tokens or each. Made once for a price: the hot path only adds.
     """
 
-    input_scaled: int
-    output_scaled: int
-    image_scaled: int
-    call_scaled: int
+    __slots__ = ("_call_scaled", "_image_scaled", "_input_scaled", "_output_scaled")
+
+    def __init__(
+        self, input_scaled: int, output_scaled: int, image_scaled: int, call_scaled: int
+    ) -> None:
+        self._input_scaled = input_scaled
+        self._output_scaled = output_scaled
+        self._image_scaled = image_scaled
+        self._call_scaled = call_scaled
 
     def hold_nanos(self, ask: Ask, *, group_multiplier_ppm: int, nanos_max: int) -> int:
         """Return what `hold_nanos` would for this one price, where it has no tiers."""
-        scaled = ask.input_tokens * self.input_scaled + ask.output_tokens * self.output_scaled
-        apiece = ask.images * self.image_scaled + self.call_scaled
+        scaled = ask.input_tokens * self._input_scaled + ask.output_tokens * self._output_scaled
+        apiece = ask.images * self._image_scaled + self._call_scaled
         scaled += apiece * TOKENS_PER_PRICE
         return min(-(-scaled * group_multiplier_ppm // _DIVISOR), nanos_max)
 
@@ -103,25 +101,6 @@ def _dearest_input(rates: Rates) -> int:
 
 def _dearest_output(rates: Rates) -> int:
     return max(rates.output, rates.reasoning or 0, rates.audio_output or 0, rates.image_output or 0)
-
-
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts that decide what of a call is charged.
-
-    `delivered`: the client was sent output of the model (a role, a ping, an error is none).
-    `reported`: the latest usage that the delivering channel told. `reported_whole`: it was the
-    terminal one, which counts all that the provider charges. `input_estimate`, `output_estimate`:
-    tokens, counted from bytes of the request and of the delivered output; never from the text of
-    an error. `output_tokens_max`: what the client allowed, 0 = no bound.
-    """
-
-    reason: EndReason
-    delivered: bool
-    input_estimate: int
-    output_estimate: int = 0
-    reported: Usage | None = None
-    reported_whole: bool = False
-    output_tokens_max: int = 0
 
 
 def drains(abort_bills: AbortBills, *, delivered: bool) -> bool:

@@ -20,8 +20,7 @@ new-api, service/text_quota.go, calculateTextQuotaSummary.
 from decimal import Decimal
 from typing import Final
 
-import msgspec
-
+from relay.billing.shapes import Charge, Item, Rates
 from relay.call import Usage
 from relay.model import Price, PriceDetail, PriceTier
 from relay.units import (
@@ -39,31 +38,6 @@ COST_NANOS_MAX: Final = 1_000_000 * NANOS_PER_USD
 _DIVISOR: Final = TOKENS_PER_PRICE * PPM * PPM * PPM
 _SCALED_DIGITS: Final = 15  # 10^9 nano-USD x 10^6 PPM
 _NO_DETAIL: Final = PriceDetail()
-
-
-class Charge(msgspec.Struct, frozen=True):
-    """A cost in nano-USD, and what it was computed from: enough to compute it again."""
-
-    cost_nanos: int
-    price_id: int
-    group_multiplier_ppm: int
-    model_multiplier_ppm: int
-
-
-class Item(msgspec.Struct, frozen=True):
-    """One line of a receipt.
-
-    `rate_scaled`: nano-USD x PPM, per 1M tokens, or each where `apiece` (calls, images).
-    """
-
-    count: int
-    rate_scaled: int
-    apiece: bool = False
-
-    @property
-    def cost_scaled(self) -> int:
-        """The cost in nano-USD x PPM x TOKENS_PER_PRICE."""
-        return self.count * self.rate_scaled * (TOKENS_PER_PRICE if self.apiece else 1)
 
 
 def charge(usage: Usage, price: Price, *, group_multiplier_ppm: int) -> Charge:
@@ -139,26 +113,6 @@ def itemise(usage: Usage, price: Price) -> list[Item]:
         Item(1 if rates.per_call else 0, rates.per_call, apiece=True),
     ]
     return [item for item in items if item.count > 0]
-
-
-class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """The rates of one call, scaled: multipliers applied, its tier chosen.
-
-    None: the price does not tell that part from its whole.
-    """
-
-    input: int
-    cached_input: int
-    cache_write: int
-    cache_write_1h: int | None
-    audio_input: int | None
-    image_input: int | None
-    output: int
-    reasoning: int | None
-    audio_output: int | None
-    image_output: int | None
-    per_image: int
-    per_call: int
 
 
 def rates_in_force(input_tokens: int, price: Price) -> Rates:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from relay.compiled import describe
 from relay.config import Config, load
 from relay.errors import ConfigError, DependencyDown, RelayError
 
@@ -156,7 +157,8 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
     if not value or ctx.resilient_parsing:
         return
     libraries = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop", "msgspec"))
-    click.echo(f"relay {version('relay')} (Python {platform.python_version()}, {libraries})")
+    stands_on = f"Python {platform.python_version()}, {libraries}"
+    click.echo(f"relay {version('relay')}, {describe()} ({stands_on})")
     ctx.exit()
 
 

@@ -14,6 +14,7 @@ import click
 
 from relay import logs
 from relay.cli.root import load_context, location_options
+from relay.compiled import describe
 from relay.config import Config
 from relay.lifeline import Lifeline
 
@@ -107,7 +108,7 @@ def _tell(report: "Report", data_dir: Path) -> None:
         return
     token = data_dir / "secrets" / "admin.token"
     click.echo(f"relay {version('relay')}: http://{report.listen}/v1", err=True)
-    click.echo(f"workers  {report.workers}", err=True)
+    click.echo(f"workers  {report.workers}, {describe()}", err=True)
     click.echo(f"admin    http://{report.admin} (token in {token})", err=True)
     click.echo(f"data     {data_dir}", err=True)
     if report.demo is not None:

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from relay.compiled import is_compiled
 from relay.store.published import HistogramCounts, Published, is_fresh, read_all
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -135,7 +136,11 @@ class WorkerCollector(Collector):
         yield InfoMetricFamily(
             "relay_build",
             "What is running.",
-            value={"version": version("relay"), "python": platform.python_version()},
+            value={
+                "version": version("relay"),
+                "python": platform.python_version(),
+                "compiled": "yes" if is_compiled() else "no",
+            },
         )
 
 

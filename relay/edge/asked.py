@@ -1,23 +1,56 @@
-"""What the head of a request says, read once for all requests of a connection that begin alike.
+"""What the head of a request says: whom it is from, what it asks, how long it is."""
 
-A client that keeps its connection sends the same head again and again: only the length differs.
-The strict parser has accepted those very bytes before, so it has nothing to add; a request that
-came whole in one read and begins alike is known by two comparisons. Everything else goes through
-the parser.
-"""
-
-from typing import Final
+from typing import Protocol
 
 import msgspec
 from aiohttp.http_parser import RawRequestMessage
+from multidict import CIMultiDictProxy
 
 from relay.call import Endpoint
-from relay.model import Protocol
+from relay.model import Protocol as Dialect
 
-LENGTH: Final = b"\r\ncontent-length:"
-LENGTH_DIGITS_MAX: Final = 9
-HEAD_BYTES_MAX: Final = 4096
-"""Longer heads are not kept: a connection must not cost much memory."""
+
+class Head(Protocol):
+    """A head as aiohttp's parser gives it.
+
+    Its own type, RawRequestMessage, calls it a tuple. What the C parser makes is none, and compiled
+    code believes what it is told of types.
+    """
+
+    @property
+    def method(self) -> str:
+        """In upper case."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """With its query."""
+        ...
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Of HTTP."""
+        ...
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """Names in any case."""
+        ...
+
+    @property
+    def should_close(self) -> bool:
+        """No request follows on this connection."""
+        ...
+
+    @property
+    def upgrade(self) -> bool:
+        """Another protocol is asked for."""
+        ...
+
+    @property
+    def chunked(self) -> bool:
+        """The body comes in chunks."""
+        ...
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -32,47 +65,9 @@ class Asked(msgspec.Struct, frozen=True):
     credential: bytes | None
     ip: str
     content_type: str
-    dialect: Protocol
+    dialect: Dialect
     query: str
     forwarded: bytes
-
-
-class Memory(msgspec.Struct, frozen=True):
-    """The last head of a connection: the bytes on both sides of its length, and what they mean."""
-
-    before: bytes
-    after: bytes
-    asked: Asked
-
-    def body_of(self, data: bytes, bytes_max: int) -> bytes | None:
-        """Return the body of a request that is whole in `data` and begins as this one did."""
-        if not data.startswith(self.before):
-            return None
-        at = len(self.before)
-        end = data.find(b"\r\n", at, at + LENGTH_DIGITS_MAX + 2)
-        digits = data[at:end]
-        if end < 0 or not digits.isdigit() or not data.startswith(self.after, end):
-            return None
-        size = int(digits)
-        begin = end + len(self.after)
-        return data[begin:] if len(data) - begin == size <= bytes_max else None
-
-
-def remember(head: bytes, asked: Asked) -> Memory | None:
-    """Return the memory of a head that the parser has accepted, None where it is not worth one.
-
-    Accepted it has one length at most; `head` ends in the empty line.
-    """
-    at = head.lower().find(LENGTH)
-    if at < 0 or len(head) > HEAD_BYTES_MAX:
-        return None
-    at += len(LENGTH)
-    value = head[at : head.index(b"\r\n", at)]
-    digits = value.strip(b" \t")
-    if not digits.isdigit():
-        return None
-    begin = at + value.index(digits)
-    return Memory(head[:begin], head[begin + len(digits) :], asked)
 
 
 def survey(message: object, data: bytes) -> tuple[int, bytes]:

@@ -24,13 +24,15 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from relay.config import Timeouts
-from relay.edge.asked import Asked, Memory, remember, survey
+from relay.edge.asked import Asked, survey
 from relay.edge.body import drop_rest, read_paced, take_whole
 from relay.edge.lean import LeanConnection
+from relay.edge.memory import Memory, remember
 from relay.edge.service import Service
 from relay.errors import BadRequest, RequestTimeout
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
+from relay.flow.outlet import swallow
 from relay.flow.ports import Valve
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ class ClientConnection(LeanConnection):
         self.serving = False
         self.keeps_alive = True
         self.takes_chunks = True
-        self.write: Callable[[bytes], None] = _swallow
+        self.write: Callable[[bytes], None] = swallow
         """The transport's own write; a connection that is gone swallows what comes."""
 
     # --- flow.ports.Client -------------------------------------------------------------------
@@ -157,7 +159,7 @@ class ClientConnection(LeanConnection):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone: its upstream is dropped now, its task is cancelled next."""
-        self.write = _swallow
+        self.write = swallow
         self._force_close = True
         if self._left is not None and self._left[1] is None:
             self._service.desert(self._left[0])
@@ -344,7 +346,3 @@ class ClientConnection(LeanConnection):
 
     def _expect_by(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
-
-
-def _swallow(data: bytes) -> None:
-    """Take bytes for a client that has gone."""

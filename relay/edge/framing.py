@@ -14,7 +14,8 @@ from relay.flow.active import ActiveCall
 from relay.model import Channel, Protocol
 from relay.wire.heads import JSON
 from relay.wire.multipart import Form, peek_multipart, reframe_multipart
-from relay.wire.request import Request, peek_json, reframe_json
+from relay.wire.request import peek_json, reframe_json
+from relay.wire.request_shapes import Request
 from relay.wire.usage import estimate_tokens
 from relay.wire.weight import weigh
 

@@ -4,15 +4,14 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from aiohttp.http_parser import RawRequestMessage
-
+from relay.edge.asked import Head
 from relay.edge.body import too_large
 from relay.errors import BadRequest, NotImplementedHere, UnsupportedMedia
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._\-\[\]:]*")
 
 
-def announced_bytes(message: RawRequestMessage, bytes_max: int) -> int:
+def announced_bytes(message: Head, bytes_max: int) -> int:
     """Return what the body will take at most.
 
     Raises:
@@ -25,13 +24,13 @@ def announced_bytes(message: RawRequestMessage, bytes_max: int) -> int:
     return size
 
 
-def comes_again(message: RawRequestMessage) -> bool:
+def comes_again(message: Head) -> bool:
     """Tell whether the next request of the connection may have the same head."""
     headers = message.headers
     return not message.should_close and message.version == (1, 1) and "Expect" not in headers
 
 
-def check_head(message: RawRequestMessage) -> None:
+def check_head(message: Head) -> None:
     """Refuse what the parser lets through and we do not speak.
 
     Raises:

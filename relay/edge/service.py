@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
-from relay.edge.asked import Asked
+from relay.edge.asked import Asked, Head
 from relay.errors import RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
@@ -30,13 +29,13 @@ class Service(Protocol):
     """What serves the requests of a connection (edge.site)."""
 
     async def serve(
-        self, client: "ClientConnection", message: RawRequestMessage, payload: StreamReader
+        self, client: "ClientConnection", message: Head, payload: StreamReader
     ) -> Served:
         """Answer one request; raises nothing but CancelledError."""
         ...
 
     def serve_whole(
-        self, client: "ClientConnection", message: RawRequestMessage, payload: StreamReader
+        self, client: "ClientConnection", message: Head, payload: StreamReader
     ) -> Served:
         """Begin to answer a request whose body is there; raises nothing."""
         ...

@@ -8,15 +8,14 @@ import ipaddress
 import logging
 import random
 import time
-from typing import Final
+from typing import Final, cast
 
-from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from relay.call import Endpoint, RequestNumbers
 from relay.config import Server
 from relay.edge.answers import empty_answer, error_answer, json_answer
-from relay.edge.asked import Asked
+from relay.edge.asked import Asked, Head
 from relay.edge.body import take_whole
 from relay.edge.connection import ClientConnection
 from relay.edge.dialect import forwarded_headers, forwarded_query, presented_key, spoken_in
@@ -45,6 +44,7 @@ from relay.wire.heads import CONTINUE
 log = logging.getLogger("relay.edge")
 
 RETRY_AFTER_S: Final = 1.0
+_DROPPED: Final = cast("Head", None)
 
 
 class Site:
@@ -70,9 +70,7 @@ class Site:
         self._on_free = self._free_body  # bound once, not for each call
         self._numbers = RequestNumbers(random.getrandbits(74))
 
-    async def serve(
-        self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
-    ) -> Served:
+    async def serve(self, client: ClientConnection, message: Head, payload: StreamReader) -> Served:
         """Answer one request; every failure ends in an answer or a closed connection."""
         asked, again, running = None, False, False
         call = self._begin(client)
@@ -81,7 +79,7 @@ class Site:
             if asked is not None:
                 await self._receive(call, client, message, payload, asked)
                 again = comes_again(message)
-                del message  # its headers take 2 KiB, and the answer may take minutes
+                message = _DROPPED  # its headers take 2 KiB, and the answer may take minutes
                 exchange = self._exchange
                 running = exchange.ask_at_once(call, client) or await exchange.run(call, client)
         except RelayError as error:
@@ -95,9 +93,7 @@ class Site:
                 self.let_go(call)
         return Served(asked if again else None, running=running)
 
-    def serve_whole(
-        self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
-    ) -> Served:
+    def serve_whole(self, client: ClientConnection, message: Head, payload: StreamReader) -> Served:
         """Begin to answer a request whose body is there; see edge.connection.Service."""
         asked = None
         call = self._begin(client)
@@ -210,9 +206,7 @@ class Site:
             )
         )
 
-    def _open(
-        self, call: ActiveCall, client: ClientConnection, message: RawRequestMessage
-    ) -> Asked | None:
+    def _open(self, call: ActiveCall, client: ClientConnection, message: Head) -> Asked | None:
         """Find out from the head what is asked, and by whom; None if that is answered already."""
         headers = message.headers
         call.dialect = spoken_in(headers)
@@ -252,7 +246,7 @@ class Site:
         self,
         call: ActiveCall,
         client: ClientConnection,
-        message: RawRequestMessage,
+        message: Head,
         payload: StreamReader,
         asked: Asked,
     ) -> None:

@@ -5,13 +5,12 @@ the question itself, which a retry needs.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
-
-import msgspec
 
 from relay.call import Endpoint, Stage, Try, Usage
 from relay.errors import RelayError
+from relay.flow.forgotten import FORGOTTEN
 from relay.flow.outlet import Outlet
 from relay.flow.ports import Client, Question
 from relay.limits.scheme import Grant, Tokens
@@ -35,27 +34,10 @@ class Caller(Protocol):
         ...
 
 
-class Forgotten:
-    """Stands for the question of a call that is asked no more (implements flow.ports.Question)."""
-
-    __slots__ = ()
-    fields = None
-    strips_usage = False
-    session = b""
-
-    def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
-        """Fail: it is gone."""
-        raise AssertionError("a forgotten question is asked again")
-
-    def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "Forgotten":
-        """Fail: it is gone."""
-        raise AssertionError("a forgotten question is carried on")
+_DIALECT: Final = Endpoint.CHAT.dialect
 
 
-FORGOTTEN: Final = Forgotten()
-
-
-class ActiveCall(msgspec.Struct, eq=False):
+class ActiveCall:
     """The mutable state of one call: moved by the exchange and its attempts, read by the rest.
 
     `number` is the request id, a UUIDv7 as an integer. `time_us` is microseconds since 1970 UTC at
@@ -64,99 +46,228 @@ class ActiveCall(msgspec.Struct, eq=False):
     the attempt knows.
     """
 
+    __slots__ = (
+        "account",
+        "affinity",
+        "asked_s",
+        "attempts",
+        "begun_s",
+        "bytes_out",
+        "caller",
+        "channel",
+        "channels",
+        "checked_s",
+        "choices",
+        "client",
+        "counts_bytes",
+        "deserted",
+        "dialect",
+        "doom",
+        "endpoint",
+        "events_out",
+        "first_byte_s",
+        "forwarded",
+        "free_body",
+        "gone",
+        "grant",
+        "group",
+        "held_bytes",
+        "hold_nanos",
+        "images",
+        "input_estimate",
+        "ip",
+        "keeper",
+        "key",
+        "left_bytes_out",
+        "left_events",
+        "left_s",
+        "line",
+        "model",
+        "notes",
+        "number",
+        "opening",
+        "outlet",
+        "output_tokens_max",
+        "paid",
+        "payer",
+        "price",
+        "query",
+        "question",
+        "reads_on",
+        "reserved",
+        "running",
+        "served_model",
+        "settled",
+        "splices",
+        "stage",
+        "stream",
+        "text_bytes",
+        "time_us",
+        "tried",
+        "tries",
+        "usage",
+        "wasted_input",
+        "wasted_output",
+    )
+
     number: int
     client: Client
     endpoint: Endpoint
     time_us: int
-    tried: tuple[int, ...] = ()
+    tried: tuple[int, ...]
     """Ids of the channels asked; a handful at most, and a set takes 200 bytes."""
-    running: "list[Attempt]" = []
-    """Its own, as each default here: attempts now under way: one, or two while one is hedged."""
-    begun_s: float = 0.0
-    dialect: Dialect = Endpoint.CHAT.dialect
+    running: "list[Attempt]"
+    """Attempts now under way: one, or two while one is hedged."""
+    begun_s: float
+    dialect: Dialect
     """What the client speaks: errors are told in it, and channels that speak it serve the call."""
-    query: str = ""
+    query: str
     """What of the query goes on to an upstream, with its question mark."""
-    forwarded: bytes = b""
+    forwarded: bytes
     """Header lines of the client's that go on to an upstream."""
-    ip: str = ""
-    key: Key | None = None
-    account: Account | None = None
-    group: Group | None = None
-    line: Line | None = None
-    price: Price | None = None
-    model: str = ""
-    stream: bool = False
-    input_estimate: int = 0
-    output_tokens_max: int | None = None
+    ip: str
+    key: Key | None
+    account: Account | None
+    group: Group | None
+    line: Line | None
+    price: Price | None
+    model: str
+    stream: bool
+    input_estimate: int
+    output_tokens_max: int | None
     """The client's bound on each answer; None: it set none."""
-    choices: int = 1
+    choices: int
     """Answers or images asked for."""
-    text_bytes: int = 0
+    text_bytes: int
     """Of its body, pictures left out."""
-    images: int = 0
-    reserved: Tokens = (0, 0, 0)
+    images: int
+    reserved: Tokens
     """What it was taken to use before it ran."""
-    grant: Grant | None = None
+    grant: Grant | None
     """What it has taken of its limits (flow.rates)."""
-    hold_nanos: int = 0
+    hold_nanos: int
     """Money held for it (flow.purses)."""
-    held_bytes: int = 0
+    held_bytes: int
     """What its body takes of the memory that all bodies may take."""
-    free_body: "Callable[[ActiveCall], None] | None" = None
+    free_body: "Callable[[ActiveCall], None] | None"
     """Told when the body is needed no more."""
-    paid: int = 0
+    paid: int
     """How many tolls it has paid, in their order (flow.tolls)."""
-    notes: bytes = b""
+    notes: bytes
     """Header lines for the head of its answer, whatever that is; each ends in CRLF."""
-    counts_bytes: bool = False
+    counts_bytes: bool
     """The answer is text, so that its bytes tell its tokens where nobody reports them."""
-    question: Question = FORGOTTEN
-    outlet: Outlet = None  # type: ignore[assignment]  # set before any channel is asked
-    affinity: int | None = None
-    channels: tuple[Channel, ...] = ()
+    question: Question
+    outlet: Outlet
+    """Set before any channel is asked, and not there before."""
+    affinity: int | None
+    channels: tuple[Channel, ...]
     """All that serve the model, lowest tier first."""
-    channel: Channel | None = None
+    channel: Channel | None
     """The channel asked last; in the end the one that served."""
-    served_model: str = ""
-    stage: Stage = Stage.ADMITTED
-    attempts: int = 0
-    tries: tuple[Try, ...] = ()
+    served_model: str
+    stage: Stage
+    attempts: int
+    tries: tuple[Try, ...]
     """Those of them that failed."""
-    splices: int = 0
-    keeper: Keeper | None = None
+    splices: int
+    keeper: Keeper | None
     """What went out, kept where the stream may have to be carried on."""
-    opening: bytes = b""
+    opening: bytes
     """The first events of a response that went out: an error told in band must fit them."""
-    asked_s: float = 0.0
+    asked_s: float
     """When its first channel was asked."""
-    left_s: float = 0.0
+    left_s: float
     """When its client left, where its answer is read on all the same (flow.drains); 0.0 = never."""
-    left_events: int = 0
-    left_bytes_out: int = 0
+    left_events: int
+    left_bytes_out: int
     """What had gone out by then."""
-    first_byte_s: float = 0.0
-    checked_s: float = 0.0
+    first_byte_s: float
+    checked_s: float
     """When it was last told what the call has used so far."""
-    payer: "Attempt | None" = None
+    payer: "Attempt | None"
     """The attempt that the client pays for: the first one with output."""
-    wasted_input: int = 0
-    wasted_output: int = 0
+    wasted_input: int
+    wasted_output: int
     """Tokens of other attempts: the operator pays for them."""
-    bytes_out: int = 0
-    events_out: int = 0
-    usage: Usage | None = None
-    settled: bool = False
-    gone: bool = False
+    bytes_out: int
+    events_out: int
+    usage: Usage | None
+    settled: bool
+    gone: bool
     """The client hung up."""
-    doom: RelayError | None = None
+    doom: RelayError | None
     """Why the whole call has to end, whatever its attempts say."""
-    caller: "Caller | None" = None
+    caller: "Caller | None"
     """Who hears the end of a call that no task waits for."""
-    reads_on: "Callable[[ActiveCall], bool] | None" = None
+    reads_on: "Callable[[ActiveCall], bool] | None"
     """Asked when the client hangs up, whether the answer is read on without it (flow.drains)."""
-    deserted: "Callable[[ActiveCall], None] | None" = None
+    deserted: "Callable[[ActiveCall], None] | None"
     """Told when the client hangs up on a call that no task waits for."""
+
+    def __init__(  # noqa: PLR0915 - a field a line
+        self, number: int, client: Client, endpoint: Endpoint, time_us: int
+    ) -> None:
+        self.number = number
+        self.client = client
+        self.endpoint = endpoint
+        self.time_us = time_us
+        self.tried = ()
+        self.tries = ()
+        self.running = []
+        self.begun_s = 0.0
+        self.asked_s = 0.0
+        self.left_s = 0.0
+        self.first_byte_s = 0.0
+        self.checked_s = 0.0
+        self.dialect = _DIALECT
+        self.query = ""
+        self.ip = ""
+        self.model = ""
+        self.served_model = ""
+        self.forwarded = b""
+        self.notes = b""
+        self.opening = b""
+        self.key = None
+        self.account = None
+        self.group = None
+        self.line = None
+        self.price = None
+        self.output_tokens_max = None
+        self.grant = None
+        self.free_body = None
+        self.affinity = None
+        self.channel = None
+        self.keeper = None
+        self.payer = None
+        self.usage = None
+        self.doom = None
+        self.caller = None
+        self.reads_on = None
+        self.deserted = None
+        self.stream = False
+        self.counts_bytes = False
+        self.settled = False
+        self.gone = False
+        self.input_estimate = 0
+        self.text_bytes = 0
+        self.images = 0
+        self.hold_nanos = 0
+        self.held_bytes = 0
+        self.paid = 0
+        self.attempts = 0
+        self.splices = 0
+        self.left_events = 0
+        self.left_bytes_out = 0
+        self.wasted_input = 0
+        self.wasted_output = 0
+        self.bytes_out = 0
+        self.events_out = 0
+        self.choices = 1
+        self.reserved = (0, 0, 0)
+        self.question = FORGOTTEN
+        self.channels = ()
+        self.stage = Stage.ADMITTED
 
     def __repr__(self) -> str:
         return f"<ActiveCall {self.request_id} {self.stage.name} attempts={self.attempts}>"

@@ -5,8 +5,7 @@ is, where it is the channel's fault.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 from relay.config import Switching
 from relay.errors import ChannelOutrun, ChannelSpent, ClientGone, ConnectionBroken, RelayError
@@ -53,9 +52,7 @@ class Asker:
         """Return an attempt that carries the answer as it is, or on where another one broke."""
         call.attempts += 1
         if carriage is not None:
-            return CarryOn(
-                call, channel, self._committed, self._settle, self._limits, carriage=carriage
-            )
+            return CarryOn(call, channel, self._committed, self._settle, carriage, self._limits)
         kind = Pump if call.stream else PlainPump
         return kind(call, channel, self._committed, self._settle, self._limits)
 
@@ -85,38 +82,19 @@ class Asker:
         """
         await self._take_quota(attempt)
         self._begin(attempt)
-        async with self._judging(attempt):
-            channel = attempt.channel
-            connection = self._connections.take(channel) or await self._connections.dial(channel)
-            self._send_unless_stopped(attempt, connection, report)
+        await self._judged(attempt, self._begin_over(attempt, report))
 
     async def begin_again(self, failed: Attempt, report: Report) -> None:
         """Ask an attempt that failed once more, where its failure says nothing; see `begin`."""
         error = failed.error
         assert error is not None
-        async with self._judging(failed):
-            if not _may_ask_anew(failed, error):
-                raise error
-            failed.renew()
-            connection = await self._connections.dial(failed.channel)
-            self._send_unless_stopped(failed, connection, report)
+        await self._judged(failed, self._begin_anew(failed, error, report))
 
     async def ask(self, attempt: Attempt) -> None:
         """Ask an attempt's channel; return when its answer is out, raise why it is not."""
         await self._take_quota(attempt)
         self._begin(attempt)
-        async with self._judging(attempt):
-            connection = self._connections.take(attempt.channel)
-            try:
-                if connection is not None:
-                    await self._ask_over(connection, attempt)
-            except ConnectionBroken as error:
-                if not _may_ask_anew(attempt, error):
-                    raise
-                attempt.renew()
-                connection = None
-            if connection is None:
-                await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+        await self._judged(attempt, self._ask(attempt))
         self.end(attempt)
 
     async def _take_quota(self, attempt: Attempt) -> None:
@@ -128,6 +106,33 @@ class Asker:
             call.tried += (attempt.channel.id,)
             call.attempts -= 1
             raise
+
+    async def _ask(self, attempt: Attempt) -> None:
+        """Ask over a connection that is kept, or over a new one; wait for the end."""
+        connection = self._connections.take(attempt.channel)
+        try:
+            if connection is not None:
+                await self._ask_over(connection, attempt)
+        except ConnectionBroken as error:
+            if not _may_ask_anew(attempt, error):
+                raise
+            attempt.renew()
+            connection = None
+        if connection is None:
+            await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+
+    async def _begin_over(self, attempt: Attempt, report: Report) -> None:
+        channel = attempt.channel
+        connection = self._connections.take(channel) or await self._connections.dial(channel)
+        self._send_unless_stopped(attempt, connection, report)
+
+    async def _begin_anew(self, failed: Attempt, error: RelayError, report: Report) -> None:
+        """Ask over a new connection, where `error` says nothing of the channel."""
+        if not _may_ask_anew(failed, error):
+            raise error
+        failed.renew()
+        connection = await self._connections.dial(failed.channel)
+        self._send_unless_stopped(failed, connection, report)
 
     async def _ask_over(self, connection: Connection, attempt: Attempt) -> None:
         done = asyncio.get_running_loop().create_future()
@@ -153,11 +158,10 @@ class Asker:
             raise stopped
         self._send(attempt, connection, report)
 
-    @asynccontextmanager
-    async def _judging(self, attempt: Attempt) -> AsyncIterator[None]:
+    async def _judged(self, attempt: Attempt, asking: Awaitable[None]) -> None:
         """End an attempt that fails, and hold it against its channel where it is to blame."""
         try:
-            yield
+            await asking
         except RelayError as error:
             self.judge(attempt, error)
             self.end(attempt)

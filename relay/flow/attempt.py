@@ -8,8 +8,6 @@ otherwise. What comes of an error is not decided here.
 import time
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from relay.call import Stage, Usage
 from relay.config import Switching
 from relay.errors import ChannelGarbled, RelayError
@@ -22,7 +20,7 @@ from relay.wire.heads import JSON
 from relay.wire.rates import rest_of_quota
 
 
-class Attempt(msgspec.Struct, eq=False):
+class Attempt:
     """One try; made anew for each.
 
     Args:
@@ -34,19 +32,13 @@ class Attempt(msgspec.Struct, eq=False):
         limits: Bounds on what may be held back, and whose fault what is.
     """
 
-    # A struct for what thousands of open streams take: a third of an object with a dict.
-    call: ActiveCall
-    channel: Channel
-    _committed: Callable[["Attempt"], None]
-    _settle: Callable[[ActiveCall], None]
-    _limits: Switching
-    asked_s: float = msgspec.field(default_factory=time.monotonic)
+    # What every attempt begins with stands here where it can: an object pays for what differs.
     asked_over: Connection | None = None
     """The connection of its question, kept when that is over."""
     error: RelayError | None = None
     """Why it ended; None = it runs, or its answer is out."""
     report: "Report | None" = None
-    stage: Stage = Stage.DIALED
+    stage: Stage
     answered: bool = False
     """Its channel took the question on: it has read the prompt, and will bill it."""
     prefix_tokens: int = 0
@@ -69,6 +61,22 @@ class Attempt(msgspec.Struct, eq=False):
     _connection: Connection | None = None
     _refusal: Refusal | None = None
     """What the upstream says instead of an answer."""
+
+    def __init__(
+        self,
+        call: ActiveCall,
+        channel: Channel,
+        committed: Callable[["Attempt"], None],
+        settle: Callable[[ActiveCall], None],
+        limits: Switching,
+    ) -> None:
+        self.call = call
+        self.channel = channel
+        self._committed = committed
+        self._settle = settle
+        self._limits = limits
+        self.stage = Stage.DIALED
+        self.asked_s = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.channel.name} {self.stage.name}>"

@@ -3,26 +3,27 @@
 Only a spliced stream is read event by event; the first stream was not.
 """
 
-from collections.abc import Mapping
-
-import msgspec
+from collections.abc import Callable, Mapping
 
 from relay.call import Stage
+from relay.config import Switching
 from relay.errors import (
     ChannelGarbled,
     ChannelRefused,
     ChannelTruncated,
     RelayError,
 )
+from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.ports import Question
 from relay.flow.trace import Trace
+from relay.model import Channel
 from relay.routing.splice import Carriage, SpliceState, join_usage
 from relay.wire.heads import EVENT_STREAM
 from relay.wire.sse import EventBuffer, close_event, event_payload, split_events
 
 
-class CarryOn(Attempt, kw_only=True):
+class CarryOn(Attempt):
     """An attempt that goes on where another channel broke off.
 
     Args:
@@ -31,19 +32,25 @@ class CarryOn(Attempt, kw_only=True):
         limits: Bounds on one event.
     """
 
-    carriage: Carriage
-    _events: EventBuffer = None  # type: ignore[assignment]  # see __post_init__
-    _trace: Trace = msgspec.field(default_factory=Trace)
-
-    def __post_init__(self) -> None:
-        """Begin where the other attempt broke off."""
-        self._events = EventBuffer(self._limits.event_bytes_max)
-        self.prefix_tokens = self.call.events_out
+    def __init__(
+        self,
+        call: ActiveCall,
+        channel: Channel,
+        committed: Callable[[Attempt], None],
+        settle: Callable[[ActiveCall], None],
+        carriage: Carriage,
+        limits: Switching,
+    ) -> None:
+        super().__init__(call, channel, committed, settle, limits)
+        self._carriage = carriage
+        self._events = EventBuffer(limits.event_bytes_max)
+        self._trace = Trace()
+        self.prefix_tokens = call.events_out
 
     @property
     def question(self) -> Question:
         """The client's question, asking for the rest of its answer."""
-        return self.call.question.carry_on(self.carriage.fields)
+        return self.call.question.carry_on(self._carriage.fields)
 
     def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
         """Take only what can go on: an event stream."""
@@ -74,14 +81,14 @@ class CarryOn(Attempt, kw_only=True):
     def on_lost(self, error: RelayError) -> None:
         """Judge a broken connection: an answer with its finish reason is whole."""
         self._connection = None
-        if self.carriage.splice.state is SpliceState.FINISHED:
+        if self._carriage.splice.state is SpliceState.FINISHED:
             self._end()
         else:
             self.fail(error)
 
     def lapse(self, error: RelayError) -> None:
         """End on a stall: an answer with its finish reason is whole."""
-        if self.carriage.splice.state is SpliceState.FINISHED:
+        if self._carriage.splice.state is SpliceState.FINISHED:
             self._drop_connection()
             self._end()
         else:
@@ -89,7 +96,7 @@ class CarryOn(Attempt, kw_only=True):
 
     def _forward(self, whole: bytes) -> None:
         self._trace.note(whole)
-        splice = self.carriage.splice
+        splice = self._carriage.splice
         sent = splice.feed(map(event_payload, split_events(whole)))
         if sent:
             if self.stage is not Stage.COMMITTED:
@@ -102,13 +109,13 @@ class CarryOn(Attempt, kw_only=True):
             self.fail(ChannelTruncated("The answer could not be carried on."))
 
     def _end(self) -> None:
-        last = self.carriage.splice.end()
-        if self.carriage.splice.state is SpliceState.BROKEN:
+        last = self._carriage.splice.end()
+        if self._carriage.splice.state is SpliceState.BROKEN:
             self.fail(ChannelTruncated("The upstream ended before its answer was complete."))
             return
         usage = self._trace.usage()
         if usage is not None:
-            self.call.usage = join_usage(usage, self.carriage.tokens_before)
+            self.call.usage = join_usage(usage, self._carriage.tokens_before)
         self._complete()
         self.call.outlet.send_events(last, last=True)
         self._resolve()

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from relay.billing.credit import LeaseAsk, Purse
+from relay.billing.credit import Purse
+from relay.billing.shapes import LeaseAsk
 from relay.errors import RelayError
 
 KEEP_FACTOR: Final = 2

@@ -5,7 +5,8 @@ A price is of a public model, whatever channel serves it, so no failover makes a
 
 from typing import Final
 
-from relay.billing.hold import Ask, Bound, bound_of, hold_nanos
+from relay.billing.hold import Bound, bound_of, hold_nanos
+from relay.billing.shapes import Ask
 from relay.call import Endpoint
 from relay.config import Billing
 from relay.flow.active import ActiveCall

@@ -5,10 +5,7 @@ bytes, in the same write. For an HTTP/1.0 client there are no chunks: the end of
 of the connection.
 """
 
-from collections.abc import Callable
 from typing import Final
-
-import msgspec
 
 from relay.flow.ports import Client
 from relay.wire.heads import (
@@ -25,39 +22,34 @@ from relay.wire.heads import (
 UNTYPED: Final = b"application/octet-stream"
 
 
-class Outlet(msgspec.Struct, eq=False):
+class Outlet:
     """Writes one answer to one client, whatever number of channels it comes from.
 
     `write` is the transport's own and `frame` what makes a block of events ready for it: the pump
     calls both directly for each read of a running stream.
     """
 
-    _client: Client
-    _number: int
-    _notes: bytes = b""
-    _sized: bool = False
-    spoke_s: float = 0.0
+    # What every answer begins with stands here and not in __init__.
+    _sized = False
+    spoke_s = 0.0
     """When the watch last saw the client being sent something; 0.0 = not yet."""
-    opened: bool = False
+    opened = False
     """The 200 is out, be it only with a comment: failures must be told in band from now on."""
-    comments_safe: bool = True
+    comments_safe = True
     """False once the stream sent an `id:` line: openai's Python client then takes every blank line
     for an empty event and fails on it."""
-    chunks: bool = True
-    write: Callable[[bytes], None] = None  # type: ignore[assignment]  # see __post_init__
-    frame: Callable[[bytes], bytes] = frame
 
-    def __post_init__(self) -> None:
-        """Take from the client how it is written to."""
-        client = self._client
+    def __init__(self, client: Client, number: int, notes: bytes = b"") -> None:
+        self._client = client
+        self._number = number
+        self._notes = notes
         self.write = client.write
-        if not client.takes_chunks:
-            self.chunks = False
-            self.frame = _unframed
+        self.chunks = client.takes_chunks
+        self.frame = frame if self.chunks else _unframed
 
     def close(self) -> None:
         """Write nothing more: the transport is gone, and would raise."""
-        self.write = _swallow
+        self.write = swallow
 
     def send_events(self, block: bytes, *, last: bool = False) -> None:
         """Send whole events, b"" for none; `last` ends the stream."""
@@ -128,7 +120,7 @@ class Outlet(msgspec.Struct, eq=False):
         return head + identity + self._notes + framing + closing + b"\r\n"
 
 
-def _swallow(data: bytes) -> None:
+def swallow(data: bytes) -> None:
     """Take bytes for a client that is gone."""
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from relay.billing.credit import Lease, LeaseAsk
+from relay.billing.shapes import Lease, LeaseAsk
 from relay.call import CallCheckpoint, CallEnd, CallStart, Endpoint, Usage
 from relay.errors import RelayError
 from relay.limits.decision import Denied

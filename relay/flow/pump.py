@@ -9,12 +9,11 @@ has reached the client, so that any failure can still be served by another chann
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
-import msgspec
-
 from relay.call import Endpoint, Stage, Usage
+from relay.config import Switching
 from relay.errors import (
     ChannelGarbled,
     ChannelRefused,
@@ -22,10 +21,11 @@ from relay.errors import (
     ChannelTruncated,
     RelayError,
 )
+from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.held import Held
-from relay.flow.outlet import Outlet
 from relay.flow.trace import Trace
+from relay.model import Channel
 from relay.routing.gates import CLIENT_FAULT_CODES
 from relay.wire.heads import EVENT_STREAM, FRAME_OF_EVENTS_END, frame, is_canonical
 from relay.wire.refusal import reject
@@ -59,20 +59,25 @@ class Pump(Attempt):
         call, channel, committed, settle, limits: See Attempt.
     """
 
-    _mode: Mode = Mode.GATE
     _aligned: bool = False
-    _strip_usage: bool = False
-    _outlet: Outlet = None  # type: ignore[assignment]  # the call's; see __post_init__
     _events: EventBuffer | None = None
     """What of an event has come; None where reads have always ended with events so far."""
     _held: Held | None = None
     """What came before the first real event."""
-    _trace: Trace = msgspec.field(default_factory=Trace)
 
-    def __post_init__(self) -> None:
-        """Take from the call what every read of its stream needs."""
-        self._outlet = self.call.outlet
-        self._strip_usage = self.call.question.strips_usage
+    def __init__(
+        self,
+        call: ActiveCall,
+        channel: Channel,
+        committed: Callable[[Attempt], None],
+        settle: Callable[[ActiveCall], None],
+        limits: Switching,
+    ) -> None:
+        super().__init__(call, channel, committed, settle, limits)
+        self._mode = Mode.GATE
+        self._outlet = call.outlet
+        self._strip_usage = call.question.strips_usage
+        self._trace = Trace()
 
     def usage_so_far(self) -> Usage | None:
         """Return what the stream has said of its usage; see Attempt."""

@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
-from relay.billing.credit import SHARE_MAX, Lease, LeaseAsk
+from relay.billing.credit import SHARE_MAX
 from relay.billing.price import charge
+from relay.billing.shapes import Lease, LeaseAsk
 from relay.call import Usage
 from relay.config import Billing
 from relay.errors import CreditExhausted, RelayError, Unavailable

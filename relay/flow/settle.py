@@ -8,8 +8,9 @@ never counted as tokens. What the call cost beside it is the operator's (flow.wa
 import math
 import time
 
-from relay.billing.hold import Ending, usage_to_charge
-from relay.billing.price import Charge, charge
+from relay.billing.hold import usage_to_charge
+from relay.billing.price import charge
+from relay.billing.shapes import Charge, Ending
 from relay.call import CallCheckpoint, CallEnd, EndReason, Stage, Usage
 from relay.errors import (
     ChannelTimeout,

@@ -147,7 +147,7 @@ class Lease:
         """Take in what the bank said about this bucket."""
         self.balance += leased
         self.hungry = False
-        self.used_ms = used_ms
+        self.used_ms = float(used_ms)
         self.heard_ms = now_ms
         roomy = used_ms <= self.bucket.rule.burst_ms * ROOMY_SHARE
         self.lease_ms = ROOMY_LEASE_MS if roomy else LEASE_MS

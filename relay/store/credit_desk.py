@@ -10,7 +10,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.billing.credit import Lease, LeaseAsk
+from relay.billing.shapes import Lease, LeaseAsk
 from relay.errors import DependencyDown
 from relay.store import credit_leases, postgres
 from relay.store.postgres import Connection

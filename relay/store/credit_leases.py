@@ -13,7 +13,8 @@ is taken from the balance, as debts are.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from relay.billing.credit import Lease, LeaseAsk, lease_nanos
+from relay.billing.credit import lease_nanos
+from relay.billing.shapes import Lease, LeaseAsk
 from relay.errors import Conflict
 from relay.store.ledger import lock_balances
 from relay.store.postgres import Connection

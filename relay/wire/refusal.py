@@ -22,6 +22,7 @@ from relay.errors import (
     RelayError,
     UpstreamRejected,
 )
+from relay.wire.answer_shapes import Fault, FaultBody
 from relay.wire.rates import rest_of_quota, retry_after
 from relay.wire.verdict import safe_code
 
@@ -36,21 +37,10 @@ _PLAIN: Final = re.compile(
 """What may be quoted of a provider's message. Claude Code shortens its context on these words."""
 
 
-class _Fault(msgspec.Struct):
-    code: str | int | None = None
-    type: str | None = None
-    param: str | None = None
-    message: object = None
-
-
-class _Body(msgspec.Struct):
-    error: _Fault
-
-
 _SHAPELESS: Final = frozenset({Endpoint.SPEECH, Endpoint.TRANSCRIPTIONS})
 """Their answers may be sound or text, in JSON's name too; all others are JSON objects."""
 _JSON_SPACE: Final = b" \t\r\n"
-_decoder = msgspec.json.Decoder(_Body)
+_decoder = msgspec.json.Decoder(FaultBody)
 
 
 def read_refusal(
@@ -156,11 +146,11 @@ def find_wrong_start(part: bytes, endpoint: Endpoint) -> str | None:
     return None
 
 
-def _read_fault(body: bytes) -> _Fault:
+def _read_fault(body: bytes) -> Fault:
     try:
         return _decoder.decode(body).error
     except (msgspec.DecodeError, RecursionError):
-        return _Fault()
+        return Fault()
 
 
 def _quotable(message: str) -> str:

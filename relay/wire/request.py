@@ -12,32 +12,13 @@ import msgspec
 
 from relay.call import Endpoint
 from relay.errors import BadRequest
+from relay.wire.request_shapes import Fields, Request, StreamOptions
 
 MODEL_CHARS_MAX: Final = 256
 CHOICES_MAX: Final = 128
 OUTPUT_TOKENS_MAX: Final = 2**31 - 1
 
-Fields = dict[str, msgspec.Raw]
 _Value = TypeVar("_Value")
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-
-
-class Request(msgspec.Struct, frozen=True):
-    """What a body asks for.
-
-    `output_tokens_max`: the largest bound it gives, None without one. `usage_asked`: the client
-    itself wants the usage event. `fields`: the top level, values as they came.
-    """
-
-    model: str
-    stream: bool
-    output_tokens_max: int | None
-    n: int
-    usage_asked: bool
-    fields: Fields
 
 
 _fields = msgspec.json.Decoder(Fields)
@@ -45,7 +26,7 @@ _text = msgspec.json.Decoder(str)
 _flag = msgspec.json.Decoder(bool | None)
 _format = msgspec.json.Decoder(str | None)
 _count = msgspec.json.Decoder(int | None)
-_options = msgspec.json.Decoder(_StreamOptions | None)
+_options = msgspec.json.Decoder(StreamOptions | None)
 _raw_options = msgspec.json.Decoder(Fields | None)
 _encoder = msgspec.json.Encoder()
 

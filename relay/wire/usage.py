@@ -24,6 +24,7 @@ from relay.wire.usage_shapes import (
     Iteration,
     Modality,
     OutputDetails,
+    UsageRest,
     WireUsage,
 )
 
@@ -42,12 +43,8 @@ BESIDE: Final = frozenset({"compaction", "advisor_message"})
 BetaUsage.iterations, and its documentation of both betas."""
 
 
-class _Rest(msgspec.Struct):
-    usage: WireUsage
-
-
 _decode = msgspec.json.Decoder(WireUsage).decode
-_decode_rest = msgspec.json.Decoder(_Rest).decode
+_decode_rest = msgspec.json.Decoder(UsageRest).decode
 _decode_iterations = msgspec.json.Decoder(list[Iteration] | None).decode
 _NO_INPUT_DETAILS: Final = InputDetails()
 _NO_OUTPUT_DETAILS: Final = OutputDetails()

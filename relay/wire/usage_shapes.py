@@ -108,3 +108,9 @@ class Iteration(msgspec.Struct):
     cache_read_input_tokens: Count = 0
     cache_creation_input_tokens: Count = 0
     cache_creation: CacheCreation | None = None
+
+
+class UsageRest(msgspec.Struct):
+    """The rest of a body from its usage on, as an object of its own."""
+
+    usage: WireUsage

@@ -8,11 +8,12 @@ Source: STREAMS, section 3, measured on recorded streams of 20 providers.
 
 import enum
 import re
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from relay.call import Endpoint
+from relay.wire.answer_shapes import Choice, Event
 from relay.wire.sse import event_name, event_payload, split_events
 from relay.wire.usage import find_usage
 
@@ -59,30 +60,7 @@ class Ending(enum.Enum):
     FAILED = "failed"
 
 
-class _Choice(msgspec.Struct):
-    delta: dict[str, Any] | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-
-
-class _Response(msgspec.Struct):
-    status: str | None = None
-    error: Any = None
-
-
-class _Event(msgspec.Struct):
-    """What can be judged of an event, whatever its dialect."""
-
-    type: str | None = None
-    code: str | int | None = None
-    error: Any = None
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    response: _Response | None = None
-    candidates: list[dict[str, Any]] | None = None
-
-
-_decode = msgspec.json.Decoder(_Event).decode
+_decode = msgspec.json.Decoder(Event).decode
 
 
 def judge_first(block: bytes, endpoint: Endpoint) -> First:
@@ -188,7 +166,7 @@ def _judge_first_event(payload: bytes, name: str) -> First:
     return First.OUTPUT if any(map(_says_something, judged.choices)) else First.WAIT
 
 
-def _says_something(choice: _Choice) -> bool:
+def _says_something(choice: Choice) -> bool:
     if choice.finish_reason or choice.text:
         return True
     delta = choice.delta or {}
@@ -227,7 +205,7 @@ def _is_last_fragment(event: bytes, endpoint: Endpoint) -> bool:
     return _FINISH.search(event) is not None
 
 
-def _is_last_word(judged: _Event, endpoint: Endpoint) -> bool:
+def _is_last_word(judged: Event, endpoint: Endpoint) -> bool:
     if endpoint is Endpoint.MESSAGES:
         return judged.type == MESSAGE_STOP
     if judged.choices and any(choice.finish_reason for choice in judged.choices):
@@ -246,7 +224,7 @@ def _error_code(event: bytes) -> str | None:
     return _code_of(judged) if _is_error(judged, name) else None
 
 
-def _is_error(judged: _Event, name: bytes) -> bool:
+def _is_error(judged: Event, name: bytes) -> bool:
     if judged.error or judged.type in ("error", "response.failed") or name == b"error":
         return True
     if any(choice.finish_reason == "error" for choice in judged.choices or ()):
@@ -254,7 +232,7 @@ def _is_error(judged: _Event, name: bytes) -> bool:
     return judged.response is not None and judged.response.status == "failed"
 
 
-def _code_of(judged: _Event) -> str:
+def _code_of(judged: Event) -> str:
     error = judged.error
     if judged.response is not None and judged.response.error:
         error = judged.response.error
@@ -274,7 +252,7 @@ def _is_utf8(block: bytes) -> bool:
     return True
 
 
-def _read(payload: bytes) -> _Event | None:
+def _read(payload: bytes) -> Event | None:
     try:
         return _decode(payload)
     except (msgspec.DecodeError, RecursionError):

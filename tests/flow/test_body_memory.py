@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
-from relay.flow.active import FORGOTTEN, ActiveCall
+from relay.flow.active import ActiveCall
+from relay.flow.forgotten import FORGOTTEN
 from tests.flow.rig import (
     DONE,
     FINISH,

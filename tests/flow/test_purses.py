@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import pytest
 
-from relay.billing.credit import Lease, LeaseAsk, lease_nanos
+from relay.billing.credit import lease_nanos
+from relay.billing.shapes import Lease, LeaseAsk
 from relay.call import Endpoint, Usage
 from relay.config import Billing
 from relay.errors import CreditExhausted, DependencyDown, RelayError, Unavailable

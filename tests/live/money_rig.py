@@ -12,7 +12,8 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from relay.billing.credit import LeaseAsk, Purse
+from relay.billing.credit import Purse
+from relay.billing.shapes import LeaseAsk
 from relay.billing.signature import sign
 from relay.config import Alerts, Billing, Config, Database
 from relay.control.api import AdminApi

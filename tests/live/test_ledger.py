@@ -12,8 +12,9 @@ import asyncpg
 import msgspec
 import pytest
 
-from relay.billing.credit import Lease, LeaseAsk, Purse
+from relay.billing.credit import Purse
 from relay.billing.recharge import Credit, Currency
+from relay.billing.shapes import Lease, LeaseAsk
 from relay.errors import BadRequest, Conflict, NotFound
 from relay.store import credit_leases, ledger, orders, postgres
 from relay.store.audit import run_audit

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.billing.credit import LeaseAsk
+from relay.billing.shapes import LeaseAsk
 from relay.call import CallEnd, Try
 from relay.store import postgres
 from relay.store.audit import run_audit

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.billing.hold import Ask, Ending, drains, hold_nanos, usage_to_charge
+from relay.billing.hold import drains, hold_nanos, usage_to_charge
 from relay.billing.price import charge
+from relay.billing.shapes import Ask, Ending
 from relay.call import EndReason, Usage
 from relay.model import AbortBills, Price, PriceDetail
 from relay.units import PPM, parse_usd

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.billing.price import COST_NANOS_MAX, Charge, charge, itemise, receipt
+from relay.billing.price import COST_NANOS_MAX, charge, itemise, receipt
+from relay.billing.shapes import Charge
 from relay.call import Usage
 from relay.model import Price, PriceDetail, PriceTier
 from relay.units import PPM, parse_multiplier, parse_usd

@@ -234,4 +234,4 @@ def test_only_what_is_free_is_taken_back() -> None:
     assert purse.hold(4)
     assert purse.take_back(1) == 5
     assert purse.take_back(1) == 0
-    assert purse == Purse(leased_nanos=5, held_nanos=4, told_nanos=-5)
+    assert (purse.leased_nanos, purse.held_nanos, purse.told_nanos) == (5, 4, -5)

@@ -1,0 +1,108 @@
+"""The hot modules, compiled: which ones they are, and how an import finds what was made of them.
+
+The Python files are what counts, and all that is needed. `make compiled` has mypyc translate
+those of MODULES to C (they are typed throughout, so it need not guess) into one library below
+`build/compiled`, with a note of the sources that it was made from. Compiled modules know each
+other's layouts, and constants of the others: all of them are used, or none. None are used when a
+source has changed since, on another Python, and with RELAY_PURE=1 in the environment.
+
+In a wheel that was built with RELAY_COMPILED=1 they lie beside their sources, where Python finds
+them by itself.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.util import find_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+MODULES: Final = (
+    *("billing.credit", "billing.hold", "billing.price"),
+    *("edge.body", "edge.dialect", "edge.framing", "edge.heads", "edge.memory", "edge.site"),
+    *("flow.active", "flow.admission", "flow.ask", "flow.attempt", "flow.carry", "flow.counters"),
+    *(
+        "flow.credit_account",
+        "flow.drains",
+        "flow.exchange",
+        "flow.forgotten",
+        "flow.hedge",
+        "flow.held",
+    ),
+    *("flow.holds", "flow.outlet", "flow.plain", "flow.pump", "flow.purses", "flow.quotas"),
+    *("flow.rates", "flow.referee", "flow.settle", "flow.spending", "flow.splicer", "flow.tolls"),
+    *("flow.trace", "flow.tries", "flow.waste", "flow.watch"),
+    *("limits.broker", "limits.estimate", "limits.flight", "limits.lease", "limits.leases"),
+    "limits.scheme",
+    *("routing.budget", "routing.health", "routing.patience", "routing.pick", "routing.table"),
+    *("store.journal", "store.limiter"),
+    "units",
+    *("upstream.connection", "upstream.pool"),
+    *("wire.heads", "wire.keys", "wire.rates", "wire.refusal", "wire.request", "wire.sse"),
+    *("wire.usage", "wire.verdict", "wire.weight"),
+)
+"""Below `relay`. What mypyc cannot do is not among them: classes with a foreign base (msgspec's
+structs, aiohttp's connections) and asynchronous generators."""
+
+GROUP: Final = "relay"
+"""The library is named after this: mypyc adds `__mypyc`."""
+FOLDER: Final = Path(__file__).parents[1] / "build" / "compiled"
+NOTE: Final = "made_from"
+_SOURCES: Final = (
+    *("call.py", "compiled.py", "config.py", "errors.py", "model.py", "units.py"),
+    *("billing/*.py", "edge/*.py", "flow/*.py", "limits/*.py", "routing/*.py", "store/*.py"),
+    *("upstream/*.py", "wire/*.py"),
+)
+"""All that a hot module imports, and a little more."""
+
+
+def made_from() -> str:
+    """Return the digest of all that compiled modules are made from, as it is now."""
+    root = Path(__file__).parent
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(file for pattern in _SOURCES for file in root.glob(pattern)):
+        text = file.read_bytes()
+        digest.update(b"%b %d\n%b" % (bytes(file.relative_to(root)), len(text), text))
+    return digest.hexdigest()
+
+
+def is_compiled() -> bool:
+    """Tell whether the hot modules of this process are compiled."""
+    spec = find_spec("relay.flow.exchange")
+    return spec is not None and not (spec.origin or "").endswith(".py")
+
+
+def describe() -> str:
+    """Return which of both runs, and where that may be a surprise, why."""
+    if is_compiled():
+        return "compiled"
+    unused = (FOLDER / NOTE).is_file() and os.environ.get("RELAY_PURE") != "1"
+    return "pure Python: what is compiled is of other sources" if unused else "pure Python"
+
+
+class Finder:
+    """Finds compiled modules before Python finds their sources."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self._files = files
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return where a module is, None for what is not compiled."""
+        file = self._files.get(fullname)
+        return None if file is None else spec_from_file_location(fullname, file)
+
+
+def use_compiled() -> None:
+    """Have the hot modules imported from what `make compiled` left, where that is of today."""
+    if os.environ.get("RELAY_PURE") == "1" or not (FOLDER / NOTE).is_file():
+        return
+    suffix = EXTENSION_SUFFIXES[0]
+    names = [f"{GROUP}__mypyc", *(f"relay.{name}" for name in MODULES)]
+    files = {name: FOLDER / (name.replace(".", "/") + suffix) for name in names}
+    if (FOLDER / NOTE).read_text() == made_from() and all(map(Path.is_file, files.values())):
+        sys.meta_path.insert(0, Finder(files))
