@@ -1,7 +1,10 @@
 """The worker's own record of its calls: appended in memory, on disk a few milliseconds later.
 
-    start/checkpoint/end -> pending -> one write -> unsynced -> fdatasync in a thread -> forgotten
+    start -> begun --+
+    checkpoint, end -+-> pending -> one write -> unsynced -> fdatasync in a thread -> forgotten
                                 flush_ms                  every sync_ms
+
+A call that ends before its start was written has no start there: its end says all of it.
 
 `kill -9` loses what is pending (flush_ms at most), a power cut what is unsynced. Nothing here waits
 for a disk: a call is never slower for it. A write or sync that fails poisons its segment: the
@@ -50,7 +53,10 @@ class Journal:
         self._config = config
         self._flush_s = config.flush_ms / 1000
         self._sync_s = config.sync_ms / 1000
+        self._records_max = config.unsynced_records_max
+        self._begun: dict[bytes, CallStart] = {}
         self._pending: list[bytes] = []
+        self._flush_due = False
         self._unsynced: list[bytes] = []
         self._open: dict[bytes, bytes] = {}
         self._checkpoints: dict[bytes, bytes] = {}
@@ -87,7 +93,7 @@ class Journal:
         return (
             self._trusted
             and not self._disk_low
-            and len(self._pending) + len(self._unsynced) < self._config.unsynced_records_max
+            and len(self._begun) + len(self._pending) + len(self._unsynced) < self._records_max
         )
 
     @property
@@ -98,26 +104,31 @@ class Journal:
     @property
     def open_count(self) -> int:
         """Calls that were started and not ended."""
-        return len(self._open)
+        return len(self._begun) + len(self._open)
 
     def start(self, record: CallStart) -> None:
         """Record that a call begins: before its upstream is asked."""
-        payload = _pack(record)
-        self._open[record.request_id] = payload
-        self._append(payload)
+        self._begun[record.request_id] = record
+        self._be_flushed()
 
     def checkpoint(self, record: CallCheckpoint) -> None:
         """Record what an open call would be charged if the worker died now."""
+        start = self._begun.pop(record.request_id, None)
+        if start is not None:
+            self._put(start)
         payload = _pack(record)
         if record.request_id in self._open:
             self._checkpoints[record.request_id] = payload
-        self._append(payload)
+        self._pending.append(payload)
+        self._be_flushed()
 
     def end(self, record: CallEnd) -> None:
         """Record how a call ended; it need not have been started (a refused one is not)."""
-        self._open.pop(record.request_id, None)
-        self._checkpoints.pop(record.request_id, None)
-        self._append(_pack(record))
+        if self._begun.pop(record.request_id, None) is None:
+            self._open.pop(record.request_id, None)
+            self._checkpoints.pop(record.request_id, None)
+        self._pending.append(_pack(record))
+        self._be_flushed()
 
     async def close(self) -> None:
         """Write and sync everything, and let go of the folder. Calls still open stay open."""
@@ -134,15 +145,26 @@ class Journal:
                 self._segment = None
             self._folder.close()
 
-    def _append(self, payload: bytes) -> None:
-        if not self._pending:
+    def _be_flushed(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
             self._loop.call_later(self._flush_s, self._flush)
+
+    def _put(self, start: CallStart) -> None:
+        """Have a start written: its call has not ended so soon."""
+        self._open[start.request_id] = payload = _pack(start)
         self._pending.append(payload)
 
     def _flush(self) -> None:
+        self._flush_due = False
         segment = self._segment
-        if segment is None or not self._pending:
-            return  # without a segment the records stay pending, and the probe comes back to them
+        if segment is None:
+            return  # the records stay where they are, and the probe comes back to them
+        for start in self._begun.values():
+            self._put(start)
+        self._begun.clear()
+        if not self._pending:
+            return
         frames = join_frames(self._pending)
         self._unsynced += self._pending
         self._pending = []

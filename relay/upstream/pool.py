@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from typing import Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from relay.call import Endpoint
@@ -88,11 +88,12 @@ class UpstreamPool:
         origin = self._origin(channel)
         scheme, host, port = origin
         secure = scheme == "https"
+        make: Any = self._make  # by its methods a BufferedProtocol, if not by its class
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
                 address = await self._resolver.resolve(host)
                 transport, connection = await asyncio.get_running_loop().create_connection(
-                    self._make,
+                    make,
                     address,
                     port,
                     ssl=self._context() if secure else None,
@@ -106,8 +107,9 @@ class UpstreamPool:
             # The system's text names addresses; the client has no use for those.
             raise ConnectFailed("The upstream could not be reached.") from None
         tune_socket(transport.get_extra_info("socket"))
-        self._open[connection] = origin
-        return connection
+        made = cast("UpstreamConnection", connection)
+        self._open[made] = origin
+        return made
 
     def close_idle(self, now_s: float) -> None:
         """Close connections that were idle too long (called once a second or so)."""
