@@ -21,7 +21,7 @@ async def write_forever(directory: Path) -> None:
             count += 1
             number = count.to_bytes(16, "big")
             journal.checkpoint(CallCheckpoint(number, 1, count))
-        while journal._pending:
+        while journal._pending or journal._begun:
             await asyncio.sleep(0)
         sys.stdout.write(f"{count}\n")
         sys.stdout.flush()
