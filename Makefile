@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 CLIENTS := .venv/clients
 OFFLINE := { echo 'The test clients could not be fetched: PyPI and npm are needed once.' >&2; exit 1; }
 
-.PHONY: serve compiled test faults check format bench clean
+.PHONY: serve compiled test test-compiled faults check format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,12 +37,17 @@ compiled: $(STAMP)
 test: check $(CLIENTS)/.installed
 	$(BIN)/pytest
 
+# What is compiled must behave as its sources do.
+test-compiled: compiled
+	$(BIN)/pytest tests/pure tests/flow
+
 faults: $(STAMP)
 	$(BIN)/pytest -m slow
 
 # Peers that cannot be had are listed as absent in the report. `relay bench peers --install` sets
 # up all of them, gateways of hundreds of MB too; those that are there are measured as well.
 bench: $(STAMP)
+	@$(MAKE) --no-print-directory compiled || echo 'Not compiled: what is measured is pure Python.'
 	$(BIN)/relay bench peers --install envoy nginx haproxy
 	$(BIN)/relay bench
 
