@@ -182,7 +182,11 @@ class Asker:
         note_try(attempt.call, attempt, error)
 
     def _send(self, attempt: Attempt, connection: Connection, report: Report) -> None:
-        head, body = self._frame(attempt)
+        try:
+            head, body = self._frame(attempt)
+        except BaseException:
+            connection.abort()  # a bug of ours, and nobody else would know of it
+            raise
         attempt.listen(connection, report)
         connection.ask(head, body, attempt)
 

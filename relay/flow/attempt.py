@@ -5,6 +5,7 @@ appetite (ports.Valve), and it reports exactly once: None when the answer is out
 otherwise. What comes of an error is not decided here.
 """
 
+import abc
 import time
 from collections.abc import Callable, Mapping
 
@@ -20,7 +21,7 @@ from relay.wire.heads import JSON
 from relay.wire.rates import rest_of_quota
 
 
-class Attempt:
+class Attempt(abc.ABC):
     """One try; made anew for each.
 
     Args:
@@ -135,21 +136,21 @@ class Attempt:
                 kind = kind.partition(b";")[0].strip().lower()
             self._begin(kind, content_type, headers)
 
+    @abc.abstractmethod
     def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
         """Take the head of an answer; `kind` is its media type, bare and in lower case."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Take what one read brought of the body."""
-        raise NotImplementedError
 
     def on_frame(self, raw: bytes, payload: bytes) -> None:
         """Take a read that was one whole chunk, which ends as events end."""
         self.on_body(raw, [payload], done=False)
 
+    @abc.abstractmethod
     def on_lost(self, error: RelayError) -> None:
         """Take the news that the response will not be whole."""
-        raise NotImplementedError
 
     def lapse(self, error: RelayError) -> None:
         """The upstream has been silent for too long: end with `error`, or find it was whole."""

@@ -106,7 +106,7 @@ class Exchange:
         try:
             asker.ask_over(connection, attempt, self._on_end)
         except BaseException:
-            self._referee.quotas.close(attempt)
+            asker.end(attempt)
             self._close(call)
             raise
         return True

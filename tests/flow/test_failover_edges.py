@@ -11,7 +11,7 @@ from relay.model import Resume
 from relay.routing.health import Failure
 from relay.routing.table import Outcome
 from tests.flow.load import CHUNKS, ask, mocks, settled, standing, until, without
-from tests.flow.rig import MODEL, Rig, chat, make_channel, post
+from tests.flow.rig import MODEL, Rig, chat, make_channel, make_snapshot, post
 
 IMPATIENT = Config(timeouts=Timeouts(gap_s=0.3))
 FRAMES = 1 + CHUNKS + 1
@@ -97,3 +97,23 @@ async def test_an_eviction_costs_no_call_though_the_other_channel_failed_lately(
         rig.server.swap(without(rig.snapshot, 1, evicted=True))
         assert [one.status for one in await asyncio.gather(*calls)] == [200] * 10
         assert all(end.channel_id == 2 for end in (await settled(rig)).values())
+
+
+async def test_a_question_that_cannot_be_framed_leaves_nothing_under_way() -> None:
+    """A bug of ours, had by a URL that no catalog takes: over a kept connection, and a new one."""
+    async with mocks(1) as (mock,), standing(make_channel(1, mock.port)) as rig:
+        question = post("/v1/chat/completions", chat())
+        assert (await rig.say(question)).startswith(b"HTTP/1.1 200 ")
+        broken = make_channel(1, mock.port, base_url=f"http://127.0.0.1:{mock.port}/v1\udcff")
+        rig.server.swap(make_snapshot([broken]))
+        assert len(rig.server._pool._open) == 1
+        for _ in range(2):
+            assert await rig.say(question) == b""
+            assert not rig.server._pool._open
+            assert not any(rig.server.referee._in_flight.values())
+        ends = await rig.ended(3)
+        assert [(end.status, end.cost_nanos > 0) for end in ends] == [
+            (200, True),
+            (500, False),
+            (500, False),
+        ]
