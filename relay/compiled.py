@@ -22,7 +22,8 @@ from typing import Final
 
 MODULES: Final = (
     *("billing.credit", "billing.hold", "billing.price"),
-    *("edge.body", "edge.dialect", "edge.framing", "edge.heads", "edge.memory", "edge.site"),
+    *("edge.asked", "edge.body", "edge.connection", "edge.dialect", "edge.framing", "edge.heads"),
+    *("edge.memory", "edge.site"),
     *("flow.active", "flow.admission", "flow.ask", "flow.attempt", "flow.carry", "flow.counters"),
     *(
         "flow.credit_account",
@@ -45,7 +46,7 @@ MODULES: Final = (
     *("wire.usage", "wire.verdict", "wire.weight"),
 )
 """Below `relay`. What mypyc cannot do is not among them: classes with a foreign base (msgspec's
-structs, aiohttp's connections) and asynchronous generators."""
+structs, aiohttp's handler) and asynchronous generators."""
 
 GROUP: Final = "relay"
 """The library is named after this: mypyc adds `__mypyc`."""

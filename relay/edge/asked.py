@@ -2,8 +2,6 @@
 
 from typing import Protocol
 
-import msgspec
-from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDictProxy
 
 from relay.call import Endpoint
@@ -53,7 +51,7 @@ class Head(Protocol):
         ...
 
 
-class Asked(msgspec.Struct, frozen=True):
+class Asked:
     """What a head asks for, and who asks.
 
     `credential`: the digest of the presented key, b"" where it can be none; None: no key was given.
@@ -61,16 +59,36 @@ class Asked(msgspec.Struct, frozen=True):
     `query`, `forwarded`: what of the query and of the headers goes on to an upstream.
     """
 
-    endpoint: Endpoint
-    credential: bytes | None
-    ip: str
-    content_type: str
-    dialect: Dialect
-    query: str
-    forwarded: bytes
+    __slots__ = (
+        "content_type",
+        "credential",
+        "dialect",
+        "endpoint",
+        "forwarded",
+        "ip",
+        "query",
+    )
+
+    def __init__(  # noqa: PLR0913 - a field a line
+        self,
+        endpoint: Endpoint,
+        credential: bytes | None,
+        ip: str,
+        content_type: str,
+        dialect: Dialect,
+        query: str,
+        forwarded: bytes,
+    ) -> None:
+        self.endpoint = endpoint
+        self.credential = credential
+        self.ip = ip
+        self.content_type = content_type
+        self.dialect = dialect
+        self.query = query
+        self.forwarded = forwarded
 
 
-def survey(message: object, data: bytes) -> tuple[int, bytes]:
+def survey(message: Head, data: bytes) -> tuple[int, bytes]:
     """Return what is still owed of the request that `data` begins, and its head.
 
     Args:
@@ -82,9 +100,7 @@ def survey(message: object, data: bytes) -> tuple[int, bytes]:
         whole in `data`.
     """
     end = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
-    if end < len(b"\r\n\r\n") or not isinstance(message, RawRequestMessage):
-        return -1, b""
-    if message.chunked or message.upgrade:
+    if end < len(b"\r\n\r\n") or message.chunked or message.upgrade:
         return -1, b""
     body_bytes = int(message.headers.get("Content-Length", 0))
     return end + body_bytes - len(data), data[:end]

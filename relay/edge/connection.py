@@ -1,12 +1,12 @@
-"""One client connection: aiohttp's low-level protocol and C parser, with a leaner loop on top.
+"""One client connection: a leaner loop of requests around aiohttp's low-level handler and C parser.
 
 aiohttp's own request loop makes two tasks, a writer, a request and a response object for each
 call, and logs and echoes raw bytes when parsing fails. Here answers go straight to the transport,
 and no byte of a request can reach a log or an error body.
 
 A request that one read brought whole is served at once, within that read's callback. A task serves
-what has to wait for anything but its answer, and ends when nothing is left for it; parser and queue
-are put away with it. So an open stream is a call, and neither a task nor a parser.
+what has to wait for anything but its answer, and ends when nothing is left for it; what parses is
+put away with it. So an open stream is a call, and neither a task nor a parser.
 
 One number, `deadline_s`, says until when the client has to do its part; a sweep once a second acts
 on it, so that no request needs a timer.
@@ -18,16 +18,15 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from relay.config import Timeouts
-from relay.edge.asked import Asked, survey
+from relay.edge.asked import Asked, Head, survey
 from relay.edge.body import drop_rest, read_paced, take_whole
-from relay.edge.lean import LeanConnection
 from relay.edge.memory import Memory, remember
+from relay.edge.parsing import Parsing
 from relay.edge.service import Service
 from relay.errors import BadRequest, RequestTimeout
 from relay.flow.active import ActiveCall
@@ -45,11 +44,14 @@ FIRST_REQUEST_S: Final = 2.0
 """How long a connection that has asked nothing yet is kept while draining."""
 
 
-class ClientConnection(LeanConnection):
+class ClientConnection:
     """A client's connection; implements flow.ports.Client.
 
+    It is what asyncio calls a Protocol. It does not derive from it, so that it can be compiled
+    (relay.compiled); uvloop goes by the methods.
+
     Args:
-        server: aiohttp's server object, which keeps the set of connections.
+        server: aiohttp's server object; ours keeps the set of connections.
         service: Answers the requests.
         timeouts: How long a client may take for what.
         body_bytes_max: Of a request that may be served at once.
@@ -59,20 +61,27 @@ class ClientConnection(LeanConnection):
         "_at_once",
         "_body",
         "_body_bytes_max",
+        "_closing",
         "_early",
         "_head",
         "_head_begun",
         "_left",
         "_memory",
         "_owed_bytes",
+        "_parsing",
+        "_server",
         "_service",
+        "_task",
         "_timeouts",
         "_valve",
+        "_writing_paused",
+        "asked",
         "deadline_s",
         "keeps_alive",
         "peer_ip",
         "serving",
         "takes_chunks",
+        "transport",
         "write",
     )
 
@@ -83,13 +92,23 @@ class ClientConnection(LeanConnection):
         timeouts: Timeouts,
         body_bytes_max: int,
     ) -> None:
-        super().__init__(server)
+        self._server = server
         self._service = service
         self._timeouts = timeouts
-        self._valve: Valve | None = None
-        self._body: StreamReader | None = None
-        self._head_begun = False
         self._body_bytes_max = body_bytes_max
+        self.transport: asyncio.Transport | None = None
+        self.write: Callable[[bytes], None] = swallow
+        """The transport's own write; a connection that is gone swallows what comes."""
+        self._writing_paused = False
+        self._closing = False
+        """It takes no more requests."""
+        self._valve: Valve | None = None
+        self._parsing: Parsing | None = None
+        self._task: asyncio.Task[None] | None = None
+        """The loop of requests, while it runs."""
+        self._body: StreamReader | None = None
+        """What a request's body comes in, while that is waited for."""
+        self._head_begun = False
         self._owed_bytes = 0
         """What the parser still waits for; 0 = it is between requests, below 0 = nobody knows."""
         self._head = b""
@@ -103,11 +122,11 @@ class ClientConnection(LeanConnection):
         """What came while a call was served at once."""
         self.deadline_s = math.inf
         self.peer_ip = ""
+        self.asked = False
+        """Whether a first request has come."""
         self.serving = False
         self.keeps_alive = True
         self.takes_chunks = True
-        self.write: Callable[[bytes], None] = swallow
-        """The transport's own write; a connection that is gone swallows what comes."""
 
     # --- flow.ports.Client -------------------------------------------------------------------
 
@@ -119,7 +138,7 @@ class ClientConnection(LeanConnection):
     def watch(self, valve: Valve | None) -> None:
         """Tell `valve` from now on of a full and of a drained buffer."""
         self._valve = valve
-        if valve is not None and self.writing_paused:
+        if valve is not None and self._writing_paused:
             valve.pause()
 
     def cut(self) -> None:
@@ -130,12 +149,16 @@ class ClientConnection(LeanConnection):
     # --- asyncio's and the sweep's side --------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note the peer; the first head is due."""
+        """Note the peer; the first head is due.
+
+        The loop has set TCP_NODELAY, and SO_KEEPALIVE comes with the listener's.
+        """
         peer = transport.get_extra_info("peername")
         self.peer_ip = peer[0] if peer else ""
-        self.write = transport.write  # type: ignore[attr-defined]  # asyncio types it too loosely
+        self.transport = cast("asyncio.Transport", transport)
+        self.write = self.transport.write
         self.deadline_s = time.monotonic() + self._timeouts.head_s
-        super().connection_made(transport)
+        self._server.open_connection(self)
 
     def data_received(self, data: bytes) -> None:
         """Serve a request that begins as the last one did; leave all others to the parser."""
@@ -144,38 +167,51 @@ class ClientConnection(LeanConnection):
             if len(self._early) > EARLY_BYTES_MAX and self.transport is not None:
                 self.transport.pause_reading()
             return
-        begins = self._task_handler is None and not self._owed_bytes
-        if begins and self._memory is not None and not (self._force_close or self._close):
+        if self._closing:
+            return
+        begins = self._task is None and not self._owed_bytes
+        if begins and self._memory is not None:
             body = self._memory.body_of(data, self._body_bytes_max)
             if body is not None:
                 self._serve_at_once(self._memory.asked, body)
                 return
-        self.take_out_parser()
-        super().data_received(data)
-        if self._task_handler is None:
-            self._see_request(data, begins=begins)
+        parsing = self._parsing
+        if parsing is None:
+            parsing = self._parsing = Parsing(self._server, self.transport)
+        parsing.data_received(data)
+        if self._task is None:
+            self._see_request(parsing, data, begins=begins)
         elif self._owed_bytes >= 0:
             self._owed_bytes -= len(data)  # below 0: a further request has begun
+
+    def eof_received(self) -> bool:
+        """Let the transport close."""
+        return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone: its upstream is dropped now, its task is cancelled next."""
         self.write = swallow
-        self._force_close = True
+        self._closing = True
+        self.transport = None
         if self._left is not None and self._left[1] is None:
             self._service.desert(self._left[0])
         if self._valve is not None:
             self._valve.leave()
-        super().connection_lost(exc)
+        self._server.forget_connection(self)
+        if self._parsing is not None:
+            self._parsing.transport = None
+        if self._task is not None:
+            self._task.cancel()
 
     def pause_writing(self) -> None:
         """The client is slower than its upstream."""
-        super().pause_writing()
+        self._writing_paused = True
         if self._valve is not None:
             self._valve.pause()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        super().resume_writing()
+        self._writing_paused = False
         if self._valve is not None:
             self._valve.resume()
 
@@ -199,12 +235,22 @@ class ClientConnection(LeanConnection):
         if self.awaited:
             self.deadline_s = min(self.deadline_s, time.monotonic() + FIRST_REQUEST_S)
         else:
-            self.force_close()
+            self.close()
+
+    def close(self) -> None:
+        """Take no more; close when what was written is out."""
+        self._closing = True
+        if self.transport is not None:
+            self.transport.close()
 
     @property
     def awaited(self) -> bool:
         """Whether an answer is due, or a first request may be on its way."""
-        return self.serving or bool(self._messages) or self._request_count == 0
+        return self.serving or not self.asked or self._has_requests()
+
+    def _has_requests(self) -> bool:
+        """Tell whether a request was parsed that nobody serves yet."""
+        return self._parsing is not None and self._parsing.waiting > 0
 
     # --- requests served at once (flow.active.Caller) --------------------------------------------
 
@@ -219,40 +265,41 @@ class ClientConnection(LeanConnection):
 
     def leave_to_loop(self, call: ActiveCall, failed: Attempt | None) -> None:
         """Have a loop go on with a call that no task waits for."""
-        assert self._task_handler is None
+        assert self._task is None
         self._left = (call, failed)
         self._start_loop()
 
     def _serve_at_once(self, asked: Asked, body: bytes) -> None:
-        self._request_count += 1
         self.deadline_s = math.inf
         self._at_once = self.serving = True
         if not self._service.serve_at_once(self, asked, body):
             self._rest()
 
-    def _see_request(self, data: bytes, *, begins: bool) -> None:
+    def _see_request(self, parsing: Parsing, data: bytes, *, begins: bool) -> None:
         """See whether a request has come, while none is served: one that is whole is, at once.
 
         `begins`: it is the first thing in `data`, so that where it ends can be told.
         """
         self._owed_bytes, self._head = -1, b""
-        if not self._messages:
+        waiting = parsing.waiting
+        if not waiting:
             if not self._head_begun:
                 # A head that is not whole with its first bytes has a deadline from then on.
                 self._head_begun = True
                 self.deadline_s = time.monotonic() + self._timeouts.head_s
             return
-        message, payload = self._messages[0]
-        if begins and len(self._messages) == 1:
+        self.asked = True
+        message, payload = parsing.first()
+        if begins and waiting == 1 and message is not None:
             self._owed_bytes, self._head = survey(message, data)
-        if isinstance(message, RawRequestMessage) and not self._owed_bytes and payload.is_eof():
+        if message is not None and not self._owed_bytes and payload.is_eof():
             self._serve_whole(message, payload)
         else:
             self._start_loop()
 
-    def _serve_whole(self, message: RawRequestMessage, payload: StreamReader) -> None:
+    def _serve_whole(self, message: Head, payload: StreamReader) -> None:
         head, self._head = self._head, b""
-        self.put_away_parser()
+        self._parsing = None
         self._note(message)
         self._at_once = True
         asked, running = self._service.serve_whole(self, message, payload)
@@ -260,7 +307,7 @@ class ClientConnection(LeanConnection):
         if not running:
             self._rest()
 
-    def _note(self, message: RawRequestMessage) -> None:
+    def _note(self, message: Head) -> None:
         """Note what a head says of its connection: it is served from now on."""
         self.deadline_s = math.inf
         self.serving = True
@@ -270,11 +317,11 @@ class ClientConnection(LeanConnection):
     def _rest(self) -> None:
         """Wait for the next request, or go on with what came of it already."""
         self._at_once = self.serving = self._head_begun = False
-        if self._force_close or not self.keeps_alive:
-            self.finish()
+        if self._closing or not self.keeps_alive:
+            self.close()
             return
         self.deadline_s = time.monotonic() + self._timeouts.idle_s
-        if self._messages:
+        if self._has_requests():
             self._start_loop()
         if self._early and self.transport is not None:
             early, self._early = self._early, b""
@@ -284,10 +331,10 @@ class ClientConnection(LeanConnection):
     # --- the loop of requests --------------------------------------------------------------------
 
     def _start_loop(self) -> None:
-        if self._task_handler is None:
-            self._task_handler = self._loop.create_task(self.start())
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
 
-    async def start(self) -> None:
+    async def _serve(self) -> None:
         """Serve what could not be served at once, until nothing is left or one side had enough."""
         running = False
         try:
@@ -295,24 +342,25 @@ class ClientConnection(LeanConnection):
                 (call, failed), self._left = self._left, None
                 running = await self._service.go_on(self, call, failed)
             else:
-                while self._messages and self.keeps_alive and not (running or self._force_close):
-                    running = await self._serve_message()
+                while self.keeps_alive and not (running or self._closing) and self._has_requests():
+                    running = await self._serve_parsed()
         except BaseException:
             self.keeps_alive = False
             raise
         finally:
-            self._task_handler = None
-            if not self._owed_bytes and not self._messages:
-                self.put_away_parser()
+            self._task = None
+            if not self._owed_bytes and not self._has_requests():
+                self._parsing = None
             if running:
                 self._at_once = True
             else:
                 self._rest()
 
-    async def _serve_message(self) -> bool:
+    async def _serve_parsed(self) -> bool:
         """Serve one request that was parsed; return whether its answer runs on without us."""
-        message, payload = self.next_message()
-        if not isinstance(message, RawRequestMessage):
+        assert self._parsing is not None
+        message, payload = self._parsing.take()
+        if message is None:
             # The parser's own words quote the request; ours do not.
             self._service.refuse(self, BadRequest("The request is not valid HTTP/1.1."))
             return False

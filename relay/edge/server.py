@@ -8,7 +8,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Final, cast
 
 from aiohttp import web
 
@@ -46,23 +46,21 @@ class ConnectionServer(web.Server):
         self._counters = counters
         self.open: set[ClientConnection] = set()
 
-    def __call__(self) -> ClientConnection:
+    def __call__(self) -> ClientConnection:  # type: ignore[override]  # it stands for their handler
         """Make the protocol object of a new connection."""
         config = self._config
         return ClientConnection(self, self._site, config.timeouts, config.server.body_bytes_max)
 
-    def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
+    def open_connection(self, connection: ClientConnection) -> None:
         """Count a connection; over the limit the newest is closed at once."""
-        super().connection_made(handler, transport)
-        self.open.add(handler)
+        self.open.add(connection)
         self._counters.connections = len(self.open)
         if len(self.open) > self._config.server.connections_max:
-            transport.abort()
+            connection.cut()
 
-    def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+    def forget_connection(self, connection: ClientConnection) -> None:
         """Forget a connection."""
-        super().connection_lost(handler, exc)
-        self.open.discard(handler)
+        self.open.discard(connection)
         self._counters.connections = len(self.open)
 
 
@@ -130,7 +128,9 @@ class DataServer:
         loop = asyncio.get_running_loop()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # its connections inherit it
         self._listener = await loop.create_server(
-            self._connections, sock=sock, backlog=self._config.server.backlog
+            cast("Callable[[], asyncio.Protocol]", self._connections),
+            sock=sock,
+            backlog=self._config.server.backlog,
         )
         self._watch.start()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
@@ -158,7 +158,7 @@ class DataServer:
             if connection.serving:
                 connection.cut()
             else:
-                connection.force_close()  # lets its last answer out
+                connection.close()  # lets its last answer out
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._watch.stop()

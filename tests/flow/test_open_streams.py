@@ -100,7 +100,7 @@ async def test_a_running_stream_has_no_task(*, pieces: int, refused: bool) -> No
         await committed(rig, 1)
         assert tasks_of(rig) == 0
         if pieces < 3:
-            assert connection_of(rig)._parser is None
+            assert connection_of(rig)._parsing is None
         talker.go_on.set()
         assert (await reader.readuntil(END)).endswith(DONE + b"\r\n" + END)
         writer.close()
