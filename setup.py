@@ -37,7 +37,7 @@ def extensions() -> list[Extension]:
         return []
     from mypyc.build import mypycify
 
-    files = [f"relay/{name.replace('.', '/')}.py" for name in COMPILED["MODULES"]]
+    files = [f"{name.replace('.', '/')}.py" for name in COMPILED["MODULES"]]
     return mypycify(files, group_name=COMPILED["GROUP"], target_dir="build/c", debug_level="0")
 
 

@@ -20,40 +20,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-MODULES: Final = (
-    *("billing.credit", "billing.hold", "billing.price"),
-    *("edge.asked", "edge.body", "edge.connection", "edge.dialect", "edge.framing", "edge.heads"),
-    *("edge.memory", "edge.site"),
-    *("flow.active", "flow.admission", "flow.ask", "flow.attempt", "flow.carry", "flow.counters"),
-    *(
-        "flow.credit_account",
-        "flow.drains",
-        "flow.exchange",
-        "flow.forgotten",
-        "flow.hedge",
-        "flow.held",
-    ),
-    *("flow.holds", "flow.outlet", "flow.plain", "flow.pump", "flow.purses", "flow.quotas"),
-    *("flow.rates", "flow.referee", "flow.settle", "flow.spending", "flow.splicer", "flow.tolls"),
-    *("flow.trace", "flow.tries", "flow.waste", "flow.watch"),
-    *("limits.broker", "limits.estimate", "limits.flight", "limits.lease", "limits.leases"),
-    "limits.scheme",
-    *("routing.budget", "routing.health", "routing.patience", "routing.pick", "routing.table"),
-    *("store.journal", "store.limiter"),
-    "units",
-    *("upstream.connection", "upstream.pool"),
-    *("wire.heads", "wire.keys", "wire.rates", "wire.refusal", "wire.request", "wire.sse"),
-    *("wire.usage", "wire.verdict", "wire.weight"),
-)
-"""Below `relay`. What mypyc cannot do is not among them: classes with a foreign base (msgspec's
-structs, aiohttp's handler) and asynchronous generators."""
+_HOT: Final = {
+    "relay": "clock units",
+    "relay.billing": "credit hold price",
+    "relay.edge": "asked body connection dialect framing heads memory numbers site",
+    "relay.flow": "active admission ask attempt carry counters credit_account drains exchange "
+    "forgotten hedge held holds outlet plain pump purses quotas rates referee settle spending "
+    "splicer stages tolls trace tries waste watch",
+    "relay.limits": "broker estimate flight lease leases scheme",
+    "relay.routing": "breaker budget health patience pick table",
+    "relay.store": "journal limiter",
+    "relay.upstream": "connection pool",
+    "relay.wire": "heads keys rates refusal request sse usage verdict weight",
+}
+"""What mypyc cannot do is not among them: classes with a foreign base (msgspec's structs, aiohttp's
+handler) and asynchronous generators."""
+MODULES: Final = tuple(f"{package}.{name}" for package in _HOT for name in _HOT[package].split())
 
 GROUP: Final = "relay"
 """The library is named after this: mypyc adds `__mypyc`."""
 FOLDER: Final = Path(__file__).parents[1] / "build" / "compiled"
 NOTE: Final = "made_from"
 _SOURCES: Final = (
-    *("call.py", "compiled.py", "config.py", "errors.py", "model.py", "units.py"),
+    *("call.py", "clock.py", "compiled.py", "config.py", "errors.py", "model.py", "units.py"),
     *("billing/*.py", "edge/*.py", "flow/*.py", "limits/*.py", "routing/*.py", "store/*.py"),
     *("upstream/*.py", "wire/*.py"),
 )
@@ -103,7 +92,7 @@ def use_compiled() -> None:
     if os.environ.get("RELAY_PURE") == "1" or not (FOLDER / NOTE).is_file():
         return
     suffix = EXTENSION_SUFFIXES[0]
-    names = [f"{GROUP}__mypyc", *(f"relay.{name}" for name in MODULES)]
+    names = [f"{GROUP}__mypyc", *MODULES]
     files = {name: FOLDER / (name.replace(".", "/") + suffix) for name in names}
     if (FOLDER / NOTE).read_text() == made_from() and all(map(Path.is_file, files.values())):
         sys.meta_path.insert(0, Finder(files))

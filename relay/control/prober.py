@@ -19,8 +19,9 @@ import aiohttp
 from relay.control.question import models_url, request_headers
 from relay.errors import RelayError
 from relay.model import Channel
-from relay.routing.breaker import Reason, State
+from relay.routing.breaker import State
 from relay.routing.health import Condition
+from relay.routing.policy import Reason
 from relay.store import redis
 from relay.store.gossip import send_hint
 

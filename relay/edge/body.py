@@ -1,12 +1,12 @@
 """Request bodies off a parser's stream: whole within bounds, or dropped within bounds."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
 from aiohttp.streams import StreamReader
 
+from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.errors import BadRequest, RelayError, TooLarge
 
@@ -26,7 +26,7 @@ async def read_paced(
     `timeouts`: what it begins with, and what each byte earns it. `expect_by`: told until when more
     has to come, in seconds of time.monotonic.
     """
-    begun_s = time.monotonic()
+    begun_s = clock_s()
 
     def extend(size: int) -> None:
         expect_by(begun_s + timeouts.body_s + size / timeouts.body_bytes_per_s_min)

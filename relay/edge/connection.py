@@ -16,12 +16,12 @@ on it, so that no request needs a timer.
 
 import asyncio
 import math
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp.streams import StreamReader
 
+from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.edge.asked import Asked, Head, survey
 from relay.edge.body import drop_rest, read_paced, take_whole
@@ -157,7 +157,7 @@ class ClientConnection:
         self.peer_ip = peer[0] if peer else ""
         self.transport = cast("asyncio.Transport", transport)
         self.write = self.transport.write
-        self.deadline_s = time.monotonic() + self._timeouts.head_s
+        self.deadline_s = clock_s() + self._timeouts.head_s
         self._server.open_connection(self)
 
     def data_received(self, data: bytes) -> None:
@@ -233,7 +233,7 @@ class ClientConnection:
         """
         self.keeps_alive = False
         if self.awaited:
-            self.deadline_s = min(self.deadline_s, time.monotonic() + FIRST_REQUEST_S)
+            self.deadline_s = min(self.deadline_s, clock_s() + FIRST_REQUEST_S)
         else:
             self.close()
 
@@ -286,7 +286,7 @@ class ClientConnection:
             if not self._head_begun:
                 # A head that is not whole with its first bytes has a deadline from then on.
                 self._head_begun = True
-                self.deadline_s = time.monotonic() + self._timeouts.head_s
+                self.deadline_s = clock_s() + self._timeouts.head_s
             return
         self.asked = True
         message, payload = parsing.first()
@@ -320,7 +320,7 @@ class ClientConnection:
         if self._closing or not self.keeps_alive:
             self.close()
             return
-        self.deadline_s = time.monotonic() + self._timeouts.idle_s
+        self.deadline_s = clock_s() + self._timeouts.idle_s
         if self._has_requests():
             self._start_loop()
         if self._early and self.transport is not None:

@@ -12,6 +12,7 @@ from typing import Final, cast
 
 from aiohttp import web
 
+from relay.clock import clock_s
 from relay.config import Config
 from relay.edge.connection import ClientConnection
 from relay.edge.site import Site
@@ -182,7 +183,7 @@ class DataServer:
         """Act on client deadlines and idle upstream connections, once a second."""
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
-        now_s = time.monotonic()
+        now_s = clock_s()
         for connection in list(self._connections.open):
             if connection.deadline_s < now_s:
                 connection.expire()

@@ -12,7 +12,8 @@ from typing import Final, cast
 
 from aiohttp.streams import StreamReader
 
-from relay.call import Endpoint, RequestNumbers
+from relay.call import Endpoint
+from relay.clock import clock_s
 from relay.config import Server
 from relay.edge.answers import empty_answer, error_answer, json_answer
 from relay.edge.asked import Asked, Head
@@ -21,6 +22,7 @@ from relay.edge.connection import ClientConnection
 from relay.edge.dialect import forwarded_headers, forwarded_query, presented_key, spoken_in
 from relay.edge.framing import read_question
 from relay.edge.heads import announced_bytes, check_head, comes_again
+from relay.edge.numbers import RequestNumbers
 from relay.edge.routes import Page, find_route
 from relay.edge.service import Served
 from relay.errors import (
@@ -167,7 +169,7 @@ class Site:
     def _begin(self, client: ClientConnection) -> ActiveCall:
         time_us = time.time_ns() // 1000
         call = ActiveCall(self._numbers.next(time_us), client, Endpoint.CHAT, time_us)
-        call.begun_s = time.monotonic()
+        call.begun_s = clock_s()
         self._counters.inflight += 1
         return call
 

@@ -4,15 +4,16 @@ One of these goes with a call from its arrival to its settlement. It holds no re
 the question itself, which a retry needs.
 """
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from relay.call import Endpoint, Stage, Try, Usage
+from relay.clock import clock_s
 from relay.errors import RelayError
 from relay.flow.forgotten import FORGOTTEN
 from relay.flow.outlet import Outlet
 from relay.flow.ports import Client, Question
+from relay.flow.stages import ADMITTED, COMMITTED
 from relay.limits.scheme import Grant, Tokens
 from relay.model import Account, Channel, Group, Key, Line, Price
 from relay.model import Protocol as Dialect
@@ -267,7 +268,7 @@ class ActiveCall:
         self.reserved = (0, 0, 0)
         self.question = FORGOTTEN
         self.channels = ()
-        self.stage = Stage.ADMITTED
+        self.stage = ADMITTED
 
     def __repr__(self) -> str:
         return f"<ActiveCall {self.request_id} {self.stage.name} attempts={self.attempts}>"
@@ -280,13 +281,13 @@ class ActiveCall:
     @property
     def committed(self) -> bool:
         """Whether the client has output of an answer."""
-        return self.stage is Stage.COMMITTED
+        return self.stage is COMMITTED
 
     def commit(self) -> None:
         """Note that output of an answer is about to reach the client."""
-        if self.stage is not Stage.COMMITTED:
-            self.stage = Stage.COMMITTED
-            self.first_byte_s = time.monotonic()
+        if self.stage is not COMMITTED:
+            self.stage = COMMITTED
+            self.first_byte_s = clock_s()
 
     def forget_question(self) -> None:
         """Let go of the question: nobody can be asked it any more.

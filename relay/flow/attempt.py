@@ -6,15 +6,16 @@ otherwise. What comes of an error is not decided here.
 """
 
 import abc
-import time
 from collections.abc import Callable, Mapping
 
 from relay.call import Stage, Usage
+from relay.clock import clock_s
 from relay.config import Switching
 from relay.errors import ChannelGarbled, RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.held import Refusal, wall_s
 from relay.flow.ports import Connection, Question
+from relay.flow.stages import ASKED, COMMITTED, DIALED, ENDED, HEADED
 from relay.limits.scheme import Grant
 from relay.model import Channel
 from relay.wire.heads import JSON
@@ -76,8 +77,8 @@ class Attempt(abc.ABC):
         self._committed = committed
         self._settle = settle
         self._limits = limits
-        self.stage = Stage.DIALED
-        self.asked_s = time.monotonic()
+        self.stage = DIALED
+        self.asked_s = clock_s()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.channel.name} {self.stage.name}>"
@@ -88,7 +89,7 @@ class Attempt(abc.ABC):
         `report` is called once: with None when the answer is out, else with why it is not.
         """
         self._connection = self.asked_over = connection
-        self.stage = Stage.ASKED
+        self.stage = ASKED
         self.report = report
         if self.paused:
             connection.pause()
@@ -97,7 +98,7 @@ class Attempt(abc.ABC):
         """Forget a connection that was closed before it took the question."""
         self.error = None
         self.report = None
-        self.stage = Stage.DIALED
+        self.stage = DIALED
 
     @property
     def started_us(self) -> int:
@@ -120,7 +121,7 @@ class Attempt(abc.ABC):
 
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """Decide from a final response's head what its body will be."""
-        self.stage = Stage.HEADED
+        self.stage = HEADED
         if not 200 <= status < 300:
             gone = self._limits.model_gone_switches
             self._refusal = Refusal(status, headers, model_gone_switches=gone)
@@ -159,13 +160,13 @@ class Attempt(abc.ABC):
     def stop(self) -> None:
         """Give up: the connection is dropped, and what still comes of it is ignored."""
         self._drop_connection()
-        self.stage = Stage.ENDED
+        self.stage = ENDED
 
     def fail(self, error: RelayError) -> None:
         """End with `error`; the first word counts. `stage` stays where it happened."""
         stage = self.stage
         self.stop()
-        if self.error is None and stage is not Stage.ENDED:
+        if self.error is None and stage is not ENDED:
             self.error = error
             self.stage = stage
             if self.report is not None:
@@ -196,13 +197,13 @@ class Attempt(abc.ABC):
 
     def _commit(self) -> None:
         """From here on the client has output of this attempt."""
-        self.stage = Stage.COMMITTED
+        self.stage = COMMITTED
         self.call.commit()
         self._committed(self)
 
     def _complete(self) -> None:
         """Settle a whole answer; its last bytes go out after this."""
-        self.stage = Stage.ENDED
+        self.stage = ENDED
         self._connection = None
         self._settle(self.call)
 

@@ -5,7 +5,6 @@ Only a spliced stream is read event by event; the first stream was not.
 
 from collections.abc import Callable, Mapping
 
-from relay.call import Stage
 from relay.config import Switching
 from relay.errors import (
     ChannelGarbled,
@@ -16,6 +15,7 @@ from relay.errors import (
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.ports import Question
+from relay.flow.stages import COMMITTED
 from relay.flow.trace import Trace
 from relay.model import Channel
 from relay.routing.splice import Carriage, SpliceState, join_usage
@@ -99,7 +99,7 @@ class CarryOn(Attempt):
         splice = self._carriage.splice
         sent = splice.feed(map(event_payload, split_events(whole)))
         if sent:
-            if self.stage is not Stage.COMMITTED:
+            if self.stage is not COMMITTED:
                 self.call.splices += 1
                 self._commit()
             self.call.events_out += sent.count(b"\n\n")

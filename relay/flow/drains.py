@@ -8,18 +8,18 @@ bounded (`[billing]`); what a provider bills beyond that is the operator's.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
 from relay.billing.hold import drains
-from relay.call import Stage
+from relay.clock import clock_s
 from relay.config import Billing
 from relay.errors import ClientGone, RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.ask import Asker
 from relay.flow.attempt import Attempt
 from relay.flow.settle import Settlement
+from relay.flow.stages import COMMITTED
 
 SWEEP_S: Final = 0.25
 
@@ -60,11 +60,11 @@ class Drains:
             return False
         attempt = call.running[0]
         pays = drains(attempt.channel.abort_bills, delivered=call.committed)
-        if not pays or attempt.stage is not Stage.COMMITTED or attempt.error is not None:
+        if not pays or attempt.stage is not COMMITTED or attempt.error is not None:
             return False
         if len(self._ends) >= self._limits.drains_max:
             return False
-        now_s = time.monotonic()
+        now_s = clock_s()
         call.left_s, call.left_events, call.left_bytes_out = now_s, call.events_out, call.bytes_out
         if not self._ends:
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
@@ -85,7 +85,7 @@ class Drains:
         self._close(call)
 
     def _sweep(self) -> None:
-        now_s = time.monotonic()
+        now_s = clock_s()
         for attempt, (end_s, bytes_max) in list(self._ends.items()):
             if now_s > end_s or attempt.bytes_in > bytes_max:
                 attempt.fail(_gone())

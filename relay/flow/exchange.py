@@ -12,7 +12,7 @@ import asyncio
 import random
 from typing import Final
 
-from relay.call import CallStart, Stage
+from relay.call import CallStart
 from relay.config import Config
 from relay.errors import (
     ChannelDrained,
@@ -30,6 +30,7 @@ from relay.flow.ports import Connections, Journal
 from relay.flow.referee import Referee, now_us
 from relay.flow.settle import Settlement
 from relay.flow.splicer import Splicer
+from relay.flow.stages import COMMITTED
 from relay.flow.watch import Watch
 from relay.model import Channel
 from relay.routing.budget import Effort
@@ -249,7 +250,7 @@ class Exchange:
         """Return where to go on after a failed attempt; raise its error where nowhere."""
         outcome = classify_error(error)
         committed = call.committed
-        stage = Stage.COMMITTED if committed else attempt.stage
+        stage = COMMITTED if committed else attempt.stage
         carried = self._splicer.plan(call, outcome, error) if committed else None
         other = None if committed or call.doom else self._referee.choose(call)
         may_switch = (

@@ -12,7 +12,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from relay.call import Endpoint, Stage, Usage
+from relay.call import Endpoint, Usage
 from relay.config import Switching
 from relay.errors import (
     ChannelGarbled,
@@ -24,6 +24,7 @@ from relay.errors import (
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.held import Held
+from relay.flow.stages import COMMITTED
 from relay.flow.trace import Trace
 from relay.model import Channel
 from relay.routing.gates import CLIENT_FAULT_CODES
@@ -52,6 +53,12 @@ class Mode(enum.Enum):
     ENDED = "ended"
 
 
+# Looked up once: a member of an enum is searched in its class each time it is named.
+_GATE: Final = Mode.GATE
+_EVENTS: Final = Mode.EVENTS
+_ENDED: Final = Mode.ENDED
+
+
 class Pump(Attempt):
     """An attempt whose answer goes to the client as it is.
 
@@ -74,7 +81,7 @@ class Pump(Attempt):
         limits: Switching,
     ) -> None:
         super().__init__(call, channel, committed, settle, limits)
-        self._mode = Mode.GATE
+        self._mode: Mode = _GATE
         self._outlet = call.outlet
         self._strip_usage = call.question.strips_usage
         self._trace = Trace()
@@ -85,13 +92,13 @@ class Pump(Attempt):
 
     def stop(self) -> None:
         """Give up; see Attempt."""
-        self._mode = Mode.ENDED
+        self._mode = _ENDED
         super().stop()
 
     def renew(self) -> None:
         """Forget a connection that was closed before it took the question; see Attempt."""
         super().renew()
-        self._mode = Mode.GATE
+        self._mode = _GATE
 
     # --- the upstream's answer (Answer) --------------------------------------------------------
 
@@ -118,7 +125,7 @@ class Pump(Attempt):
                 return
         aligned = self._aligned
         self._aligned = raw[-4:] == FRAME_OF_EVENTS_END and payload[-2:] == b"\n\n"
-        if self._mode is Mode.GATE:
+        if self._mode is _GATE:
             self._take_gate(whole, done=done)
         elif done:
             self._end_events(whole)
@@ -134,7 +141,7 @@ class Pump(Attempt):
         """Carry on what is whole as it came: the hottest path, one call for most events."""
         events = self._events
         if (
-            self._mode is not Mode.EVENTS
+            self._mode is not _EVENTS
             or not self._outlet.chunks
             or (events is not None and events.held_bytes)
         ):
@@ -151,16 +158,16 @@ class Pump(Attempt):
     def on_lost(self, error: RelayError) -> None:
         """Judge a broken connection: a stream that had said its last word is whole all the same."""
         self._connection = None
-        if self._mode is Mode.EVENTS and self._has_ended():
+        if self._mode is _EVENTS and self._has_ended():
             self._end_events(b"")
-        elif self.stage is Stage.COMMITTED:
+        elif self.stage is COMMITTED:
             self.fail(ChannelTruncated("The upstream broke off in the middle of its answer."))
         else:
             self.fail(error)
 
     def lapse(self, error: RelayError) -> None:
         """End on a stall: a stream that had said its last word only kept its connection open."""
-        if self._mode is Mode.EVENTS and self._has_ended():
+        if self._mode is _EVENTS and self._has_ended():
             self._drop_connection()
             self._end_events(b"")
         else:
@@ -190,7 +197,7 @@ class Pump(Attempt):
     def _open_gate(self, block: bytes, *, done: bool) -> None:
         """Commit: from here on this channel has the call; `block` is what was held."""
         self._held = None
-        self._mode = Mode.EVENTS
+        self._mode = _EVENTS
         if self.call.endpoint is Endpoint.RESPONSES:
             self.call.opening = block
         self._commit()
@@ -224,7 +231,8 @@ class Pump(Attempt):
         Keeps what the ending will be judged by. An error in the stream ends the attempt here: what
         came before it goes out, the error itself is told in our own words.
         """
-        if b'"error"' in whole and (code := find_error(whole)) is not None:
+        # `in` would try its left side as a number first, and make an exception of that.
+        if whole.find(b'"error"') >= 0 and (code := find_error(whole)) is not None:
             self._cut_at_error(whole, code)
             return b""
         self._note(whole)
@@ -232,7 +240,10 @@ class Pump(Attempt):
 
     def _note(self, block: bytes) -> None:
         call = self.call
-        call.events_out += block.count(b"\n\n") or block.count(b"\n\r\n")
+        if block.find(b"\n") == len(block) - 2:  # a read's one event, of one line: most of them
+            call.events_out += 1
+        else:
+            call.events_out += block.count(b"\n\n") or block.count(b"\n\r\n")
         call.bytes_out += len(block)
         self._trace.note(block)
         if call.keeper is not None:
@@ -254,7 +265,7 @@ class Pump(Attempt):
         """End an event stream: complete only if the protocol's own last word was said."""
         whole += self._rest()
         sent = self._inspect(whole) if whole else b""
-        if self._mode is Mode.ENDED:
+        if self._mode is _ENDED:
             return  # the last events held an error
         if not self._has_ended():
             self._outlet.send_events(sent)
@@ -272,7 +283,7 @@ class Pump(Attempt):
 
     def _finish(self, usage: Usage | None) -> None:
         """Settle a whole answer; its last bytes go out after this."""
-        self._mode = Mode.ENDED
+        self._mode = _ENDED
         self.call.usage = usage
         self._complete()
 

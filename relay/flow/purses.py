@@ -14,7 +14,6 @@ purse holds and owes is billing.credit's; how much is leased, and when, is decid
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Mapping
 from itertools import islice
 from typing import Final
@@ -23,6 +22,7 @@ from relay.billing.credit import SHARE_MAX
 from relay.billing.price import charge
 from relay.billing.shapes import Lease, LeaseAsk
 from relay.call import Usage
+from relay.clock import clock_s
 from relay.config import Billing
 from relay.errors import CreditExhausted, RelayError, Unavailable
 from relay.flow.active import ActiveCall
@@ -84,7 +84,7 @@ class CreditToll:
         if not nanos:
             return True
         account = self._account_of(call)
-        now_s = time.monotonic()
+        now_s = clock_s()
         good = now_s - self._renewed_s < self._ttl_s
         if good and not account.waiters and account.hold(nanos):
             call.hold_nanos = nanos
@@ -142,7 +142,7 @@ class CreditToll:
         """Give back what is free of an account: another worker lacks it."""
         account = self._accounts.get(account_id)
         if account is not None:
-            account.tighten(time.monotonic())
+            account.tighten(clock_s())
             self._rouse(account)
 
     # --- the task that asks ----------------------------------------------------------------------
@@ -168,7 +168,7 @@ class CreditToll:
         return {
             "credit_leased_usd": leased / 1e9,
             "credit_waiting": float(sum(len(a.waiters) for a in self._accounts.values())),
-            "credit_age_seconds": time.monotonic() - self._renewed_s,
+            "credit_age_seconds": clock_s() - self._renewed_s,
         }
 
     async def _lease_forever(self) -> None:
@@ -181,7 +181,7 @@ class CreditToll:
     async def _lease_once(self) -> None:
         """Ask for all that is wanted now, and serve who waits."""
         self._wake.clear()
-        now_s = time.monotonic()
+        now_s = clock_s()
         if now_s - self._renewed_s > self._ttl_s > 0 and self._accounts:
             self._surrender()
         surplus = self._tick(now_s)
@@ -227,7 +227,7 @@ class CreditToll:
         return given
 
     def _take_in(self, asked: list[LeaseAsk], leased: Mapping[int, Lease]) -> None:
-        now_s = time.monotonic()
+        now_s = clock_s()
         for ask in asked:
             account = self._accounts[ask.account_id]
             lease = leased.get(ask.account_id)

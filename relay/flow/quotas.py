@@ -7,13 +7,13 @@ attempt took is settled when that attempt ends, whatever became of the call.
 
 from typing import Final
 
-from relay.call import Stage
 from relay.errors import ChannelLimited, ChannelOutrun, ChannelSpent
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.flow.ports import Limiter
 from relay.flow.rates import at_least, expect, used
 from relay.flow.settle import usage_of
+from relay.flow.stages import COMMITTED
 from relay.limits.decision import Denied
 from relay.limits.estimate import Estimator
 from relay.limits.scheme import Costs, Grant, Scheme, Tokens
@@ -121,7 +121,7 @@ def _used_of(attempt: Attempt) -> Tokens:
     call, error = attempt.call, attempt.error
     if error is None:
         return used(call, usage_of(call))
-    if attempt.stage is Stage.COMMITTED:
+    if attempt.stage is COMMITTED:
         return at_least(call.reserved, usage_of(call))
     return (call.reserved[0], 0, 0) if isinstance(error, ChannelOutrun) else (0, 0, 0)
 

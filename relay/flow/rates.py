@@ -13,11 +13,13 @@ buckets go on as they are.
 import time
 from typing import Final
 
-from relay.call import Stage, Usage
+from relay.call import Usage
+from relay.clock import clock_s
 from relay.flow.active import ActiveCall
 from relay.flow.counters import Counters
 from relay.flow.ports import Limiter
 from relay.flow.refusals import refusal
+from relay.flow.stages import COMMITTED
 from relay.limits.decision import Denied, Why
 from relay.limits.estimate import Estimator, Guess
 from relay.limits.headers import anthropic_headers, openai_headers
@@ -105,24 +107,24 @@ class Rates:
         if grant.seated:
             self._limiter.release(grant)
         self._counters.line_tokens[contract.line.name] += tokens[0] - tokens[1] + tokens[2]
-        if call.usage is not None and call.stage is Stage.COMMITTED:
+        if call.usage is not None and call.stage is COMMITTED:
             contract.guess.learn(call.text_bytes, usage, choices=call.choices)
 
     def _begin(
         self, call: ActiveCall, contract: Contract, costs: Costs, decision: Grant | Denied
     ) -> None:
-        denied = isinstance(decision, Denied)
-        now_s = time.monotonic()
+        denied = not isinstance(decision, Grant)
+        now_s = clock_s()
         # A refusal beside figures of the last good call would look like a mistake.
         if now_s > contract.notes_until_s or denied is not contract.notes_denied:
             contract.notes_until_s = now_s + NOTES_S
             contract.notes_denied = denied
             contract.notes = self._note(call, contract)
         call.notes += contract.notes
-        if isinstance(decision, Denied):
-            self._deny(call, contract, costs, decision)
-        else:
+        if isinstance(decision, Grant):
             call.grant = decision
+        else:
+            self._deny(call, contract, costs, decision)
 
     def _deny(self, call: ActiveCall, contract: Contract, costs: Costs, denied: Denied) -> None:
         limit = denied.limit
@@ -195,7 +197,7 @@ def used(call: ActiveCall, usage: Usage) -> Tokens:
     An estimate gives nothing back. Nothing delivered is nothing used, unless the client left an
     upstream that was reading its prompt.
     """
-    if call.stage is not Stage.COMMITTED:
+    if call.stage is not COMMITTED:
         return (call.reserved[0], 0, 0) if call.gone and call.attempts else (0, 0, 0)
     if usage.estimated:
         return at_least(call.reserved, usage)

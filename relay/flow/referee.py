@@ -6,10 +6,10 @@ listens of every change. One referee serves all calls of a worker.
 
 import logging
 import random
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
+from relay.clock import clock_s
 from relay.config import Config
 from relay.errors import ChannelTimeout, RelayError
 from relay.flow.active import ActiveCall
@@ -17,11 +17,12 @@ from relay.flow.attempt import Attempt
 from relay.flow.counters import Counters
 from relay.flow.quotas import NO_QUOTAS
 from relay.model import Channel
-from relay.routing.breaker import BLAME, US_PER_S, Policy, Reason, Standing, State
+from relay.routing.breaker import Standing, State
 from relay.routing.budget import RetryBudget
 from relay.routing.health import Change, Failure, Health
 from relay.routing.patience import Patience
 from relay.routing.pick import Dice, Wish, choose
+from relay.routing.policy import BLAME, US_PER_S, Policy, Reason
 from relay.routing.table import CHANNEL_FAILURES, Outcome
 
 _log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Referee:
         self._on_changes = on_changes
         self.quotas = NO_QUOTAS
         """Of the channels: who has spent its own is not chosen. To be set before the first call."""
+        self._limited: frozenset[int] = frozenset()
+        """Ids of the channels that have a quota of their own."""
         self._in_flight: defaultdict[int, int] = defaultdict(int)
 
     def choose(self, call: ActiveCall, among: tuple[Channel, ...] | None = None) -> Channel | None:
@@ -61,10 +64,11 @@ class Referee:
         `among`: only these instead of all that serve the model.
         """
         channels = call.channels if among is None else among
-        for channel in channels:
-            if channel.limited and self.quotas.bars(call, channel):
-                channels = tuple(c for c in channels if not self.quotas.bars(call, c))
-                break
+        if self._limited:
+            for channel in channels:
+                if channel.id in self._limited and self.quotas.bars(call, channel):
+                    channels = tuple(c for c in channels if not self.quotas.bars(call, c))
+                    break
         if len(channels) == 1 and channels[0].id not in call.tried:
             return channels[0]
         return choose(
@@ -192,10 +196,11 @@ class Referee:
     def keep(self, channels: Mapping[int, Channel]) -> None:
         """Keep to the channels and models of the catalog, which has changed."""
         served = {channel.id: channel.models for channel in channels.values()}
+        self._limited = frozenset(channel.id for channel in channels.values() if channel.limited)
         self.health.prune(served)
         self._patience.keep({model for models in served.values() for model in models})
 
 
 def now_us() -> int:
     """Return microseconds of the loop's clock, by which health is kept."""
-    return int(time.monotonic() * 1e6)
+    return int(clock_s() * 1e6)

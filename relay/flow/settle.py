@@ -6,12 +6,12 @@ never counted as tokens. What the call cost beside it is the operator's (flow.wa
 """
 
 import math
-import time
 
 from relay.billing.hold import usage_to_charge
 from relay.billing.price import charge
 from relay.billing.shapes import Charge, Ending
-from relay.call import CallCheckpoint, CallEnd, EndReason, Stage, Usage
+from relay.call import CallCheckpoint, CallEnd, EndReason, Usage
+from relay.clock import clock_s
 from relay.errors import (
     ChannelTimeout,
     ClientError,
@@ -26,6 +26,7 @@ from relay.flow.active import ActiveCall
 from relay.flow.counters import STATUS_CLASSES, Counters
 from relay.flow.ports import Journal
 from relay.flow.spending import Spending
+from relay.flow.stages import COMMITTED
 from relay.flow.tolls import Tolls
 from relay.flow.tries import tries_of
 from relay.flow.waste import BYTES_PER_TOKEN, waste_nanos
@@ -62,11 +63,11 @@ class Settlement:
         reason = _reason(call, error)
         # The status is what the client saw: the 200 was out once the stream had begun.
         told = error_status(error, call.dialect)
-        status = 200 if call.stage is Stage.COMMITTED else told
+        status = 200 if call.stage is COMMITTED else told
         if reason is EndReason.CLIENT_GONE:
             status = told
             self._counters.client_gone += 1
-        elif call.stage is Stage.COMMITTED:
+        elif call.stage is COMMITTED:
             self._counters.truncated += 1
         self._settle(call, status, reason, error.code or error.kind)
 
@@ -113,7 +114,7 @@ class Settlement:
             self._spending.add(call.key.id, cost_nanos)
         if call.paid:
             self.tolls.close(call, usage, cost_nanos)
-        total_us = int((time.monotonic() - begun_s) * 1e6)
+        total_us = int((clock_s() - begun_s) * 1e6)
         self._journal.end(
             CallEnd(
                 call.number.to_bytes(16, "big"),
@@ -180,7 +181,7 @@ def _charge(call: ActiveCall, usage: Usage) -> Charge:
 
 def usage_of(call: ActiveCall, reason: EndReason = EndReason.INTERRUPTED) -> Usage:
     """Return what the client pays for; NOTHING, where that is not even a price per call."""
-    if call.stage is not Stage.COMMITTED or call.price is FREE_PRICE:
+    if call.stage is not COMMITTED or call.price is FREE_PRICE:
         return NOTHING
     if call.usage is not None:
         return call.usage
@@ -215,7 +216,7 @@ def _reason(call: ActiveCall, error: RelayError) -> EndReason:  # noqa: PLR0911 
             return EndReason.KEY_REVOKED
         case ShuttingDown():
             return EndReason.SHUT_DOWN
-        case ClientError() if call.stage is Stage.COMMITTED:
+        case ClientError() if call.stage is COMMITTED:
             return EndReason.TRUNCATED  # part of an answer is out, whoever is to blame
         case UpstreamRejected():
             return EndReason.UPSTREAM_REJECTED
@@ -223,7 +224,7 @@ def _reason(call: ActiveCall, error: RelayError) -> EndReason:  # noqa: PLR0911 
             return EndReason.REJECTED
         case DeadlineSpent():
             return EndReason.TIMED_OUT
-    if call.stage is Stage.COMMITTED:
+    if call.stage is COMMITTED:
         return EndReason.TRUNCATED
     if isinstance(error, ChannelTimeout):
         return EndReason.TIMED_OUT

@@ -4,8 +4,7 @@ The gates are routing's; here they are given what happened. All of this runs onl
 broken: a healthy one costs a list append for each read, and that only on lines that splice.
 """
 
-import time
-
+from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.errors import ChannelReportedError, RelayError
 from relay.flow.active import ActiveCall
@@ -53,7 +52,7 @@ class Splicer:
             plan=plan,
             sold=call.line is not None and call.line.splice,
             outcome=outcome,
-            in_time=time.monotonic() - call.begun_s < self._timeouts.total_s,
+            in_time=clock_s() - call.begun_s < self._timeouts.total_s,
             delivered=delivered,
             error_code=error.upstream_code if isinstance(error, ChannelReportedError) else None,
             splices=call.splices,

@@ -3,9 +3,8 @@
 An attempt that is well leaves nothing here, and costs nothing.
 """
 
-import time
-
 from relay.call import Try
+from relay.clock import clock_s
 from relay.errors import RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
@@ -32,5 +31,5 @@ def _describe(call: ActiveCall, attempt: Attempt, error: RelayError) -> Try:
         classify_error(error).value,
         attempt.refused_with,
         max(0, int((attempt.asked_s - call.begun_s) * 1e6)),
-        max(0, int((time.monotonic() - attempt.asked_s) * 1e6)),
+        max(0, int((clock_s() - attempt.asked_s) * 1e6)),
     )

@@ -8,11 +8,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from relay.call import Stage
 from relay.config import Timeouts
 from relay.errors import ChannelTimeout, DeadlineSpent, RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
+from relay.flow.stages import COMMITTED
 from relay.wire.answer import KEEPALIVES
 
 SWEEP_S: Final = 0.25
@@ -85,7 +85,7 @@ class Watch:
                 call.end_early(DeadlineSpent("The call took longer than the relay allows."))
                 continue
             for attempt in list(call.running):
-                if attempt.stage is Stage.COMMITTED:
+                if attempt.stage is COMMITTED:
                     self._look_at_stream(attempt, now_s)
                 else:
                     self._look_at_attempt(attempt, now_s)

@@ -60,7 +60,8 @@ class Broker:
         leases = scheme.leases
         if scheme.epoch != self.leases.epoch:
             leases = self.leases.drawn_on(scheme, now_ms)
-        for lease, cost in zip(leases, costs, strict=True):
+        for place, lease in enumerate(leases):
+            cost = costs[place]
             left = lease.balance - cost
             if left < 0:
                 put_back(leases, costs, lease)
@@ -92,7 +93,8 @@ class Broker:
         leases = scheme.leases
         if scheme.epoch != self.leases.epoch:
             leases = self.leases.settled_on(scheme, now_ms)
-        for lease, before, cost in zip(leases, booked, costs, strict=True):
+        for place, lease in enumerate(leases):
+            before, cost = booked[place], costs[place]
             if cost != before:
                 lease.balance += before - cost
                 if lease.balance < 0:

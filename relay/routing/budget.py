@@ -9,7 +9,7 @@ bounded always.
 
 from typing import Final
 
-from relay.routing.breaker import US_PER_S
+from relay.routing.policy import US_PER_S
 
 WINDOW_S: Final = 10
 BACKOFF_MS: Final = 100

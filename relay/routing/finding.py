@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from relay.routing.breaker import Reason, State
+from relay.routing.breaker import State
+from relay.routing.policy import Reason
 
 
 class Finding(msgspec.Struct, array_like=True, frozen=True):

@@ -10,8 +10,9 @@ decided here but where channels are picked.
 from collections.abc import Container, Mapping
 from typing import Final, NamedTuple
 
-from relay.routing.breaker import BLAME, US_PER_S, Breaker, Policy, Reason, Signal, Standing, State
+from relay.routing.breaker import Breaker, Signal, Standing, State
 from relay.routing.finding import Finding, encode_findings, read_findings
+from relay.routing.policy import BLAME, US_PER_S, Policy, Reason
 from relay.routing.table import Outcome
 
 ANY_MODEL: Final = ""

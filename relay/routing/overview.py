@@ -8,9 +8,10 @@ no channel and so has no breaker of its own to keep in step.
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from relay.routing.breaker import US_PER_S, Reason, State
+from relay.routing.breaker import State
 from relay.routing.finding import Finding, read_findings
 from relay.routing.health import ANY_MODEL, SKEW_US, Change, Condition
+from relay.routing.policy import US_PER_S, Reason
 
 FORGOTTEN_S: Final = 15
 """Workers in trouble tell of it every 5 s; what is not told for so long is no longer so."""

@@ -3,11 +3,11 @@
     IDLE --ask--> ASKED --head--> HEADED --last byte--> IDLE (back to the pool)
       any --error, close, abort--> CLOSED
 
-It is what asyncio calls a BufferedProtocol and reads into one buffer shared by the whole worker: on
-TLS an asyncio.Protocol makes uvloop allocate 256 KiB for every read. It does not derive from it, so
-that it can be compiled (relay.compiled); uvloop goes by the methods. Nothing is decoded here; what
-one read brought is handed on in one call. A connection whose peer did anything unasked for is never
-used again.
+Nothing is decoded here; what one read brought is handed on in one call. A connection whose peer did
+anything unasked for is never used again.
+
+It is what asyncio calls a Protocol, over TLS a BufferedProtocol: see BufferedConnection. It derives
+from neither, so that it can be compiled (relay.compiled); uvloop goes by the methods.
 """
 
 import asyncio
@@ -38,6 +38,13 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+# Looked up once: a member of an enum is searched in its class each time it is named.
+_IDLE: Final = State.IDLE
+_ASKED: Final = State.ASKED
+_HEADED: Final = State.HEADED
+_CLOSED: Final = State.CLOSED
+
+
 class Answer(Protocol):
     """Who hears of a response (the flow's pump)."""
 
@@ -62,8 +69,6 @@ class UpstreamConnection:
     """The protocol object of one socket; see the module's picture.
 
     Args:
-        buffer: Shared by all connections of the worker: it is only ever filled and emptied
-            within one callback.
         on_idle: Called when an answer is whole and the connection may serve another.
         on_closed: Called once when the connection is gone.
     """
@@ -71,7 +76,6 @@ class UpstreamConnection:
     __slots__ = (
         "_aligned",
         "_answer",
-        "_buffer",
         "_chunked",
         "_done",
         "_head",
@@ -97,14 +101,12 @@ class UpstreamConnection:
 
     def __init__(
         self,
-        buffer: memoryview,
         on_idle: "Callable[[UpstreamConnection], None]",
         on_closed: "Callable[[UpstreamConnection], None]",
     ) -> None:
-        self._buffer = buffer
         self._on_idle = on_idle
         self._on_closed = on_closed
-        self._state = State.CLOSED
+        self._state: State = _CLOSED
         self._transport: asyncio.Transport | None = None
         self._answer: Answer | None = None
         self._headers: dict[bytes, bytes] = {}
@@ -133,8 +135,8 @@ class UpstreamConnection:
 
     def ask(self, head: bytes, body: bytes, answer: Answer) -> None:
         """Send a request; `answer` hears of the response until it is whole or lost."""
-        assert self._state is State.IDLE and self._transport is not None
-        self._state = State.ASKED
+        assert self._state is _IDLE and self._transport is not None
+        self._state = _ASKED
         self._answer = answer
         self.silent = True
         if len(body) <= JOIN_BYTES_MAX:
@@ -158,7 +160,7 @@ class UpstreamConnection:
     def abort(self) -> None:
         """Drop the connection at once; its answer hears nothing more."""
         self._answer = None
-        self._state = State.CLOSED
+        self._state = _CLOSED
         if self._transport is not None:
             self._transport.abort()
 
@@ -166,7 +168,7 @@ class UpstreamConnection:
     def usable(self) -> bool:
         """True while it can be asked."""
         return (
-            self._state is State.IDLE
+            self._state is _IDLE
             and self._transport is not None
             and not self._transport.is_closing()
         )
@@ -177,15 +179,10 @@ class UpstreamConnection:
         """Begin idle."""
         self._transport = cast("asyncio.Transport", transport)
         self._parser = httptools.HttpResponseParser(self)
-        self._state = State.IDLE
+        self._state = _IDLE
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Lend the worker's one read buffer."""
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, raw: bytes) -> None:
         """Parse what was read and hand it on in one call."""
-        raw = bytes(self._buffer[:nbytes])
         answer = self._answer
         if answer is None or self._parser is None:
             # Bytes nobody asked for (a late 408, a second answer): not to be taken for the next
@@ -206,8 +203,8 @@ class UpstreamConnection:
             if not self._done:
                 self._fail(ChannelGarbled("The upstream answered with something not HTTP."))
                 return
-        if self._state is State.ASKED:
-            self._head_bytes += nbytes
+        if self._state is _ASKED:
+            self._head_bytes += len(raw)
             if self._head_bytes > HEAD_BYTES_MAX or self._interims > INTERIM_MAX:
                 self._fail(ChannelGarbled("The upstream sent too long a response head."))
             return
@@ -232,9 +229,9 @@ class UpstreamConnection:
     def connection_lost(self, exc: Exception | None) -> None:
         """End: an answer that was due is lost, unless the end of the connection ends its body."""
         answer = self._answer
-        unframed = self._state is State.HEADED and not self._chunked and not self._sized
+        unframed = self._state is _HEADED and not self._chunked and not self._sized
         self._answer = None
-        self._state = State.CLOSED
+        self._state = _CLOSED
         self._transport = None
         self._parser = None  # it refers back to us
         self._on_closed(self)
@@ -268,7 +265,7 @@ class UpstreamConnection:
             self._interims += 1
             self._headers.clear()
             return
-        self._state = State.HEADED
+        self._state = _HEADED
         self._keep_alive = self._parser.should_keep_alive()
         headers = {name.lower(): value for name, value in self._headers.items()}
         self._headers.clear()
@@ -277,8 +274,8 @@ class UpstreamConnection:
         self._head = (status, headers)
 
     def on_message_complete(self) -> None:
-        """Note the end of the message; buffer_updated acts on it."""
-        if self._state is State.HEADED:
+        """Note the end of the message; data_received acts on it."""
+        if self._state is _HEADED:
             self._done = True
 
     # --- inside ---------------------------------------------------------------------------------
@@ -319,7 +316,7 @@ class UpstreamConnection:
         if not keep:
             self.abort()
             return
-        self._state = State.IDLE
+        self._state = _IDLE
         self.reused = True
         self._on_idle(self)
 
@@ -328,3 +325,35 @@ class UpstreamConnection:
         self.abort()
         if answer is not None:
             answer.on_lost(error)
+
+
+class BufferedConnection(UpstreamConnection):
+    """A connection that lends uvloop the buffer to read into.
+
+    Over TLS uvloop allocates 256 KiB for every read of one that does not. In the clear it has a
+    buffer of its own, and this would only cost a call and a copy more.
+
+    Args:
+        buffer: Shared by all connections of the worker: it is only ever filled and emptied
+            within one callback.
+        on_idle, on_closed: See UpstreamConnection.
+    """
+
+    __slots__ = ("_buffer",)
+
+    def __init__(
+        self,
+        buffer: memoryview,
+        on_idle: Callable[[UpstreamConnection], None],
+        on_closed: Callable[[UpstreamConnection], None],
+    ) -> None:
+        super().__init__(on_idle, on_closed)
+        self._buffer = buffer
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Lend the worker's one read buffer."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read into it."""
+        self.data_received(bytes(self._buffer[:nbytes]))

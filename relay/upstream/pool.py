@@ -8,16 +8,16 @@ taken first, so that surplus ones fall idle and are closed before the server clo
 import asyncio
 import socket
 import ssl
-import time
 from collections import deque
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from relay.call import Endpoint
+from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.errors import ConnectFailed
 from relay.model import Channel
-from relay.upstream.connection import READ_BYTES, UpstreamConnection
+from relay.upstream.connection import READ_BYTES, BufferedConnection, UpstreamConnection
 from relay.upstream.resolve import Resolver
 from relay.wire.heads import request_head
 
@@ -88,7 +88,8 @@ class UpstreamPool:
         origin = self._origin(channel)
         scheme, host, port = origin
         secure = scheme == "https"
-        make: Any = self._make  # by its methods a BufferedProtocol, if not by its class
+        # By their methods asyncio's protocols, if not by their class.
+        make: Any = self._make_buffered if secure else self._make
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
                 address = await self._resolver.resolve(host)
@@ -125,14 +126,17 @@ class UpstreamPool:
         self._idle.clear()
 
     def _make(self) -> UpstreamConnection:
-        return UpstreamConnection(self._buffer, self._on_idle, self._on_closed)
+        return UpstreamConnection(self._on_idle, self._on_closed)
+
+    def _make_buffered(self) -> BufferedConnection:
+        return BufferedConnection(self._buffer, self._on_idle, self._on_closed)
 
     def _keep(self, connection: UpstreamConnection) -> None:
         origin = self._open.get(connection)
         if origin is None:
             connection.abort()
             return
-        connection.idle_since_s = time.monotonic()
+        connection.idle_since_s = clock_s()
         queue = self._idle.get(origin)
         if queue is None:
             queue = self._idle[origin] = deque()

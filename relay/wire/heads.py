@@ -104,16 +104,31 @@ FRAME_OF_EVENTS_END: Final = b"\n\n\r\n"
 """How a read ends that ends on a chunk which ends on an event."""
 
 
+def _size_line(frame_bytes: int) -> bytes:
+    """Return how the chunk begins that takes so many bytes in all, plainly framed; b"" = none."""
+    for digits in range(1, FRAME_SIZE_DIGITS_MAX + 1):
+        size = frame_bytes - digits - 4
+        if size >= 0 and len(b"%x" % size) == digits:
+            return b"%x\r\n" % size
+    return b""
+
+
+_SIZE_LINES: Final = [_size_line(frame_bytes) for frame_bytes in range(2048)]
+"""What most reads of a stream begin with: comparing costs a third of formatting."""
+
+
 def plain_frame(raw: bytes) -> bytes | None:
     """Return the payload of `raw` where that is exactly one chunk, plainly framed; None otherwise.
 
     Args:
         raw: Bytes off the socket, known to begin between two chunks.
     """
-    end = raw.find(b"\r\n", 1, FRAME_SIZE_DIGITS_MAX + 2)
-    if end < 0 or raw[:end] != b"%x" % (len(raw) - end - 4) or raw[-2:] != b"\r\n":
+    size = len(raw)
+    line = _SIZE_LINES[size] if size < len(_SIZE_LINES) else _size_line(size)
+    begin = len(line)
+    if not begin or raw[:begin] != line or raw[-2:] != b"\r\n":
         return None
-    return raw[end + 2 : -2]
+    return raw[begin:-2]
 
 
 def is_canonical(raw: bytes, parts: list[bytes]) -> bool:

@@ -139,7 +139,8 @@ def drop_usage_event(block: bytes) -> bytes:
     That is the one with usage and without choices; every other byte stays. The same object comes
     back where there is none, which two searches usually tell.
     """
-    if b'"usage":{' not in block and b'"usage": {' not in block:
+    # Found rather than looked for with `in`: that would try its left side as a number first.
+    if block.find(b'"usage":{') < 0 and block.find(b'"usage": {') < 0:
         return block
     events = split_events(block)
     kept = [event for event in events if not _is_usage_event(event)]

@@ -16,17 +16,21 @@ SAMPLE_BYTES: Final = 256
 ESCAPE_BYTES: Final = 3
 r"""What \uXXXX takes beyond the three bytes of its character in UTF-8."""
 
+_SEMICOLON: Final = ord(";")
+_BACKSLASH: Final = ord("\\")
+
 
 def weigh(body: bytes) -> tuple[int, int]:
     """Return the bytes of text in a JSON body, and the pictures in it."""
     size = len(body)
     if size <= SMALL_BYTES:
         return size, 0
-    # One character is found ten times as fast as several.
-    text, images = _leave_out_pictures(body) if b";" in body else (size, 0)
+    # One byte is found ten times as fast as several, and asked for as a number faster still.
+    text, images = _leave_out_pictures(body) if _SEMICOLON in body else (size, 0)
     middle = size // 2
-    escapes = body.count(b"\\u", middle, middle + SAMPLE_BYTES)
-    if escapes:
+    sample = body[middle : middle + SAMPLE_BYTES]
+    if _BACKSLASH in sample:
+        escapes = sample.count(b"\\u")
         text -= text * escapes * ESCAPE_BYTES // SAMPLE_BYTES
     return text, images
 

@@ -19,8 +19,9 @@ import pytest
 from relay.config import Config, Timeouts
 from relay.mock.server import MockServer
 from relay.model import Resume
-from relay.routing.breaker import Policy, State
+from relay.routing.breaker import State
 from relay.routing.health import Change, Health
+from relay.routing.policy import Policy
 from tests.flow.load import (
     CHUNKS,
     TTFT_MS,

@@ -10,8 +10,9 @@ import pytest
 
 from relay.config import Config, Switching
 from relay.flow.referee import now_us
-from relay.routing.breaker import Policy, Reason, State
+from relay.routing.breaker import State
 from relay.routing.health import Condition
+from relay.routing.policy import Policy, Reason
 from tests.flow.rig import (
     DONE,
     FINISH,

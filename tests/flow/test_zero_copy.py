@@ -61,7 +61,6 @@ class Bench:
     def __init__(self) -> None:
         self.client = KeepingClient()
         self.settled: list[ActiveCall] = []
-        self.buffer = bytearray(65_536)
         self.reads: list[bytes] = []
         call = ActiveCall(1, self.client, Endpoint.CHAT, 0)
         call.stream = True
@@ -69,9 +68,7 @@ class Bench:
         call.question = JsonQuestion(request, strips_usage=False)
         call.outlet = Outlet(self.client, call.number)
         self.pump = Pump(call, make_channel(1, 1), lambda _: None, self.settled.append, Switching())
-        self.connection = UpstreamConnection(
-            memoryview(self.buffer), lambda _: None, lambda _: None
-        )
+        self.connection = UpstreamConnection(lambda _: None, lambda _: None)
         self.connection.connection_made(QuietTransport())
         self.ends: list[RelayError | None] = []
         self.pump.listen(self.connection, lambda _, error: self.ends.append(error))
@@ -92,8 +89,7 @@ class Bench:
         raise error
 
     def read(self, raw: bytes) -> None:
-        self.buffer[: len(raw)] = raw
-        self.connection.buffer_updated(len(raw))
+        self.connection.data_received(raw)
 
 
 async def test_whole_frames_of_whole_events_go_out_as_the_very_same_object() -> None:

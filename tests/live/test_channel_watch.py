@@ -18,8 +18,9 @@ from relay.control.alarms import CLAIM_S, KEY_PREFIX, Alarms
 from relay.control.channel_watch import ChannelWatch
 from relay.errors import DependencyDown
 from relay.model import Secret
-from relay.routing.breaker import Policy, Reason, State
+from relay.routing.breaker import State
 from relay.routing.health import ANY_MODEL, Change, Condition, Failure, Health
+from relay.routing.policy import Policy, Reason
 from relay.routing.table import Outcome
 from relay.store import postgres, redis
 from relay.store.declaration import parse_catalog

@@ -16,8 +16,9 @@ from relay.control.prober import Prober
 from relay.control.question import models_url
 from relay.errors import DependencyDown
 from relay.model import Channel, Protocol, Secret
-from relay.routing.breaker import Reason, State
+from relay.routing.breaker import State
 from relay.routing.health import Condition
+from relay.routing.policy import Reason
 from relay.store.gossip import Gossip
 from tests.live.limit_rig import until
 

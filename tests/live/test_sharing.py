@@ -11,9 +11,10 @@ import pytest
 
 from relay.errors import DependencyDown
 from relay.flow.referee import now_us
-from relay.routing.breaker import Policy, Standing
+from relay.routing.breaker import Standing
 from relay.routing.health import Failure, Health
 from relay.routing.overview import Overview
+from relay.routing.policy import Policy
 from relay.routing.table import Outcome
 from relay.sharing import HealthSharing, wall_us
 from relay.store import redis

@@ -18,7 +18,7 @@ from relay import compiled
 
 ROOT = Path(relay.__file__).parent
 TREES = {
-    name: ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text())
+    name: ast.parse((ROOT.parent / f"{name.replace('.', '/')}.py").read_text())
     for name in compiled.MODULES
 }
 
@@ -54,7 +54,7 @@ def test_no_listed_module_has_an_asynchronous_generator(name: str) -> None:
 def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder as `make compiled` leaves it, with libraries that nobody loads."""
     suffix = EXTENSION_SUFFIXES[0]
-    for name in ("relay__mypyc", *(f"relay/{name.replace('.', '/')}" for name in compiled.MODULES)):
+    for name in ("relay__mypyc", *(name.replace(".", "/") for name in compiled.MODULES)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}{suffix}").touch()
     (tmp_path / compiled.NOTE).write_text(compiled.made_from())

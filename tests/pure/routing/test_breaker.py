@@ -6,18 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.routing.breaker import (
-    BLAME,
-    TRANSITIONS,
-    US_PER_S,
-    Breaker,
-    IllegalMoveError,
-    Policy,
-    Reason,
-    Signal,
-    Standing,
-    State,
-)
+from relay.routing.breaker import TRANSITIONS, Breaker, IllegalMoveError, Signal, Standing, State
+from relay.routing.policy import BLAME, US_PER_S, Policy, Reason
 from relay.routing.table import CHANNEL_FAILURES, Outcome
 
 POLICY = Policy()

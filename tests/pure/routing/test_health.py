@@ -2,8 +2,9 @@
 
 import pytest
 
-from relay.routing.breaker import US_PER_S, Policy, Reason, Standing, State
+from relay.routing.breaker import Standing, State
 from relay.routing.health import Change, Condition, Failure, Health
+from relay.routing.policy import US_PER_S, Policy, Reason
 from relay.routing.table import Outcome
 
 NOW_US = 10_000 * US_PER_S

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.routing.breaker import US_PER_S, Policy, Standing, State
+from relay.routing.breaker import Standing, State
 from relay.routing.health import Change, Health
+from relay.routing.policy import US_PER_S, Policy
 from tests.pure.routing.test_health import NOW_US, due_us, fail, opened
 
 WALL_US = 1_700_000_000 * US_PER_S

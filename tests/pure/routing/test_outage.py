@@ -13,10 +13,11 @@ import pytest
 
 from relay.config import Timeouts
 from relay.model import Channel, Secret
-from relay.routing.breaker import US_PER_S, Policy, Standing
+from relay.routing.breaker import Standing
 from relay.routing.health import Failure, Health
 from relay.routing.patience import Patience
 from relay.routing.pick import Dice, Wish, choose
+from relay.routing.policy import US_PER_S, Policy
 from relay.routing.table import Outcome
 
 NOW_US = 10_000 * US_PER_S

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.routing.breaker import US_PER_S, Policy, Reason, State
+from relay.routing.breaker import State
 from relay.routing.health import ANY_MODEL, Change, Condition, Failure, Health
 from relay.routing.overview import FORGOTTEN_S, IN_SERVICE, Overview, look_at
+from relay.routing.policy import US_PER_S, Policy, Reason
 from relay.routing.table import Outcome
 
 WALL_US = 1_700_000_000 * US_PER_S

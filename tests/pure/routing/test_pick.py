@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.model import Channel, Secret
-from relay.routing.breaker import Policy
 from relay.routing.health import Failure, Health
 from relay.routing.pick import LOAD_SLACK, Dice, Wish, affinity_of, choose
+from relay.routing.policy import Policy
 from relay.routing.table import Outcome
 
 NOW_US = 1_000_000_000

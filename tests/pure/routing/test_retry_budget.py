@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.routing.breaker import US_PER_S
 from relay.routing.budget import BACKOFF_MS_MAX, WINDOW_S, Effort, RetryBudget, may_retry
+from relay.routing.policy import US_PER_S
 
 START_US = 50 * US_PER_S
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import pytest
 
 from relay.model import Channel, Secret
-from relay.routing.breaker import US_PER_S, Policy
 from relay.routing.budget import Effort, RetryBudget, may_retry
 from relay.routing.health import Failure, Health
 from relay.routing.pick import Dice, Wish, choose
+from relay.routing.policy import US_PER_S, Policy
 from relay.routing.table import Outcome
 
 START_US = 1_000 * US_PER_S

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from relay.errors import DependencyDown
-from relay.routing.breaker import Reason, State
+from relay.routing.breaker import State
 from relay.routing.health import ANY_MODEL, Condition
+from relay.routing.policy import Reason
 from relay.store.standings import add_standings, read_conditions
 
 DENIED = Condition(1, ANY_MODEL, State.OPEN, Reason.DENIED, 41.234, 1)
