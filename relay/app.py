@@ -21,6 +21,7 @@ from typing import Final
 import uvloop
 
 from relay import hardening
+from relay.clock import clock_ms
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
 from relay.flow.purses import CreditToll
@@ -92,7 +93,7 @@ class Worker:
         # Host and pid are for people; containers may share both.
         name = f"{socket.gethostname()}-{self._file}-{secrets.token_hex(4)}"
         self._sharing = HealthSharing(lambda: redis_url(config, data_dir), name)
-        self._limiter = Limiter(nodes, name, _now_ms)
+        self._limiter = Limiter(nodes, name, clock_ms)
         estimator = Estimator()
         # Calls are settled under the journal's name, and so is the credit they are paid out of.
         self._desk = CreditDesk(
@@ -193,10 +194,6 @@ def _on_sigterm(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio
 
     loop.add_signal_handler(signal.SIGTERM, on_sigterm)
     return asked, hurried
-
-
-def _now_ms() -> float:
-    return time.monotonic() * 1_000
 
 
 def _resident_bytes() -> int:

@@ -22,12 +22,12 @@ from typing import Final
 
 _HOT: Final = {
     "relay": "clock units",
-    "relay.billing": "credit hold price",
+    "relay.billing": "credit hold price tariff",
     "relay.edge": "asked body connection dialect framing heads memory numbers site",
     "relay.flow": "active admission ask attempt carry counters credit_account drains exchange "
     "forgotten hedge held holds outlet plain pump purses quotas rates referee settle spending "
     "splicer stages tolls trace tries waste watch",
-    "relay.limits": "broker estimate flight lease leases scheme",
+    "relay.limits": "broker estimate flight lease leases scheme slots",
     "relay.routing": "breaker budget health patience pick table",
     "relay.store": "journal limiter",
     "relay.upstream": "connection pool",

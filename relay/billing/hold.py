@@ -42,53 +42,17 @@ def hold_nanos(
     return min(-(-dearest * group_multiplier_ppm // _DIVISOR), nanos_max)
 
 
-class Bound:
-    """The dearest rates of a price, its model multiplier in them: what a hold is computed by.
-
-    In nano-USD x PPM x PPM, per 1M tokens or each. Made once for a price: the hot path only adds.
-    """
-
-    __slots__ = ("_call_scaled", "_image_scaled", "_input_scaled", "_output_scaled")
-
-    def __init__(
-        self, input_scaled: int, output_scaled: int, image_scaled: int, call_scaled: int
-    ) -> None:
-        self._input_scaled = input_scaled
-        self._output_scaled = output_scaled
-        self._image_scaled = image_scaled
-        self._call_scaled = call_scaled
-
-    def hold_nanos(self, ask: Ask, *, group_multiplier_ppm: int, nanos_max: int) -> int:
-        """Return what `hold_nanos` would for this one price, where it has no tiers."""
-        scaled = ask.input_tokens * self._input_scaled + ask.output_tokens * self._output_scaled
-        apiece = ask.images * self._image_scaled + self._call_scaled
-        scaled += apiece * TOKENS_PER_PRICE
-        return min(-(-scaled * group_multiplier_ppm // _DIVISOR), nanos_max)
-
-
-def bound_of(price: Price) -> Bound | None:
-    """Return the bound of a price; None where it depends on the length of the prompt."""
-    if price.detail is not None and price.detail.tiers:
-        return None
-    rates, multiplier_ppm = rates_in_force(0, price), price.model_multiplier_ppm
-    return Bound(
-        _dearest_input(rates) * multiplier_ppm,
-        _dearest_output(rates) * multiplier_ppm,
-        rates.per_image * multiplier_ppm,
-        rates.per_call * multiplier_ppm,
-    )
-
-
 def _bound_scaled(ask: Ask, price: Price) -> int:
     rates = rates_in_force(ask.input_tokens, price)
     return (
-        ask.input_tokens * _dearest_input(rates)
-        + ask.output_tokens * _dearest_output(rates)
+        ask.input_tokens * dearest_input(rates)
+        + ask.output_tokens * dearest_output(rates)
         + (ask.images * rates.per_image + rates.per_call) * TOKENS_PER_PRICE
     )
 
 
-def _dearest_input(rates: Rates) -> int:
+def dearest_input(rates: Rates) -> int:
+    """Return the highest rate of any part of a prompt."""
     return max(
         rates.input,
         rates.cached_input,
@@ -99,7 +63,8 @@ def _dearest_input(rates: Rates) -> int:
     )
 
 
-def _dearest_output(rates: Rates) -> int:
+def dearest_output(rates: Rates) -> int:
+    """Return the highest rate of any part of an answer."""
     return max(rates.output, rates.reasoning or 0, rates.audio_output or 0, rates.image_output or 0)
 
 

@@ -14,8 +14,7 @@ from relay.flow.active import ActiveCall
 from relay.model import Channel, Protocol
 from relay.wire.heads import JSON
 from relay.wire.multipart import Form, peek_multipart, reframe_multipart
-from relay.wire.request import peek_json, reframe_json
-from relay.wire.request_shapes import Request
+from relay.wire.request import Request, peek_json, reframe_json
 from relay.wire.usage import estimate_tokens
 from relay.wire.weight import weigh
 
@@ -103,7 +102,7 @@ class JsonQuestion:
 
     def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "JsonQuestion":
         """Return the question with another top level."""
-        request = msgspec.structs.replace(self._request, fields=dict(fields))
+        request = self._request.with_fields(dict(fields))
         return JsonQuestion(request, self._sessions, strips_usage=self.strips_usage)
 
 

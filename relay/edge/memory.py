@@ -28,15 +28,15 @@ class Memory:
 
     def body_of(self, data: bytes, bytes_max: int) -> bytes | None:
         """Return the body of a request that is whole in `data` and begins as this one did."""
-        if not data.startswith(self._before):
-            return None
         at = len(self._before)
+        if data[:at] != self._before:
+            return None
         end = data.find(b"\r\n", at, at + LENGTH_DIGITS_MAX + 2)
         digits = data[at:end]
-        if end < 0 or not digits.isdigit() or not data.startswith(self._after, end):
+        begin = end + len(self._after)
+        if end < 0 or data[end:begin] != self._after or not digits.isdigit():
             return None
         size = int(digits)
-        begin = end + len(self._after)
         return data[begin:] if len(data) - begin == size <= bytes_max else None
 
 

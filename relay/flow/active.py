@@ -7,6 +7,7 @@ the question itself, which a retry needs.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
+from relay.billing.tariff import Tariff
 from relay.call import Endpoint, Stage, Try, Usage
 from relay.clock import clock_s
 from relay.errors import RelayError
@@ -15,7 +16,7 @@ from relay.flow.outlet import Outlet
 from relay.flow.ports import Client, Question
 from relay.flow.stages import ADMITTED, COMMITTED
 from relay.limits.scheme import Grant, Tokens
-from relay.model import Account, Channel, Group, Key, Line, Price
+from relay.model import Account, Channel, Group, Key, Line
 from relay.model import Protocol as Dialect
 from relay.routing.delivered import Keeper
 
@@ -91,7 +92,6 @@ class ActiveCall:
         "output_tokens_max",
         "paid",
         "payer",
-        "price",
         "query",
         "question",
         "reads_on",
@@ -102,6 +102,7 @@ class ActiveCall:
         "splices",
         "stage",
         "stream",
+        "tariff",
         "text_bytes",
         "time_us",
         "tried",
@@ -131,7 +132,8 @@ class ActiveCall:
     account: Account | None
     group: Group | None
     line: Line | None
-    price: Price | None
+    tariff: Tariff | None
+    """What it is charged by."""
     model: str
     stream: bool
     input_estimate: int
@@ -233,7 +235,7 @@ class ActiveCall:
         self.account = None
         self.group = None
         self.line = None
-        self.price = None
+        self.tariff = None
         self.output_tokens_max = None
         self.grant = None
         self.free_body = None

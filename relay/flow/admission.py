@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
+from relay.billing.tariff import Tariff
 from relay.call import FREE_ENDPOINTS, Endpoint
 from relay.errors import (
     Forbidden,
@@ -17,7 +18,7 @@ from relay.errors import (
 )
 from relay.flow.active import ActiveCall
 from relay.flow.spending import Spending
-from relay.model import FREE_PRICE, Account, Channel, Group, Key, Line, Price, Protocol, Snapshot
+from relay.model import FREE_PRICE, Account, Channel, Group, Key, Line, Protocol, Snapshot
 from relay.wire.keys import digest
 
 KEY_CHARS_MAX: Final = 256
@@ -31,7 +32,7 @@ class Rights(NamedTuple):
     """What a key may have for a model: everything about it that a snapshot fixes."""
 
     line: Line
-    price: Price
+    tariff: Tariff
     channels: tuple[Channel, ...]
 
 
@@ -115,7 +116,7 @@ class Admission:
         rights = self._rights.get((key.id, call.endpoint, call.model)) or self._find_rights(
             call, key
         )
-        call.line, call.price, call.channels = rights
+        call.line, call.tariff, call.channels = rights
         if key.quota_nanos is not None and not self._spending.has_left(key):
             raise QuotaExhausted("This API key has spent its quota.")
 
@@ -131,13 +132,13 @@ class Admission:
                 call.line = snapshot.lines[line_id]
                 break
         price = snapshot.prices.get(model)
-        if not channels or call.line is None or price is None:
+        if not channels or call.line is None or price is None or group is None:
             # A model without a price is refused, not given away.
             raise ModelNotFound(self._direct(call), param="model")
-        call.price = FREE_PRICE if call.endpoint in FREE_ENDPOINTS else price
         if len(self._rights) >= RIGHTS_MAX:
             self._rights.clear()
-        rights = Rights(call.line, call.price, channels)
+        price = FREE_PRICE if call.endpoint in FREE_ENDPOINTS else price
+        rights = Rights(call.line, Tariff(price, group.multiplier_ppm), channels)
         self._rights[key.id, call.endpoint, model] = rights
         return rights
 

@@ -6,7 +6,6 @@ their number is bounded by the catalog.
 """
 
 import time
-from bisect import bisect_left
 from collections import defaultdict
 from typing import Final
 
@@ -41,7 +40,11 @@ class Histogram:
 
     def observe(self, value_us: int) -> None:
         """Count one duration in microseconds."""
-        self.counts[bisect_left(self.bounds_us, value_us)] += 1
+        # Most are small; and compiled, a comparison costs a tenth of what calling bisect does.
+        bounds_us, place = self.bounds_us, 0
+        while place < len(bounds_us) and bounds_us[place] < value_us:
+            place += 1
+        self.counts[place] += 1
         self.sum_us += value_us
 
     def copied(self) -> HistogramCounts:

@@ -19,7 +19,6 @@ from itertools import islice
 from typing import Final
 
 from relay.billing.credit import SHARE_MAX
-from relay.billing.price import charge
 from relay.billing.shapes import Lease, LeaseAsk
 from relay.call import Usage
 from relay.clock import clock_s
@@ -112,11 +111,9 @@ class CreditToll:
 
     def update(self, call: ActiveCall, usage: Usage) -> None:
         """Hold more for a stream that has outgrown its hold, so that others cannot spend it."""
-        if call.price is None or call.group is None:
+        if call.tariff is None:
             return
-        multiplier_ppm = call.group.multiplier_ppm
-        cost_nanos = charge(usage, call.price, group_multiplier_ppm=multiplier_ppm).cost_nanos
-        more_nanos = cost_nanos - call.hold_nanos
+        more_nanos = call.tariff.cost_nanos(usage) - call.hold_nanos
         if more_nanos > 0:
             account = self._account_of(call)
             if account.hold(more_nanos):

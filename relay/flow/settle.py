@@ -8,8 +8,8 @@ never counted as tokens. What the call cost beside it is the operator's (flow.wa
 import math
 
 from relay.billing.hold import usage_to_charge
-from relay.billing.price import charge
-from relay.billing.shapes import Charge, Ending
+from relay.billing.shapes import Ending
+from relay.billing.tariff import NO_TARIFF, Tariff
 from relay.call import CallCheckpoint, CallEnd, EndReason, Usage
 from relay.clock import clock_s
 from relay.errors import (
@@ -30,11 +30,9 @@ from relay.flow.stages import COMMITTED
 from relay.flow.tolls import Tolls
 from relay.flow.tries import tries_of
 from relay.flow.waste import BYTES_PER_TOKEN, waste_nanos
-from relay.model import FREE_PRICE
 from relay.wire.answer import error_status
 
 NOTHING = Usage()
-FREE = Charge(0, 0, 0, 0)
 
 
 class Settlement:
@@ -76,7 +74,7 @@ class Settlement:
         if call.settled or call.key is None:
             return
         usage = usage_of(call)
-        bill = _charge(call, usage)
+        tariff = _tariff_of(call, usage)
         self._journal.checkpoint(
             CallCheckpoint(
                 call.number.to_bytes(16, "big"),
@@ -86,10 +84,10 @@ class Settlement:
                 usage.cached_tokens,
                 usage.cache_write_tokens,
                 usage.reasoning_tokens,
-                bill.cost_nanos,
-                bill.price_id,
-                bill.group_multiplier_ppm,
-                bill.model_multiplier_ppm,
+                tariff.cost_nanos(usage),
+                tariff.price_id,
+                tariff.group_multiplier_ppm,
+                tariff.model_multiplier_ppm,
             )
         )
         if call.paid:
@@ -108,8 +106,8 @@ class Settlement:
         self._count(call, status, usage, first_us)
         if call.key is None or call.account is None:
             return  # nobody to write it down for: a stranger's call is only counted
-        bill = _charge(call, usage)
-        cost_nanos = bill.cost_nanos
+        tariff = _tariff_of(call, usage)
+        cost_nanos = tariff.cost_nanos(usage)
         if cost_nanos and call.key.quota_nanos is not None:
             self._spending.add(call.key.id, cost_nanos)
         if call.paid:
@@ -140,9 +138,9 @@ class Settlement:
                 total_us,
                 call.attempts,
                 cost_nanos,
-                bill.price_id,
-                bill.group_multiplier_ppm,
-                bill.model_multiplier_ppm,
+                tariff.price_id,
+                tariff.group_multiplier_ppm,
+                tariff.model_multiplier_ppm,
                 error_code,
                 usage.cache_write_1h_tokens,
                 usage.audio_input_tokens,
@@ -172,16 +170,14 @@ class Settlement:
             counters.overhead.observe(int((call.asked_s - call.begun_s) * 1e6))
 
 
-def _charge(call: ActiveCall, usage: Usage) -> Charge:
-    price, group = call.price, call.group
-    if price is None or group is None or usage is NOTHING:
-        return FREE
-    return charge(usage, price, group_multiplier_ppm=group.multiplier_ppm)
+def _tariff_of(call: ActiveCall, usage: Usage) -> Tariff:
+    tariff = call.tariff
+    return NO_TARIFF if tariff is None or usage is NOTHING else tariff
 
 
 def usage_of(call: ActiveCall, reason: EndReason = EndReason.INTERRUPTED) -> Usage:
     """Return what the client pays for; NOTHING, where that is not even a price per call."""
-    if call.stage is not COMMITTED or call.price is FREE_PRICE:
+    if call.stage is not COMMITTED or (call.tariff is not None and call.tariff.free):
         return NOTHING
     if call.usage is not None:
         return call.usage

@@ -33,8 +33,8 @@ def waste_nanos(call: ActiveCall) -> int:
     """Return what the call cost the operator in vain, attempts still under way included."""
     for attempt in call.running:
         note_waste(call, attempt)
-    if not (call.wasted_input or call.wasted_output) or call.price is None:
+    if not (call.wasted_input or call.wasted_output) or call.tariff is None:
         return 0
     usage = Usage(input_tokens=call.wasted_input, output_tokens=call.wasted_output)
-    price = msgspec.structs.replace(call.price, model_multiplier_ppm=PPM)
+    price = msgspec.structs.replace(call.tariff.price, model_multiplier_ppm=PPM)
     return charge(usage, price, group_multiplier_ppm=PPM).cost_nanos

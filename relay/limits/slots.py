@@ -11,10 +11,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
 from relay.limits.decision import ADMITTED, Admitted, Denied, Why
 from relay.limits.scopes import Room
+from relay.limits.wish import Wish
 
 TTL_MS: Final = 15_000
 RENEW_MS: Final = 5_000
@@ -43,16 +42,6 @@ def grant_seats(seats: int, others: int, used: int, need: int, spare: int) -> in
     free = seats - others
     block = max(used, min(used + need, free))
     return block + max(0, min(spare, (free - block) // FREE_PARTS))
-
-
-class Wish(msgspec.Struct, frozen=True):
-    """What a worker asks for one room."""
-
-    key: str
-    seats: int
-    used: int
-    need: int
-    spare: int
 
 
 class Block:

@@ -24,7 +24,8 @@ from relay.limits.bucket import Reply, read_reply
 from relay.limits.flight import Flight
 from relay.limits.heartbeat import BEAT_MS, SILENT_MS_MAX, Heartbeat
 from relay.limits.scopes import PREFIX
-from relay.limits.slots import TTL_MS, Seats, Wish
+from relay.limits.slots import TTL_MS, Seats
+from relay.limits.wish import Wish
 from relay.store.nodes import Locate
 from relay.store.resp import NO_SCRIPT, Command, Connection, Script, connect
 

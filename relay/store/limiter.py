@@ -21,7 +21,8 @@ from relay.limits.broker import Broker
 from relay.limits.decision import ADMITTED, CROWDED_MS, Admitted, Denied, Ticket, Why
 from relay.limits.headers import Standing
 from relay.limits.scheme import Costs, Grant, Scheme
-from relay.limits.slots import Seats, SeatTicket, Wish
+from relay.limits.slots import Seats, SeatTicket
+from relay.limits.wish import Wish
 from relay.store.bank import Bank
 from relay.store.nodes import Nodes
 

@@ -12,7 +12,7 @@ import msgspec
 
 from relay.call import Endpoint
 from relay.errors import BadRequest
-from relay.wire.request_shapes import Fields, Request, StreamOptions
+from relay.wire.request_shapes import Fields, StreamOptions
 
 MODEL_CHARS_MAX: Final = 256
 CHOICES_MAX: Final = 128
@@ -36,6 +36,44 @@ _UNSTREAMED: Final = frozenset(
 """Endpoints whose answers are never events, whatever a body says: a channel that ignores it has
 done nothing wrong."""
 _BOUNDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+class Request:
+    """What a body asks for.
+
+    `output_tokens_max`: the largest bound it gives, None without one. `usage_asked`: the client
+    itself wants the usage event. `fields`: the top level, values as they came.
+    """
+
+    __slots__ = ("fields", "model", "n", "output_tokens_max", "stream", "usage_asked")
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        stream: bool,
+        output_tokens_max: int | None,
+        n: int,
+        usage_asked: bool,
+        fields: Fields,
+    ) -> None:
+        self.model = model
+        self.stream = stream
+        self.output_tokens_max = output_tokens_max
+        self.n = n
+        self.usage_asked = usage_asked
+        self.fields = fields
+
+    def with_fields(self, fields: Fields) -> "Request":
+        """Return the same request with another top level."""
+        return Request(
+            self.model,
+            stream=self.stream,
+            output_tokens_max=self.output_tokens_max,
+            n=self.n,
+            usage_asked=self.usage_asked,
+            fields=fields,
+        )
 
 
 def peek_json(body: bytes, endpoint: Endpoint) -> Request:
@@ -65,18 +103,31 @@ def peek_json(body: bytes, endpoint: Endpoint) -> Request:
     if "stream_options" in fields:
         options = _field(fields, "stream_options", _options, "an object")
     usage_asked = options is not None and options.include_usage is True
-    return Request(model, stream, output_tokens_max, n or 1, usage_asked, fields)
+    return Request(
+        model,
+        stream=stream,
+        output_tokens_max=output_tokens_max,
+        n=n or 1,
+        usage_asked=usage_asked,
+        fields=fields,
+    )
 
 
 def _read_bounds(fields: Fields) -> int | None:
     """Return the largest bound on output tokens; None where all that are named are null."""
-    bounds = [_field(fields, name, _count, "an integer") for name in _BOUNDS if name in fields]
-    known = [bound for bound in bounds if bound is not None]
-    if not all(0 <= bound <= OUTPUT_TOKENS_MAX for bound in known):
-        raise BadRequest(
-            f"A bound on output tokens must be from 0 to {OUTPUT_TOKENS_MAX}.", param="max_tokens"
-        )
-    return max(known, default=None)
+    largest: int | None = None
+    for name in _BOUNDS:
+        bound = _field(fields, name, _count, "an integer") if name in fields else None
+        if bound is None:
+            continue
+        if not 0 <= bound <= OUTPUT_TOKENS_MAX:
+            raise BadRequest(
+                f"A bound on output tokens must be from 0 to {OUTPUT_TOKENS_MAX}.",
+                param="max_tokens",
+            )
+        if largest is None or bound > largest:
+            largest = bound
+    return largest
 
 
 def check_model(name: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from relay.billing.credit import lease_nanos
 from relay.billing.shapes import Lease, LeaseAsk
+from relay.billing.tariff import Tariff
 from relay.call import Endpoint, Usage
 from relay.config import Billing
 from relay.errors import CreditExhausted, DependencyDown, RelayError, Unavailable
@@ -84,7 +85,7 @@ def make_call(account_id: int = 1, price: Price = PRICE, **fields: Any) -> Activ
     call = ActiveCall(1, cast("Client", None), Endpoint.CHAT, 0)
     call.account = Account(id=account_id, name="a", group_id=1)
     call.group = Group(id=1, name="g", line_ids=())
-    call.price = price
+    call.tariff = Tariff(price, call.group.multiplier_ppm)
     for name, value in fields.items():
         setattr(call, name, value)
     return call

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from relay.limits.decision import ADMITTED, Denied
 from relay.limits.scopes import Room, Scope
-from relay.limits.slots import RENEW_MS, SETTLE_MS, Seats, SeatTicket, Wish, grant_seats
+from relay.limits.slots import RENEW_MS, SETTLE_MS, Seats, SeatTicket, grant_seats
+from relay.limits.wish import Wish
 
 HALL = Room("relay:{l:1}:seats", "{l:1}", Scope.LINE, 10)
 DESK = Room("relay:{a:1}:seats", "{a:1}", Scope.ACCOUNT, 2)

@@ -1,0 +1,120 @@
+"""A price as one group pays it, in lowest terms: what holds and charges of the hot path come from.
+
+Prices and multipliers end in many zeros (nano-USD per 1M tokens, parts per million). Divided by all
+that they have in common they are small, nearly always, and a charge is a few products of machine
+words. It is to the nano-dollar that of billing.price and billing.hold, which say what is charged,
+and why.
+"""
+
+from math import gcd
+from typing import Final
+
+import msgspec
+
+from relay.billing.hold import dearest_input, dearest_output, hold_nanos
+from relay.billing.price import COST_NANOS_MAX, charge, rates_in_force
+from relay.billing.shapes import Ask
+from relay.call import Usage
+from relay.model import FREE_PRICE, Price
+from relay.units import PPM, TOKENS_PER_PRICE
+
+_DIVISOR: Final = TOKENS_PER_PRICE * PPM * PPM * PPM
+
+
+class Tariff:
+    """See the module; made once for what a key may have.
+
+    Args:
+        price: The list price.
+        group_multiplier_ppm: Of the account's group.
+    """
+
+    __slots__ = (
+        "_cached",
+        "_call",
+        "_divisor",
+        "_fresh",
+        "_hold",
+        "_output",
+        "_written",
+        "free",
+        "group_multiplier_ppm",
+        "model_multiplier_ppm",
+        "price",
+        "price_id",
+    )
+
+    def __init__(self, price: Price, group_multiplier_ppm: int) -> None:
+        self.price = price
+        self.price_id = price.id
+        self.group_multiplier_ppm = group_multiplier_ppm
+        self.model_multiplier_ppm = price.model_multiplier_ppm
+        self.free = price is FREE_PRICE
+        """No provider charges for such calls: they use nothing that has to be known."""
+        completion_ppm = price.completion_multiplier_ppm
+        output = price.output * PPM if completion_ppm is None else price.input * completion_ppm
+        factor = group_multiplier_ppm * price.model_multiplier_ppm
+        terms = _reduce(
+            price.input * PPM * factor,
+            price.cached_input * PPM * factor,
+            (price.cache_write or price.input) * PPM * factor,
+            output * factor,
+            price.per_call * PPM * TOKENS_PER_PRICE * factor,
+        )
+        self._fresh, self._cached, self._written, self._output, self._call, self._divisor = terms
+        self._hold: tuple[int, int, int, int, int] | None = None
+        """Input, output, image, call, divisor; None: it depends on the length of the prompt."""
+        if price.detail is None or not price.detail.tiers:
+            rates = rates_in_force(0, price)
+            hold = _reduce(
+                dearest_input(rates) * factor,
+                dearest_output(rates) * factor,
+                rates.per_image * TOKENS_PER_PRICE * factor,
+                rates.per_call * TOKENS_PER_PRICE * factor,
+            )
+            self._hold = hold[0], hold[1], hold[2], hold[3], hold[4]
+
+    def __repr__(self) -> str:
+        return f"<Tariff price={self.price_id} x {self.group_multiplier_ppm} ppm>"
+
+    def cost_nanos(self, usage: Usage) -> int:
+        """Return what `usage` costs; see price.charge."""
+        if self.price.detail is not None:
+            group_ppm = self.group_multiplier_ppm
+            return charge(usage, self.price, group_multiplier_ppm=group_ppm).cost_nanos
+        cached, written = usage.cached_tokens, usage.cache_write_tokens
+        fresh = usage.input_tokens - cached - written
+        doubled = 2 * (
+            (fresh * self._fresh if fresh > 0 else 0)
+            + cached * self._cached
+            + written * self._written
+            + usage.output_tokens * self._output
+            + self._call
+        )
+        nanos = (doubled + self._divisor) // (2 * self._divisor)
+        return nanos if 0 <= nanos <= COST_NANOS_MAX else max(0, min(nanos, COST_NANOS_MAX))
+
+    def hold_nanos(
+        self, input_tokens: int, output_tokens: int, images: int, *, nanos_max: int
+    ) -> int:
+        """Return what a call may cost that uses so much at most; see hold.hold_nanos."""
+        hold = self._hold
+        if hold is None:
+            ask = Ask(input_tokens, output_tokens, images)
+            group_ppm = self.group_multiplier_ppm
+            return hold_nanos(
+                ask, [self.price], group_multiplier_ppm=group_ppm, nanos_max=nanos_max
+            )
+        most = input_tokens * hold[0] + output_tokens * hold[1] + images * hold[2] + hold[3]
+        nanos = -(-most // hold[4])
+        return min(nanos, nanos_max)
+
+
+def _reduce(*scaled: int) -> list[int]:
+    """Return the terms over `_DIVISOR` in their lowest, the divisor behind them."""
+    common = gcd(_DIVISOR, *scaled)
+    return [term // common for term in (*scaled, _DIVISOR)]
+
+
+NO_TARIFF: Final = Tariff(msgspec.structs.replace(FREE_PRICE, model_multiplier_ppm=0), 0)
+"""Of calls that cost nothing because nothing was delivered, or nobody is there to pay."""
