@@ -13,6 +13,9 @@ from benchmarks.special import ACCURACY
 EVENT_OVER_NGINX_MAX: Final = 1.15
 TLS_EVENT_OVER_NGINX_MAX: Final = 1.4
 CALL_OVER_ENVOY_MAX: Final = 1.0
+CALL_OVER_PLAIN_MAX: Final = 1 / 3
+EVENT_OVER_PLAIN_MAX: Final = 2 / 3
+"""Of our workers, over the obvious relay in Python, which only passes bytes on."""
 CALL_UNDER_GATEWAYS_MIN: Final = 1.4
 ADDED_TTFT_MS_MAX: Final = 5.0
 STREAM_KIB_MAX: Final = 16.0
@@ -65,6 +68,13 @@ def _goals(entries: Entries) -> Iterator[Goal]:
         found, beside = _ratio(entries, name, "cpu_us_per_event", "nginx")
         about = f"{name}: CPU of an event over nginx's"
         yield Goal(about=about, bound=bound, found=found, beside=beside)
+    for name, field, bound in (
+        ("json_closed", "worker_cpu_us_per_request", CALL_OVER_PLAIN_MAX),
+        ("sse_paced", "worker_cpu_us_per_event", EVENT_OVER_PLAIN_MAX),
+    ):
+        found, _ = _ratio(entries, name, field, "plain_aiohttp")
+        about = f"{name}: CPU of workers alone over plain aiohttp's"
+        yield Goal(about=about, bound=bound, found=found)
     found, beside = _ratio(entries, "json_busy", "cpu_us_per_request", "envoy")
     about = "json_busy: CPU of a call over Envoy's"
     yield Goal(about=about, bound=CALL_OVER_ENVOY_MAX, found=found, beside=beside)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from relay.call import Endpoint, Stage, Usage
+from relay.call import Endpoint, Stage
 from relay.flow.active import ActiveCall
 from relay.flow.counters import Counters
 from relay.flow.ports import Client
@@ -27,6 +27,7 @@ from relay.limits.estimate import Estimator
 from relay.model import Account, Key, Line
 from relay.store.limiter import Limiter
 from relay.store.nodes import one_node
+from relay.usage import Usage
 from relay.wire.weight import weigh
 
 MUCH = 10**15

@@ -198,8 +198,10 @@ SCENARIOS: Final = {
     )
 }
 
-COST: Final = ("json_busy", "sse_paced")
-"""The quick pair: what a call and what an event costs."""
+EVERY_PEER: Final = ("json_busy", "sse_paced")
+"""What a call and what an event costs: asked of every peer that is installed."""
+COST: Final = (*EVERY_PEER, "json_closed")
+"""The quick ones; the last tells what a call costs a worker that is never idle."""
 STANDARD: Final = (
     *(
         "json_short",

@@ -15,7 +15,7 @@ from benchmarks.measure import Bench
 from benchmarks.peers.install import find
 from benchmarks.peers.table import PEERS
 from benchmarks.report import RESULTS, begin_report, read_report, write_report
-from benchmarks.scenarios import COST, SCENARIOS, STANDARD, STANDARD_TARGETS
+from benchmarks.scenarios import COST, EVERY_PEER, SCENARIOS, STANDARD, STANDARD_TARGETS
 from benchmarks.special import SPECIAL, STANDARD_SPECIAL, run_special
 from benchmarks.suite import Options, run_scenario
 from benchmarks.terminal import print_report, say
@@ -70,8 +70,7 @@ def choose_targets(given: dict[str, Any], name: str) -> list[str]:
         return ["relay", *PEERS]
     if given["suite"] == "cost":
         return list(_COST_TARGETS)
-    if name in COST:
-        # What a call and an event cost is asked of every peer that is there.
+    if name in EVERY_PEER:
         extra = [peer for peer in PEERS if peer not in STANDARD_TARGETS and find(PEERS[peer])]
         return [*STANDARD_TARGETS, *extra]
     return []

@@ -159,14 +159,17 @@ def _take_turns(
     books = {name: Books(server) for name, server in stage.servers.items()}
     for repeat in range(1 if scenario.once else options.repeats):
         direct: dict[str, Any] | None = None
-        for name in (target.DIRECT, *stage.servers):
+        # A closed loop tells no latency, so none that a target could add to.
+        first = (target.DIRECT,) if scenario.rate else ()
+        for name in (*first, *stage.servers):
             job = make_job(scenario, stage, name, options)
             job = msgspec.structs.replace(job, seed=repeat + 1)
             figures = _measured(options.bench, job, stage, name)
-            if direct is None:
+            if name == target.DIRECT:
                 direct = figures
                 continue
-            add_direct(figures, direct, streams=scenario.streams)
+            if direct is not None:
+                add_direct(figures, direct, streams=scenario.streams)
             runs[name].append(figures)
             say(f"{scenario.name} {repeat + 1}: {name}: {brief(figures)}")
             books[name].asked += figures["asked"]

@@ -74,30 +74,6 @@ class EndReason(enum.StrEnum):
     """The worker died; closed from the journal."""
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens by kind, in one convention whatever the dialect said.
-
-    `input_tokens` is the whole prompt and includes `cached_tokens` (read from a cache) and
-    `cache_write_tokens` (written to one). `output_tokens` includes `reasoning_tokens`.
-    `estimated`: counted from bytes, because the upstream reported nothing. The fields after it are
-    parts too, told apart only where a price does: `cache_write_1h_tokens` of the written ones,
-    audio and image tokens of input and output; `images` counts images made.
-    """
-
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    estimated: bool = False
-    cache_write_1h_tokens: int = 0
-    audio_input_tokens: int = 0
-    audio_output_tokens: int = 0
-    image_input_tokens: int = 0
-    image_output_tokens: int = 0
-    images: int = 0
-
-
 class CallStart(msgspec.Struct, array_like=True, tag=1, frozen=True):
     """Journal record: a call was admitted and its first upstream is about to be asked.
 

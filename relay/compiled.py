@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Final
 
 _HOT: Final = {
-    "relay": "clock units",
+    "relay": "clock units usage",
     "relay.billing": "credit hold price tariff",
     "relay.edge": "asked body connection dialect framing heads memory numbers site",
     "relay.flow": "active admission ask attempt carry counters credit_account drains exchange "
@@ -43,8 +43,8 @@ FOLDER: Final = Path(__file__).parents[1] / "build" / "compiled"
 NOTE: Final = "made_from"
 _SOURCES: Final = (
     *("call.py", "clock.py", "compiled.py", "config.py", "errors.py", "model.py", "units.py"),
-    *("billing/*.py", "edge/*.py", "flow/*.py", "limits/*.py", "routing/*.py", "store/*.py"),
-    *("upstream/*.py", "wire/*.py"),
+    *("usage.py", "billing/*.py", "edge/*.py", "flow/*.py", "limits/*.py", "routing/*.py"),
+    *("store/*.py", "upstream/*.py", "wire/*.py"),
 )
 """All that a hot module imports, and a little more."""
 

@@ -7,16 +7,16 @@ began. It is settled by the difference; a charge beyond it is booked all the sam
     ended:    usage_to_charge(facts) -> Usage -> price.charge -> cost; hold - cost comes back
 """
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Final
 
-import msgspec
-
 from relay.billing.price import rates_in_force
 from relay.billing.shapes import Ask, Ending, Rates
-from relay.call import EndReason, Usage
+from relay.call import EndReason
 from relay.model import AbortBills, Price
 from relay.units import PPM, TOKENS_PER_PRICE
+from relay.usage import Usage
 
 _REFUSED: Final = frozenset(
     {EndReason.REJECTED, EndReason.UPSTREAM_REJECTED, EndReason.UPSTREAM_FAILED}
@@ -98,6 +98,6 @@ def usage_to_charge(ending: Ending) -> Usage | None:
     output_tokens = ending.output_estimate
     if ending.output_tokens_max:
         output_tokens = min(output_tokens, ending.output_tokens_max)
-    return msgspec.structs.replace(
+    return dataclasses.replace(
         reported, output_tokens=max(output_tokens, reported.output_tokens), estimated=True
     )

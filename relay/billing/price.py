@@ -21,7 +21,6 @@ from decimal import Decimal
 from typing import Final
 
 from relay.billing.shapes import Charge, Item, Rates
-from relay.call import Usage
 from relay.model import Price, PriceDetail, PriceTier
 from relay.units import (
     NANOS_PER_USD,
@@ -31,6 +30,7 @@ from relay.units import (
     format_multiplier,
     format_usd,
 )
+from relay.usage import Usage
 
 COST_NANOS_MAX: Final = 1_000_000 * NANOS_PER_USD
 """No call costs more: an upstream that reports such a usage is lying, or broken."""

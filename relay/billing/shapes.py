@@ -2,8 +2,9 @@
 
 import msgspec
 
-from relay.call import EndReason, Usage
+from relay.call import EndReason
 from relay.units import TOKENS_PER_PRICE
+from relay.usage import Usage
 
 
 class Charge(msgspec.Struct, frozen=True):

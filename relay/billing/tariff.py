@@ -14,9 +14,9 @@ import msgspec
 from relay.billing.hold import dearest_input, dearest_output, hold_nanos
 from relay.billing.price import COST_NANOS_MAX, charge, rates_in_force
 from relay.billing.shapes import Ask
-from relay.call import Usage
 from relay.model import FREE_PRICE, Price
 from relay.units import PPM, TOKENS_PER_PRICE
+from relay.usage import Usage
 
 _DIVISOR: Final = TOKENS_PER_PRICE * PPM * PPM * PPM
 

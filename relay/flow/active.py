@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from relay.billing.tariff import Tariff
-from relay.call import Endpoint, Stage, Try, Usage
+from relay.call import Endpoint, Stage, Try
 from relay.clock import clock_s
 from relay.errors import RelayError
 from relay.flow.forgotten import FORGOTTEN
@@ -19,6 +19,7 @@ from relay.limits.scheme import Grant, Tokens
 from relay.model import Account, Channel, Group, Key, Line
 from relay.model import Protocol as Dialect
 from relay.routing.delivered import Keeper
+from relay.usage import Usage
 
 if TYPE_CHECKING:
     from relay.flow.attempt import Attempt

@@ -8,7 +8,7 @@ otherwise. What comes of an error is not decided here.
 import abc
 from collections.abc import Callable, Mapping
 
-from relay.call import Stage, Usage
+from relay.call import Stage
 from relay.clock import clock_s
 from relay.config import Switching
 from relay.errors import ChannelGarbled, RelayError
@@ -18,6 +18,7 @@ from relay.flow.ports import Connection, Question
 from relay.flow.stages import ASKED, COMMITTED, DIALED, ENDED, HEADED
 from relay.limits.scheme import Grant
 from relay.model import Channel
+from relay.usage import Usage
 from relay.wire.heads import JSON
 from relay.wire.rates import rest_of_quota
 

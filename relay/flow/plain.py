@@ -8,11 +8,11 @@ another channel; a larger one is committed and passed on with backpressure.
 
 from collections.abc import Mapping
 
-from relay.call import Usage
 from relay.errors import ChannelRefused, ChannelTruncated, RelayError
 from relay.flow.attempt import Attempt
 from relay.flow.held import Held
 from relay.flow.trace import Trace
+from relay.usage import Usage
 from relay.wire.heads import EVENT_STREAM
 from relay.wire.refusal import find_wrong, find_wrong_start
 from relay.wire.usage import find_usage_of_body

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from relay.billing.shapes import Lease, LeaseAsk
-from relay.call import CallCheckpoint, CallEnd, CallStart, Endpoint, Usage
+from relay.call import CallCheckpoint, CallEnd, CallStart, Endpoint
 from relay.errors import RelayError
 from relay.limits.decision import Denied
 from relay.limits.headers import Standing
 from relay.limits.scheme import Costs, Grant, Scheme
 from relay.model import Channel
+from relay.usage import Usage
 
 if TYPE_CHECKING:
     from relay.flow.active import ActiveCall

@@ -12,7 +12,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from relay.call import Endpoint, Usage
+from relay.call import Endpoint
 from relay.config import Switching
 from relay.errors import (
     ChannelGarbled,
@@ -28,6 +28,7 @@ from relay.flow.stages import COMMITTED
 from relay.flow.trace import Trace
 from relay.model import Channel
 from relay.routing.gates import CLIENT_FAULT_CODES
+from relay.usage import Usage
 from relay.wire.heads import EVENT_STREAM, FRAME_OF_EVENTS_END, frame, is_canonical
 from relay.wire.refusal import reject
 from relay.wire.sse import EventBuffer, close_event, split_events

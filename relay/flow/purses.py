@@ -20,7 +20,6 @@ from typing import Final
 
 from relay.billing.credit import SHARE_MAX
 from relay.billing.shapes import Lease, LeaseAsk
-from relay.call import Usage
 from relay.clock import clock_s
 from relay.config import Billing
 from relay.errors import CreditExhausted, RelayError, Unavailable
@@ -28,6 +27,7 @@ from relay.flow.active import ActiveCall
 from relay.flow.credit_account import RESERVE_S, CreditAccount, Waiter
 from relay.flow.holds import Holds
 from relay.flow.ports import Lender
+from relay.usage import Usage
 
 WAIT_S: Final = 2.0
 """What a call waits for credit at most; a round trip takes about a millisecond."""

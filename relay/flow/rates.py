@@ -13,7 +13,6 @@ buckets go on as they are.
 import time
 from typing import Final
 
-from relay.call import Usage
 from relay.clock import clock_s
 from relay.flow.active import ActiveCall
 from relay.flow.counters import Counters
@@ -26,6 +25,7 @@ from relay.limits.headers import anthropic_headers, openai_headers
 from relay.limits.scheme import Costs, Grant, Scheme, Tokens
 from relay.limits.scopes import PLAIN, Bucket, Limit, Limited, Scope, Terms, limit_of, limits_of
 from relay.model import Account, Key, Line, Protocol
+from relay.usage import Usage
 
 CONTRACTS_MAX: Final = 20_000
 """Kinds of calls that are kept worked out; the one made first is forgotten first."""

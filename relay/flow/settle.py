@@ -10,7 +10,7 @@ import math
 from relay.billing.hold import usage_to_charge
 from relay.billing.shapes import Ending
 from relay.billing.tariff import NO_TARIFF, Tariff
-from relay.call import CallCheckpoint, CallEnd, EndReason, Usage
+from relay.call import CallCheckpoint, CallEnd, EndReason
 from relay.clock import clock_s
 from relay.errors import (
     ChannelTimeout,
@@ -30,6 +30,7 @@ from relay.flow.stages import COMMITTED
 from relay.flow.tolls import Tolls
 from relay.flow.tries import tries_of
 from relay.flow.waste import BYTES_PER_TOKEN, waste_nanos
+from relay.usage import Usage
 from relay.wire.answer import error_status
 
 NOTHING = Usage()

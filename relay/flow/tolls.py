@@ -11,9 +11,9 @@ those is closed, and none that it never paid.
 
 from collections.abc import Sequence
 
-from relay.call import Usage
 from relay.flow.active import ActiveCall
 from relay.flow.ports import Toll
+from relay.usage import Usage
 
 
 class Tolls:

@@ -6,7 +6,8 @@ by: nothing is decoded, and nothing copied, until the answer has ended.
 
 from typing import Final
 
-from relay.call import Endpoint, Usage
+from relay.call import Endpoint
+from relay.usage import Usage
 from relay.wire.usage import USAGE_OBJECT, find_usage
 from relay.wire.verdict import Ending, done_marker, judge_ending
 

@@ -11,10 +11,10 @@ import math
 import msgspec
 
 from relay.billing.price import charge
-from relay.call import Usage
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
 from relay.units import PPM
+from relay.usage import Usage
 
 BYTES_PER_TOKEN: float = 4.0
 """Of a plain body nobody metered; English text is near this in every tokenizer."""

@@ -7,7 +7,7 @@ to be right on average only.
 
 from typing import Final
 
-from relay.call import Usage
+from relay.usage import Usage
 
 ALPHA: Final = 0.02
 RATIO_START: Final = 0.25

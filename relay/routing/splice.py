@@ -9,18 +9,20 @@ event by event; everything here is off the hot path.
     Splice.end() -> the last bytes; then `state` is FINISHED or BROKEN
 """
 
+import dataclasses
 import enum
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
-from relay.call import Endpoint, Usage
+from relay.call import Endpoint
 from relay.model import Resume
 from relay.routing.delivered import DONE, IDENTITY
 from relay.routing.gates import EMPTY, Delivered, Means, Plan, Refusal
 from relay.routing.resume import continue_request, raw_of
 from relay.routing.seam import JoinSeam, ReplaySeam, Seam
+from relay.usage import Usage
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 _FOREIGN: Final = ("x_groq",)
@@ -118,7 +120,7 @@ def join_usage(usage: Usage, tokens_before: int) -> Usage:
     # What moves is the prompt's end: the plain part first, then what was just written to a cache.
     cached = min(usage.cached_tokens, input_tokens)
     written = min(usage.cache_write_tokens, input_tokens - cached)
-    return msgspec.structs.replace(
+    return dataclasses.replace(
         usage,
         input_tokens=input_tokens,
         cached_tokens=cached,

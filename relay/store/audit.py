@@ -5,17 +5,18 @@ finds the sums of all entries, leases, orders and settlements again, and compute
 request log again from its usage, its price row and its multipliers.
 """
 
+import dataclasses
 from typing import Final
 
 import asyncpg
 import msgspec
 
 from relay.billing.price import charge
-from relay.call import Usage
 from relay.model import Price
 from relay.store.catalog import read_price
 from relay.store.ledger import RETRY_COST
 from relay.store.postgres import Connection, border
+from relay.usage import Usage
 
 DRIFTS_MAX: Final = 100
 """Drifts told of each kind; where there are more, something is broken as a whole."""
@@ -91,7 +92,9 @@ _SUMS: Final = {
         WHERE request_log.request_id IS NULL AND settlements.cost_nanos > 0
             AND request_id > (SELECT request_id FROM request_log ORDER BY request_id LIMIT 1)""",
 }
-_USAGE_FIELDS: Final = tuple(field for field in Usage.__struct_fields__ if field != "estimated")
+_USAGE_FIELDS: Final = tuple(
+    field.name for field in dataclasses.fields(Usage) if field.name != "estimated"
+)
 _CHARGES: Final = f"""
     SELECT request_id, cost_nanos, price_id, group_multiplier_ppm, model_multiplier_ppm,
         {", ".join(_USAGE_FIELDS)}

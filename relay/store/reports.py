@@ -4,6 +4,7 @@ Pages are found by key (the last row seen), never by OFFSET, and nothing is coun
 the same wherever it is and however big the log. Rows name what is deleted since, too.
 """
 
+import dataclasses
 import datetime
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -13,11 +14,11 @@ import asyncpg
 import msgspec
 
 from relay.billing.price import receipt
-from relay.call import Usage
 from relay.errors import BadRequest, NotFound
 from relay.store.catalog import read_price
 from relay.store.postgres import Connection
 from relay.units import format_multiplier, format_usd
+from relay.usage import Usage
 
 PAGE_ROWS: Final = 500
 USAGE_UNITS: Final = ("minute", "hour", "day")
@@ -291,7 +292,7 @@ async def _write_receipt(connection: Connection, record: asyncpg.Record) -> str 
     row = await connection.fetchrow("SELECT * FROM prices WHERE id = $1", record["price_id"])
     if row is None:
         return None
-    usage = Usage(**{name: record[name] for name in Usage.__struct_fields__})
+    usage = Usage(**{field.name: record[field.name] for field in dataclasses.fields(Usage)})
     price = read_price(row)
     return receipt(usage, price, group_multiplier_ppm=record["group_multiplier_ppm"])
 

@@ -16,7 +16,7 @@ import pytest
 from relay.billing.credit import lease_nanos
 from relay.billing.shapes import Lease, LeaseAsk
 from relay.billing.tariff import Tariff
-from relay.call import Endpoint, Usage
+from relay.call import Endpoint
 from relay.config import Billing
 from relay.errors import CreditExhausted, DependencyDown, RelayError, Unavailable
 from relay.flow import purses
@@ -25,6 +25,7 @@ from relay.flow.credit_account import RESERVE_HOLDS
 from relay.flow.ports import Client
 from relay.flow.purses import CreditToll
 from relay.model import Account, Group, Price
+from relay.usage import Usage
 
 USD = 1_000_000_000
 CENT = USD // 100

@@ -11,7 +11,6 @@ import pytest
 
 from relay.billing.price import charge
 from relay.billing.recharge import Credit, Currency
-from relay.call import Usage
 from relay.model import Price, PriceDetail
 from relay.store import ledger, orders, postgres
 from relay.store.audit import DRIFTS_MAX, Audit, run_audit
@@ -19,6 +18,7 @@ from relay.store.catalog import read_price
 from relay.store.ledger import Settlement
 from relay.store.orders import Order
 from relay.store.postgres import Connection
+from relay.usage import Usage
 
 pytestmark = pytest.mark.live
 

@@ -34,7 +34,7 @@ from hypothesis.stateful import (
 from relay.billing.credit import Purse
 from relay.billing.price import charge
 from relay.billing.recharge import Currency
-from relay.call import CallEnd, EndReason, Usage
+from relay.call import CallEnd, EndReason
 from relay.config import Billing
 from relay.errors import BadRequest, Conflict
 from relay.model import Price
@@ -44,6 +44,7 @@ from relay.store.catalog import PRICES, read_price
 from relay.store.declared_writes import insert_price
 from relay.store.log_writer import Mark, Part, write_batch
 from relay.store.postgres import Connection
+from relay.usage import Usage
 from tests.live.money_rig import USD, give_back_from, lease_into, make_account
 
 pytestmark = pytest.mark.live

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from relay.billing.import_prices import parse_ratios
 from relay.billing.price import charge
-from relay.call import Usage
 from relay.model import Price
 from relay.units import PPM, parse_multiplier
+from relay.usage import Usage
 from relay.wire.usage import find_usage
 
 QUOTA_NANOS = 2_000

@@ -3,6 +3,8 @@
 Method: the hold is compared with the charge of any usage within it; the abort rule is a table.
 """
 
+import dataclasses
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 from relay.billing.hold import drains, hold_nanos, usage_to_charge
 from relay.billing.price import charge
 from relay.billing.shapes import Ask, Ending
-from relay.call import EndReason, Usage
+from relay.call import EndReason
 from relay.model import AbortBills, Price, PriceDetail
 from relay.units import PPM, parse_usd
+from relay.usage import Usage
 
 CHEAP = Price(id=1, model="a", input=parse_usd("1"), output=parse_usd("2"), cached_input=0)
 DEAR = Price(id=2, model="b", input=parse_usd("3"), output=parse_usd("4"), cached_input=0)
@@ -157,7 +160,7 @@ GONE = Ending(reason=EndReason.CLIENT_GONE, delivered=True, input_estimate=100, 
         ),
         pytest.param(
             msgspec.structs.replace(GONE, reported=WHOLE),
-            msgspec.structs.replace(WHOLE, estimated=True),
+            dataclasses.replace(WHOLE, estimated=True),
             id="a running count of the channel beats a lower estimate",
         ),
         pytest.param(

@@ -1,5 +1,6 @@
 """Goal: a charge is exact. Method: new-api's formula as golden cases, laws as properties."""
 
+import dataclasses
 from fractions import Fraction
 
 import msgspec
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 
 from relay.billing.price import COST_NANOS_MAX, charge, itemise, receipt
 from relay.billing.shapes import Charge
-from relay.call import Usage
 from relay.model import Price, PriceDetail, PriceTier
 from relay.units import PPM, parse_multiplier, parse_usd
+from relay.usage import Usage
 
 GPT = Price(
     id=7,
@@ -355,7 +356,7 @@ def test_the_short_way_gives_the_same_number(usage: Usage, price: Price, group_p
 def test_more_tokens_never_cost_less(
     usage: Usage, price: Price, group_ppm: int, more_input: int, more_output: int
 ) -> None:
-    more = msgspec.structs.replace(
+    more = dataclasses.replace(
         usage,
         input_tokens=usage.input_tokens + more_input,
         output_tokens=usage.output_tokens + more_output,

@@ -8,9 +8,9 @@ from relay.billing.hold import hold_nanos
 from relay.billing.price import charge
 from relay.billing.shapes import Ask
 from relay.billing.tariff import NO_TARIFF, Tariff
-from relay.call import Usage
 from relay.model import FREE_PRICE, Price, PriceDetail, PriceTier
 from relay.units import PPM, parse_usd
+from relay.usage import Usage
 from tests.pure.billing.test_price import GPT, multipliers, plain_prices, prices, tokens, usages
 
 claims = st.builds(

@@ -6,8 +6,8 @@ Method: calls with known usage are learned, and the next reservation is compared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.call import Usage
 from relay.limits.estimate import RATIO_MAX, RATIO_MIN, Estimator
+from relay.usage import Usage
 
 
 def test_the_first_guess() -> None:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.call import Endpoint, Usage
+from relay.call import Endpoint
 from relay.model import Resume
 from relay.routing.gates import Means, Refusal
 from relay.routing.splice import Splice, SpliceState, carry_on, join_usage
+from relay.usage import Usage
 from tests.pure.routing.cut_stream import (
     WORDS,
     broken_at,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.call import Usage
+from relay.usage import Usage
 from relay.wire.usage import estimate_tokens, find_usage
 
 
