@@ -69,7 +69,7 @@ class Bench:
 
     def call(self) -> ActiveCall:
         """Return a call as admission leaves it."""
-        call = ActiveCall(1, cast("Client", None), Endpoint.CHAT, 0)
+        call = ActiveCall(bytes(16), cast("Client", None), Endpoint.CHAT, 0)
         call.key, call.line, call.account = self._key, self._line, self._account
         call.model = "gpt-4o-mini"
         call.counts_bytes = True

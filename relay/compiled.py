@@ -23,7 +23,7 @@ from typing import Final
 _HOT: Final = {
     "relay": "clock units usage",
     "relay.billing": "credit hold price tariff",
-    "relay.edge": "asked body connection dialect framing heads memory numbers site",
+    "relay.edge": "asked body connection dialect framing heads ids memory site",
     "relay.flow": "active admission ask attempt carry counters credit_account drains exchange "
     "forgotten hedge held holds outlet plain pump purses quotas rates referee settle spending "
     "splicer stages tolls trace tries waste watch",

@@ -5,6 +5,7 @@ so both sides read the same model out of a body that names two.
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -18,16 +19,21 @@ from relay.wire.request import Request, peek_json, reframe_json
 from relay.wire.usage import estimate_tokens
 from relay.wire.weight import weigh
 
-USAGE_ON_DEMAND = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
+USAGE_ON_DEMAND: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 """Endpoints whose streams report usage only where `stream_options.include_usage` asks for it."""
-SESSION_FIELDS = ("prompt_cache_key", "messages", "input", "prompt")
-ANTHROPIC_SESSION_FIELDS = ("metadata", "messages")
+SESSION_FIELDS: Final = ("prompt_cache_key", "messages", "input", "prompt")
+ANTHROPIC_SESSION_FIELDS: Final = ("metadata", "messages")
 """Its metadata holds the user's id and nothing else; Claude Code puts the session into that."""
-SESSION_BYTES = 512
+SESSION_BYTES: Final = 512
 """Of a prompt: system messages differ early, and the turns of one conversation do not."""
-TEXT_ANSWERS = frozenset(
+TEXT_ANSWERS: Final = frozenset(
     {Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES}
 )
+
+# Looked up once: a member of an enum is searched in its class each time it is named.
+_ANTHROPIC: Final = Protocol.ANTHROPIC
+_MULTIPART: Final = MULTIPART_ENDPOINTS
+_FREE: Final = FREE_ENDPOINTS
 
 
 def read_question(call: ActiveCall, content_type: str, body: bytes) -> None:
@@ -40,7 +46,7 @@ def read_question(call: ActiveCall, content_type: str, body: bytes) -> None:
     kind = content_type
     if kind != "application/json":
         kind = kind.partition(";")[0].strip().lower()
-    if call.endpoint in MULTIPART_ENDPOINTS:
+    if call.endpoint in _MULTIPART:
         if kind != "multipart/form-data":
             raise UnsupportedMedia("Send this request as multipart/form-data.")
         form = peek_multipart(body, content_type)
@@ -52,13 +58,13 @@ def read_question(call: ActiveCall, content_type: str, body: bytes) -> None:
         raise UnsupportedMedia("Send this request as application/json.")
     request = peek_json(body, call.endpoint)
     unasked = request.stream and not request.usage_asked and call.endpoint in USAGE_ON_DEMAND
-    anthropic = call.dialect is Protocol.ANTHROPIC
+    anthropic = call.dialect is _ANTHROPIC
     sessions = ANTHROPIC_SESSION_FIELDS if anthropic else SESSION_FIELDS
     call.question = JsonQuestion(request, sessions, strips_usage=unasked)
     call.model = request.model
     call.stream = request.stream
     call.counts_bytes = call.endpoint in TEXT_ANSWERS
-    if call.endpoint not in FREE_ENDPOINTS:
+    if call.endpoint not in _FREE:
         call.input_estimate = estimate_tokens(len(body))
         call.text_bytes, call.images = weigh(body)
     call.output_tokens_max = request.output_tokens_max

@@ -7,13 +7,12 @@ key before the body is read, the body before its model is looked up.
 import ipaddress
 import logging
 import random
-import time
 from typing import Final, cast
 
 from aiohttp.streams import StreamReader
 
 from relay.call import Endpoint
-from relay.clock import clock_s
+from relay.clock import clock_s, wall_ns
 from relay.config import Server
 from relay.edge.answers import empty_answer, error_answer, json_answer
 from relay.edge.asked import Asked, Head
@@ -22,7 +21,7 @@ from relay.edge.connection import ClientConnection
 from relay.edge.dialect import forwarded_headers, forwarded_query, presented_key, spoken_in
 from relay.edge.framing import read_question
 from relay.edge.heads import announced_bytes, check_head, comes_again
-from relay.edge.numbers import RequestNumbers
+from relay.edge.ids import RequestIds
 from relay.edge.routes import Page, find_route
 from relay.edge.service import Served
 from relay.errors import (
@@ -46,6 +45,7 @@ from relay.wire.heads import CONTINUE
 log = logging.getLogger("relay.edge")
 
 RETRY_AFTER_S: Final = 1.0
+_CHAT: Final = Endpoint.CHAT
 _DROPPED: Final = cast("Head", None)
 
 
@@ -70,7 +70,7 @@ class Site:
         self._trusted = _networks(limits.trusted_proxies)
         self._held_bytes = 0
         self._on_free = self._free_body  # bound once, not for each call
-        self._numbers = RequestNumbers(random.getrandbits(74))
+        self._ids = RequestIds(random.getrandbits(74))
 
     async def serve(self, client: ClientConnection, message: Head, payload: StreamReader) -> Served:
         """Answer one request; every failure ends in an answer or a closed connection."""
@@ -167,8 +167,8 @@ class Site:
         self.let_go(call)
 
     def _begin(self, client: ClientConnection) -> ActiveCall:
-        time_us = time.time_ns() // 1000
-        call = ActiveCall(self._numbers.next(time_us), client, Endpoint.CHAT, time_us)
+        time_us = wall_ns() // 1000
+        call = ActiveCall(self._ids.next(time_us), client, _CHAT, time_us)
         call.begun_s = clock_s()
         self._counters.inflight += 1
         return call
@@ -202,7 +202,7 @@ class Site:
         client.write(
             error_answer(
                 error,
-                f"req_{self._numbers.next(time.time_ns() // 1000):032x}",
+                f"req_{self._ids.next(wall_ns() // 1000).hex()}",
                 _dice(),
                 closing=True,
             )

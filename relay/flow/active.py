@@ -43,7 +43,7 @@ _DIALECT: Final = Endpoint.CHAT.dialect
 class ActiveCall:
     """The mutable state of one call: moved by the exchange and its attempts, read by the rest.
 
-    `number` is the request id, a UUIDv7 as an integer. `time_us` is microseconds since 1970 UTC at
+    `id` is the request id, a UUIDv7. `time_us` is microseconds since 1970 UTC at
     arrival; `*_s` are seconds of time.monotonic (uvloop's own clock ticks in milliseconds), 0.0 =
     not yet. `stage` is COMMITTED once the client has output of an answer; how far an attempt is,
     the attempt knows.
@@ -76,6 +76,7 @@ class ActiveCall:
         "group",
         "held_bytes",
         "hold_nanos",
+        "id",
         "images",
         "input_estimate",
         "ip",
@@ -87,7 +88,6 @@ class ActiveCall:
         "line",
         "model",
         "notes",
-        "number",
         "opening",
         "outlet",
         "output_tokens_max",
@@ -113,7 +113,7 @@ class ActiveCall:
         "wasted_output",
     )
 
-    number: int
+    id: bytes
     client: Client
     endpoint: Endpoint
     time_us: int
@@ -210,9 +210,9 @@ class ActiveCall:
     """Told when the client hangs up on a call that no task waits for."""
 
     def __init__(  # noqa: PLR0915 - a field a line
-        self, number: int, client: Client, endpoint: Endpoint, time_us: int
+        self, id_: bytes, client: Client, endpoint: Endpoint, time_us: int
     ) -> None:
-        self.number = number
+        self.id = id_
         self.client = client
         self.endpoint = endpoint
         self.time_us = time_us
@@ -279,7 +279,7 @@ class ActiveCall:
     @property
     def request_id(self) -> str:
         """What the client knows the call by."""
-        return f"req_{self.number:032x}"
+        return f"req_{self.id.hex()}"
 
     @property
     def committed(self) -> bool:

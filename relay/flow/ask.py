@@ -53,8 +53,9 @@ class Asker:
         call.attempts += 1
         if carriage is not None:
             return CarryOn(call, channel, self._committed, self._settle, carriage, self._limits)
-        kind = Pump if call.stream else PlainPump
-        return kind(call, channel, self._committed, self._settle, self._limits)
+        if call.stream:
+            return Pump(call, channel, self._committed, self._settle, self._limits)
+        return PlainPump(call, channel, self._committed, self._settle, self._limits)
 
     def attempt_beside(self, call: ActiveCall) -> Attempt | None:
         """Return an attempt on another channel for a call that is hedged; None if none may be."""

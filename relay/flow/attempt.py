@@ -6,7 +6,7 @@ otherwise. What comes of an error is not decided here.
 """
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from relay.call import Stage
 from relay.clock import clock_s
@@ -120,7 +120,7 @@ class Attempt(abc.ABC):
         """Return what a running answer has said of its usage, None where it has not."""
         return None
 
-    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Decide from a final response's head what its body will be."""
         self.stage = HEADED
         if not 200 <= status < 300:
@@ -139,7 +139,7 @@ class Attempt(abc.ABC):
             self._begin(kind, content_type, headers)
 
     @abc.abstractmethod
-    def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
+    def _begin(self, kind: bytes, content_type: bytes, headers: dict[bytes, bytes]) -> None:
         """Take the head of an answer; `kind` is its media type, bare and in lower case."""
 
     @abc.abstractmethod

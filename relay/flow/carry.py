@@ -3,7 +3,7 @@
 Only a spliced stream is read event by event; the first stream was not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from relay.config import Switching
 from relay.errors import (
@@ -52,7 +52,7 @@ class CarryOn(Attempt):
         """The client's question, asking for the rest of its answer."""
         return self.call.question.carry_on(self._carriage.fields)
 
-    def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
+    def _begin(self, kind: bytes, content_type: bytes, headers: dict[bytes, bytes]) -> None:
         """Take only what can go on: an event stream."""
         if kind != EVENT_STREAM:
             self.fail(ChannelRefused("The upstream answered in another form than was asked for."))

@@ -160,7 +160,7 @@ class Exchange:
 
     def _open(self, call: ActiveCall) -> None:
         """Put a call under way: watched, and written down before any channel is asked."""
-        call.outlet = Outlet(call.client, call.number, call.notes)
+        call.outlet = Outlet(call.client, call.id, call.notes)
         call.client.watch(call)
         if call.stream:
             self._splicer.prepare(call)
@@ -314,7 +314,7 @@ def _dice() -> float:
 def _start_record(call: ActiveCall) -> CallStart:
     assert call.key is not None and call.account is not None and call.line is not None
     return CallStart(
-        call.number.to_bytes(16, "big"),
+        call.id,
         call.time_us,
         call.account.id,
         call.key.id,

@@ -1,7 +1,6 @@
 """What is held back of an answer until it is sure whom it is for."""
 
 import time
-from collections.abc import Mapping
 from typing import Final
 
 from relay.errors import RelayError
@@ -44,7 +43,7 @@ class Refusal:
     __slots__ = ("_gone_switches", "_headers", "_held", "status")
 
     def __init__(
-        self, status: int, headers: Mapping[bytes, bytes], *, model_gone_switches: bool
+        self, status: int, headers: dict[bytes, bytes], *, model_gone_switches: bool
     ) -> None:
         self._gone_switches = model_gone_switches
         self.status = status

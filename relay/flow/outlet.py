@@ -5,6 +5,7 @@ bytes, in the same write. For an HTTP/1.0 client there are no chunks: the end of
 of the connection.
 """
 
+from binascii import hexlify
 from typing import Final
 
 from relay.flow.ports import Client
@@ -39,9 +40,9 @@ class Outlet:
     """False once the stream sent an `id:` line: openai's Python client then takes every blank line
     for an empty event and fails on it."""
 
-    def __init__(self, client: Client, number: int, notes: bytes = b"") -> None:
+    def __init__(self, client: Client, request_id: bytes, notes: bytes = b"") -> None:
         self._client = client
-        self._number = number
+        self._request_id = request_id
         self._notes = notes
         self.write = client.write
         self.chunks = client.takes_chunks
@@ -69,14 +70,14 @@ class Outlet:
     def send_whole(self, content_type: bytes, body: bytes) -> None:
         """Send a plain body in one piece: most answers, so head and body are joined once."""
         self.opened = True
-        number = self._number
+        name = hexlify(self._request_id)
         self.write(
-            b"%bx-request-id: req_%032x\r\nrequest-id: req_%032x\r\n"
+            b"%bx-request-id: req_%b\r\nrequest-id: req_%b\r\n"
             b"%bContent-Length: %d\r\n%b\r\n%b"
             % (
                 answer_head(content_type or UNTYPED),
-                number,
-                number,
+                name,
+                name,
                 self._notes,
                 len(body),
                 b"" if self._client.keeps_alive else CLOSE,
@@ -116,7 +117,7 @@ class Outlet:
         head = answer_head(content_type or UNTYPED)
         if streamed:
             head += UNBUFFERED
-        identity = identity_head(b"req_%032x" % self._number)
+        identity = identity_head(b"req_" + hexlify(self._request_id))
         return head + identity + self._notes + framing + closing + b"\r\n"
 
 

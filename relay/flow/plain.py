@@ -6,8 +6,6 @@ A small body goes out in one piece with its length, so that a cut of it can stil
 another channel; a larger one is committed and passed on with backpressure.
 """
 
-from collections.abc import Mapping
-
 from relay.errors import ChannelRefused, ChannelTruncated, RelayError
 from relay.flow.attempt import Attempt
 from relay.flow.held import Held
@@ -31,7 +29,7 @@ class PlainPump(Attempt):
     _trace: Trace | None = None
     """What was remembered of a body that is passed on; None while it is held."""
 
-    def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
+    def _begin(self, kind: bytes, content_type: bytes, headers: dict[bytes, bytes]) -> None:
         if kind in (b"text/html", EVENT_STREAM):
             self.fail(ChannelRefused("The upstream answered in another form than was asked for."))
             return

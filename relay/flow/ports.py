@@ -42,7 +42,7 @@ class Journal(Protocol):
 class Answer(Protocol):
     """Who listens to an upstream's answer. Called from the socket's callback: must not block."""
 
-    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Take the status and headers (names in lower case) of a final response."""
         ...
 

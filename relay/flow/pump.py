@@ -9,7 +9,7 @@ has reached the client, so that any failure can still be served by another chann
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from relay.call import Endpoint
@@ -103,7 +103,7 @@ class Pump(Attempt):
 
     # --- the upstream's answer (Answer) --------------------------------------------------------
 
-    def _begin(self, kind: bytes, content_type: bytes, headers: Mapping[bytes, bytes]) -> None:
+    def _begin(self, kind: bytes, content_type: bytes, headers: dict[bytes, bytes]) -> None:
         if kind != EVENT_STREAM:
             self.fail(ChannelRefused("The upstream answered in another form than was asked for."))
 

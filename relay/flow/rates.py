@@ -30,6 +30,7 @@ from relay.usage import Usage
 CONTRACTS_MAX: Final = 20_000
 """Kinds of calls that are kept worked out; the one made first is forgotten first."""
 LIMITS_MAX: Final = 50_000
+_ANTHROPIC: Final = Protocol.ANTHROPIC
 NOTES_S: Final = 0.1
 """How long header lines are used again: they are as old as the last lease in any case."""
 
@@ -141,7 +142,7 @@ class Rates:
     def _note(self, call: ActiveCall, contract: Contract) -> bytes:
         """Return the header lines that tell how the limits stand, in the client's dialect."""
         standings = self._limiter.standings(contract)
-        if call.dialect is Protocol.ANTHROPIC:
+        if call.dialect is _ANTHROPIC:
             lines = anthropic_headers(standings, time.time_ns() // 1_000_000)
         else:
             lines = openai_headers(standings)
@@ -150,7 +151,7 @@ class Rates:
     def _contract_of(self, call: ActiveCall) -> Contract:
         key, line, account = call.key, call.line, call.account
         assert key is not None and line is not None and account is not None, "it was admitted"
-        name = (key.id, line.id, call.model, call.dialect is Protocol.ANTHROPIC)
+        name = (key.id, line.id, call.model, call.dialect is _ANTHROPIC)
         found = self._contracts.get(name)
         if (
             found is not None

@@ -6,6 +6,7 @@ never counted as tokens. What the call cost beside it is the operator's (flow.wa
 """
 
 import math
+from typing import Final
 
 from relay.billing.hold import usage_to_charge
 from relay.billing.shapes import Ending
@@ -33,7 +34,8 @@ from relay.flow.waste import BYTES_PER_TOKEN, waste_nanos
 from relay.usage import Usage
 from relay.wire.answer import error_status
 
-NOTHING = Usage()
+NOTHING: Final = Usage()
+_COMPLETED: Final = EndReason.COMPLETED
 
 
 class Settlement:
@@ -53,7 +55,7 @@ class Settlement:
         if call.left_s:
             self.fail(call, ClientGone("The client closed the connection."))
         else:
-            self._settle(call, 200, EndReason.COMPLETED, "")
+            self._settle(call, 200, _COMPLETED, "")
 
     def fail(self, call: ActiveCall, error: RelayError) -> None:
         """Settle a call that ended with `error`, unless it is settled already."""
@@ -78,7 +80,7 @@ class Settlement:
         tariff = _tariff_of(call, usage)
         self._journal.checkpoint(
             CallCheckpoint(
-                call.number.to_bytes(16, "big"),
+                call.id,
                 call.channel.id if call.channel else 0,
                 usage.output_tokens,
                 usage.input_tokens,
@@ -116,7 +118,7 @@ class Settlement:
         total_us = int((clock_s() - begun_s) * 1e6)
         self._journal.end(
             CallEnd(
-                call.number.to_bytes(16, "big"),
+                call.id,
                 call.time_us + total_us,
                 call.account.id,
                 call.key.id,

@@ -39,7 +39,7 @@ class Watch:
         self._checkpoint = checkpoint
         self._gives_up = gives_up
         self._checkpoint_s = checkpoint_s
-        self._calls: dict[int, ActiveCall] = {}
+        self._calls: dict[bytes, ActiveCall] = {}
         self._handle: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -57,11 +57,11 @@ class Watch:
 
     def add(self, call: ActiveCall) -> None:
         """Watch over a call until `remove`."""
-        self._calls[call.number] = call
+        self._calls[call.id] = call
 
     def remove(self, call: ActiveCall) -> None:
         """Let go of a call."""
-        self._calls.pop(call.number, None)
+        self._calls.pop(call.id, None)
 
     def calls(self) -> list[ActiveCall]:
         """Return all running calls."""

@@ -12,7 +12,7 @@ from neither, so that it can be compiled (relay.compiled); uvloop goes by the me
 
 import asyncio
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 import httptools
@@ -48,7 +48,7 @@ _CLOSED: Final = State.CLOSED
 class Answer(Protocol):
     """Who hears of a response (the flow's pump)."""
 
-    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Take a final response's status and headers."""
         ...
 

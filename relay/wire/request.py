@@ -35,6 +35,7 @@ _UNSTREAMED: Final = frozenset(
 )
 """Endpoints whose answers are never events, whatever a body says: a channel that ignores it has
 done nothing wrong."""
+_SPEECH: Final = Endpoint.SPEECH
 _BOUNDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
@@ -93,7 +94,7 @@ def peek_json(body: bytes, endpoint: Endpoint) -> Request:
     if "stream" in fields:
         stream = _field(fields, "stream", _flag, "true or false") or False
         stream = stream and endpoint not in _UNSTREAMED
-    if endpoint is Endpoint.SPEECH:  # it has no `stream`: events come where the format says so
+    if endpoint is _SPEECH:  # it has no `stream`: events come where the format says so
         stream = _field(fields, "stream_format", _format, "a string") == "sse"
     output_tokens_max = None if fields.keys().isdisjoint(_BOUNDS) else _read_bounds(fields)
     if "n" in fields:

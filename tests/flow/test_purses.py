@@ -83,7 +83,7 @@ class Bank:
 
 
 def make_call(account_id: int = 1, price: Price = PRICE, **fields: Any) -> ActiveCall:
-    call = ActiveCall(1, cast("Client", None), Endpoint.CHAT, 0)
+    call = ActiveCall(bytes(16), cast("Client", None), Endpoint.CHAT, 0)
     call.account = Account(id=account_id, name="a", group_id=1)
     call.group = Group(id=1, name="g", line_ids=())
     call.tariff = Tariff(price, call.group.multiplier_ppm)

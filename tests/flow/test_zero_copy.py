@@ -5,7 +5,7 @@ that keeps every object it is given.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from relay.call import Endpoint, Stage
@@ -62,11 +62,11 @@ class Bench:
         self.client = KeepingClient()
         self.settled: list[ActiveCall] = []
         self.reads: list[bytes] = []
-        call = ActiveCall(1, self.client, Endpoint.CHAT, 0)
+        call = ActiveCall(bytes(16), self.client, Endpoint.CHAT, 0)
         call.stream = True
         request = peek_json(b'{"model":"a","stream":true}', Endpoint.CHAT)
         call.question = JsonQuestion(request, strips_usage=False)
-        call.outlet = Outlet(self.client, call.number)
+        call.outlet = Outlet(self.client, call.id)
         self.pump = Pump(call, make_channel(1, 1), lambda _: None, self.settled.append, Switching())
         self.connection = UpstreamConnection(lambda _: None, lambda _: None)
         self.connection.connection_made(QuietTransport())
@@ -74,7 +74,7 @@ class Bench:
         self.pump.listen(self.connection, lambda _, error: self.ends.append(error))
         self.connection.ask(b"head", b"body", self)
 
-    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.pump.on_head(status, headers)
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:

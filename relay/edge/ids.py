@@ -1,12 +1,12 @@
-"""The numbers that requests are known by."""
+"""The ids that requests are known by."""
 
 from typing import Final
 
 _LOW_BITS: Final = 0x3FFF_FFFF_FFFF_FFFF
 
 
-class RequestNumbers:
-    """Request ids: UUIDv7 as integers, so that they sort by time; each is given once.
+class RequestIds:
+    """Request ids: UUIDv7, 16 bytes, so that they sort by time; each is given once.
 
     The bits behind the time are a counter that starts anywhere: workers start at different places,
     and a worker never repeats itself.
@@ -22,7 +22,7 @@ class RequestNumbers:
         self._high = 0x7 << 76 | (start >> 62) << 64 | 0x2 << 62
         self._low = start & _LOW_BITS
 
-    def next(self, time_us: int) -> int:
-        """Return the number of a request that arrived `time_us` microseconds after 1970."""
+    def next(self, time_us: int) -> bytes:
+        """Return the id of a request that arrived `time_us` microseconds after 1970."""
         self._low = low = self._low + 1 & _LOW_BITS
-        return time_us // 1000 << 80 | self._high | low
+        return (time_us // 1000 << 80 | self._high | low).to_bytes(16, "big")
