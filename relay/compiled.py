@@ -21,12 +21,12 @@ from types import ModuleType
 from typing import Final
 
 _HOT: Final = {
-    "relay": "clock units usage",
+    "relay": "clock ports units usage",
     "relay.billing": "credit hold price tariff",
-    "relay.edge": "asked body connection dialect framing heads ids memory site",
+    "relay.edge": "asked body connection dialect framing heads ids memory service site",
     "relay.flow": "active admission ask attempt carry counters credit_account drains exchange "
-    "forgotten hedge held holds outlet plain pump purses quotas rates referee settle spending "
-    "splicer stages tolls trace tries waste watch",
+    "forgotten hedge held holds outlet plain ports pump purses quotas rates referee settle "
+    "spending splicer stages tolls trace tries waste watch",
     "relay.limits": "broker estimate flight lease leases scheme slots",
     "relay.routing": "breaker budget health patience pick table",
     "relay.store": "journal limiter",
@@ -42,9 +42,9 @@ GROUP: Final = "relay"
 FOLDER: Final = Path(__file__).parents[1] / "build" / "compiled"
 NOTE: Final = "made_from"
 _SOURCES: Final = (
-    *("call.py", "clock.py", "compiled.py", "config.py", "errors.py", "model.py", "units.py"),
-    *("usage.py", "billing/*.py", "edge/*.py", "flow/*.py", "limits/*.py", "routing/*.py"),
-    *("store/*.py", "upstream/*.py", "wire/*.py"),
+    *("call.py", "clock.py", "compiled.py", "config.py", "errors.py", "model.py", "ports.py"),
+    *("units.py", "usage.py", "billing/*.py", "edge/*.py", "flow/*.py", "limits/*.py"),
+    *("routing/*.py", "store/*.py", "upstream/*.py", "wire/*.py"),
 )
 """All that a hot module imports, and a little more."""
 

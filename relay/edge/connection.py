@@ -29,10 +29,10 @@ from relay.edge.memory import Memory, remember
 from relay.edge.parsing import Parsing
 from relay.edge.service import Service
 from relay.errors import BadRequest, RequestTimeout
-from relay.flow.active import ActiveCall
+from relay.flow.active import ActiveCall, Caller
 from relay.flow.attempt import Attempt
 from relay.flow.outlet import swallow
-from relay.flow.ports import Valve
+from relay.flow.ports import Client, Valve
 
 if TYPE_CHECKING:
     from relay.edge.server import ConnectionServer
@@ -44,7 +44,7 @@ FIRST_REQUEST_S: Final = 2.0
 """How long a connection that has asked nothing yet is kept while draining."""
 
 
-class ClientConnection:
+class ClientConnection(Client, Caller):
     """A client's connection; implements flow.ports.Client.
 
     It is what asyncio calls a Protocol. It does not derive from it, so that it can be compiled

@@ -12,6 +12,7 @@ import msgspec
 from relay.call import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, Endpoint
 from relay.errors import UnsupportedMedia
 from relay.flow.active import ActiveCall
+from relay.flow.ports import Question
 from relay.model import Channel, Protocol
 from relay.wire.heads import JSON
 from relay.wire.multipart import Form, peek_multipart, reframe_multipart
@@ -71,7 +72,7 @@ def read_question(call: ActiveCall, content_type: str, body: bytes) -> None:
     call.choices = request.n
 
 
-class JsonQuestion:
+class JsonQuestion(Question):
     """A JSON request (implements flow.ports.Question)."""
 
     __slots__ = ("_request", "_sessions", "strips_usage")

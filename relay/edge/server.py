@@ -21,13 +21,14 @@ from relay.flow.active import ActiveCall
 from relay.flow.admission import Admission
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
-from relay.flow.ports import Journal, Toll
+from relay.flow.ports import Toll
 from relay.flow.referee import Referee
 from relay.flow.settle import Settlement
 from relay.flow.spending import Spending
 from relay.flow.tolls import Tolls
 from relay.flow.watch import Watch
 from relay.model import Snapshot
+from relay.ports import Journal
 from relay.routing.health import Change
 from relay.upstream.pool import UpstreamPool
 

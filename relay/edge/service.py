@@ -28,6 +28,8 @@ class Served(NamedTuple):
 class Service(Protocol):
     """What serves the requests of a connection (edge.site)."""
 
+    __slots__ = ()
+
     async def serve(
         self, client: "ClientConnection", message: Head, payload: StreamReader
     ) -> Served:

@@ -23,7 +23,7 @@ from relay.edge.framing import read_question
 from relay.edge.heads import announced_bytes, check_head, comes_again
 from relay.edge.ids import RequestIds
 from relay.edge.routes import Page, find_route
-from relay.edge.service import Served
+from relay.edge.service import Served, Service
 from relay.errors import (
     ClientGone,
     ConfigError,
@@ -36,8 +36,8 @@ from relay.flow.admission import Admission
 from relay.flow.attempt import Attempt
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
-from relay.flow.ports import Journal
 from relay.flow.settle import Settlement
+from relay.ports import Journal
 from relay.wire.answer import model_body, models_body
 from relay.wire.clientip import Network, client_ip
 from relay.wire.heads import CONTINUE
@@ -49,7 +49,7 @@ _CHAT: Final = Endpoint.CHAT
 _DROPPED: Final = cast("Head", None)
 
 
-class Site:
+class Site(Service):
     """Serves requests of client connections (implements edge.connection.Service)."""
 
     def __init__(

@@ -13,7 +13,7 @@ from relay.clock import clock_s
 from relay.errors import RelayError
 from relay.flow.forgotten import FORGOTTEN
 from relay.flow.outlet import Outlet
-from relay.flow.ports import Client, Question
+from relay.flow.ports import Client, Question, Valve
 from relay.flow.stages import ADMITTED, COMMITTED
 from relay.limits.scheme import Grant, Tokens
 from relay.model import Account, Channel, Group, Key, Line
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class Caller(Protocol):
     """Who has a call asked at once."""
 
+    __slots__ = ()
+
     def over(self, call: "ActiveCall") -> None:
         """The call is settled, its answer out; or its client has gone."""
         ...
@@ -40,7 +42,7 @@ class Caller(Protocol):
 _DIALECT: Final = Endpoint.CHAT.dialect
 
 
-class ActiveCall:
+class ActiveCall(Valve):
     """The mutable state of one call: moved by the exchange and its attempts, read by the rest.
 
     `id` is the request id, a UUIDv7. `time_us` is microseconds since 1970 UTC at

@@ -13,12 +13,12 @@ from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt, Report
 from relay.flow.carry import CarryOn
 from relay.flow.plain import PlainPump
-from relay.flow.ports import Connection, Connections
 from relay.flow.pump import Pump
 from relay.flow.referee import Referee
 from relay.flow.tries import note_try
 from relay.flow.waste import note_waste
 from relay.model import Channel
+from relay.ports import Connection, Connections
 from relay.routing.splice import Carriage
 from relay.routing.table import classify_error
 

@@ -14,16 +14,17 @@ from relay.config import Switching
 from relay.errors import ChannelGarbled, RelayError
 from relay.flow.active import ActiveCall
 from relay.flow.held import Refusal, wall_s
-from relay.flow.ports import Connection, Question
+from relay.flow.ports import Question
 from relay.flow.stages import ASKED, COMMITTED, DIALED, ENDED, HEADED
 from relay.limits.scheme import Grant
 from relay.model import Channel
+from relay.ports import Answer, Connection
 from relay.usage import Usage
 from relay.wire.heads import JSON
 from relay.wire.rates import rest_of_quota
 
 
-class Attempt(abc.ABC):
+class Attempt(Answer):
     """One try; made anew for each.
 
     Args:

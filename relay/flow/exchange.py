@@ -26,13 +26,13 @@ from relay.flow.attempt import Attempt
 from relay.flow.drains import Drains
 from relay.flow.hedge import race
 from relay.flow.outlet import Outlet
-from relay.flow.ports import Connections, Journal
 from relay.flow.referee import Referee, now_us
 from relay.flow.settle import Settlement
 from relay.flow.splicer import Splicer
 from relay.flow.stages import COMMITTED
 from relay.flow.watch import Watch
 from relay.model import Channel
+from relay.ports import Connections, Journal
 from relay.routing.budget import Effort
 from relay.routing.pick import affinity_of
 from relay.routing.splice import Carriage

@@ -1,4 +1,4 @@
-"""What the flow needs of the drivers around it, as Protocols: it knows none of them by name."""
+"""What the flow needs of what is around it, beside relay.ports; see there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -6,11 +6,6 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from relay.billing.shapes import Lease, LeaseAsk
-from relay.call import CallCheckpoint, CallEnd, CallStart, Endpoint
-from relay.errors import RelayError
-from relay.limits.decision import Denied
-from relay.limits.headers import Standing
-from relay.limits.scheme import Costs, Grant, Scheme
 from relay.model import Channel
 from relay.usage import Usage
 
@@ -18,123 +13,15 @@ if TYPE_CHECKING:
     from relay.flow.active import ActiveCall
 
 
-class Journal(Protocol):
-    """The worker's append-only file of calls."""
-
-    @property
-    def healthy(self) -> bool:
-        """False while records cannot be made safe: no new paid work may start."""
-        ...
-
-    def start(self, record: CallStart) -> None:
-        """Note an admitted call; never blocks."""
-        ...
-
-    def checkpoint(self, record: CallCheckpoint) -> None:
-        """Note what a running call would be charged if the worker died now; never blocks."""
-        ...
-
-    def end(self, record: CallEnd) -> None:
-        """Note how a call ended; never blocks."""
-        ...
-
-
-class Answer(Protocol):
-    """Who listens to an upstream's answer. Called from the socket's callback: must not block."""
-
-    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
-        """Take the status and headers (names in lower case) of a final response."""
-        ...
-
-    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
-        """Take what one read brought.
-
-        Args:
-            raw: The very bytes of the read, framing and all.
-            parts: The body bytes in them, in order; the list is reused after the call returns.
-            done: The message is whole.
-        """
-        ...
-
-    def on_frame(self, raw: bytes, payload: bytes) -> None:
-        """Take a read that was exactly one chunk of a body, and ends on a blank line.
-
-        Args:
-            raw: The very bytes of the read: a frame, plainly written.
-            payload: What is in it.
-        """
-        ...
-
-    def on_lost(self, error: RelayError) -> None:
-        """Take the news that the connection broke before the message was whole."""
-        ...
-
-
-class Connection(Protocol):
-    """One upstream connection, good for one question at a time."""
-
-    @property
-    def reused(self) -> bool:
-        """True when it has answered before: the peer may have closed it meanwhile."""
-        ...
-
-    @property
-    def silent(self) -> bool:
-        """True while no byte has come in answer to the last question."""
-        ...
-
-    def ask(self, head: bytes, body: bytes, answer: Answer) -> None:
-        """Send a request; `answer` hears of the response."""
-        ...
-
-    def pause(self) -> None:
-        """Stop reading: the client takes no more for now."""
-        ...
-
-    def resume(self) -> None:
-        """Go on reading."""
-        ...
-
-    def abort(self) -> None:
-        """Drop the connection at once; `answer` hears nothing more."""
-        ...
-
-
-class Connections(Protocol):
-    """The pool of upstream connections."""
-
-    def head(self, channel: Channel, endpoint: Endpoint, query: str) -> bytes:
-        """Return the prepared request head (wire.heads.request_head) for a channel's endpoint."""
-        ...
-
-    def take(self, channel: Channel) -> Connection | None:
-        """Return an idle connection to the channel's server, None if there is none."""
-        ...
-
-    async def dial(self, channel: Channel) -> Connection:
-        """Make a new connection.
-
-        Raises:
-            ConnectFailed: NETWORK; refused, unresolved, TLS not verified, or too slow.
-        """
-        ...
-
-
 class Client(Protocol):
     """The client's side of a call, as the edge offers it."""
 
     keeps_alive: bool
     """Set to False to have the connection closed after this answer."""
-
-    @property
-    def takes_chunks(self) -> bool:
-        """False for HTTP/1.0, where the end of the body is the end of the connection."""
-        ...
-
-    @property
-    def write(self) -> Callable[[bytes], None]:
-        """The transport's own write."""
-        ...
+    takes_chunks: bool
+    """False for HTTP/1.0, where the end of the body is the end of the connection."""
+    write: Callable[[bytes], None]
+    """The transport's own write."""
 
     @property
     def unsent_bytes(self) -> int:
@@ -152,6 +39,8 @@ class Client(Protocol):
 
 class Valve(Protocol):
     """What stops and goes with the client's appetite."""
+
+    __slots__ = ()
 
     def pause(self) -> None:
         """The client's buffer is above its high-water mark."""
@@ -174,10 +63,8 @@ class Question(Protocol):
         """The top level of a JSON body, values verbatim; None for a form."""
         ...
 
-    @property
-    def strips_usage(self) -> bool:
-        """The client did not ask for the usage event that we ask for: it is kept from it."""
-        ...
+    strips_usage: bool
+    """The client did not ask for the usage event that we ask for: it is kept from it."""
 
     @property
     def session(self) -> bytes:
@@ -193,40 +80,10 @@ class Question(Protocol):
         ...
 
 
-class Limiter(Protocol):
-    """Where tokens, requests and seats are taken from, in units of a scheme's buckets."""
-
-    def admit(self, scheme: Scheme, costs: Costs) -> Grant | Denied | None:
-        """Take all costs from what is leased, or none; None: `wait` has to decide."""
-        ...
-
-    async def wait(self, scheme: Scheme, costs: Costs) -> Grant | Denied:
-        """Take what `admit` could not decide on; bounded, and nothing is taken if cancelled."""
-        ...
-
-    def foresee(self, scheme: Scheme, costs: Costs) -> Denied | None:
-        """Return why a call would be denied now without asking anybody; takes nothing."""
-        ...
-
-    def settle(self, grant: Grant, costs: Costs) -> None:
-        """Book costs in place of what was booked before; never blocks."""
-        ...
-
-    def release(self, grant: Grant) -> None:
-        """Free a call's seats; never blocks, and a second time does nothing."""
-        ...
-
-    def hold_back(self, scheme: Scheme, wait_ms: int) -> None:
-        """Let nobody take from these buckets for a while."""
-        ...
-
-    def standings(self, scheme: Scheme) -> list[Standing]:
-        """Return how full the buckets are."""
-        ...
-
-
 class Toll(Protocol):
     """Something that a call takes before it may run, and that is settled when it has ended."""
+
+    __slots__ = ()
 
     def take(self, call: "ActiveCall") -> bool:
         """Take what the call may use, without waiting.
@@ -259,6 +116,8 @@ class Toll(Protocol):
 
 class Lender(Protocol):
     """Where a worker leases credit of accounts."""
+
+    __slots__ = ()
 
     async def lease(
         self, asks: Sequence[LeaseAsk], surplus: Mapping[int, int]

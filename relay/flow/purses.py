@@ -26,7 +26,7 @@ from relay.errors import CreditExhausted, RelayError, Unavailable
 from relay.flow.active import ActiveCall
 from relay.flow.credit_account import RESERVE_S, CreditAccount, Waiter
 from relay.flow.holds import Holds
-from relay.flow.ports import Lender
+from relay.flow.ports import Lender, Toll
 from relay.usage import Usage
 
 WAIT_S: Final = 2.0
@@ -52,7 +52,7 @@ RELEASED_MAX: Final = 1_000
 _log = logging.getLogger(__name__)
 
 
-class CreditToll:
+class CreditToll(Toll):
     """Holds money for calls (implements flow.ports.Toll).
 
     Args:

@@ -10,7 +10,6 @@ from typing import Final
 from relay.errors import ChannelLimited, ChannelOutrun, ChannelSpent
 from relay.flow.active import ActiveCall
 from relay.flow.attempt import Attempt
-from relay.flow.ports import Limiter
 from relay.flow.rates import at_least, expect, used
 from relay.flow.settle import usage_of
 from relay.flow.stages import COMMITTED
@@ -19,6 +18,7 @@ from relay.limits.estimate import Estimator
 from relay.limits.scheme import Costs, Grant, Scheme, Tokens
 from relay.limits.scopes import Scope, limit_of
 from relay.model import Channel
+from relay.ports import Limiter
 
 UNLIMITED: Final = Scheme(())
 FREE: Final = Grant(UNLIMITED, [], seated=False)

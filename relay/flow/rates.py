@@ -16,7 +16,7 @@ from typing import Final
 from relay.clock import clock_s
 from relay.flow.active import ActiveCall
 from relay.flow.counters import Counters
-from relay.flow.ports import Limiter
+from relay.flow.ports import Toll
 from relay.flow.refusals import refusal
 from relay.flow.stages import COMMITTED
 from relay.limits.decision import Denied, Why
@@ -25,6 +25,7 @@ from relay.limits.headers import anthropic_headers, openai_headers
 from relay.limits.scheme import Costs, Grant, Scheme, Tokens
 from relay.limits.scopes import PLAIN, Bucket, Limit, Limited, Scope, Terms, limit_of, limits_of
 from relay.model import Account, Key, Line, Protocol
+from relay.ports import Limiter
 from relay.usage import Usage
 
 CONTRACTS_MAX: Final = 20_000
@@ -53,7 +54,7 @@ class Contract(Scheme):
         self.notes_until_s = 0.0
 
 
-class Rates:
+class Rates(Toll):
     """Takes from the limits for each call (implements flow.ports.Toll).
 
     Args:

@@ -25,12 +25,12 @@ from relay.errors import (
 )
 from relay.flow.active import ActiveCall
 from relay.flow.counters import STATUS_CLASSES, Counters
-from relay.flow.ports import Journal
 from relay.flow.spending import Spending
 from relay.flow.stages import COMMITTED
 from relay.flow.tolls import Tolls
 from relay.flow.tries import tries_of
 from relay.flow.waste import BYTES_PER_TOKEN, waste_nanos
+from relay.ports import Journal
 from relay.usage import Usage
 from relay.wire.answer import error_status
 

@@ -24,6 +24,7 @@ from typing import Final
 
 import msgspec
 
+from relay import ports
 from relay.call import CallCheckpoint, CallEnd, CallStart
 from relay.config import JournalConfig
 from relay.store.journal_files import GenerationFolder, Segment
@@ -40,7 +41,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _log = logging.getLogger(__name__)
 
 
-class Journal:
+class Journal(ports.Journal):
     """The journal of one worker, for one event loop.
 
     A later record of a call repeats nothing of its earlier ones, but an end is whole in itself.

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Self
 
+from relay import ports
 from relay.limits.broker import Broker
 from relay.limits.decision import ADMITTED, CROWDED_MS, Admitted, Denied, Ticket, Why
 from relay.limits.headers import Standing
@@ -33,7 +34,7 @@ WAIT_S: Final = 0.25
 _log = logging.getLogger(__name__)
 
 
-class Limiter:
+class Limiter(ports.Limiter):
     """The limits of one worker. An async context manager: it flies and sweeps while it is open.
 
     Args:

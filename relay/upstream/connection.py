@@ -13,11 +13,12 @@ from neither, so that it can be compiled (relay.compiled); uvloop goes by the me
 import asyncio
 import enum
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 import httptools
 
 from relay.errors import ChannelGarbled, ConnectionBroken, RelayError
+from relay.ports import Answer, Connection
 from relay.wire.heads import FRAME_OF_EVENTS_END, plain_frame
 
 READ_BYTES: Final = 64 * 1024
@@ -45,27 +46,7 @@ _HEADED: Final = State.HEADED
 _CLOSED: Final = State.CLOSED
 
 
-class Answer(Protocol):
-    """Who hears of a response (the flow's pump)."""
-
-    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
-        """Take a final response's status and headers."""
-        ...
-
-    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
-        """Take what one read brought of the body."""
-        ...
-
-    def on_frame(self, raw: bytes, payload: bytes) -> None:
-        """Take a read that was one whole chunk, which ends as events end."""
-        ...
-
-    def on_lost(self, error: RelayError) -> None:
-        """Take the news that the response will not be whole."""
-        ...
-
-
-class UpstreamConnection:
+class UpstreamConnection(Connection):
     """The protocol object of one socket; see the module's picture.
 
     Args:

@@ -17,6 +17,7 @@ from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.errors import ConnectFailed
 from relay.model import Channel
+from relay.ports import Connections
 from relay.upstream.connection import READ_BYTES, BufferedConnection, UpstreamConnection
 from relay.upstream.resolve import Resolver
 from relay.wire.heads import request_head
@@ -28,7 +29,7 @@ PEER_SILENT_MS: Final = 60_000
 """TCP_USER_TIMEOUT: a peer that acknowledges nothing for this long is gone."""
 
 
-class UpstreamPool:
+class UpstreamPool(Connections):
     """All upstream connections of one worker."""
 
     def __init__(self, timeouts: Timeouts, tls: ssl.SSLContext | None = None) -> None:

@@ -16,7 +16,6 @@ from relay.call import CallCheckpoint, CallEnd, CallStart
 from relay.config import Config
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
-from relay.flow.ports import Limiter
 from relay.flow.quotas import Quotas
 from relay.flow.rates import Rates
 from relay.limits.estimate import Estimator
@@ -31,6 +30,7 @@ from relay.model import (
     Snapshot,
     index_routes,
 )
+from relay.ports import Limiter
 from relay.wire.keys import digest
 
 PEPPER = b"pepper of the tests, 32 bytes...."

@@ -30,10 +30,7 @@ class KeepingClient:
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
-
-    @property
-    def write(self) -> Callable[[bytes], None]:
-        return self.writes.append
+        self.write: Callable[[bytes], None] = self.writes.append
 
     def watch(self, valve: Valve | None) -> None:
         raise AssertionError("nobody is slow here")
