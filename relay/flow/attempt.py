@@ -37,8 +37,6 @@ class Attempt(Answer):
     """
 
     # What every attempt begins with stands here where it can: an object pays for what differs.
-    asked_over: Connection | None = None
-    """The connection of its question, kept when that is over."""
     error: RelayError | None = None
     """Why it ended; None = it runs, or its answer is out."""
     report: "Report | None" = None
@@ -62,7 +60,6 @@ class Attempt(Answer):
     moved_s: float = 0.0
     seen_bytes: int = 0
     unsent_bytes: int = 0
-    _connection: Connection | None = None
     _refusal: Refusal | None = None
     """What the upstream says instead of an answer."""
 
@@ -81,6 +78,9 @@ class Attempt(Answer):
         self._limits = limits
         self.stage = DIALED
         self.asked_s = clock_s()
+        self.asked_over: Connection | None = None
+        """The connection of its question, kept when that is over."""
+        self._connection: Connection | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.channel.name} {self.stage.name}>"
