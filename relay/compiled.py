@@ -23,7 +23,8 @@ from typing import Final
 _HOT: Final = {
     "relay": "clock ports units usage",
     "relay.billing": "credit hold price tariff",
-    "relay.edge": "asked body connection dialect framing heads ids memory service site",
+    "relay.edge": "asked body client_socket connection dialect framing heads ids memory service "
+    "site",
     "relay.flow": "active admission ask attempt carry counters credit_account drains exchange "
     "forgotten hedge held holds outlet plain ports pump purses quotas rates referee settle "
     "spending splicer stages tolls trace tries waste watch",

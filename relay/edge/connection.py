@@ -16,7 +16,6 @@ on it, so that no request needs a timer.
 
 import asyncio
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp.streams import StreamReader
@@ -25,14 +24,13 @@ from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.edge.asked import Asked, Head, survey
 from relay.edge.body import drop_rest, read_paced, take_whole
+from relay.edge.client_socket import ClientSocket
 from relay.edge.memory import Memory, remember
 from relay.edge.parsing import Parsing
 from relay.edge.service import Service
 from relay.errors import BadRequest, RequestTimeout
 from relay.flow.active import ActiveCall, Caller
 from relay.flow.attempt import Attempt
-from relay.flow.outlet import swallow
-from relay.flow.ports import Client, Valve
 
 if TYPE_CHECKING:
     from relay.edge.server import ConnectionServer
@@ -44,8 +42,8 @@ FIRST_REQUEST_S: Final = 2.0
 """How long a connection that has asked nothing yet is kept while draining."""
 
 
-class ClientConnection(Client, Caller):
-    """A client's connection; implements flow.ports.Client.
+class ClientConnection(ClientSocket, Caller):
+    """A client's connection.
 
     It is what asyncio calls a Protocol. It does not derive from it, so that it can be compiled
     (relay.compiled); uvloop goes by the methods.
@@ -61,7 +59,6 @@ class ClientConnection(Client, Caller):
         "_at_once",
         "_body",
         "_body_bytes_max",
-        "_closing",
         "_early",
         "_head",
         "_head_begun",
@@ -73,16 +70,9 @@ class ClientConnection(Client, Caller):
         "_service",
         "_task",
         "_timeouts",
-        "_valve",
-        "_writing_paused",
         "asked",
         "deadline_s",
-        "keeps_alive",
-        "peer_ip",
         "serving",
-        "takes_chunks",
-        "transport",
-        "write",
     )
 
     def __init__(
@@ -92,17 +82,11 @@ class ClientConnection(Client, Caller):
         timeouts: Timeouts,
         body_bytes_max: int,
     ) -> None:
+        super().__init__()
         self._server = server
         self._service = service
         self._timeouts = timeouts
         self._body_bytes_max = body_bytes_max
-        self.transport: asyncio.Transport | None = None
-        self.write: Callable[[bytes], None] = swallow
-        """The transport's own write; a connection that is gone swallows what comes."""
-        self._writing_paused = False
-        self._closing = False
-        """It takes no more requests."""
-        self._valve: Valve | None = None
         self._parsing: Parsing | None = None
         self._task: asyncio.Task[None] | None = None
         """The loop of requests, while it runs."""
@@ -121,42 +105,18 @@ class ClientConnection(Client, Caller):
         self._early = b""
         """What came while a call was served at once."""
         self.deadline_s = math.inf
-        self.peer_ip = ""
         self.asked = False
         """Whether a first request has come."""
         self.serving = False
-        self.keeps_alive = True
-        self.takes_chunks = True
-
-    # --- flow.ports.Client -------------------------------------------------------------------
-
-    @property
-    def unsent_bytes(self) -> int:
-        """What the client has not taken yet."""
-        return self.transport.get_write_buffer_size() if self.transport is not None else 0
-
-    def watch(self, valve: Valve | None) -> None:
-        """Tell `valve` from now on of a full and of a drained buffer."""
-        self._valve = valve
-        if valve is not None and self._writing_paused:
-            valve.pause()
-
-    def cut(self) -> None:
-        """Drop the connection at once, unsent bytes with it."""
-        if self.transport is not None:
-            self.transport.abort()
 
     # --- asyncio's and the sweep's side --------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note the peer; the first head is due.
+        """Begin: the first head is due.
 
         The loop has set TCP_NODELAY, and SO_KEEPALIVE comes with the listener's.
         """
-        peer = transport.get_extra_info("peername")
-        self.peer_ip = peer[0] if peer else ""
-        self.transport = cast("asyncio.Transport", transport)
-        self.write = self.transport.write
+        self.take_in(cast("asyncio.Transport", transport))
         self.deadline_s = clock_s() + self._timeouts.head_s
         self._server.open_connection(self)
 
@@ -190,30 +150,14 @@ class ClientConnection(Client, Caller):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone: its upstream is dropped now, its task is cancelled next."""
-        self.write = swallow
-        self._closing = True
-        self.transport = None
         if self._left is not None and self._left[1] is None:
             self._service.desert(self._left[0])
-        if self._valve is not None:
-            self._valve.leave()
+        self.let_out()
         self._server.forget_connection(self)
         if self._parsing is not None:
             self._parsing.transport = None
         if self._task is not None:
             self._task.cancel()
-
-    def pause_writing(self) -> None:
-        """The client is slower than its upstream."""
-        self._writing_paused = True
-        if self._valve is not None:
-            self._valve.pause()
-
-    def resume_writing(self) -> None:
-        """The client has caught up."""
-        self._writing_paused = False
-        if self._valve is not None:
-            self._valve.resume()
 
     def expire(self) -> None:
         """The client did not do its part in time."""
@@ -236,12 +180,6 @@ class ClientConnection(Client, Caller):
             self.deadline_s = min(self.deadline_s, clock_s() + FIRST_REQUEST_S)
         else:
             self.close()
-
-    def close(self) -> None:
-        """Take no more; close when what was written is out."""
-        self._closing = True
-        if self.transport is not None:
-            self.transport.close()
 
     @property
     def awaited(self) -> bool:
