@@ -1,4 +1,4 @@
-"""What one call and one event cost: the quick pair of scenarios, for tuning the hot path.
+"""What one call and one event cost: the quick scenarios, for tuning the hot path.
 
     python -m benchmarks.cost [--targets relay,plain_aiohttp,nginx] [--repeats 3] [--json]
 

@@ -73,7 +73,7 @@ def read_question(call: ActiveCall, content_type: str, body: bytes) -> None:
 
 
 class JsonQuestion(Question):
-    """A JSON request (implements flow.ports.Question)."""
+    """A JSON request."""
 
     __slots__ = ("_request", "_sessions", "strips_usage")
 

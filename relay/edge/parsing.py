@@ -2,7 +2,7 @@
 
 It has the C parser, the bounds on what a client may send ahead, and the flow control of bodies. It
 serves nothing and knows no deadline; a connection keeps one only while there is something to parse,
-for with its parser it takes twice what an open stream does.
+so that an open stream does not pay for it.
 """
 
 import asyncio

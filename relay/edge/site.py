@@ -50,7 +50,7 @@ _DROPPED: Final = cast("Head", None)
 
 
 class Site(Service):
-    """Serves requests of client connections (implements edge.connection.Service)."""
+    """Serves requests of client connections."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Site(Service):
         return Served(asked if again else None, running=running)
 
     def serve_whole(self, client: ClientConnection, message: Head, payload: StreamReader) -> Served:
-        """Begin to answer a request whose body is there; see edge.connection.Service."""
+        """Begin to answer a request whose body is there; see edge.service.Service."""
         asked = None
         call = self._begin(client)
         try:
@@ -114,7 +114,7 @@ class Site(Service):
         return Served(asked if comes_again(message) else None, running=False)
 
     def serve_at_once(self, client: ClientConnection, asked: Asked, body: bytes) -> bool:
-        """Begin to answer a request whose head was read before; see edge.connection.Service."""
+        """Begin to answer a request whose head was read before; see edge.service.Service."""
         call = self._begin(client)
         try:
             self._authenticate(call, asked)

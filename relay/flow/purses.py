@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 
 class CreditToll(Toll):
-    """Holds money for calls (implements flow.ports.Toll).
+    """Holds money for calls.
 
     Args:
         lender: Leases credit.

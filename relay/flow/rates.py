@@ -55,7 +55,7 @@ class Contract(Scheme):
 
 
 class Rates(Toll):
-    """Takes from the limits for each call (implements flow.ports.Toll).
+    """Takes from the limits for each call.
 
     Args:
         limiter: Where the limits are kept.
