@@ -18,17 +18,18 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from relay.call import Endpoint, Stage
-from relay.flow.active import ActiveCall
+from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.ports import Client
-from relay.flow.rates import Rates
+from relay.flow.reserve.limits import LimitReservation
 from relay.limits.estimate import Estimator
 from relay.model import Account, Key, Line
-from relay.store.limiter import Limiter
-from relay.store.nodes import one_node
+from relay.records import Endpoint
+from relay.stage import Stage
+from relay.store.limits.limiter import Limiter
+from relay.store.limits.nodes import one_node
 from relay.usage import Usage
-from relay.wire.weight import weigh
+from relay.wire.text_size import weigh
 
 MUCH = 10**15
 BODY = (b'{"model":"gpt-4o-mini","max_tokens":700,"messages":[{"role":"user","content":"%b"}]}') % (
@@ -43,33 +44,33 @@ async def _nowhere() -> str:
 
 
 class Bench:
-    """A toll with full leases, and calls that pay it.
+    """A reservation with full leases, and calls that pay it.
 
     Args:
-        seats: Whether calls at once are limited as well, in three rooms.
+        permits: Whether calls at once are limited as well, in three concurrency limits.
     """
 
-    def __init__(self, *, seats: bool) -> None:
-        limits = LIMITS | ({"concurrency": 1_000} if seats else {})
+    def __init__(self, *, permits: bool) -> None:
+        limits = LIMITS | ({"concurrency": 1_000} if permits else {})
         self._limiter = Limiter(one_node(_nowhere), "bench", lambda: time.monotonic() * 1_000)
-        self._rates = Rates(self._limiter, Estimator(), Counters())
+        self._rates = LimitReservation(self._limiter, Estimator(), Counters())
         self._key = Key(id=1, account_id=1, name="k", digest=b"", last4="", **limits)
         self._line = Line(id=1, name="line", channel_ids=(), **limits)
         self._account = Account(id=1, name="acme", group_id=1, **limits)
         call = self.call()
         assert self._rates.take(call) is False, "nothing is leased yet"
-        contract = self._rates._contract_of(call)  # noqa: SLF001 - the bank's part is played here
-        for lease in self._limiter._broker.leases.drawn_on(contract, 0.0):  # noqa: SLF001
+        call_limits = self._rates._call_limits_of(call)  # noqa: SLF001 - the bank's part is played here
+        for lease in self._limiter._broker.leases.drawn_on(call_limits, 0.0):  # noqa: SLF001
             lease.balance = MUCH
-        for room in contract.rooms:
-            block = self._limiter._seats._open(room)  # noqa: SLF001
+        for concurrency in call_limits.concurrencies:
+            block = self._limiter._permits._open(concurrency)  # noqa: SLF001
             block.granted = MUCH
         assert self._rates.take(call)
-        assert len(contract.buckets) == 6
+        assert len(call_limits.buckets) == 6
 
-    def call(self) -> ActiveCall:
+    def call(self) -> Call:
         """Return a call as admission leaves it."""
-        call = ActiveCall(bytes(16), cast("Client", None), Endpoint.CHAT, 0)
+        call = Call(bytes(16), cast("Client", None), Endpoint.CHAT, 0)
         call.key, call.line, call.account = self._key, self._line, self._account
         call.model = "gpt-4o-mini"
         call.counts_bytes = True
@@ -110,7 +111,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=20_000)
     parser.add_argument("--seats", action="store_true")
     options = parser.parse_args()
-    bench = Bench(seats=options.seats)
+    bench = Bench(permits=options.permits)
     bench.with_limits(options.calls)
     added = []
     for _ in range(options.rounds):
@@ -118,7 +119,7 @@ def main() -> None:
         added.append(cost_us(bench.with_limits, options.calls) - plain)
     found = {
         "buckets": 6,
-        "rooms": 3 if options.seats else 0,
+        "concurrencies": 3 if options.permits else 0,
         "added_cpu_us_per_call": round(min(added), 2),
         "median_us": round(statistics.median(added), 2),
         "worst_us": round(max(added), 2),

@@ -15,15 +15,15 @@ from typing import Any, Final
 
 import click
 
-from relay.call import CallEnd, CallStart, Endpoint
 from relay.config import JournalConfig
 from relay.limits.broker import Broker
 from relay.limits.bucket import Buckets, Rule, read_reply
-from relay.limits.decision import Ticket
-from relay.limits.scheme import Scheme
+from relay.limits.decision import Waiter
+from relay.limits.limit_set import LimitSet
 from relay.limits.scopes import Bucket, Limit, Measure, Scope
-from relay.store.journal import Journal
-from relay.wire.keys import RANDOM_BYTES, digest, mint
+from relay.records import CallEnd, CallStart, Endpoint
+from relay.store.log.journal import Journal
+from relay.wire.api_keys import RANDOM_BYTES, digest, mint
 from relay.wire.request import peek_json, reframe_json
 from relay.wire.sse import EventBuffer
 from relay.wire.usage import find_usage
@@ -101,17 +101,17 @@ def _admit() -> Work:
     buckets = tuple(
         Bucket(f"b{n}", "b", Scope.LINE, measure, rule) for n, measure in enumerate(measures)
     )
-    scheme = Scheme((Limit(buckets, None),))
+    limit_set = LimitSet((Limit(buckets, None),))
     broker = Broker(lambda _: "", lambda _: None)
-    asked = broker.ask(scheme, scheme.costs((1000, 0, 100)), 0.0)
-    assert isinstance(asked, Ticket)
+    asked = broker.ask(limit_set, limit_set.costs((1000, 0, 100)), 0.0)
+    assert isinstance(asked, Waiter)
     bank = Buckets()
-    flight = broker.take_flight("", 0.0)
-    assert flight is not None
-    broker.land(flight, read_reply(flight.question, bank.answer(flight.question, 0.0)), 0.0)
+    batch = broker.take_batch("", 0.0)
+    assert batch is not None
+    broker.land(batch, read_reply(batch.question, bank.answer(batch.question, 0.0)), 0.0)
     for lease in broker.leases:
         lease.balance = 10**15
-    return lambda: broker.take(scheme, scheme.costs((1000, 0, 100)), 1.0)
+    return lambda: broker.take(limit_set, limit_set.costs((1000, 0, 100)), 1.0)
 
 
 def pure_works() -> dict[str, Work]:

@@ -27,15 +27,15 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from relay.billing.shapes import LeaseAsk
-from relay.call import CallEnd, CallStart
+from relay.billing.shapes import CreditRequest
 from relay.config import JournalConfig
 from relay.control.shipper import Shipper
+from relay.records import CallEnd, CallStart
 from relay.store import postgres
-from relay.store.audit import run_audit
-from relay.store.credit_leases import lease
-from relay.store.embedded import Embedded
-from relay.store.journal import Journal
+from relay.store.billing.audit import run_audit
+from relay.store.billing.credit_leases import lease
+from relay.store.embedded.embedded import Embedded
+from relay.store.log.journal import Journal
 from relay.store.migrate import migrate
 from relay.store.postgres import Connection
 
@@ -131,7 +131,7 @@ async def ask_forever(url: str, account_ids: list[int], took_s: list[float]) -> 
     try:
         while True:
             begun_s = time.perf_counter()
-            asks = [LeaseAsk(account_id, 1, 1_000) for account_id in account_ids]
+            asks = [CreditRequest(account_id, 1, 1_000) for account_id in account_ids]
             await lease(connection, "asker-0123456789abcdef", asks, ttl_s=60)
             took_s.append(time.perf_counter() - begun_s)
             await asyncio.sleep(LEASE_PAUSE_S)

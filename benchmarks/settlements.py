@@ -30,10 +30,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.call import CallEnd, CallStart
 from relay.config import Config, JournalConfig
-from relay.store.journal import Journal
-from relay.store.locate import database_url
+from relay.records import CallEnd, CallStart
+from relay.store.embedded.locate import database_url
+from relay.store.log.journal import Journal
 
 RELAY: Final = str(Path(sys.executable).with_name("relay"))
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")

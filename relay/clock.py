@@ -17,3 +17,8 @@ wall_ns: Final = time.time_ns
 def clock_ms() -> float:
     """Return the same in milliseconds, which limits reckon with."""
     return clock_s() * 1_000
+
+
+def now_us() -> int:
+    """Return microseconds of the loop's clock, by which health is kept."""
+    return int(clock_s() * 1e6)

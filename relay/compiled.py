@@ -21,18 +21,20 @@ from types import ModuleType
 from typing import Final
 
 _HOT: Final = {
-    "relay": "clock ports units usage",
-    "relay.billing": "credit hold price tariff",
-    "relay.edge": "asked body client_socket connection dialect framing heads ids memory service "
-    "site",
-    "relay.flow": "active admission ask attempt carry counters credit_account drains exchange "
-    "forgotten hedge held holds outlet plain ports pump purses quotas rates referee settle "
-    "spending splicer stages tolls trace tries waste watch",
-    "relay.limits": "broker estimate flight lease leases scheme slots",
+    "relay": "clock ports stage units usage",
+    "relay.billing": "hold price purse tariff",
+    "relay.edge": "body connection head head_cache ids ports question service socket",
+    "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
+    "response running settle splice",
+    "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",
+    "relay.flow.reserve": "channel_quotas credit credit_account key_quotas limits reservations",
+    "relay.limits": "batch broker estimate lease leases limit_set permits",
     "relay.routing": "breaker budget health patience pick table",
-    "relay.store": "journal limiter",
+    "relay.store.limits": "limiter",
+    "relay.store.log": "journal",
     "relay.upstream": "connection pool",
-    "relay.wire": "heads keys rates refusal request sse usage verdict weight",
+    "relay.wire": "api_keys classify http quota_headers request sse text_size "
+    "upstream_errors usage",
 }
 """What mypyc cannot do is not among them: classes with a foreign base (msgspec's structs, aiohttp's
 handler) and asynchronous generators."""
@@ -42,11 +44,10 @@ GROUP: Final = "relay"
 """The library is named after this: mypyc adds `__mypyc`."""
 FOLDER: Final = Path(__file__).parents[1] / "build" / "compiled"
 NOTE: Final = "made_from"
-_SOURCES: Final = (
-    *("call.py", "clock.py", "compiled.py", "config.py", "errors.py", "model.py", "ports.py"),
-    *("units.py", "usage.py", "billing/*.py", "edge/*.py", "flow/*.py", "limits/*.py"),
-    *("routing/*.py", "store/*.py", "upstream/*.py", "wire/*.py"),
+FLOORS: Final = (
+    *("billing", "edge", "flow", "limits", "routing", "splice", "store", "upstream", "wire"),
 )
+_SOURCES: Final = ("*.py", *(f"{floor}/**/*.py" for floor in FLOORS))
 """All that a hot module imports, and a little more."""
 
 

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 import msgspec
 
 
-class Protocol(enum.StrEnum):
+class Dialect(enum.StrEnum):
     """The dialect an upstream speaks."""
 
     OPENAI = "openai"
@@ -86,7 +86,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str
     api_key: Secret
     models: dict[str, str]
-    protocol: Protocol = Protocol.OPENAI
+    protocol: Dialect = Dialect.OPENAI
     weight: int = 1
     tier: int = 0
     tpm: int = 0
@@ -110,7 +110,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
         both ways of writing it are taken.
         """
         root = self.base_url.rstrip("/")
-        if self.protocol is Protocol.ANTHROPIC and not root.endswith("/v1"):
+        if self.protocol is Dialect.ANTHROPIC and not root.endswith("/v1"):
             return f"{root}/v1"
         return root
 
@@ -255,7 +255,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 FREE_PRICE = Price(id=0, model="", input=0, output=0, cached_input=0)
 """Of calls that no provider charges for; no row of the catalog."""
 
-Routes = dict[tuple[int, Protocol, str], tuple[Channel, ...]]
+Routes = dict[tuple[int, Dialect, str], tuple[Channel, ...]]
 """(line id, dialect, public model) -> the channels of the line that serve it, tier by tier."""
 
 
@@ -280,7 +280,7 @@ def index_routes(lines: dict[int, Line], channels: dict[int, Channel]) -> Routes
 
     Drained channels are left out: new calls go elsewhere, running ones keep their own snapshot.
     """
-    routes: dict[tuple[int, Protocol, str], list[Channel]] = {}
+    routes: dict[tuple[int, Dialect, str], list[Channel]] = {}
     for line in lines.values():
         for channel_id in line.channel_ids:
             channel = channels.get(channel_id)

@@ -7,12 +7,12 @@ look like it.
 
 from typing import Protocol
 
-from relay.call import CallCheckpoint, CallEnd, CallStart, Endpoint
 from relay.errors import RelayError
 from relay.limits.decision import Denied
-from relay.limits.headers import Standing
-from relay.limits.scheme import Costs, Grant, Scheme
+from relay.limits.limit_set import Costs, Grant, LimitSet
+from relay.limits.rate_headers import BucketLevel
 from relay.model import Channel
+from relay.records import CallCheckpoint, CallEnd, CallStart, Endpoint
 
 
 class Journal(Protocol):
@@ -38,7 +38,7 @@ class Journal(Protocol):
         ...
 
 
-class Answer(Protocol):
+class AnswerListener(Protocol):
     """Who listens to an upstream's answer. Called from the socket's callback: must not block."""
 
     __slots__ = ()
@@ -79,7 +79,7 @@ class Connection(Protocol):
     silent: bool
     """True while no byte has come in answer to the last question."""
 
-    def ask(self, head: bytes, body: bytes, answer: Answer) -> None:
+    def ask(self, head: bytes, body: bytes, answer: AnswerListener) -> None:
         """Send a request; `answer` hears of the response."""
         ...
 
@@ -102,7 +102,7 @@ class Connections(Protocol):
     __slots__ = ()
 
     def head(self, channel: Channel, endpoint: Endpoint, query: str) -> bytes:
-        """Return the prepared request head (wire.heads.request_head) for a channel's endpoint."""
+        """Return the prepared request head (wire.http.request_head) for a channel's endpoint."""
         ...
 
     def take(self, channel: Channel) -> Connection | None:
@@ -119,19 +119,19 @@ class Connections(Protocol):
 
 
 class Limiter(Protocol):
-    """Where tokens, requests and seats are taken from, in units of a scheme's buckets."""
+    """Where tokens, requests and permits are taken from, in units of a limit set's buckets."""
 
     __slots__ = ()
 
-    def admit(self, scheme: Scheme, costs: Costs) -> Grant | Denied | None:
+    def admit(self, limit_set: LimitSet, costs: Costs) -> Grant | Denied | None:
         """Take all costs from what is leased, or none; None: `wait` has to decide."""
         ...
 
-    async def wait(self, scheme: Scheme, costs: Costs) -> Grant | Denied:
+    async def wait(self, limit_set: LimitSet, costs: Costs) -> Grant | Denied:
         """Take what `admit` could not decide on; bounded, and nothing is taken if cancelled."""
         ...
 
-    def foresee(self, scheme: Scheme, costs: Costs) -> Denied | None:
+    def foresee(self, limit_set: LimitSet, costs: Costs) -> Denied | None:
         """Return why a call would be denied now without asking anybody; takes nothing."""
         ...
 
@@ -140,13 +140,13 @@ class Limiter(Protocol):
         ...
 
     def release(self, grant: Grant) -> None:
-        """Free a call's seats; never blocks, and a second time does nothing."""
+        """Free a call's permits; never blocks, and a second time does nothing."""
         ...
 
-    def hold_back(self, scheme: Scheme, wait_ms: int) -> None:
+    def hold_back(self, limit_set: LimitSet, wait_ms: int) -> None:
         """Let nobody take from these buckets for a while."""
         ...
 
-    def standings(self, scheme: Scheme) -> list[Standing]:
+    def standings(self, limit_set: LimitSet) -> list[BucketLevel]:
         """Return how full the buckets are."""
         ...

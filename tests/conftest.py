@@ -17,7 +17,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from relay.store import postgres
-from relay.store.embedded import Embedded
+from relay.store.embedded.embedded import Embedded
 from relay.store.migrate import migrate
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[1]
-MODULE_LINES_MAX: Final = {"relay": 350, "benchmarks": 350, "tests": 500}
+MODULE_LINES_MAX: Final = {"relay": 450, "benchmarks": 350, "tests": 500}
 FUNCTION_LINES_MAX: Final = 70
 
 BANNED_WORDS: Final = {"manager", "handler", "helper", "util", "utils", "base", "data", "info"}
@@ -132,6 +132,22 @@ def test_every_module_is_used() -> None:
     packages = {module.name for module in modules("relay") if module.path.endswith("__init__.py")}
     mine = {module.name for module in modules("relay")} - packages - ENTRY_POINTS
     assert mine - used == set()
+
+
+def test_every_package_begins_with_its_table_of_contents() -> None:
+    """Its lines begin with the name of a module, or of a package and a slash, in their order."""
+    wrong = {}
+    for module in modules("relay"):
+        folder = (ROOT / module.path).parent
+        if not module.path.endswith("__init__.py") or module.name == "relay":
+            continue
+        there = {file.stem for file in folder.glob("*.py")} - {"__init__"}
+        there |= {f"{file.parent.name}/" for file in folder.glob("*/__init__.py")}
+        _, _, contents = (ast.get_docstring(module.tree) or "").partition("\n\n")
+        listed = {line.split()[0] for line in contents.split("\n") if line[:1].strip()}
+        if listed != there:
+            wrong[module.name] = listed ^ there
+    assert wrong == {}
 
 
 def test_every_test_file_says_its_goal_and_method() -> None:

@@ -1,1 +1,14 @@
-"""What calls cost, what is held for them, and what a recharge is worth: pure integers."""
+"""What a call costs, and how an account is recharged: arithmetic on integers, nothing else.
+
+codes          Redemption codes: made from random bytes, read back however a person types them
+hold           What is held for a call at admission, and what of it is charged at the end
+import_prices  Reads other people's price lists into prices: a public cost map, and new-api's ratios
+price          What a call costs: usage x list price x multipliers, in integers, rounded once
+purse          The slice of an account's balance that one worker may spend on its own
+recharge       What a recharge is worth, and who becomes an enterprise by it
+shapes         The facts and the results of billing, immutable
+signature      The signature of a payment callback: HMAC-SHA256 over timestamp, a dot, and the raw
+               body
+tariff         A price as one group pays it, in lowest terms: what holds and charges of the hot path
+               come from
+"""

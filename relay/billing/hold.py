@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from relay.billing.price import rates_in_force
-from relay.billing.shapes import Ask, Ending, Rates
-from relay.call import EndReason
+from relay.billing.shapes import Ask, Ending, PriceRates
 from relay.model import AbortBills, Price
+from relay.records import EndReason
 from relay.units import PPM, TOKENS_PER_PRICE
 from relay.usage import Usage
 
@@ -51,7 +51,7 @@ def _bound_scaled(ask: Ask, price: Price) -> int:
     )
 
 
-def dearest_input(rates: Rates) -> int:
+def dearest_input(rates: PriceRates) -> int:
     """Return the highest rate of any part of a prompt."""
     return max(
         rates.input,
@@ -63,7 +63,7 @@ def dearest_input(rates: Rates) -> int:
     )
 
 
-def dearest_output(rates: Rates) -> int:
+def dearest_output(rates: PriceRates) -> int:
     """Return the highest rate of any part of an answer."""
     return max(rates.output, rates.reasoning or 0, rates.audio_output or 0, rates.image_output or 0)
 

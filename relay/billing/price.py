@@ -20,7 +20,7 @@ new-api, service/text_quota.go, calculateTextQuotaSummary.
 from decimal import Decimal
 from typing import Final
 
-from relay.billing.shapes import Charge, Item, Rates
+from relay.billing.shapes import Charge, Item, PriceRates
 from relay.model import Price, PriceDetail, PriceTier
 from relay.units import (
     NANOS_PER_USD,
@@ -115,7 +115,7 @@ def itemise(usage: Usage, price: Price) -> list[Item]:
     return [item for item in items if item.count > 0]
 
 
-def rates_in_force(input_tokens: int, price: Price) -> Rates:
+def rates_in_force(input_tokens: int, price: Price) -> PriceRates:
     """Return the rates of a call whose whole prompt is `input_tokens` long."""
     detail = price.detail or _NO_DETAIL
     tier: Price | PriceTier = price
@@ -126,7 +126,7 @@ def rates_in_force(input_tokens: int, price: Price) -> Rates:
             hour = detail.cache_write_1h if above.cache_write_1h is None else above.cache_write_1h
     cache_ppm = detail.cache_multiplier_ppm
     completion_ppm = price.completion_multiplier_ppm
-    return Rates(
+    return PriceRates(
         input=tier.input * PPM,
         cached_input=tier.cached_input * PPM if cache_ppm is None else tier.input * cache_ppm,
         cache_write=(tier.cache_write or tier.input) * PPM,

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from relay.call import EndReason
+from relay.records import EndReason
 from relay.units import TOKENS_PER_PRICE
 from relay.usage import Usage
 
@@ -32,7 +32,7 @@ class Item(msgspec.Struct, frozen=True):
         return self.count * self.rate_scaled * (TOKENS_PER_PRICE if self.apiece else 1)
 
 
-class Rates(msgspec.Struct, frozen=True, kw_only=True):
+class PriceRates(msgspec.Struct, frozen=True, kw_only=True):
     """The rates of one call, scaled: multipliers applied, its tier chosen.
 
     None: the price does not tell that part from its whole.
@@ -79,7 +79,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens_max: int = 0
 
 
-class LeaseAsk(msgspec.Struct, frozen=True):
+class CreditRequest(msgspec.Struct, frozen=True):
     """What a worker asks for an account: at least the hold that waits, better some seconds."""
 
     account_id: int
@@ -87,7 +87,7 @@ class LeaseAsk(msgspec.Struct, frozen=True):
     wanted_nanos: int
 
 
-class Lease(msgspec.Struct, frozen=True):
+class CreditLease(msgspec.Struct, frozen=True):
     """How an account stands with the worker that asked.
 
     `total_nanos`: all that this life of the worker was ever leased, less what it gave back.

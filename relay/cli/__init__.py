@@ -1,1 +1,25 @@
-"""The relay command."""
+"""The relay command: one module a group of commands.
+
+accounts  `relay account` and `relay line`: who pays, and what is on sale
+bench     `relay bench`: hands over to the benchmark suite, which is not part of the installed
+          package
+catalog   `relay check` and `relay apply`: the catalog as a file
+channels  `relay channel`: the upstreams of the catalog, day by day
+codes     `relay code`: redemption codes, made, listed, redeemed
+database  `relay db`: the schema, and a role that may serve but not rewrite the books
+keys      `relay key`: made, listed, switched off and on, deleted
+limits    `relay limits`: which limit binds a key now
+logs      `relay logs` and `relay usage`: what the request log says
+mock      `relay mock`: a scripted OpenAI-compatible upstream for the demonstration, tests,
+          benchmarks
+money     `relay recharge`, `credit`, `balance`, `ledger`, `audit`: what an account has, and why
+orders    `relay order`: recharges on their way, from opened to credited
+output    How commands show rows: aligned columns for people, one JSON array for programs
+prices    `relay price`: what models cost, and other people's price lists taken over
+probe     One real question to an upstream: are its address, its certificate and our credential
+          good?
+root      The `relay` command: finds its subcommands when they are called, and turns errors into
+          exits
+serve     `relay serve`, and the hidden commands that its children run
+session   A command's way to the catalog: one connection for as long as its work takes
+"""

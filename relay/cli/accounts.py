@@ -8,14 +8,14 @@ from relay.cli.output import json_option, print_fields, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.errors import NotFound
-from relay.store.keys import list_keys
-from relay.store.limit_nodes import find_nodes
-from relay.store.limit_reports import add_loads
-from relay.store.listings import Row, list_accounts, list_lines
-from relay.store.locate import redis_url
-from relay.store.low_balances import set_threshold
-from relay.store.promotions import find_promotion
-from relay.store.recharging import find_account
+from relay.store.billing.low_balances import set_threshold
+from relay.store.billing.promotions import find_promotion
+from relay.store.billing.recharges import find_account
+from relay.store.catalog.keys import list_keys
+from relay.store.catalog.listings import Row, list_accounts, list_lines
+from relay.store.embedded.locate import redis_url
+from relay.store.limits.node_lists import find_nodes
+from relay.store.limits.reports import add_loads
 
 ACCOUNT_COLUMNS = ("name", "group", "multiplier", "lines", "tpm", "rpm", "keys", "disabled")
 LINE_COLUMNS = (

@@ -12,13 +12,13 @@ from relay.cli.root import load_context, location_options
 from relay.cli.session import Session, with_database
 from relay.config import Config, load
 from relay.errors import ConfigError
-from relay.store.declaration import Declaration, parse_catalog
-from relay.store.declare import apply as apply_declared
-from relay.store.declare import resolve_credentials
+from relay.store.catalog.apply import apply as apply_declared
+from relay.store.catalog.apply import resolve_credentials
+from relay.store.catalog.declaration import Declaration, parse_catalog
+from relay.store.catalog.plan import KINDS, CatalogChange, ChangeKind, entries_of
 from relay.store.migrate import migrate
-from relay.store.plan import KINDS, Action, Change, entries_of
 
-_SIGNS = {Action.ADDED: "+", Action.CHANGED: "~", Action.REMOVED: "-"}
+_SIGNS = {ChangeKind.ADDED: "+", ChangeKind.CHANGED: "~", ChangeKind.REMOVED: "-"}
 
 _file_argument = click.argument("file", type=click.Path(path_type=Path))
 
@@ -53,7 +53,7 @@ def apply(ctx: click.Context, file: Path, *, dry_run: bool, prune: bool, as_json
     """Make the catalog hold what FILE declares, in one transaction."""
     source = _read(file)
 
-    async def work(on: Session) -> list[Change]:
+    async def work(on: Session) -> list[CatalogChange]:
         wanted = resolve_credentials(_parse(source, file, on.config), os.environ, on.load_pepper())
         if not dry_run:
             await migrate(on.connection)
@@ -64,7 +64,7 @@ def apply(ctx: click.Context, file: Path, *, dry_run: bool, prune: bool, as_json
     print_changes(with_database(ctx, work), dry_run=dry_run, as_json=as_json)
 
 
-def print_changes(changes: Sequence[Change], *, dry_run: bool, as_json: bool) -> None:
+def print_changes(changes: Sequence[CatalogChange], *, dry_run: bool, as_json: bool) -> None:
     """Print what was changed, or would be."""
     if as_json:
         print_json([_plain(change) for change in changes])
@@ -106,13 +106,13 @@ def _counts(declared: Declaration) -> str:
     return ", ".join(f"{len(entries_of(declared, kind))} {kind}" for kind in KINDS)
 
 
-def _print_change(change: Change) -> None:
+def _print_change(change: CatalogChange) -> None:
     click.echo(f"{_SIGNS[change.action]} {change.kind} {change.name}")
     for field, (before, after) in change.fields.items():
         click.echo(f"    {field}: {before} -> {after}")
 
 
-def _plain(change: Change) -> dict[str, object]:
+def _plain(change: CatalogChange) -> dict[str, object]:
     fields = {field: {"before": was, "after": now} for field, (was, now) in change.fields.items()}
     return {
         "kind": change.kind,

@@ -10,10 +10,10 @@ from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.probe import probe
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
-from relay.store.catalog import load_channel
-from relay.store.listings import list_channels, set_drained
-from relay.store.locate import redis_url
-from relay.store.standings import Row, add_standings, read_conditions
+from relay.store.catalog.listings import list_channels, set_drained
+from relay.store.catalog.snapshot import load_channel
+from relay.store.embedded.locate import redis_url
+from relay.store.health.listing import Row, add_health, read_conditions
 
 COLUMNS = (
     *("name", "state", "reason", "trial_in_s", "differing_models"),
@@ -79,7 +79,7 @@ async def _list(on: Session) -> Sequence[Row]:
     conditions = await read_conditions(
         lambda: redis_url(on.config, on.data_dir), time.time_ns() // 1_000
     )
-    return add_standings(rows, conditions)
+    return add_health(rows, conditions)
 
 
 def _in_words(row: Row) -> Row:

@@ -10,9 +10,9 @@ from relay.cli.money import ROWS_MAX, actor_option, name_operator, parse_amount
 from relay.cli.output import json_option, print_fields, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
-from relay.store.codes import CODES_MAX, Row, create_codes, list_codes, redeem_code
-from relay.store.recharging import find_account
-from relay.store.statements import show_balance
+from relay.store.billing.codes import CODES_MAX, Row, create_codes, list_codes, redeem_code
+from relay.store.billing.recharges import find_account
+from relay.store.billing.statements import show_balance
 from relay.units import format_usd
 
 CODE_COLUMNS = ("id", "amount_usd", "created_at", "expires_at", "redeemed_at", "account", "actor")

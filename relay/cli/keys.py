@@ -12,10 +12,9 @@ from relay.cli.output import json_option, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.model import Allowance
-from relay.store.addresses import Row, list_addresses
-from relay.store.canonical import canonical_networks, canonical_usd
-from relay.store.keys import (
-    Terms,
+from relay.store.catalog.canonical import canonical_networks, canonical_usd
+from relay.store.catalog.keys import (
+    KeyTerms,
     create_key,
     delete_key,
     find_key,
@@ -23,6 +22,7 @@ from relay.store.keys import (
     set_disabled,
     set_limits,
 )
+from relay.store.log.addresses import Row, list_addresses
 from relay.units import format_usd, parse_usd
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -156,7 +156,8 @@ def key() -> None:
 def create(ctx: click.Context, /, account: str, name: str, *, as_json: bool, **terms: Any) -> None:
     """Make a key. It is shown once, now; only its digest is stored."""
     made = with_database(
-        ctx, lambda on: create_key(on.connection, on.load_pepper(), account, name, Terms(**terms))
+        ctx,
+        lambda on: create_key(on.connection, on.load_pepper(), account, name, KeyTerms(**terms)),
     )
     if as_json:
         print_json({"id": made.id, "key": made.key.reveal()})

@@ -8,11 +8,11 @@ from relay.cli.output import json_option, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.errors import DependencyDown, NotFound
-from relay.store.catalog import load_snapshot
-from relay.store.keys import find_key
-from relay.store.limit_nodes import find_nodes
-from relay.store.limit_reports import explain as explain_limits
-from relay.store.locate import redis_url
+from relay.store.catalog.keys import find_key
+from relay.store.catalog.snapshot import load_snapshot
+from relay.store.embedded.locate import redis_url
+from relay.store.limits.node_lists import find_nodes
+from relay.store.limits.reports import explain as explain_limits
 
 COLUMNS: Final = (
     *("scope", "what", "limit", "load", "at_once", "remaining", "leased", "debt", "full_in_s"),

@@ -11,11 +11,11 @@ import msgspec
 from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
-from relay.store.reports import (
+from relay.store.log.reports import (
     USAGE_UNITS,
     CallFilter,
+    ReportScope,
     Row,
-    Scope,
     list_calls,
     list_usage,
     show_call,
@@ -178,7 +178,7 @@ def usage(ctx: click.Context, /, *, unit: str, as_json: bool, **scope: Any) -> N
     """Show requests, tokens, errors and cost over time (UTC), oldest first."""
     if scope["since"] is None:
         scope["since"] = _default_since(scope["until"], USAGE_SINCE[unit])
-    rows = with_database(ctx, lambda on: list_usage(on.connection, Scope(**scope), unit))
+    rows = with_database(ctx, lambda on: list_usage(on.connection, ReportScope(**scope), unit))
     if as_json:
         for row in rows:
             _print_line(row)

@@ -11,11 +11,11 @@ from relay.billing.recharge import Currency
 from relay.cli.output import json_option, print_fields, print_json, print_rows
 from relay.cli.root import EXIT_FAILED, location_options
 from relay.cli.session import Session, with_database
-from relay.store import recharging
-from relay.store.audit import Audit, run_audit
-from relay.store.orders import Order
-from relay.store.recharging import find_account, recharged_row
-from relay.store.statements import Row, list_entries, show_balance
+from relay.store.billing import recharges
+from relay.store.billing.audit import Audit, run_audit
+from relay.store.billing.orders import Order
+from relay.store.billing.recharges import find_account, recharged_row
+from relay.store.billing.statements import Row, list_entries, show_balance
 from relay.units import format_usd, parse_usd
 
 ENTRY_COLUMNS = ("time", "kind", "amount_usd", "balance_usd", "ref", "actor", "reason")
@@ -49,7 +49,7 @@ async def compose_order(
     on: Session, *, name: str, amount: str, currency: str, order_no: str, actor: str
 ) -> Order:
     """Return the order that `order_options` tell of, at today's rate and bonus."""
-    return await recharging.compose_order(
+    return await recharges.compose_order(
         on.connection,
         on.config.billing,
         name,
@@ -73,7 +73,7 @@ def recharge(ctx: click.Context, /, *, as_json: bool, **wanted: str) -> None:
 
     async def work(on: Session) -> Row:
         order = await compose_order(on, **wanted)
-        recharged, promotion = await recharging.recharge(on.connection, on.config.billing, order)
+        recharged, promotion = await recharges.recharge(on.connection, on.config.billing, order)
         row = recharged_row(order_no, recharged, promotion)
         return row | await show_balance(on.connection, name)
 
@@ -123,7 +123,7 @@ def credit(  # noqa: PLR0913 - its options
         raise click.UsageError("nobody knows who you are: give --actor")
 
     async def work(on: Session) -> Row:
-        row = await recharging.credit_by_hand(
+        row = await recharges.credit_by_hand(
             on.connection, name, amount, actor=who, reason=reason, ref=ref
         )
         return row | await show_balance(on.connection, name)

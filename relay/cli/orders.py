@@ -6,7 +6,7 @@ from relay.cli.money import ROWS_MAX, compose_order, order_options, parse_amount
 from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
-from relay.store.orders import Row, list_orders, open_order
+from relay.store.billing.orders import Row, list_orders, open_order
 
 ORDER_COLUMNS = (
     *("created_at", "order", "account", "status", "amount", "currency", "paid_usd", "bonus_usd"),

@@ -10,10 +10,10 @@ from relay.cli.output import json_option, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.errors import ConfigError
-from relay.store.declare import apply as apply_declared
+from relay.store.catalog.apply import apply as apply_declared
+from relay.store.catalog.plan import CatalogChange
+from relay.store.catalog.price_lists import FORMATS, list_prices, read_list, read_starter
 from relay.store.migrate import migrate
-from relay.store.plan import Change
-from relay.store.price_lists import FORMATS, list_prices, read_list, read_starter
 
 PRICE_COLUMNS = (
     *("model", "input", "output", "cached_input", "cache_write", "per_call", "model_multiplier"),
@@ -62,7 +62,7 @@ def import_command(  # noqa: PLR0913 - its options
     source = read_starter() if file is None else _read(file)
     patterns = None if models is None else [one.strip() for one in models.split(",") if one.strip()]
 
-    async def work(on: Session) -> tuple[list[Change], dict[str, str]]:
+    async def work(on: Session) -> tuple[list[CatalogChange], dict[str, str]]:
         if not dry_run:
             await migrate(on.connection)
         wanted, skipped = await read_list(on.connection, source, form, patterns)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from relay.control.question import models_url, request_headers
+from relay.control.watch.probe_request import models_url, request_headers
 from relay.model import Channel
 
 TIMEOUT_S: Final = 10.0
@@ -20,7 +20,7 @@ ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
 """OpenRouter's list of several hundred models, the longest known, is about 1 MB."""
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeFinding(msgspec.Struct, frozen=True, kw_only=True):
     """What a probe found. `status` 0: no answer. `missing`: mapped models that are not listed."""
 
     channel: str
@@ -41,7 +41,7 @@ class _Listing(msgspec.Struct):
     models: list[_Named] = []
 
 
-def probe(channel: Channel) -> Finding:
+def probe(channel: Channel) -> ProbeFinding:
     """Ask a channel's upstream for its models and judge the answer."""
     began_s = time.monotonic()
     status, body, reason = 0, b"", ""
@@ -52,7 +52,7 @@ def probe(channel: Channel) -> Finding:
     except http.client.HTTPException as error:
         reason = f"what it answers is not HTTP ({type(error).__name__})"
     listed = _names(body) if status == http.client.OK else set()
-    return Finding(
+    return ProbeFinding(
         channel=channel.name,
         ok=status == http.client.OK,
         status=status,

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from relay import logs
+from relay import event_log
 from relay.cli.root import load_context, location_options
 from relay.compiled import describe
 from relay.config import Config
-from relay.lifeline import Lifeline
+from relay.process.lifeline import Lifeline
 
 if TYPE_CHECKING:
-    from relay.boot import Report
+    from relay.process.launch import Report
 
 _log = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ def serve(ctx: click.Context, /, *, demo: bool, **flags: str | int | None) -> No
     SIGTERM or Ctrl-C lets streams finish, twice ends them at once. SIGHUP reads the configuration
     again and rolls the workers one by one.
     """
-    from relay.boot import run_relay
+    from relay.process.launch import run_relay
 
-    logs.configure(os.environ)
+    event_log.configure(os.environ)
     for flag, value in flags.items():
         if value is not None:
             os.environ[_VARIABLES[flag]] = str(value)
@@ -74,9 +74,9 @@ def _child(command: _Command) -> _Command:
 @_child
 def worker(fd: int) -> None:
     """Serve calls; started by the supervisor."""
-    from relay.app import run_worker
+    from relay.process.worker import run_worker
 
-    logs.configure(os.environ)
+    event_log.configure(os.environ)
     run_worker(Lifeline(fd))
 
 
@@ -84,9 +84,9 @@ def worker(fd: int) -> None:
 @_child
 def control(fd: int) -> None:
     """Run the control plane; started by the supervisor."""
-    from relay.control.process import run_control
+    from relay.process.control import run_control
 
-    logs.configure(os.environ)
+    event_log.configure(os.environ)
     run_control(Lifeline(fd))
 
 
@@ -95,9 +95,9 @@ def control(fd: int) -> None:
 @click.option("--port", type=int, required=True)
 def demo_upstream(fd: int, port: int) -> None:
     """Run the demonstration's scripted upstream; started by the supervisor."""
-    from relay.cli.demo_upstream import run_demo_upstream
+    from relay.process.demo_upstream import run_demo_upstream
 
-    logs.configure(os.environ)
+    event_log.configure(os.environ)
     run_demo_upstream(Lifeline(fd), port)
 
 
@@ -112,6 +112,6 @@ def _tell(report: "Report", data_dir: Path) -> None:
     click.echo(f"admin    http://{report.admin} (token in {token})", err=True)
     click.echo(f"data     {data_dir}", err=True)
     if report.demo is not None:
-        from relay.demo import describe_call
+        from relay.process.demo import describe_call
 
         click.echo("\n" + describe_call(f"http://{report.listen}/v1", report.demo), err=True)

@@ -13,10 +13,11 @@ import msgspec
 from relay.cli.root import load_context
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.store import postgres, vault
-from relay.store.locate import database_url
+from relay.store import postgres
+from relay.store.embedded.locate import database_url
 from relay.store.postgres import Connection
-from relay.store.vault import Pepper, Vault
+from relay.store.secrets import vault
+from relay.store.secrets.vault import Pepper, Vault
 
 _Result = TypeVar("_Result")
 

@@ -1,1 +1,8 @@
-"""The control process: admin API, shipper, metrics, upkeep."""
+"""The control plane's work beside its listener: journals into Postgres, the night's upkeep.
+
+shipper  The shipper: tails the journals of this host's workers into the request log, exactly once
+upkeep   Daily upkeep: tomorrow's partitions made, those past retention dropped, lost credit set
+         free
+api/     The admin listener: what operators ask and change over HTTP
+watch/   What the control plane looks after by itself, and whom it tells
+"""

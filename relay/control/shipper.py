@@ -21,13 +21,13 @@ from typing import Final, TypeVar, TypeVarTuple
 import asyncpg
 import msgspec
 
-from relay.call import CallCheckpoint, CallEnd, CallStart, EndReason
 from relay.config import JournalConfig
 from relay.errors import RelayError
-from relay.store.credit_leases import close_owner
-from relay.store.journal_files import list_generations
-from relay.store.journal_tail import JournalTail
-from relay.store.log_writer import (
+from relay.records import CallCheckpoint, CallEnd, CallStart, EndReason
+from relay.store.billing.credit_leases import close_owner
+from relay.store.log.files import list_generations
+from relay.store.log.tail import JournalTail
+from relay.store.log.writer import (
     Mark,
     Part,
     find_logged,

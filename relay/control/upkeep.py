@@ -12,9 +12,9 @@ import asyncpg
 from relay.config import Config
 from relay.errors import RelayError
 from relay.store import postgres
-from relay.store.credit_leases import free_abandoned
-from relay.store.locate import database_url
-from relay.store.log_writer import keep_partitions
+from relay.store.billing.credit_leases import free_abandoned
+from relay.store.embedded.locate import database_url
+from relay.store.log.writer import keep_partitions
 
 RETRY_S: Final = 60.0
 

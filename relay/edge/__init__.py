@@ -1,1 +1,18 @@
-"""The server side: aiohttp's low-level server in front of the flow."""
+"""The client's side of a call: connections, heads, bodies, answers.
+
+answers     Whole answers of our own: errors, model lists, greetings
+body        Request bodies off a parser's stream: whole within bounds, or dropped within bounds
+connection  One client connection: a leaner loop of requests around aiohttp's low-level handler and
+            C parser
+head        What the head of a request says: whom it is from, what it asks, how long it is
+head_cache  The head of a connection's last request, remembered for those that begin alike
+ids         The ids that requests are known by
+parser      aiohttp's request handler as what a connection lets its requests be parsed by
+ports       What a connection asks of whoever answers its requests (edge.service)
+question    A request's body: read for what routing and billing need, framed anew for each channel
+routes      Which path is what: exact paths only, never built from, never passed on
+server      The data plane of one worker, wired: listener in front, flow in the middle, upstreams
+            behind
+service     One request from its head to its answer: route, key, body, rights, then the exchange
+socket      A client's socket: what of a connection outlasts its requests, and knows nothing of them
+"""

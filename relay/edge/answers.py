@@ -1,9 +1,9 @@
 """Whole answers of our own: errors, model lists, greetings."""
 
 from relay.errors import RelayError
-from relay.model import Protocol
-from relay.wire.answer import error_body, error_headers, error_status
-from relay.wire.heads import CLOSE, JSON, identity_head, status_line
+from relay.model import Dialect
+from relay.wire.dialects.openai import error_body, error_headers, error_status
+from relay.wire.http import CLOSE, JSON, identity_head, status_line
 
 
 def error_answer(
@@ -13,7 +13,7 @@ def error_answer(
     *,
     notes: bytes = b"",
     closing: bool,
-    dialect: Protocol = Protocol.OPENAI,
+    dialect: Dialect = Dialect.OPENAI,
 ) -> bytes:
     """Return the whole answer that tells `error`; `notes`: header lines."""
     lines = [f"{name}: {value}\r\n" for name, value in error_headers(error, dice)]

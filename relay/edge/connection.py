@@ -22,15 +22,15 @@ from aiohttp.streams import StreamReader
 
 from relay.clock import clock_s
 from relay.config import Timeouts
-from relay.edge.asked import Asked, Head, survey
 from relay.edge.body import drop_rest, read_paced, take_whole
-from relay.edge.client_socket import ClientSocket
-from relay.edge.memory import Memory, remember
-from relay.edge.parsing import Parsing
-from relay.edge.service import Service
+from relay.edge.head import ParsedHead, RequestHead, survey
+from relay.edge.head_cache import HeadCache, remember
+from relay.edge.parser import RequestParser
+from relay.edge.ports import ServicePort
+from relay.edge.socket import ClientSocket
 from relay.errors import BadRequest, RequestTimeout
-from relay.flow.active import ActiveCall, Caller
-from relay.flow.attempt import Attempt
+from relay.flow.attempts.attempt import Attempt
+from relay.flow.call import Call, CallOwner
 
 if TYPE_CHECKING:
     from relay.edge.server import ConnectionServer
@@ -42,7 +42,7 @@ FIRST_REQUEST_S: Final = 2.0
 """How long a connection that has asked nothing yet is kept while draining."""
 
 
-class ClientConnection(ClientSocket, Caller):
+class ClientConnection(ClientSocket, CallOwner):
     """A client's connection.
 
     It is what asyncio calls a Protocol. It does not derive from it, so that it can be compiled
@@ -62,23 +62,23 @@ class ClientConnection(ClientSocket, Caller):
         "_early",
         "_head",
         "_head_begun",
+        "_head_cache",
         "_left",
-        "_memory",
         "_owed_bytes",
         "_parsing",
         "_server",
         "_service",
         "_task",
         "_timeouts",
-        "asked",
         "deadline_s",
+        "request_head",
         "serving",
     )
 
     def __init__(
         self,
         server: "ConnectionServer",
-        service: Service,
+        service: ServicePort,
         timeouts: Timeouts,
         body_bytes_max: int,
     ) -> None:
@@ -87,7 +87,7 @@ class ClientConnection(ClientSocket, Caller):
         self._service = service
         self._timeouts = timeouts
         self._body_bytes_max = body_bytes_max
-        self._parsing: Parsing | None = None
+        self._parsing: RequestParser | None = None
         self._task: asyncio.Task[None] | None = None
         """The loop of requests, while it runs."""
         self._body: StreamReader | None = None
@@ -97,15 +97,15 @@ class ClientConnection(ClientSocket, Caller):
         """What the parser still waits for; 0 = it is between requests, below 0 = nobody knows."""
         self._head = b""
         """The head of the request that the loop begins with, where one read brought it whole."""
-        self._memory: Memory | None = None
+        self._head_cache: HeadCache | None = None
         self._at_once = False
         """A call is under way that no loop waits for, or that one was left with."""
-        self._left: tuple[ActiveCall, Attempt | None] | None = None
+        self._left: tuple[Call, Attempt | None] | None = None
         """A call that the loop has to go on with, and the attempt that failed."""
         self._early = b""
         """What came while a call was served at once."""
         self.deadline_s = math.inf
-        self.asked = False
+        self.request_head = False
         """Whether a first request has come."""
         self.serving = False
 
@@ -130,14 +130,14 @@ class ClientConnection(ClientSocket, Caller):
         if self._closing:
             return
         begins = self._task is None and not self._owed_bytes
-        if begins and self._memory is not None:
-            body = self._memory.body_of(data, self._body_bytes_max)
+        if begins and self._head_cache is not None:
+            body = self._head_cache.body_of(data, self._body_bytes_max)
             if body is not None:
-                self._serve_at_once(self._memory.asked, body)
+                self._serve_at_once(self._head_cache.request_head, body)
                 return
         parsing = self._parsing
         if parsing is None:
-            parsing = self._parsing = Parsing(self._server, self.transport)
+            parsing = self._parsing = RequestParser(self._server, self.transport)
         parsing.data_received(data)
         if self._task is None:
             self._see_request(parsing, data, begins=begins)
@@ -184,15 +184,15 @@ class ClientConnection(ClientSocket, Caller):
     @property
     def awaited(self) -> bool:
         """Whether an answer is due, or a first request may be on its way."""
-        return self.serving or not self.asked or self._has_requests()
+        return self.serving or not self.request_head or self._has_requests()
 
     def _has_requests(self) -> bool:
         """Tell whether a request was parsed that nobody serves yet."""
         return self._parsing is not None and self._parsing.waiting > 0
 
-    # --- requests served at once (flow.active.Caller) --------------------------------------------
+    # --- requests served at once (flow.call.Caller) --------------------------------------------
 
-    def over(self, call: ActiveCall) -> None:
+    def over(self, call: Call) -> None:
         """The answer is out: rest until the next request."""
         self._service.let_go(call)
         self._rest()
@@ -201,19 +201,19 @@ class ClientConnection(ClientSocket, Caller):
         """An attempt failed: the loop goes on from there."""
         self.leave_to_loop(attempt.call, attempt)
 
-    def leave_to_loop(self, call: ActiveCall, failed: Attempt | None) -> None:
+    def leave_to_loop(self, call: Call, failed: Attempt | None) -> None:
         """Have a loop go on with a call that no task waits for."""
         assert self._task is None
         self._left = (call, failed)
         self._start_loop()
 
-    def _serve_at_once(self, asked: Asked, body: bytes) -> None:
+    def _serve_at_once(self, request_head: RequestHead, body: bytes) -> None:
         self.deadline_s = math.inf
         self._at_once = self.serving = True
-        if not self._service.serve_at_once(self, asked, body):
+        if not self._service.serve_at_once(self, request_head, body):
             self._rest()
 
-    def _see_request(self, parsing: Parsing, data: bytes, *, begins: bool) -> None:
+    def _see_request(self, parsing: RequestParser, data: bytes, *, begins: bool) -> None:
         """See whether a request has come, while none is served: one that is whole is, at once.
 
         `begins`: it is the first thing in `data`, so that where it ends can be told.
@@ -226,7 +226,7 @@ class ClientConnection(ClientSocket, Caller):
                 self._head_begun = True
                 self.deadline_s = clock_s() + self._timeouts.head_s
             return
-        self.asked = True
+        self.request_head = True
         message, payload = parsing.first()
         if begins and waiting == 1 and message is not None:
             self._owed_bytes, self._head = survey(message, data)
@@ -235,17 +235,19 @@ class ClientConnection(ClientSocket, Caller):
         else:
             self._start_loop()
 
-    def _serve_whole(self, message: Head, payload: StreamReader) -> None:
+    def _serve_whole(self, message: ParsedHead, payload: StreamReader) -> None:
         head, self._head = self._head, b""
         self._parsing = None
         self._note(message)
         self._at_once = True
-        asked, running = self._service.serve_whole(self, message, payload)
-        self._memory = remember(head, asked) if head and asked is not None else None
+        request_head, running = self._service.serve_whole(self, message, payload)
+        self._head_cache = (
+            remember(head, request_head) if head and request_head is not None else None
+        )
         if not running:
             self._rest()
 
-    def _note(self, message: Head) -> None:
+    def _note(self, message: ParsedHead) -> None:
         """Note what a head says of its connection: it is served from now on."""
         self.deadline_s = math.inf
         self.serving = True
@@ -306,8 +308,10 @@ class ClientConnection(ClientSocket, Caller):
         self._note(message)
         serving = self._service.serve(self, message, payload)
         del message  # the service drops it as soon as it has read it
-        asked, running = await serving
-        self._memory = remember(head, asked) if head and asked is not None else None
+        request_head, running = await serving
+        self._head_cache = (
+            remember(head, request_head) if head and request_head is not None else None
+        )
         if not payload.is_eof():
             self.keeps_alive = False
             await drop_rest(payload)

@@ -8,8 +8,8 @@ import enum
 from typing import Final
 from urllib.parse import unquote
 
-from relay.call import Endpoint
 from relay.errors import MethodNotAllowed, NotFound
+from relay.records import Endpoint
 
 PREFIXES: Final = ("/v1/", "/", "/v1/v1/")
 

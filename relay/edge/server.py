@@ -15,21 +15,21 @@ from aiohttp import web
 from relay.clock import clock_s
 from relay.config import Config
 from relay.edge.connection import ClientConnection
-from relay.edge.site import Site
+from relay.edge.service import Service
 from relay.errors import KeyRevoked, ShuttingDown
-from relay.flow.active import ActiveCall
 from relay.flow.admission import Admission
+from relay.flow.balancer import Balancer
+from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
-from relay.flow.ports import Toll
-from relay.flow.referee import Referee
+from relay.flow.ports import Reservation
+from relay.flow.reserve.key_quotas import KeyQuotas
+from relay.flow.reserve.reservations import Reservations
+from relay.flow.running import RunningCalls
 from relay.flow.settle import Settlement
-from relay.flow.spending import Spending
-from relay.flow.tolls import Tolls
-from relay.flow.watch import Watch
 from relay.model import Snapshot
 from relay.ports import Journal
-from relay.routing.health import Change
+from relay.routing.health import HealthChange
 from relay.upstream.pool import UpstreamPool
 
 SWEEP_S: Final = 1.0
@@ -41,17 +41,17 @@ LAST_WORDS_S: Final = 1.0
 class ConnectionServer(web.Server):
     """aiohttp's low-level server, making our connections."""
 
-    def __init__(self, config: Config, site: Site, counters: Counters) -> None:
+    def __init__(self, config: Config, service: Service, counters: Counters) -> None:
         super().__init__(_unused, handler_cancellation=True)
         self._config = config
-        self._site = site
+        self._service = service
         self._counters = counters
         self.open: set[ClientConnection] = set()
 
     def __call__(self) -> ClientConnection:  # type: ignore[override]  # it stands for their handler
         """Make the protocol object of a new connection."""
         config = self._config
-        return ClientConnection(self, self._site, config.timeouts, config.server.body_bytes_max)
+        return ClientConnection(self, self._service, config.timeouts, config.server.body_bytes_max)
 
     def open_connection(self, connection: ClientConnection) -> None:
         """Count a connection; over the limit the newest is closed at once."""
@@ -75,7 +75,7 @@ class DataServer:
         counters: What is counted.
         pepper: Keys the digest that API keys are stored under.
         on_changes: Called with what this worker finds out about its channels' health.
-        tolls: What a call has to take before it may run.
+        reservations: What a call has to take before it may run.
     """
 
     def __init__(
@@ -84,26 +84,26 @@ class DataServer:
         journal: Journal,
         counters: Counters,
         pepper: bytes,
-        on_changes: Callable[[Iterable[Change]], None] = lambda changes: None,
-        tolls: Sequence[Toll] = (),
+        on_changes: Callable[[Iterable[HealthChange]], None] = lambda changes: None,
+        reservations: Sequence[Reservation] = (),
     ) -> None:
         self._config = config
         self.counters = counters
-        spending = Spending()
-        settlement = Settlement(journal, counters, spending, Tolls(tolls))
-        self.referee = Referee(config, counters, on_changes)
-        self._watch = Watch(
+        key_quotas = KeyQuotas()
+        settlement = Settlement(journal, counters, key_quotas, Reservations(reservations))
+        self.balancer = Balancer(config, counters, on_changes)
+        self._running_calls = RunningCalls(
             config.timeouts,
             settlement.checkpoint,
-            self.referee.gives_up,
+            self.balancer.gives_up,
             config.journal.checkpoint_s,
         )
         self._pool = UpstreamPool(config.timeouts)
-        self._admission = Admission(pepper, spending, _wall_s)
+        self._admission = Admission(pepper, key_quotas, _wall_s)
         self._exchange = Exchange(
-            self._pool, journal, self._watch, self.referee, settlement, config
+            self._pool, journal, self._running_calls, self.balancer, settlement, config
         )
-        site = Site(
+        service = Service(
             self._admission,
             self._exchange,
             settlement,
@@ -111,7 +111,7 @@ class DataServer:
             counters,
             config.server,
         )
-        self._connections = ConnectionServer(config, site, counters)
+        self._connections = ConnectionServer(config, service, counters)
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -121,9 +121,9 @@ class DataServer:
         self._admission.swap(snapshot)
         if old is None or old.channels is not snapshot.channels:
             self._pool.forget_heads()
-            self.referee.keep(snapshot.channels)
+            self.balancer.keep(snapshot.channels)
             self._evict(snapshot)
-        self._watch.end_where(self._is_revoked, KeyRevoked("The API key was revoked."))
+        self._running_calls.end_where(self._is_revoked, KeyRevoked("The API key was revoked."))
 
     async def start(self, sock: socket.socket) -> None:
         """Listen on `sock`, which is bound already."""
@@ -134,7 +134,7 @@ class DataServer:
             sock=sock,
             backlog=self._config.server.backlog,
         )
-        self._watch.start()
+        self._running_calls.start()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
 
     async def drain(self, deadline_s: float) -> None:
@@ -154,7 +154,7 @@ class DataServer:
         while self._awaits_clients() and loop.time() < until_s:  # noqa: ASYNC110
             # Looking is cheaper for every call than an event that one drain waits for.
             await asyncio.sleep(POLL_S)
-        if self._watch.end_where(_any, ShuttingDown("The relay is restarting; try again.")):
+        if self._running_calls.end_where(_any, ShuttingDown("The relay is restarting; try again.")):
             await asyncio.sleep(LAST_WORDS_S)
         for connection in list(self._connections.open):
             if connection.serving:
@@ -163,7 +163,7 @@ class DataServer:
                 connection.close()  # lets its last answer out
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self._watch.stop()
+        self._running_calls.stop()
         self._pool.close()
 
     def _awaits_clients(self) -> bool:
@@ -173,11 +173,11 @@ class DataServer:
     def _evict(self, snapshot: Snapshot) -> None:
         """Move running calls off the channels that an operator wants empty now."""
         evicted = {channel.id for channel in snapshot.channels.values() if channel.evicted}
-        for call in self._watch.calls() if evicted else ():
+        for call in self._running_calls.calls() if evicted else ():
             for channel_id in evicted:
                 self._exchange.move_off(call, channel_id)
 
-    def _is_revoked(self, call: ActiveCall) -> bool:
+    def _is_revoked(self, call: Call) -> bool:
         return call.key is not None and not self._admission.still_good(call.key)
 
     def _sweep(self) -> None:
@@ -196,7 +196,7 @@ async def _unused(request: web.BaseRequest) -> web.StreamResponse:
     raise AssertionError("requests are served by edge.site")
 
 
-def _any(call: ActiveCall) -> bool:
+def _any(call: Call) -> bool:
     return True
 
 

@@ -1,74 +1,323 @@
-"""What a connection asks of whoever answers its requests (edge.site)."""
+"""One request from its head to its answer: route, key, body, rights, then the exchange.
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+What a stranger can make us do is bounded in this order: the head is checked before the key, the
+key before the body is read, the body before its model is looked up.
+"""
+
+import ipaddress
+import logging
+import random
+from typing import Final, cast
 
 from aiohttp.streams import StreamReader
 
-from relay.edge.asked import Asked, Head
-from relay.errors import RelayError
-from relay.flow.active import ActiveCall
-from relay.flow.attempt import Attempt
+from relay.clock import clock_s, wall_ns
+from relay.config import Server
+from relay.edge.answers import empty_answer, error_answer, json_answer
+from relay.edge.body import take_whole
+from relay.edge.connection import ClientConnection
+from relay.edge.head import (
+    ParsedHead,
+    RequestHead,
+    announced_bytes,
+    check_head,
+    comes_again,
+    forwarded_headers,
+    forwarded_query,
+    presented_key,
+    spoken_in,
+)
+from relay.edge.ids import RequestIds
+from relay.edge.ports import Served, ServicePort
+from relay.edge.question import read_question
+from relay.edge.routes import Page, find_route
+from relay.errors import (
+    ClientGone,
+    ConfigError,
+    ModelNotFound,
+    RelayError,
+    Unavailable,
+)
+from relay.flow.admission import Admission
+from relay.flow.attempts.attempt import Attempt
+from relay.flow.call import Call
+from relay.flow.counters import Counters
+from relay.flow.exchange import Exchange
+from relay.flow.settle import Settlement
+from relay.ports import Journal
+from relay.records import Endpoint
+from relay.wire.client_ip import Network, client_ip
+from relay.wire.dialects.openai import model_body, models_body
+from relay.wire.http import CONTINUE
 
-if TYPE_CHECKING:
-    from relay.edge.connection import ClientConnection
+log = logging.getLogger("relay.edge")
+
+RETRY_AFTER_S: Final = 1.0
+_CHAT: Final = Endpoint.CHAT
+_DROPPED: Final = cast("ParsedHead", None)
 
 
-class Served(NamedTuple):
-    """What became of a request.
+class Service(ServicePort):
+    """Serves requests of client connections."""
 
-    `asked`: what its head said, where others like it may be served at once. `running`: its answer
-    runs, and the client hears of its end (`over`) or that it has to be gone on with
-    (`leave_to_loop`); False: it is answered.
-    """
-
-    asked: Asked | None
-    running: bool
-
-
-class Service(Protocol):
-    """What serves the requests of a connection (edge.site)."""
-
-    __slots__ = ()
+    def __init__(
+        self,
+        admission: Admission,
+        exchange: Exchange,
+        settlement: Settlement,
+        journal: Journal,
+        counters: Counters,
+        limits: Server,
+    ) -> None:
+        self._admission = admission
+        self._exchange = exchange
+        self._settlement = settlement
+        self._journal = journal
+        self._counters = counters
+        self._limits = limits
+        self._trusted = _networks(limits.trusted_proxies)
+        self._held_bytes = 0
+        self._on_free = self._free_body  # bound once, not for each call
+        self._ids = RequestIds(random.getrandbits(74))
 
     async def serve(
-        self, client: "ClientConnection", message: Head, payload: StreamReader
+        self, client: ClientConnection, message: ParsedHead, payload: StreamReader
     ) -> Served:
-        """Answer one request; raises nothing but CancelledError."""
-        ...
+        """Answer one request; every failure ends in an answer or a closed connection."""
+        request_head, again, running = None, False, False
+        call = self._begin(client)
+        try:
+            request_head = self._open(call, client, message)
+            if request_head is not None:
+                await self._receive(call, client, message, payload, request_head)
+                again = comes_again(message)
+                message = _DROPPED  # its headers take 2 KiB, and the answer may take minutes
+                exchange = self._exchange
+                running = exchange.ask_at_once(call, client) or await exchange.run(call, client)
+        except RelayError as error:
+            # With a body still on its way, the connection cannot be used for another request.
+            client.keeps_alive = client.keeps_alive and payload.is_eof()
+            self._refuse(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
+            self._fall(call, client, error)
+        finally:
+            if not running:
+                self.let_go(call)
+        return Served(request_head if again else None, running=running)
 
     def serve_whole(
-        self, client: "ClientConnection", message: Head, payload: StreamReader
+        self, client: ClientConnection, message: ParsedHead, payload: StreamReader
     ) -> Served:
-        """Begin to answer a request whose body is there; raises nothing."""
-        ...
+        """Begin to answer a request whose body is there; see edge.ports.Service."""
+        request_head = None
+        call = self._begin(client)
+        try:
+            request_head = self._open(call, client, message)
+            if request_head is not None:
+                self._begin_answer(
+                    call, client, request_head, take_whole(payload, self._limits.body_bytes_max)
+                )
+                return Served(request_head if comes_again(message) else None, running=True)
+        except RelayError as error:
+            self._refuse(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
+            self._fall(call, client, error)
+        self.let_go(call)
+        return Served(request_head if comes_again(message) else None, running=False)
 
-    def serve_at_once(self, client: "ClientConnection", asked: Asked, body: bytes) -> bool:
-        """Begin to answer a whole request; raises nothing.
-
-        Returns:
-            False: it is answered already. Otherwise the client hears of its end (`over`), or that
-            it has to be gone on with (`broken`).
-        """
-        ...
-
-    async def go_on(
-        self, client: "ClientConnection", call: ActiveCall, failed: Attempt | None
+    def serve_at_once(
+        self, client: ClientConnection, request_head: RequestHead, body: bytes
     ) -> bool:
-        """Go on with a call that was begun at once; raises nothing but CancelledError.
+        """Begin to answer a request whose head was read before; see edge.ports.Service."""
+        call = self._begin(client)
+        try:
+            self._authenticate(call, request_head)
+            self._begin_answer(call, client, request_head, body)
+            return True
+        except RelayError as error:
+            self._refuse(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
+            self._fall(call, client, error)
+        self.let_go(call)
+        return False
 
-        Returns:
-            Whether its answer runs, as in `Served`.
-        """
-        ...
+    def _begin_answer(
+        self, call: Call, client: ClientConnection, request_head: RequestHead, body: bytes
+    ) -> None:
+        self._hold_body(call, len(body))
+        read_question(call, request_head.content_type, body)
+        self._admission.admit(call)
+        if not self._exchange.ask_at_once(call, client):
+            client.leave_to_loop(call, None)
 
-    def let_go(self, call: ActiveCall) -> None:
-        """Note that a call which was begun at once is over."""
-        ...
+    async def go_on(self, client: ClientConnection, call: Call, failed: Attempt | None) -> bool:
+        """Go on with a call that was begun at once; every failure ends as in `serve`."""
+        running = False
+        try:
+            running = await self._exchange.run(call, client, failed)
+        except RelayError as error:
+            self._refuse(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
+            self._fall(call, client, error)
+        finally:
+            if not running:
+                self.let_go(call)
+        return running
 
-    def desert(self, call: ActiveCall) -> None:
+    def let_go(self, call: Call) -> None:
+        """Note that a call is over."""
+        self._counters.inflight -= 1
+        self._free_body(call)
+
+    def _free_body(self, call: Call) -> None:
+        self._held_bytes -= call.held_bytes
+        call.held_bytes = 0
+
+    def desert(self, call: Call) -> None:
         """Settle a call whose client went before anybody was asked, and note that it is over."""
-        ...
+        self._settlement.fail(call, ClientGone("The client closed the connection."))
+        self.let_go(call)
 
-    def refuse(self, client: "ClientConnection", error: RelayError) -> None:
-        """Answer what could not even be parsed."""
-        ...
+    def _begin(self, client: ClientConnection) -> Call:
+        time_us = wall_ns() // 1000
+        call = Call(self._ids.next(time_us), client, _CHAT, time_us)
+        call.begun_s = clock_s()
+        self._counters.inflight += 1
+        return call
+
+    def _refuse(self, call: Call, client: ClientConnection, error: RelayError) -> None:
+        self._settlement.fail(call, error)
+        closing = not client.keeps_alive
+        client.write(
+            error_answer(
+                error,
+                call.request_id,
+                _dice(),
+                notes=call.notes,
+                closing=closing,
+                dialect=call.dialect,
+            )
+        )
+
+    def _fall(self, call: Call, client: ClientConnection, error: Exception) -> None:
+        """Drop a connection over a bug of ours."""
+        # Only the type and place: an exception's text or its frames may quote the request.
+        log.error("unexpected failure", extra={"error": type(error).__name__, **_place(error)})
+        failure = RelayError("The relay failed on this request; its operators are told.")
+        self._settlement.fail(call, failure)
+        client.cut()
+
+    def refuse(self, client: ClientConnection, error: RelayError) -> None:
+        """Answer what could not be parsed; the connection closes after it."""
+        self._counters.requests["", "unparsed", "4xx"] += 1
+        client.keeps_alive = False
+        client.write(
+            error_answer(
+                error,
+                f"req_{self._ids.next(wall_ns() // 1000).hex()}",
+                _dice(),
+                closing=True,
+            )
+        )
+
+    def _open(
+        self, call: Call, client: ClientConnection, message: ParsedHead
+    ) -> RequestHead | None:
+        """Find out from the head what is asked, and by whom; None if that is answered already."""
+        headers = message.headers
+        call.dialect = spoken_in(headers)
+        check_head(message)
+        found, model = find_route(message.method, message.path)
+        if found is Page.ROOT:
+            # Coding agents send HEAD / before their first call: no key, no work.
+            client.write(empty_answer(call.request_id, closing=not client.keeps_alive))
+            return None
+        if isinstance(found, Endpoint):
+            call.dialect = found.dialect
+        endpoint = Endpoint.CHAT if isinstance(found, Page) else found
+        request_head = RequestHead(
+            endpoint,
+            self._admission.digest(presented_key(headers)),
+            client_ip(client.peer_ip, headers.get("X-Forwarded-For"), self._trusted),
+            headers.get("Content-Type", ""),
+            call.dialect,
+            forwarded_query(endpoint, message.path),
+            forwarded_headers(endpoint, headers),
+        )
+        self._authenticate(call, request_head)
+        if isinstance(found, Page):
+            self._answer_page(call, client, found, model)
+            return None
+        return request_head
+
+    def _authenticate(self, call: Call, request_head: RequestHead) -> None:
+        call.endpoint = request_head.endpoint
+        call.dialect = request_head.dialect
+        call.query = request_head.query
+        call.forwarded = request_head.forwarded
+        call.ip = request_head.ip
+        self._admission.authenticate(call, request_head.credential)
+
+    async def _receive(
+        self,
+        call: Call,
+        client: ClientConnection,
+        message: ParsedHead,
+        payload: StreamReader,
+        request_head: RequestHead,
+    ) -> None:
+        """Read the body within bounds, then see whether the call may run."""
+        bytes_max = self._limits.body_bytes_max
+        self._hold_body(call, announced_bytes(message, bytes_max))
+        if message.headers.get("Expect", "").lower() == "100-continue":
+            client.write(CONTINUE)
+        body = await client.read_body(payload, bytes_max)
+        # In chunks it announces no size, and the most that it could be was held for it.
+        self._held_bytes += len(body) - call.held_bytes
+        call.held_bytes = len(body)
+        read_question(call, request_head.content_type, body)
+        self._admission.admit(call)
+
+    def _hold_body(self, call: Call, size: int) -> None:
+        """Take the room that a body needs, or refuse it unread."""
+        if not self._journal.healthy:
+            # A call that cannot be written down cannot be billed.
+            raise Unavailable("The relay cannot take calls now.", retry_after_s=RETRY_AFTER_S)
+        if self._held_bytes + size > self._limits.buffered_bytes_max:
+            raise Unavailable("The relay is overloaded; try again.", retry_after_s=RETRY_AFTER_S)
+        call.held_bytes = size
+        call.free_body = self._on_free
+        self._held_bytes += size
+
+    def _answer_page(self, call: Call, client: ClientConnection, page: Page, model: str) -> None:
+        names = self._admission.models(call)
+        created = call.time_us // 1_000_000
+        if page is Page.MODELS:
+            body = models_body(names, created, call.dialect)
+        elif model in names:
+            body = model_body(model, created, call.dialect)
+        else:
+            raise ModelNotFound("This model is not offered here, or not to your key.")
+        client.write(json_answer(body, call.request_id, closing=not client.keeps_alive))
+
+
+def _dice() -> float:
+    """Return a number in [0, 1), to spread clients that come back."""
+    return random.random()  # noqa: S311 - no secret
+
+
+def _place(error: BaseException) -> dict[str, str | int]:
+    """Return where an exception was raised: file and line, no values."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return {}
+    return {"file": trace.tb_frame.f_code.co_filename, "lineno_raised": trace.tb_lineno}
+
+
+def _networks(cidrs: list[str]) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(cidr) for cidr in cidrs)
+    except ValueError as error:
+        raise ConfigError(f"server.trusted_proxies: {error}") from error

@@ -8,7 +8,6 @@ from ipaddress import ip_address
 from typing import Final, NamedTuple
 
 from relay.billing.tariff import Tariff
-from relay.call import FREE_ENDPOINTS, Endpoint
 from relay.errors import (
     Forbidden,
     ModelNotFound,
@@ -16,13 +15,14 @@ from relay.errors import (
     Unauthenticated,
     Unavailable,
 )
-from relay.flow.active import ActiveCall
-from relay.flow.spending import Spending
-from relay.model import FREE_PRICE, Account, Channel, Group, Key, Line, Protocol, Snapshot
-from relay.wire.keys import digest
+from relay.flow.call import Call
+from relay.flow.reserve.key_quotas import KeyQuotas
+from relay.model import FREE_PRICE, Account, Channel, Dialect, Group, Key, Line, Snapshot
+from relay.records import FREE_ENDPOINTS, Endpoint
+from relay.wire.api_keys import digest
 
 KEY_CHARS_MAX: Final = 256
-ENTRANCES: Final = {Protocol.OPENAI: Endpoint.CHAT, Protocol.ANTHROPIC: Endpoint.MESSAGES}
+ENTRANCES: Final = {Dialect.OPENAI: Endpoint.CHAT, Dialect.ANTHROPIC: Endpoint.MESSAGES}
 """Where a model of each dialect is asked for most often."""
 RIGHTS_MAX: Final = 100_000
 """Of key, endpoint and model; a catalog that has more of them in use begins anew."""
@@ -45,9 +45,9 @@ class Admission:
         wall_s: Seconds since 1970, for expiry.
     """
 
-    def __init__(self, pepper: bytes, spending: Spending, wall_s: Callable[[], int]) -> None:
+    def __init__(self, pepper: bytes, key_quotas: KeyQuotas, wall_s: Callable[[], int]) -> None:
         self._pepper = pepper
-        self._spending = spending
+        self._key_quotas = key_quotas
         self._wall_s = wall_s
         self.snapshot: Snapshot | None = None
         # Both hold for one snapshot. Known by its digest alone is a key that nothing can change but
@@ -60,7 +60,7 @@ class Admission:
         self.snapshot = snapshot
         self._known.clear()
         self._rights.clear()
-        self._spending.book(snapshot.keys)
+        self._key_quotas.book(snapshot.keys)
 
     def digest(self, presented: str | None) -> bytes | None:
         """Return what a presented key is known by; b"" if it can be none, None if there is none."""
@@ -68,7 +68,7 @@ class Admission:
             return None
         return digest(self._pepper, presented) if len(presented) <= KEY_CHARS_MAX else b""
 
-    def authenticate(self, call: ActiveCall, credential: bytes | None) -> None:
+    def authenticate(self, call: Call, credential: bytes | None) -> None:
         """Set the call's key, account and group from the `digest` of the key it presented.
 
         Raises:
@@ -103,7 +103,7 @@ class Admission:
         if key.networks is None and key.expires_at_s is None:
             self._known[credential] = key, account, call.group
 
-    def admit(self, call: ActiveCall) -> None:
+    def admit(self, call: Call) -> None:
         """Set the call's line, its price and the channels that serve its model.
 
         Raises:
@@ -117,10 +117,10 @@ class Admission:
             call, key
         )
         call.line, call.tariff, call.channels = rights
-        if key.quota_nanos is not None and not self._spending.has_left(key):
+        if key.quota_nanos is not None and not self._key_quotas.has_left(key):
             raise QuotaExhausted("This API key has spent its quota.")
 
-    def _find_rights(self, call: ActiveCall, key: Key) -> Rights:
+    def _find_rights(self, call: Call, key: Key) -> Rights:
         snapshot, group, model = self.snapshot, call.group, call.model
         assert snapshot is not None
         if key.models is not None and model not in key.models:
@@ -142,7 +142,7 @@ class Admission:
         self._rights[key.id, call.endpoint, model] = rights
         return rights
 
-    def models(self, call: ActiveCall) -> list[str]:
+    def models(self, call: Call) -> list[str]:
         """Return the models that the call's key may use in the call's dialect, sorted."""
         return sorted(self._offered(call, call.dialect))
 
@@ -155,7 +155,7 @@ class Admission:
             return False
         return self._refusal(now, self.snapshot.accounts.get(now.account_id)) is None
 
-    def _offered(self, call: ActiveCall, dialect: Protocol) -> set[str]:
+    def _offered(self, call: Call, dialect: Dialect) -> set[str]:
         snapshot, key, group = self.snapshot, call.key, call.group
         assert snapshot is not None and key is not None
         lines = set(group.line_ids) if group else set()
@@ -168,7 +168,7 @@ class Admission:
             and (key.models is None or model in key.models)
         }
 
-    def _direct(self, call: ActiveCall) -> str:
+    def _direct(self, call: Call) -> str:
         """Return where to go with a model that is not offered where it was asked for."""
         for dialect, endpoint in ENTRANCES.items():
             if dialect is not call.dialect and call.model in self._offered(call, dialect):

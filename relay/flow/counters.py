@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from relay.store.published import HistogramCounts, Published
+from relay.store.metrics import HistogramCounts, WorkerMetrics
 
 TTFT_BOUNDS_US: Final = (
     *(1_000, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 250_000, 500_000, 750_000),
@@ -116,14 +116,14 @@ class Counters:
         what the relay itself adds to a call's first byte."""
 
     def snapshot(self, gauges: dict[str, float] | None = None) -> bytes:
-        """Return the counts as msgpack of `Published`; `gauges` joins the ones kept here."""
+        """Return the counts as msgpack of `WorkerMetrics`; `gauges` joins the ones kept here."""
         now = {
             "inflight": self.inflight,
             "connections": self.connections,
             "loop_lag_seconds": self.loop_lag_us / 1e6,
         }
         return msgspec.msgpack.encode(
-            Published(
+            WorkerMetrics(
                 identity=self.identity,
                 counters={
                     "requests": dict(self.requests),

@@ -12,7 +12,7 @@ import asyncio
 import random
 from typing import Final
 
-from relay.call import CallStart
+from relay.clock import now_us
 from relay.config import Config
 from relay.errors import (
     ChannelDrained,
@@ -20,29 +20,30 @@ from relay.errors import (
     RelayError,
     Unavailable,
 )
-from relay.flow.active import ActiveCall, Caller
-from relay.flow.ask import Asker
-from relay.flow.attempt import Attempt
-from relay.flow.drains import Drains
+from relay.flow.abandoned import AbandonedAnswers
+from relay.flow.asker import Asker
+from relay.flow.attempts.attempt import Attempt
+from relay.flow.balancer import Balancer
+from relay.flow.call import Call, CallOwner
 from relay.flow.hedge import race
-from relay.flow.outlet import Outlet
-from relay.flow.referee import Referee, now_us
+from relay.flow.response import Response
+from relay.flow.running import RunningCalls
 from relay.flow.settle import Settlement
-from relay.flow.splicer import Splicer
-from relay.flow.stages import COMMITTED
-from relay.flow.watch import Watch
+from relay.flow.splice import Splicer
 from relay.model import Channel
 from relay.ports import Connections, Journal
+from relay.records import CallStart
 from relay.routing.budget import Effort
 from relay.routing.pick import affinity_of
-from relay.routing.splice import Carriage
 from relay.routing.table import Action, Outcome, classify_error, decide
-from relay.wire.answer import error_event
+from relay.splice.rewrite import Continuation
+from relay.stage import COMMITTED
+from relay.wire.dialects.openai import error_event
 
 RETRY_AFTER_S: Final = 5.0
 """What a client is told when no channel is left and none said when to come back."""
 
-Next = tuple[Channel, Carriage | None]
+Next = tuple[Channel, Continuation | None]
 """The channel to ask next, and how its answer goes on where another one broke off."""
 
 
@@ -53,31 +54,31 @@ class Exchange:
         self,
         connections: Connections,
         journal: Journal,
-        watch: Watch,
-        referee: Referee,
+        running_calls: RunningCalls,
+        balancer: Balancer,
         settlement: Settlement,
         config: Config,
     ) -> None:
         self._connections = connections
         self._journal = journal
-        self._tolls = settlement.tolls
-        self._watch = watch
-        self._referee = referee
+        self._reservations = settlement.reservations
+        self._running_calls = running_calls
+        self._balancer = balancer
         self._settlement = settlement
         self._limits = config.switching
         self._total_us = int(config.timeouts.total_s * 1e6)
-        self._splicer = Splicer(referee, config.timeouts)
-        self._asker = Asker(connections, referee, settlement.complete, config.switching)
-        self._drains = Drains(self._asker, settlement, self._close, config.billing)
+        self._splicer = Splicer(balancer, config.timeouts)
+        self._asker = Asker(connections, balancer, settlement.complete, config.switching)
+        self._abandoned = AbandonedAnswers(self._asker, settlement, self._close, config.billing)
         # Bound once: a method bound for each call is 64 bytes of every open stream.
         self._on_end, self._on_desert = self._end_at_once, self._desert
-        self._reads_on = self._drains.take_on
+        self._reads_on = self._abandoned.take_on
 
-    def ask_at_once(self, call: ActiveCall, caller: Caller) -> bool:
+    def ask_at_once(self, call: Call, owner: CallOwner) -> bool:
         """Ask the call's first channel within this very callback, if nothing has to be waited for.
 
         Most calls end without a task having been woken for them: their answer goes out from the
-        upstream's callback, and `caller` hears that it is out. Of a call that did not go so well
+        upstream's callback, and `owner` hears that it is out. Of a call that did not go so well
         it hears the attempt that failed, for `run` to go on from.
 
         Returns:
@@ -88,19 +89,19 @@ class Exchange:
         """
         if call.line is not None and call.line.hedge_ms:
             return False
-        if not self._tolls.take(call):
+        if not self._reservations.take(call):
             return False
         channel = self._first(call)
-        quota = self._referee.quotas.take(call, channel)
+        quota = self._balancer.quotas.take(call, channel)
         if quota is None:
             return False
         connection = self._connections.take(channel)
         if connection is None:
-            self._referee.quotas.give_back(quota)
+            self._balancer.quotas.give_back(quota)
             return False
         asker = self._asker
         self._open(call)
-        call.caller = caller
+        call.owner = owner
         call.deserted = self._on_desert
         attempt = asker.attempt_on(call, channel)
         attempt.quota = quota
@@ -112,16 +113,16 @@ class Exchange:
             raise
         return True
 
-    async def run(self, call: ActiveCall, caller: Caller, failed: Attempt | None = None) -> bool:
+    async def run(self, call: Call, owner: CallOwner, failed: Attempt | None = None) -> bool:
         """Carry the call out, as far as something has to be waited for besides its answer.
 
         Args:
             call: An admitted call.
-            caller: Who hears of the answer's end, as with `ask_at_once`.
-            failed: The attempt that `caller` heard had failed, where one has.
+            owner: Who hears of the answer's end, as with `ask_at_once`.
+            failed: The attempt that `owner` heard had failed, where one has.
 
         Returns:
-            True: an answer is under way, and `caller` hears what becomes of it. False: it is out,
+            True: an answer is under way, and `owner` hears what becomes of it. False: it is out,
             and the call settled.
 
         Raises:
@@ -134,15 +135,15 @@ class Exchange:
             self._open(call)
         running = False
         try:
-            running = await self._serve(call, caller, failed)
+            running = await self._serve(call, owner, failed)
         except asyncio.CancelledError:
-            if not call.left_s:  # else its answer is read on without us (flow.drains)
+            if not call.left_s:  # else its answer is read on without us (flow.abandoned)
                 call.stop()
                 self._settlement.fail(call, ClientGone("The client closed the connection."))
             raise
         except RelayError as error:
             self._settlement.fail(call, error)
-            if not call.outlet.opened:
+            if not call.response.opened:
                 raise
             self._tell_in_band(call, error)
         finally:
@@ -150,29 +151,29 @@ class Exchange:
                 self._close(call)
         return running
 
-    async def _pay(self, call: ActiveCall) -> None:
+    async def _pay(self, call: Call) -> None:
         """Take what a call has to take before it may run; wait where that is needed."""
         try:
-            await self._tolls.pay(call)
+            await self._reservations.pay(call)
         except asyncio.CancelledError:
             self._settlement.fail(call, ClientGone("The client closed the connection."))
             raise
 
-    def _open(self, call: ActiveCall) -> None:
+    def _open(self, call: Call) -> None:
         """Put a call under way: watched, and written down before any channel is asked."""
-        call.outlet = Outlet(call.client, call.id, call.notes)
-        call.client.watch(call)
+        call.response = Response(call.client, call.id, call.notes)
+        call.client.set_backpressure(call)
         if call.stream:
             self._splicer.prepare(call)
         call.reads_on = self._reads_on
-        self._watch.add(call)
+        self._running_calls.add(call)
         self._journal.start(_start_record(call))
 
-    def _close(self, call: ActiveCall) -> None:
-        call.client.watch(None)
-        self._watch.remove(call)
-        if call.keeper is not None:
-            call.keeper.release()
+    def _close(self, call: Call) -> None:
+        call.client.set_backpressure(None)
+        self._running_calls.remove(call)
+        if call.delivered_text is not None:
+            call.delivered_text.release()
         # An attempt and its call know each other: left so, the question would live on until the
         # collector comes by.
         call.payer = None
@@ -180,39 +181,39 @@ class Exchange:
     def _end_at_once(self, attempt: Attempt, error: RelayError | None) -> None:
         """An attempt that was asked at once is over, well or not."""
         call = attempt.call
-        assert call.caller is not None
+        assert call.owner is not None
         if error is not None:
-            call.caller.broken(attempt)
+            call.owner.broken(attempt)
             return
         self._asker.end(attempt)
         self._close(call)
-        call.caller.over(call)
+        call.owner.over(call)
 
-    def _desert(self, call: ActiveCall) -> None:
+    def _desert(self, call: Call) -> None:
         """The client hung up on a call that no task waits for."""
-        assert call.caller is not None
+        assert call.owner is not None
         if not call.left_s:
             gone = ClientGone("The client closed the connection.")
-            for attempt in list(call.running):
+            for attempt in list(call.open_attempts):
                 self._asker.judge(attempt, gone)
                 self._asker.end(attempt)
             self._settlement.fail(call, gone)
             self._close(call)
-        call.caller.over(call)
+        call.owner.over(call)
 
-    def _first(self, call: ActiveCall) -> Channel:
+    def _first(self, call: Call) -> Channel:
         """Return the channel to ask first."""
         if len(call.channels) > 1 and call.account is not None:
             session = call.question.session
             call.affinity = affinity_of(call.account.id, session) if session else None
-        channel = self._referee.choose(call)
+        channel = self._balancer.choose(call)
         if channel is None:
-            raise self._referee.quotas.refusal(call) or Unavailable(
+            raise self._balancer.quotas.refusal(call) or Unavailable(
                 "No channel serves this model now.", retry_after_s=RETRY_AFTER_S
             )
         return channel
 
-    async def _serve(self, call: ActiveCall, caller: Caller, failed: Attempt | None) -> bool:
+    async def _serve(self, call: Call, owner: CallOwner, failed: Attempt | None) -> bool:
         """Ask one channel after the other until one is about to answer; see `run`."""
         hedged = call.line is not None and call.line.hedge_ms > 0
         asker = self._asker
@@ -230,7 +231,7 @@ class Exchange:
                 effort = self._effort_of(call)
                 following = self._decide(call, attempt, error, effort)
             else:
-                call.caller = caller
+                call.owner = owner
                 call.deserted = self._on_desert
                 return True
             wait_us = effort.backoff_us(now_us(), _dice())
@@ -238,33 +239,31 @@ class Exchange:
                 await asyncio.sleep(wait_us / 1e6)
             attempt = asker.attempt_on(call, *following)
 
-    def _effort_of(self, call: ActiveCall) -> Effort:
+    def _effort_of(self, call: Call) -> Effort:
         """Return the tries and the time that a call has spent and has left."""
         effort = Effort(self._limits.attempts_max, int(call.begun_s * 1e6) + self._total_us)
-        effort.attempts = call.attempts
+        effort.attempts = call.attempt_count
         return effort
 
-    def _decide(
-        self, call: ActiveCall, attempt: Attempt, error: RelayError, effort: Effort
-    ) -> Next:
+    def _decide(self, call: Call, attempt: Attempt, error: RelayError, effort: Effort) -> Next:
         """Return where to go on after a failed attempt; raise its error where nowhere."""
         outcome = classify_error(error)
         committed = call.committed
         stage = COMMITTED if committed else attempt.stage
         carried = self._splicer.plan(call, outcome, error) if committed else None
-        other = None if committed or call.doom else self._referee.choose(call)
+        other = None if committed or call.doom else self._balancer.choose(call)
         may_switch = (
             other is not None
             and effort.left(now_us())
             # What an operator moves is no retry, and must not be lost to a budget for those.
-            and (outcome is Outcome.DRAINED or self._referee.grants_retry(other, call.model))
+            and (outcome is Outcome.DRAINED or self._balancer.grants_retry(other, call.model))
         )
         action = decide(
             stage,
             outcome,
             may_switch=may_switch,
             may_splice=carried is not None,
-            head_out=call.outlet.opened,
+            head_out=call.response.opened,
         )
         if action is Action.SPLICE and carried is not None:
             return carried
@@ -277,21 +276,21 @@ class Exchange:
 
     # --- moved by an operator ----------------------------------------------------------------
 
-    def move_off(self, call: ActiveCall, channel_id: int) -> None:
+    def move_off(self, call: Call, channel_id: int) -> None:
         """Take a call off a channel that an operator wants empty, where that can be done whole."""
-        wish = ChannelDrained("The channel is being drained.")
-        for attempt in list(call.running):
+        preference = ChannelDrained("The channel is being drained.")
+        for attempt in list(call.open_attempts):
             if attempt.channel.id != channel_id:
                 continue
             if call.committed:
-                possible = self._splicer.plan(call, Outcome.DRAINED, wish) is not None
+                possible = self._splicer.plan(call, Outcome.DRAINED, preference) is not None
             else:
                 left = self._effort_of(call).left(now_us())
-                possible = left and self._referee.choose(call) is not None
+                possible = left and self._balancer.choose(call) is not None
             if possible:
-                attempt.fail(wish)
+                attempt.fail(preference)
 
-    def _tell_in_band(self, call: ActiveCall, error: RelayError) -> None:
+    def _tell_in_band(self, call: Call, error: RelayError) -> None:
         """End an answer that has begun: a stream with an error event, a body by breaking off."""
         call.client.keeps_alive = False
         if call.stream:
@@ -302,7 +301,7 @@ class Exchange:
                 opening=call.opening,
                 events_out=call.events_out,
             )
-            call.outlet.send_events(event, last=True)
+            call.response.send_events(event, last=True)
         else:
             call.client.cut()
 
@@ -311,7 +310,7 @@ def _dice() -> float:
     return random.random()  # noqa: S311 - jitter
 
 
-def _start_record(call: ActiveCall) -> CallStart:
+def _start_record(call: Call) -> CallStart:
     assert call.key is not None and call.account is not None and call.line is not None
     return CallStart(
         call.id,

@@ -9,12 +9,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from relay.errors import ChannelOutrun, RelayError
-from relay.flow.active import ActiveCall
-from relay.flow.ask import Asker
-from relay.flow.attempt import Attempt
+from relay.flow.asker import Asker
+from relay.flow.attempts.attempt import Attempt
+from relay.flow.call import Call
 
 
-async def race(asker: Asker, call: ActiveCall, attempt: Attempt) -> None:
+async def race(asker: Asker, call: Call, attempt: Attempt) -> None:
     """Ask, and where no output comes in time ask another channel beside it.
 
     Raises:

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from relay.billing.shapes import Lease, LeaseAsk
+from relay.billing.shapes import CreditLease, CreditRequest
 from relay.model import Channel
 from relay.usage import Usage
 
 if TYPE_CHECKING:
-    from relay.flow.active import ActiveCall
+    from relay.flow.call import Call
 
 
 class Client(Protocol):
@@ -28,8 +28,8 @@ class Client(Protocol):
         """What the client has not taken yet."""
         ...
 
-    def watch(self, valve: "Valve | None") -> None:
-        """Tell `valve` from now on when the client's buffer is full and when it has drained."""
+    def set_backpressure(self, backpressure: "Backpressure | None") -> None:
+        """Tell `backpressure` when the client's buffer is full and when it has drained."""
         ...
 
     def cut(self) -> None:
@@ -37,7 +37,7 @@ class Client(Protocol):
         ...
 
 
-class Valve(Protocol):
+class Backpressure(Protocol):
     """What stops and goes with the client's appetite."""
 
     __slots__ = ()
@@ -75,17 +75,17 @@ class Question(Protocol):
         """Return content type and body for `channel`, which knows the model as `model`."""
         ...
 
-    def carry_on(self, fields: Mapping[str, msgspec.Raw]) -> "Question":
+    def continue_with(self, fields: Mapping[str, msgspec.Raw]) -> "Question":
         """Return the same question with another top level: the rest of an answer is asked for."""
         ...
 
 
-class Toll(Protocol):
+class Reservation(Protocol):
     """Something that a call takes before it may run, and that is settled when it has ended."""
 
     __slots__ = ()
 
-    def take(self, call: "ActiveCall") -> bool:
+    def take(self, call: "Call") -> bool:
         """Take what the call may use, without waiting.
 
         Returns:
@@ -96,7 +96,7 @@ class Toll(Protocol):
         """
         ...
 
-    async def wait(self, call: "ActiveCall") -> None:
+    async def wait(self, call: "Call") -> None:
         """Take what the call may use as soon as that can be decided; bounded.
 
         Raises:
@@ -105,23 +105,23 @@ class Toll(Protocol):
         """
         ...
 
-    def update(self, call: "ActiveCall", usage: Usage) -> None:
+    def update(self, call: "Call", usage: Usage) -> None:
         """Take note of what a running call has used so far; never blocks."""
         ...
 
-    def close(self, call: "ActiveCall", usage: Usage, cost_nanos: int) -> None:
+    def close(self, call: "Call", usage: Usage, cost_nanos: int) -> None:
         """Put what the call used in place of what it took, and free the rest; never blocks."""
         ...
 
 
-class Lender(Protocol):
+class CreditLender(Protocol):
     """Where a worker leases credit of accounts."""
 
     __slots__ = ()
 
     async def lease(
-        self, asks: Sequence[LeaseAsk], surplus: Mapping[int, int]
-    ) -> Mapping[int, Lease]:
+        self, asks: Sequence[CreditRequest], surplus: Mapping[int, int]
+    ) -> Mapping[int, CreditLease]:
         """Lease what is asked, give back what is surplus (by account), renew all; bounded in time.
 
         Returns:

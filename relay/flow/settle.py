@@ -2,7 +2,7 @@
 
 Charged is what was delivered (billing.hold.usage_to_charge): usage as the upstream reported it, or
 counted by us and marked as an estimate. Nothing delivered, nothing charged; an error's text is
-never counted as tokens. What the call cost beside it is the operator's (flow.waste).
+never counted as tokens. What the call cost beside it is the operator's (flow.attempts.failed).
 """
 
 import math
@@ -11,7 +11,6 @@ from typing import Final
 from relay.billing.hold import usage_to_charge
 from relay.billing.shapes import Ending
 from relay.billing.tariff import NO_TARIFF, Tariff
-from relay.call import CallCheckpoint, CallEnd, EndReason
 from relay.clock import clock_s
 from relay.errors import (
     ChannelTimeout,
@@ -23,16 +22,16 @@ from relay.errors import (
     ShuttingDown,
     UpstreamRejected,
 )
-from relay.flow.active import ActiveCall
+from relay.flow.attempts.failed import BYTES_PER_TOKEN, failed_tries_of, operator_cost_nanos
+from relay.flow.call import Call
 from relay.flow.counters import STATUS_CLASSES, Counters
-from relay.flow.spending import Spending
-from relay.flow.stages import COMMITTED
-from relay.flow.tolls import Tolls
-from relay.flow.tries import tries_of
-from relay.flow.waste import BYTES_PER_TOKEN, waste_nanos
+from relay.flow.reserve.key_quotas import KeyQuotas
+from relay.flow.reserve.reservations import Reservations
 from relay.ports import Journal
+from relay.records import CallCheckpoint, CallEnd, EndReason
+from relay.stage import COMMITTED
 from relay.usage import Usage
-from relay.wire.answer import error_status
+from relay.wire.dialects.openai import error_status
 
 NOTHING: Final = Usage()
 _COMPLETED: Final = EndReason.COMPLETED
@@ -42,22 +41,26 @@ class Settlement:
     """Writes the end of calls into the journal and the counters."""
 
     def __init__(
-        self, journal: Journal, counters: Counters, spending: Spending, tolls: Tolls
+        self,
+        journal: Journal,
+        counters: Counters,
+        key_quotas: KeyQuotas,
+        reservations: Reservations,
     ) -> None:
         self._journal = journal
         self._counters = counters
-        self._spending = spending
-        self.tolls = tolls
+        self._key_quotas = key_quotas
+        self.reservations = reservations
         """What calls have to pay before they run; here their end is told."""
 
-    def complete(self, call: ActiveCall) -> None:
+    def complete(self, call: Call) -> None:
         """Settle a call whose answer is whole; its last bytes are not out yet."""
         if call.left_s:
             self.fail(call, ClientGone("The client closed the connection."))
         else:
             self._settle(call, 200, _COMPLETED, "")
 
-    def fail(self, call: ActiveCall, error: RelayError) -> None:
+    def fail(self, call: Call, error: RelayError) -> None:
         """Settle a call that ended with `error`, unless it is settled already."""
         if call.settled:
             return
@@ -72,7 +75,7 @@ class Settlement:
             self._counters.truncated += 1
         self._settle(call, status, reason, error.code or error.kind)
 
-    def checkpoint(self, call: ActiveCall) -> None:
+    def checkpoint(self, call: Call) -> None:
         """Write down what a running stream would be charged now, and tell those it has paid."""
         if call.settled or call.key is None:
             return
@@ -93,15 +96,15 @@ class Settlement:
                 tariff.model_multiplier_ppm,
             )
         )
-        if call.paid:
-            self.tolls.update(call, usage)
+        if call.reservations_taken:
+            self.reservations.update(call, usage)
 
-    def _settle(self, call: ActiveCall, status: int, reason: EndReason, error_code: str) -> None:
+    def _settle(self, call: Call, status: int, reason: EndReason, error_code: str) -> None:
         if call.settled:
             return
         # Most calls are served by their first attempt, and none was made in vain.
-        at_once = call.attempts == 1 and call.payer is not None
-        retry_nanos = 0 if at_once else waste_nanos(call)
+        at_once = call.attempt_count == 1 and call.payer is not None
+        retry_nanos = 0 if at_once else operator_cost_nanos(call)
         call.settled = True
         usage = usage_of(call, reason)
         begun_s = call.begun_s
@@ -112,9 +115,9 @@ class Settlement:
         tariff = _tariff_of(call, usage)
         cost_nanos = tariff.cost_nanos(usage)
         if cost_nanos and call.key.quota_nanos is not None:
-            self._spending.add(call.key.id, cost_nanos)
-        if call.paid:
-            self.tolls.close(call, usage, cost_nanos)
+            self._key_quotas.add(call.key.id, cost_nanos)
+        if call.reservations_taken:
+            self.reservations.close(call, usage, cost_nanos)
         total_us = int((clock_s() - begun_s) * 1e6)
         self._journal.end(
             CallEnd(
@@ -139,7 +142,7 @@ class Settlement:
                 usage.estimated,
                 first_us,
                 total_us,
-                call.attempts,
+                call.attempt_count,
                 cost_nanos,
                 tariff.price_id,
                 tariff.group_multiplier_ppm,
@@ -152,11 +155,11 @@ class Settlement:
                 usage.image_output_tokens,
                 usage.images,
                 retry_nanos,
-                () if at_once and error_code == "" else tries_of(call),
+                () if at_once and error_code == "" else failed_tries_of(call),
             )
         )
 
-    def _count(self, call: ActiveCall, status: int, usage: Usage, first_us: int) -> None:
+    def _count(self, call: Call, status: int, usage: Usage, first_us: int) -> None:
         counters = self._counters
         line = call.line.name if call.line else ""
         counters.requests[line, call.endpoint, STATUS_CLASSES[status // 100]] += 1
@@ -173,12 +176,12 @@ class Settlement:
             counters.overhead.observe(int((call.asked_s - call.begun_s) * 1e6))
 
 
-def _tariff_of(call: ActiveCall, usage: Usage) -> Tariff:
+def _tariff_of(call: Call, usage: Usage) -> Tariff:
     tariff = call.tariff
     return NO_TARIFF if tariff is None or usage is NOTHING else tariff
 
 
-def usage_of(call: ActiveCall, reason: EndReason = EndReason.INTERRUPTED) -> Usage:
+def usage_of(call: Call, reason: EndReason = EndReason.INTERRUPTED) -> Usage:
     """Return what the client pays for; NOTHING, where that is not even a price per call."""
     if call.stage is not COMMITTED or (call.tariff is not None and call.tariff.free):
         return NOTHING
@@ -197,7 +200,7 @@ def usage_of(call: ActiveCall, reason: EndReason = EndReason.INTERRUPTED) -> Usa
     return NOTHING if charged is None else charged
 
 
-def _delivered_tokens(call: ActiveCall) -> int:
+def _delivered_tokens(call: Call) -> int:
     """Return about how many tokens of the answer went out while the client was there."""
     if call.stream:
         # Providers send about one event a token; the role and the ending make up for the few
@@ -207,7 +210,7 @@ def _delivered_tokens(call: ActiveCall) -> int:
     return math.ceil(bytes_out / BYTES_PER_TOKEN) if call.counts_bytes else 0
 
 
-def _reason(call: ActiveCall, error: RelayError) -> EndReason:  # noqa: PLR0911 - a table
+def _reason(call: Call, error: RelayError) -> EndReason:  # noqa: PLR0911 - a table
     match error:
         case ClientGone():
             return EndReason.CLIENT_GONE
@@ -227,4 +230,4 @@ def _reason(call: ActiveCall, error: RelayError) -> EndReason:  # noqa: PLR0911 
         return EndReason.TRUNCATED
     if isinstance(error, ChannelTimeout):
         return EndReason.TIMED_OUT
-    return EndReason.UPSTREAM_FAILED if call.attempts else EndReason.REJECTED
+    return EndReason.UPSTREAM_FAILED if call.attempt_count else EndReason.REJECTED

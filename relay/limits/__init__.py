@@ -1,1 +1,20 @@
-"""The arithmetic of limits: buckets, leases, estimates. Pure."""
+"""Token buckets, leases of them, permits: the arithmetic of limits. Pure.
+
+batch         One question on its way to the bank: what went into it, and what its end means for the
+              leases
+broker        Decides calls over many leases, all or nothing, and says what to ask the bank
+bucket        The arithmetic of a bucket (GCRA), and the one question that a worker asks about many
+              at once
+decision      What a call is told that asks to run: yes, no and why, or wait
+estimate      What a call will use, guessed before it runs: no tokenizer, learned from what calls
+              did use
+heartbeat     Who else is there: each worker tells its demand once a second, and learns its part of
+              all
+lease         One bucket as one worker sees it: what it has leased, what it needs, what it was told
+leases        All leases of one worker, by bucket
+limit_set     All buckets and concurrency limits of a call in one object, which is made once and
+              spent many times
+permits       Calls in flight: permits that workers hold in blocks, and count on their own
+rate_headers  What a client is told about its limits: the rate headers of both dialects
+scopes        Which buckets and permits a call draws on, under which keys, and by which rules
+"""

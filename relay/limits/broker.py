@@ -2,10 +2,10 @@
 
     take --> ADMITTED         everything is leased already: the common case
          --> Denied           a bucket said no a moment ago, or can never hold the call
-         --> None --> ask --> Ticket   short: the next flight asks for it
-    take_flight --> Flight --> (the bank) --> land | lose --> tickets decided
+         --> None --> ask --> Waiter   short: the next batch asks for it
+    take batch --> Batch --> (the bank) --> land | lose --> waiters decided
 
-A group of buckets has one flight in the air at a time. With one Redis all are one group; in a
+A group of buckets has one batch in the air at a time. With one Redis all are one group; in a
 Redis Cluster each hash tag is one, and a call that draws on several is admitted when all have
 granted it: what some had granted before another refused goes back into the leases.
 """
@@ -13,21 +13,21 @@ granted it: what some had granted before another refused goes back into the leas
 from collections.abc import Callable
 from typing import Final
 
-from relay.limits.bucket import Refusal, Reply
+from relay.limits.batch import CALLS_MAX, Batch, BatchDraft
+from relay.limits.bucket import BucketRefusal, BucketReply
 from relay.limits.decision import (
     ADMITTED,
     CROWDED_MS,
     LOST_MS,
     Admitted,
+    BucketGroup,
     Denied,
-    Group,
-    Ticket,
+    Waiter,
     Why,
 )
-from relay.limits.flight import CALLS_MAX, Draft, Flight
 from relay.limits.lease import ALONE_SHARE_MIN, Lease, Pairs, count, pair_up, put_back, refund
 from relay.limits.leases import Leases
-from relay.limits.scheme import Costs, Scheme
+from relay.limits.limit_set import Costs, LimitSet
 from relay.limits.scopes import Bucket
 from relay.model import OnLoss
 
@@ -48,18 +48,18 @@ class Broker:
         self._on_due = on_due
         self.leases = Leases()
         """For the heartbeat and for operators too; not to be changed by them."""
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, BucketGroup] = {}
         self._waiting = 0
         self._lost_ms = 0.0
         self.shares: dict[str, float] = {}
         """By bucket key: this worker's part of all workers' demand, from the heartbeat."""
         self.share_default = ALONE_SHARE_MIN
 
-    def take(self, scheme: Scheme, costs: Costs, now_ms: float) -> Admitted | Denied | None:
+    def take(self, limit_set: LimitSet, costs: Costs, now_ms: float) -> Admitted | Denied | None:
         """Take all costs from what is leased already, or none; None = the bank must be asked."""
-        leases = scheme.leases
-        if scheme.epoch != self.leases.epoch:
-            leases = self.leases.drawn_on(scheme, now_ms)
+        leases = limit_set.leases
+        if limit_set.epoch != self.leases.epoch:
+            leases = self.leases.drawn_on(limit_set, now_ms)
         for place, lease in enumerate(leases):
             cost = costs[place]
             left = lease.balance - cost
@@ -73,26 +73,26 @@ class Broker:
                 self._feed(leases)
         return ADMITTED
 
-    def ask(self, scheme: Scheme, costs: Costs, now_ms: float) -> Admitted | Denied | Ticket:
+    def ask(self, limit_set: LimitSet, costs: Costs, now_ms: float) -> Admitted | Denied | Waiter:
         """Take all costs, or none; what the leases lack is asked of the bank."""
-        decision = self.take(scheme, costs, now_ms)
+        decision = self.take(limit_set, costs, now_ms)
         if decision is not None:
             return decision
-        return self._queue(pair_up(self.leases.drawn_on(scheme, now_ms), costs), now_ms)
+        return self._queue(pair_up(self.leases.drawn_on(limit_set, now_ms), costs), now_ms)
 
-    def foresee(self, scheme: Scheme, costs: Costs, now_ms: float) -> Denied | None:
+    def foresee(self, limit_set: LimitSet, costs: Costs, now_ms: float) -> Denied | None:
         """Return why these costs would be denied without asking; takes and counts nothing."""
-        pairs = pair_up(self.leases.drawn_on(scheme, now_ms), costs)
+        pairs = pair_up(self.leases.drawn_on(limit_set, now_ms), costs)
         return self._worst(pairs, now_ms)[0]
 
-    def settle(self, scheme: Scheme, booked: Costs, costs: Costs, now_ms: float) -> None:
+    def settle(self, limit_set: LimitSet, booked: Costs, costs: Costs, now_ms: float) -> None:
         """Book costs in place of what was booked before, without a check.
 
-        No question of its own: it changes the leases, and rides on the next flight.
+        No question of its own: it changes the leases, and rides on the next batch.
         """
-        leases = scheme.leases
-        if scheme.epoch != self.leases.epoch:
-            leases = self.leases.settled_on(scheme, now_ms)
+        leases = limit_set.leases
+        if limit_set.epoch != self.leases.epoch:
+            leases = self.leases.settled_on(limit_set, now_ms)
         for place, lease in enumerate(leases):
             before, cost = booked[place], costs[place]
             if cost != before:
@@ -100,17 +100,17 @@ class Broker:
                 if lease.balance < 0:
                     self._group(lease.bucket).owed[lease] = None
 
-    def hold_back(self, scheme: Scheme, wait_ms: int, now_ms: float) -> None:
+    def hold_back(self, limit_set: LimitSet, wait_ms: int, now_ms: float) -> None:
         """Close buckets for a while, for all workers: an upstream's own quota is spent."""
-        for lease in self.leases.settled_on(scheme, now_ms):
+        for lease in self.leases.settled_on(limit_set, now_ms):
             lease.hold(now_ms + wait_ms)
             self._group(lease.bucket).owed[lease] = None
             self._on_due(self._group_of(lease.bucket))
 
-    def drop(self, ticket: Ticket) -> None:
-        """Give up a ticket whose call has gone; what it was granted goes into the leases."""
-        if ticket.decision is None:
-            self._close(ticket, Denied(Why.CROWDED, CROWDED_MS))
+    def drop(self, waiter: Waiter) -> None:
+        """Give up a waiter whose call has gone; what it was granted goes into the leases."""
+        if waiter.decision is None:
+            self._close(waiter, Denied(Why.CROWDED, CROWDED_MS))
 
     def sweep(self, now_ms: float) -> None:
         """Measure all leases, find what is owed, forget the idle ones. Every 250 ms."""
@@ -124,75 +124,75 @@ class Broker:
             if group.owed:
                 self._on_due(name)
 
-    def take_flight(self, name: str, now_ms: float, *, probe: bool = False) -> Flight | None:
-        """Return what to ask for a group now; None if nothing, or if a flight is in the air.
+    def take_batch(self, name: str, now_ms: float, *, probe: bool = False) -> Batch | None:
+        """Return what to ask for a group now; None if nothing, or if a batch is in the air.
 
         Args:
             name: The group.
             now_ms: The worker's clock.
             probe: Ask at least for nothing, to see whether the bank is there.
         """
-        group = self._groups.setdefault(name, Group())
+        group = self._groups.setdefault(name, BucketGroup())
         if group.flying or (group.lost_since_ms is not None and not probe):
             return None
-        draft = Draft(now_ms)
-        tickets: list[Ticket] = []
-        while group.waiting and len(tickets) < CALLS_MAX and not draft.full:
-            ticket = group.waiting.popleft()
-            if ticket.decision is not None:
+        draft = BatchDraft(now_ms)
+        waiters: list[Waiter] = []
+        while group.waiting and len(waiters) < CALLS_MAX and not draft.full:
+            waiter = group.waiting.popleft()
+            if waiter.decision is not None:
                 continue
-            asked, held = draft.claim([p for p in ticket.pairs if self._is_in(p[0], name)])
-            ticket.reserved += held
+            asked, held = draft.call([p for p in waiter.pairs if self._is_in(p[0], name)])
+            waiter.reserved += held
             if asked:
-                tickets.append(ticket)
+                waiters.append(waiter)
             else:
-                self._grant(ticket, name)
+                self._grant(waiter, name)
         self._add_owed(group, draft)
-        flight = draft.finish(name, probe=probe)
-        group.flying = flight is not None
-        group.aboard = tickets
-        return flight
+        batch = draft.finish(name, probe=probe)
+        group.flying = batch is not None
+        group.aboard = waiters
+        return batch
 
-    def land(self, flight: Flight, reply: Reply, now_ms: float) -> None:
-        """Take in the bank's reply, and decide the tickets of the flight."""
-        group = self._groups[flight.group]
+    def land(self, batch: Batch, reply: BucketReply, now_ms: float) -> None:
+        """Take in the bank's reply, and decide the waiters of the batch."""
+        group = self._groups[batch.group]
         self._regain(group, now_ms)
         group.flying = False
-        flight.land(reply, now_ms)
-        for ticket, claim, verdict in zip(
-            group.aboard, flight.claims, flight.verdicts(reply), strict=True
+        batch.land(reply, now_ms)
+        for waiter, call, decision in zip(
+            group.aboard, batch.calls, batch.decisions(reply), strict=True
         ):
-            if verdict is not None:
-                self._refuse(ticket, flight, claim, verdict, now_ms)
+            if decision is not None:
+                self._refuse(waiter, batch, call, decision, now_ms)
                 continue
-            if ticket.decision is None:
-                ticket.reserved += claim
-                self._grant(ticket, flight.group)
+            if waiter.decision is None:
+                waiter.reserved += call
+                self._grant(waiter, batch.group)
             else:
-                refund(claim)
+                refund(call)
         if group.waiting:
-            self._on_due(flight.group)
+            self._on_due(batch.group)
 
-    def lose(self, name: str, flight: Flight | None, now_ms: float) -> None:
+    def lose(self, name: str, batch: Batch | None, now_ms: float) -> None:
         """Take in that the bank cannot be asked: whoever waits is decided from the share.
 
-        What was turned in with the flight stays lost, and what it claimed may have been taken:
+        What was turned in with the batch stays lost, and what it claimed may have been taken:
         nobody knows, and asking again could take it twice. Debts are kept, and told again.
         """
-        group = self._groups.setdefault(name, Group())
+        group = self._groups.setdefault(name, BucketGroup())
         if group.lost_since_ms is None:
             group.lost_since_ms = now_ms
             for lease in self.leases:
                 if self._is_in(lease, name):
                     lease.alone_ms = None
-        waiting = [ticket for ticket in group.waiting if ticket.decision is None]
+        waiting = [waiter for waiter in group.waiting if waiter.decision is None]
         group.waiting.clear()
-        if flight is not None:
+        if batch is not None:
             group.flying = False
             waiting = [t for t in group.aboard if t.decision is None] + waiting
-            group.owed.update(dict.fromkeys(flight.crash()))
-        for ticket in waiting:
-            self._decide_alone(ticket, name, now_ms)
+            group.owed.update(dict.fromkeys(batch.crash()))
+        for waiter in waiting:
+            self._decide_alone(waiter, name, now_ms)
 
     def is_lost(self, name: str) -> bool:
         """Tell whether a group lives on its shares."""
@@ -204,14 +204,14 @@ class Broker:
         since = [g.lost_since_ms for g in self._groups.values() if g.lost_since_ms is not None]
         return self._lost_ms + sum(now_ms - start_ms for start_ms in since)
 
-    def _group(self, bucket: Bucket) -> Group:
-        return self._groups.setdefault(self._group_of(bucket), Group())
+    def _group(self, bucket: Bucket) -> BucketGroup:
+        return self._groups.setdefault(self._group_of(bucket), BucketGroup())
 
     def _is_in(self, lease: Lease, name: str) -> bool:
         return self._group_of(lease.bucket) == name
 
     def _feed(self, leases: list[Lease]) -> None:
-        """Have a call's leases filled up before anybody has to wait for them: all by one flight."""
+        """Have a call's leases filled up before anybody has to wait for them: all by one batch."""
         for lease in leases:
             if lease.low > 0 and not lease.hungry:
                 lease.hungry = True
@@ -234,27 +234,27 @@ class Broker:
                 denied, binding = refusal, (lease, cost)
         return denied, binding
 
-    def _queue(self, pairs: Pairs, now_ms: float) -> Admitted | Denied | Ticket:
-        ticket = Ticket(pairs)
+    def _queue(self, pairs: Pairs, now_ms: float) -> Admitted | Denied | Waiter:
+        waiter = Waiter(pairs)
         names = {self._group_of(lease.bucket) for lease, _ in pairs}
         for name in sorted(names):
             if self.is_lost(name):
-                self._take_alone(ticket, name, now_ms)
+                self._take_alone(waiter, name, now_ms)
             else:
-                ticket.groups.add(name)
-        if not ticket.groups:
+                waiter.groups.add(name)
+        if not waiter.groups:
             count(pairs)
             return ADMITTED
         if self._waiting >= WAITING_MAX:
-            refund(ticket.reserved)
+            refund(waiter.reserved)
             return Denied(Why.CROWDED, CROWDED_MS)
         self._waiting += 1
-        for name in sorted(ticket.groups):
-            self._groups.setdefault(name, Group()).waiting.append(ticket)
+        for name in sorted(waiter.groups):
+            self._groups.setdefault(name, BucketGroup()).waiting.append(waiter)
             self._on_due(name)
         for lease, _ in pairs:
             lease.asked += 1
-        return ticket
+        return waiter
 
     def _bar(self, lease: Lease, cost: int, now_ms: float) -> Denied | None:
         """Return why a call need not even ask for a bucket; None where it may."""
@@ -273,33 +273,33 @@ class Broker:
             wait_ms = lease.wait_alone_ms(cost, self._share(bucket), now_ms)
         return Denied(Why.EMPTY, wait_ms, bucket) if wait_ms > 0 else None
 
-    def _take_alone(self, ticket: Ticket, name: str, now_ms: float) -> None:
-        """Take what a ticket still lacks in a lost group from leases and shares."""
-        for lease, cost in self._lacking(ticket, name):
+    def _take_alone(self, waiter: Waiter, name: str, now_ms: float) -> None:
+        """Take what a waiter still lacks in a lost group from leases and shares."""
+        for lease, cost in self._lacking(waiter, name):
             if lease.balance >= cost:
                 lease.balance -= cost
-                ticket.reserved.append((lease, cost))
+                waiter.reserved.append((lease, cost))
             elif lease.bucket.on_loss is OnLoss.SHARE:
                 lease.take_alone(cost, self._share(lease.bucket), now_ms)
 
-    def _decide_alone(self, ticket: Ticket, name: str, now_ms: float) -> None:
-        for lease, cost in self._lacking(ticket, name):
+    def _decide_alone(self, waiter: Waiter, name: str, now_ms: float) -> None:
+        for lease, cost in self._lacking(waiter, name):
             refusal = self._bar(lease, cost, now_ms)
             if refusal is not None:
                 lease.count(cost)
-                self._close(ticket, refusal)
+                self._close(waiter, refusal)
                 return
-        self._take_alone(ticket, name, now_ms)
-        self._grant(ticket, name)
+        self._take_alone(waiter, name, now_ms)
+        self._grant(waiter, name)
 
-    def _lacking(self, ticket: Ticket, name: str) -> Pairs:
-        held = {lease for lease, _ in ticket.reserved}
-        return [p for p in ticket.pairs if p[0] not in held and self._is_in(p[0], name)]
+    def _lacking(self, waiter: Waiter, name: str) -> Pairs:
+        held = {lease for lease, _ in waiter.reserved}
+        return [p for p in waiter.pairs if p[0] not in held and self._is_in(p[0], name)]
 
     def _share(self, bucket: Bucket) -> float:
         return self.shares.get(bucket.key, self.share_default)
 
-    def _add_owed(self, group: Group, draft: Draft) -> None:
+    def _add_owed(self, group: BucketGroup, draft: BatchDraft) -> None:
         while group.owed and not draft.full:
             lease = next(iter(group.owed))
             del group.owed[lease]
@@ -307,41 +307,41 @@ class Broker:
         while group.hungry and not draft.full:
             draft.feed(group.hungry.pop())
 
-    def _regain(self, group: Group, now_ms: float) -> None:
+    def _regain(self, group: BucketGroup, now_ms: float) -> None:
         if group.lost_since_ms is not None:
             self._lost_ms += now_ms - group.lost_since_ms
             group.lost_since_ms = None
 
-    def _grant(self, ticket: Ticket, name: str) -> None:
-        ticket.groups.discard(name)
-        if not ticket.groups:
-            count(ticket.pairs)
-            self._close(ticket, ADMITTED)
+    def _grant(self, waiter: Waiter, name: str) -> None:
+        waiter.groups.discard(name)
+        if not waiter.groups:
+            count(waiter.pairs)
+            self._close(waiter, ADMITTED)
 
     def _refuse(
         self,
-        ticket: Ticket,
-        flight: Flight,
-        claim: Pairs,
-        verdict: Refusal,
+        waiter: Waiter,
+        batch: Batch,
+        call: Pairs,
+        decision: BucketRefusal,
         now_ms: float,
     ) -> None:
-        lease = flight.leases[verdict.place]
-        cost = dict(claim)[lease]
-        lease.deny(cost, verdict.wait_ms, now_ms)
+        lease = batch.leases[decision.place]
+        cost = dict(call)[lease]
+        lease.deny(cost, decision.wait_ms, now_ms)
         lease.count(cost)
-        if ticket.decision is None:
-            self._close(ticket, Denied(Why.EMPTY, verdict.wait_ms, lease.bucket))
+        if waiter.decision is None:
+            self._close(waiter, Denied(Why.EMPTY, decision.wait_ms, lease.bucket))
 
-    def _close(self, ticket: Ticket, decision: Admitted | Denied) -> None:
-        ticket.decision = decision
+    def _close(self, waiter: Waiter, decision: Admitted | Denied) -> None:
+        waiter.decision = decision
         self._waiting -= 1
-        for lease, _ in ticket.pairs:
+        for lease, _ in waiter.pairs:
             lease.asked -= 1
         if decision is not ADMITTED:
-            refund(ticket.reserved)
-        if ticket.decide is not None:
-            ticket.decide()
+            refund(waiter.reserved)
+        if waiter.decide is not None:
+            waiter.decide()
 
 
 def _rank(denied: Denied) -> tuple[bool, bool, int]:

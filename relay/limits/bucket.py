@@ -63,7 +63,7 @@ class Rule(msgspec.Struct, frozen=True):
         return max(0, int((self.burst_ms - used_ms) * self.per_minute / MINUTE_MS))
 
 
-class Bid(msgspec.Struct, frozen=True):
+class BucketRequest(msgspec.Struct, frozen=True):
     """A bucket that the question is about, and how much of it to lease beside (`want`)."""
 
     key: str
@@ -71,7 +71,7 @@ class Bid(msgspec.Struct, frozen=True):
     want: int = 0
 
 
-class Claim(msgspec.Struct, frozen=True):
+class CallRequest(msgspec.Struct, frozen=True):
     """What one call needs, all or nothing: pairs of (place in `Question.bids`, cost).
 
     `force`: debited without a check. A negative cost gives back; only forced claims have one.
@@ -84,25 +84,30 @@ class Claim(msgspec.Struct, frozen=True):
     hold: bool = False
 
 
-class Question(msgspec.Struct, frozen=True):
+class BucketQuestion(msgspec.Struct, frozen=True):
     """Everything that a worker asks in one round trip; claims are decided in their order."""
 
-    bids: tuple[Bid, ...]
-    claims: tuple[Claim, ...]
+    requests: tuple[BucketRequest, ...]
+    calls: tuple[CallRequest, ...]
 
     def flatten(self) -> list[int]:
         """Return it as the flat list of integers that admit.lua reads."""
         flat: list[int] = []
-        for bid in self.bids:
-            flat += (bid.rule.per_minute, bid.rule.burst_ms, bid.want, bid.rule.fair)
-        for claim in self.claims:
-            flat += (2 if claim.hold else int(claim.force), len(claim.draws))
-            for place, cost in claim.draws:
+        for request in self.requests:
+            flat += (
+                request.rule.per_minute,
+                request.rule.burst_ms,
+                request.want,
+                request.rule.fair,
+            )
+        for call in self.calls:
+            flat += (2 if call.hold else int(call.force), len(call.draws))
+            for place, cost in call.draws:
                 flat += (place + 1, cost)
         return flat
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class BucketRefusal(msgspec.Struct, frozen=True):
     """Why a claim was refused: the bucket that binds longest, and for how long."""
 
     place: int
@@ -116,27 +121,28 @@ class Share(msgspec.Struct, frozen=True):
     used_ms: int
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """One verdict for each claim (None = granted) and one share for each bid."""
+class BucketReply(msgspec.Struct, frozen=True):
+    """One decision for each claim (None = granted) and one share for each bid."""
 
-    verdicts: tuple[Refusal | None, ...]
+    decisions: tuple[BucketRefusal | None, ...]
     shares: tuple[Share, ...]
 
 
-def read_reply(question: Question, flat: list[int]) -> Reply:
+def read_reply(question: BucketQuestion, flat: list[int]) -> BucketReply:
     """Return what the flat list that answers `question` says.
 
     Raises:
         ValueError: It does not fit the question; whoever answered was not admit.lua.
     """
-    count = len(question.claims)
-    if len(flat) != count + 2 * len(question.bids) or not all(type(n) is int for n in flat):
+    count = len(question.calls)
+    if len(flat) != count + 2 * len(question.requests) or not all(type(n) is int for n in flat):
         raise ValueError("the reply does not fit the question")
-    verdicts = tuple(
-        Refusal(code % CODE_BASE - 1, code // CODE_BASE) if code else None for code in flat[:count]
+    decisions = tuple(
+        BucketRefusal(code % CODE_BASE - 1, code // CODE_BASE) if code else None
+        for code in flat[:count]
     )
     shares = tuple(Share(*flat[at : at + 2]) for at in range(count, len(flat), 2))
-    return Reply(verdicts, shares)
+    return BucketReply(decisions, shares)
 
 
 class Buckets:
@@ -150,7 +156,7 @@ class Buckets:
         self.tats: dict[str, float] = {}
         self.born_ms: float | None = None
 
-    def answer(self, question: Question, now_ms: float) -> list[int]:
+    def answer(self, question: BucketQuestion, now_ms: float) -> list[int]:
         """Decide the claims, take the leases, and return the flat reply.
 
         Args:
@@ -159,24 +165,24 @@ class Buckets:
         """
         if self.born_ms is None:
             self.born_ms = float(f"{now_ms:.3f}")
-        tats = [self._tat(bid, now_ms) for bid in question.bids]
+        tats = [self._tat(request, now_ms) for request in question.requests]
         touched: set[int] = set()
-        flat = [_decide(claim, question.bids, tats, touched, now_ms) for claim in question.claims]
-        for place, bid in enumerate(question.bids):
-            leased = _lease(bid, tats[place], now_ms)
+        flat = [_decide(call, question.requests, tats, touched, now_ms) for call in question.calls]
+        for place, request in enumerate(question.requests):
+            leased = _lease(request, tats[place], now_ms)
             if leased > 0:
-                tats[place] += leased * (MINUTE_MS / bid.rule.per_minute)
+                tats[place] += leased * (MINUTE_MS / request.rule.per_minute)
                 touched.add(place)
             used_ms = tats[place] - now_ms
             if place in touched:
                 used_ms = max(used_ms, 0.0)
-                self._keep(bid.key, tats[place], now_ms)
+                self._keep(request.key, tats[place], now_ms)
             flat += (leased, math.ceil(used_ms))
         return flat
 
-    def _tat(self, bid: Bid, now_ms: float) -> float:
+    def _tat(self, request: BucketRequest, now_ms: float) -> float:
         assert self.born_ms is not None
-        return max(self.tats.get(bid.key, self.born_ms + bid.rule.burst_ms), now_ms)
+        return max(self.tats.get(request.key, self.born_ms + request.rule.burst_ms), now_ms)
 
     def _keep(self, key: str, tat: float, now_ms: float) -> None:
         if tat <= now_ms:
@@ -186,25 +192,31 @@ class Buckets:
 
 
 def _decide(
-    claim: Claim, bids: tuple[Bid, ...], tats: list[float], touched: set[int], now_ms: float
+    call: CallRequest,
+    requests: tuple[BucketRequest, ...],
+    tats: list[float],
+    touched: set[int],
+    now_ms: float,
 ) -> int:
     """Return 0 and debit the claim, or return the code of its refusal."""
-    code = 0 if claim.force or claim.hold else _refusal(claim, bids, tats, now_ms)
+    code = 0 if call.force or call.hold else _refusal(call, requests, tats, now_ms)
     if code == 0:
-        for place, cost in claim.draws:
-            rule = bids[place].rule
+        for place, cost in call.draws:
+            rule = requests[place].rule
             limit = now_ms + rule.burst_ms
             moved_ms = cost * (MINUTE_MS / rule.per_minute)
-            tat = max(tats[place], limit + moved_ms) if claim.hold else tats[place] + moved_ms
+            tat = max(tats[place], limit + moved_ms) if call.hold else tats[place] + moved_ms
             tats[place] = min(tat, limit + DEBT_MS_MAX)
             touched.add(place)
     return code
 
 
-def _refusal(claim: Claim, bids: tuple[Bid, ...], tats: list[float], now_ms: float) -> int:
+def _refusal(
+    call: CallRequest, requests: tuple[BucketRequest, ...], tats: list[float], now_ms: float
+) -> int:
     worst = 0
-    for place, cost in claim.draws:
-        rule = bids[place].rule
+    for place, cost in call.draws:
+        rule = requests[place].rule
         over = tats[place] + rule.gate(cost) * (MINUTE_MS / rule.per_minute)
         over -= now_ms + rule.burst_ms
         if over > 0:
@@ -212,7 +224,7 @@ def _refusal(claim: Claim, bids: tuple[Bid, ...], tats: list[float], now_ms: flo
     return worst
 
 
-def _lease(bid: Bid, tat: float, now_ms: float) -> int:
-    room_ms = now_ms + bid.rule.burst_ms - tat
-    room = math.floor(room_ms / (MINUTE_MS / bid.rule.per_minute) / ROOM_PARTS)
-    return max(min(bid.want, room), 0)
+def _lease(request: BucketRequest, tat: float, now_ms: float) -> int:
+    room_ms = now_ms + request.rule.burst_ms - tat
+    room = math.floor(room_ms / (MINUTE_MS / request.rule.per_minute) / ROOM_PARTS)
+    return max(min(request.want, room), 0)

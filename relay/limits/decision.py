@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from relay.limits.lease import Lease, Pairs
-from relay.limits.scopes import Bucket, Room
+from relay.limits.scopes import Bucket, ConcurrencyLimit
 
 CROWDED_MS: Final = 100
 LOST_MS: Final = 1_000
@@ -32,7 +32,7 @@ class Denied(msgspec.Struct, frozen=True):
 
     why: Why
     wait_ms: int
-    limit: Bucket | Room | None = None
+    limit: Bucket | ConcurrencyLimit | None = None
 
 
 class Admitted(enum.Enum):
@@ -44,7 +44,7 @@ class Admitted(enum.Enum):
 ADMITTED: Final = Admitted.ADMITTED
 
 
-class Ticket:
+class Waiter:
     """A call that waits. `decide` is called once, unless the ticket is dropped before."""
 
     __slots__ = ("decide", "decision", "groups", "pairs", "reserved")
@@ -57,16 +57,26 @@ class Ticket:
         self.decide: Callable[[], None] | None = None
 
 
-class Group:
+class BucketGroup:
     """The buckets that one script call may touch."""
 
     __slots__ = ("aboard", "flying", "hungry", "lost_since_ms", "owed", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[Ticket] = deque()
+        self.waiting: deque[Waiter] = deque()
         self.hungry: list[Lease] = []
         self.owed: dict[Lease, None] = {}
         """Leases with debt to report or surplus to give back; ordered, so that runs repeat."""
         self.flying = False
-        self.aboard: list[Ticket] = []
+        self.aboard: list[Waiter] = []
         self.lost_since_ms: float | None = None
+
+
+class PermitRequest(msgspec.Struct, frozen=True):
+    """What a worker asks for one room."""
+
+    key: str
+    permits: int
+    used: int
+    need: int
+    spare: int

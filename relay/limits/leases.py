@@ -1,10 +1,10 @@
-"""All leases of one worker, by bucket; a scheme remembers its own for as long as they live."""
+"""All leases of one worker, by bucket; a limit set remembers its own for as long as they live."""
 
 from collections.abc import Iterator
 
-from relay.limits.headers import Standing
 from relay.limits.lease import Lease
-from relay.limits.scheme import Scheme
+from relay.limits.limit_set import LimitSet
+from relay.limits.rate_headers import BucketLevel
 from relay.limits.scopes import Bucket
 
 
@@ -14,36 +14,36 @@ class Leases:
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
         self.epoch = 0
-        """Moves when a lease is forgotten: what schemes remember is out of date then."""
+        """Moves when a lease is forgotten: what limit sets remember is out of date then."""
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self._leases.values()))
 
-    def drawn_on(self, scheme: Scheme, now_ms: float) -> list[Lease]:
+    def drawn_on(self, limit_set: LimitSet, now_ms: float) -> list[Lease]:
         """Return the leases of a call that begins: its buckets are those of today's catalog.
 
         A bucket whose limit has changed keeps its lease.
         """
-        if scheme.epoch != self.epoch:
-            scheme.leases = [self._lease(bucket, now_ms) for bucket in scheme.buckets]
-            for lease, bucket in zip(scheme.leases, scheme.buckets, strict=True):
+        if limit_set.epoch != self.epoch:
+            limit_set.leases = [self._lease(bucket, now_ms) for bucket in limit_set.buckets]
+            for lease, bucket in zip(limit_set.leases, limit_set.buckets, strict=True):
                 lease.bucket = bucket
-            scheme.epoch = self.epoch
-        return scheme.leases
+            limit_set.epoch = self.epoch
+        return limit_set.leases
 
-    def settled_on(self, scheme: Scheme, now_ms: float) -> list[Lease]:
+    def settled_on(self, limit_set: LimitSet, now_ms: float) -> list[Lease]:
         """Return the leases of a call that began before now: limits may have changed since."""
-        if scheme.epoch == self.epoch:
-            return scheme.leases
-        return [self._lease(bucket, now_ms) for bucket in scheme.buckets]
+        if limit_set.epoch == self.epoch:
+            return limit_set.leases
+        return [self._lease(bucket, now_ms) for bucket in limit_set.buckets]
 
-    def standings(self, scheme: Scheme, now_ms: float) -> list[Standing]:
-        """Return how full each bucket of a scheme was when it was last heard of."""
-        found = [(bucket, self._leases.get(bucket.key)) for bucket in scheme.buckets]
+    def standings(self, limit_set: LimitSet, now_ms: float) -> list[BucketLevel]:
+        """Return how full each bucket of a limit set was when it was last heard of."""
+        found = [(bucket, self._leases.get(bucket.key)) for bucket in limit_set.buckets]
         return [
-            Standing(bucket, lease.standing_ms(now_ms), lease.balance)
+            BucketLevel(bucket, lease.standing_ms(now_ms), lease.balance)
             if lease is not None
-            else Standing(bucket, 0.0)
+            else BucketLevel(bucket, 0.0)
             for bucket, lease in found
         ]
 

@@ -1,4 +1,4 @@
-"""Which buckets and seats a call draws on, under which keys, and by which rules.
+"""Which buckets and permits a call draws on, under which keys, and by which rules.
 
     line       {l:ID}   what was sold: the dedicated line's 30M tokens a minute
     model      {l:ID}   a model's part of a line
@@ -50,7 +50,7 @@ class Measure(enum.StrEnum):
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """How a contract counts each class of token, in parts per million of a token."""
+    """How a call limits counts each class of token, in parts per million of a token."""
 
     input_ppm: int = PPM
     cached_ppm: int = 0
@@ -78,13 +78,13 @@ class Bucket(msgspec.Struct, frozen=True, eq=False):
     on_loss: OnLoss = OnLoss.SHARE
 
 
-class Room(msgspec.Struct, frozen=True, eq=False):
-    """A limit on calls in flight: so many seats."""
+class ConcurrencyLimit(msgspec.Struct, frozen=True, eq=False):
+    """A limit on calls in flight: so many permits."""
 
     key: str
     tag: str
     scope: Scope
-    seats: int
+    permits: int
 
 
 class Limited(Protocol):
@@ -107,7 +107,7 @@ class Limited(Protocol):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What a line's contract says beside the numbers; the default fits all that say nothing."""
+    """What a line's call limits says beside the numbers; the default fits all that say nothing."""
 
     weights: Weights = Weights()
     on_loss: OnLoss = OnLoss.SHARE
@@ -115,10 +115,10 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Limit(msgspec.Struct, frozen=True, eq=False):
-    """Everything that one scope limits: up to two buckets and a room."""
+    """Everything that one scope limits: up to two buckets and a concurrency limit."""
 
     buckets: tuple[Bucket, ...]
-    room: Room | None
+    concurrency: ConcurrencyLimit | None
 
 
 PLAIN: Final = Terms()
@@ -127,7 +127,7 @@ PLAIN: Final = Terms()
 def limit_of(
     scope: Scope, owner: int, limited: Limited, terms: Terms = PLAIN, *, part: str = ""
 ) -> Limit:
-    """Return the buckets and the room of one scope.
+    """Return the buckets and the concurrency limit of one scope.
 
     Args:
         scope: Whose limit it is.
@@ -149,10 +149,10 @@ def limit_of(
         buckets.append(
             Bucket(f"{stem}:rpm", tag, scope, Measure.REQUESTS, rule, terms.weights, terms.on_loss)
         )
-    room = None
+    concurrency = None
     if limited.concurrency > 0:
-        room = Room(f"{stem}:seats", tag, scope, limited.concurrency)
-    return Limit(tuple(buckets), room)
+        concurrency = ConcurrencyLimit(f"{stem}:seats", tag, scope, limited.concurrency)
+    return Limit(tuple(buckets), concurrency)
 
 
 def limits_of(
@@ -181,7 +181,7 @@ def limits_of(
 
 
 def terms_of(line: Line) -> Terms:
-    """Return what a line's contract says."""
+    """Return what a line's call limits says."""
     weights = Weights(line.input_weight_ppm, line.cached_weight_ppm, line.output_weight_ppm)
     return Terms(weights=weights, on_loss=line.on_limiter_loss)
 

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from relay.mock.options import MockOptions
-from relay.mock.question import Question, Shape
+from relay.mock.question import MockQuestion, Shape
 from relay.mock.script import Passage, continue_from, digest, json_object, prose, tool_arguments
 
 JSON: Final = b"application/json"
@@ -26,7 +26,7 @@ Event: TypeAlias = tuple[bytes, int]
 """The bytes of one event, its blank line included, and the completion tokens in it."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class MockAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One whole answer.
 
     `events`: up to the one that ends the model's turn; read once. `streamed`: each event leaves
@@ -48,7 +48,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """What a renderer needs to know of one call."""
 
-    question: Question
+    question: MockQuestion
     options: MockOptions
 
     def identity(self, prefix: str) -> str:
@@ -77,7 +77,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
         return continue_from(whole, question.prefix, question.tokens_max)
 
 
-def cached_tokens(question: Question, options: MockOptions) -> int:
+def cached_tokens(question: MockQuestion, options: MockOptions) -> int:
     """Return how many tokens of the prompt a cache gave: at most all of them."""
     return min(options.cached_tokens, question.prompt_tokens)
 
@@ -97,12 +97,12 @@ def event(value: object, name: bytes = b"") -> bytes:
     return b"data: %b\n\n" % encode(value)
 
 
-def single(value: object, tokens: int = 0) -> Answer:
+def single(value: object, tokens: int = 0) -> MockAnswer:
     """Return an answer of one JSON body, which an error may replace."""
-    return Answer(events=((encode(value), tokens),), error_event=encode(failure()))
+    return MockAnswer(events=((encode(value), tokens),), error_event=encode(failure()))
 
 
-def with_crlf(answer: Answer) -> Answer:
+def with_crlf(answer: MockAnswer) -> MockAnswer:
     """Return an event stream with the line ends that Gemini and sse-starlette send."""
     if answer.content_type != EVENT_STREAM:
         return answer

@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 from relay.mock.answer import (
     CREATED_S,
     EVENT_STREAM,
-    Answer,
     Event,
+    MockAnswer,
     Turn,
     encode,
     event,
@@ -29,7 +29,7 @@ _Wrap: TypeAlias = Callable[[int], tuple[bytes, bytes]]
 """Choice number -> what stands before and after the JSON string of a token in its event."""
 
 
-def answer_chat(turn: Turn) -> Answer:
+def answer_chat(turn: Turn) -> MockAnswer:
     """Return the answer to POST chat/completions.
 
     Source: OpenAI API reference, "Chat Completions", chunk object and `stream_options`.
@@ -40,7 +40,7 @@ def answer_chat(turn: Turn) -> Answer:
     return _whole(turn, passages, "chat.completion", _chat_choice)
 
 
-def answer_completion(turn: Turn) -> Answer:
+def answer_completion(turn: Turn) -> MockAnswer:
     """Return the answer to POST completions, OpenAI's older endpoint."""
     passages = [turn.passage(choice) for choice in range(turn.question.n)]
     if turn.question.stream:
@@ -56,7 +56,7 @@ def _whole(
     passages: list[Passage],
     kind: str,
     choice: Callable[[Turn, int, Passage], _Json],
-) -> Answer:
+) -> MockAnswer:
     body = _envelope(turn, kind)
     body["choices"] = [choice(turn, index, passage) for index, passage in enumerate(passages)]
     if turn.options.usage:
@@ -92,13 +92,13 @@ def _completion_choice(turn: Turn, index: int, passage: Passage) -> _Json:
 # --- streamed ---------------------------------------------------------------------------------
 
 
-def _streamed(turn: Turn, passages: list[Passage], events: Iterable[Event]) -> Answer:
+def _streamed(turn: Turn, passages: list[Passage], events: Iterable[Event]) -> MockAnswer:
     usage_event = b""
     if _reports(turn):
         usage_event = event(
             {**_envelope(turn, _chunk_kind(turn)), "choices": [], "usage": _usage(turn, passages)}
         )
-    return Answer(
+    return MockAnswer(
         events=events,
         streamed=True,
         content_type=EVENT_STREAM,

@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
-from relay.mock.answer import Answer, Event
-from relay.mock.question import Question
+from relay.mock.answer import Event, MockAnswer
+from relay.mock.question import MockQuestion
 from relay.mock.rejections import RETRY_AFTER, block, page, reject
 
 REFUSE: Final = "refuse"
@@ -60,7 +60,7 @@ MODES: Final[dict[str, int | None]] = {
 """Mode -> its usual argument: events, seconds, bytes or a status. None: takes none."""
 
 
-class Fault(msgspec.Struct, frozen=True):
+class MockFault(msgspec.Struct, frozen=True):
     """One thing that goes wrong. `arg`: 0 for modes without one. `text`: as it was written."""
 
     mode: str
@@ -69,7 +69,7 @@ class Fault(msgspec.Struct, frozen=True):
     text: str
 
 
-def parse(text: str) -> Fault:
+def parse(text: str) -> MockFault:
     """Return the fault that `MODE[:ARG][@PROBABILITY]` names.
 
     Raises:
@@ -88,10 +88,10 @@ def parse(text: str) -> Fault:
     arg = int(given) if given else usual or 0
     if mode == "status" and not 400 <= arg <= 599:
         raise ValueError(f"status is one from 400 to 599, not {arg}")
-    return Fault(mode, arg, _parse_odds(odds) if odds else 1.0, text)
+    return MockFault(mode, arg, _parse_odds(odds) if odds else 1.0, text)
 
 
-def choose(faults: Iterable[Fault], roll: Callable[[], float]) -> Fault | None:
+def choose(faults: Iterable[MockFault], roll: Callable[[], float]) -> MockFault | None:
     """Return the first fault whose dice say so; `roll` gives a number in [0, 1)."""
     for fault in faults:
         if fault.probability >= 1.0 or roll() < fault.probability:
@@ -99,14 +99,14 @@ def choose(faults: Iterable[Fault], roll: Callable[[], float]) -> Fault | None:
     return None
 
 
-def rephrase(question: Question, fault: Fault) -> Question:
+def rephrase(question: MockQuestion, fault: MockFault) -> MockQuestion:
     """Return the question as the faulty upstream takes it."""
     if fault.mode == "json-for-sse":
         return msgspec.structs.replace(question, stream=False)
     return question
 
 
-def distort(answer: Answer, fault: Fault) -> Answer:
+def distort(answer: MockAnswer, fault: MockFault) -> MockAnswer:
     """Return `answer` as the faulty upstream gives it; unchanged for faults of the wire."""
     change = _CHANGES.get(fault.mode)
     return answer if change is None else change(answer, fault.arg)
@@ -125,23 +125,23 @@ def _parse_odds(text: str) -> float:
 # --- what is said instead ---------------------------------------------------------------------
 
 
-def _refuse_with(_answer: Answer, status: int) -> Answer:
+def _refuse_with(_answer: MockAnswer, status: int) -> MockAnswer:
     return reject(status)
 
 
-def _ask_to_wait(_answer: Answer, seconds: int) -> Answer:
+def _ask_to_wait(_answer: MockAnswer, seconds: int) -> MockAnswer:
     return reject(429, headers=RETRY_AFTER % seconds)
 
 
-def _block(_answer: Answer, _arg: int) -> Answer:
+def _block(_answer: MockAnswer, _arg: int) -> MockAnswer:
     return block()
 
 
-def _page_of_html(_answer: Answer, _arg: int) -> Answer:
+def _page_of_html(_answer: MockAnswer, _arg: int) -> MockAnswer:
     return page(200, "Welcome")
 
 
-def _fail_after(answer: Answer, kept: int) -> Answer:
+def _fail_after(answer: MockAnswer, kept: int) -> MockAnswer:
     """Report an error in the middle of a 200; one body is an error object altogether."""
     before = islice(answer.events, kept) if answer.streamed else ()
     return msgspec.structs.replace(
@@ -152,22 +152,22 @@ def _fail_after(answer: Answer, kept: int) -> Answer:
     )
 
 
-def _fail_first(answer: Answer, _arg: int) -> Answer:
+def _fail_first(answer: MockAnswer, _arg: int) -> MockAnswer:
     return _fail_after(answer, 0)
 
 
-def _say_nothing(answer: Answer, _arg: int) -> Answer:
+def _say_nothing(answer: MockAnswer, _arg: int) -> MockAnswer:
     return msgspec.structs.replace(answer, events=(), usage_event=b"", done_event=b"")
 
 
-def _drop_done(answer: Answer, _arg: int) -> Answer:
+def _drop_done(answer: MockAnswer, _arg: int) -> MockAnswer:
     return msgspec.structs.replace(answer, done_event=b"")
 
 
 # --- what is said, damaged --------------------------------------------------------------------
 
 
-def _lengthen(answer: Answer, size: int) -> Answer:
+def _lengthen(answer: MockAnswer, size: int) -> MockAnswer:
     """Pad the first event that carries tokens with spaces, which JSON allows: one long line."""
     padding = b" " * size
 
@@ -179,12 +179,12 @@ def _lengthen(answer: Answer, size: int) -> Answer:
     return _touch_first(answer, pad)
 
 
-def _break_utf8(answer: Answer, _arg: int) -> Answer:
+def _break_utf8(answer: MockAnswer, _arg: int) -> MockAnswer:
     """Put two bytes that no UTF-8 has into the first string of the first event with tokens."""
     return _touch_first(answer, lambda payload: payload.replace(b':"', b':"\xff\xfe', 1))
 
 
-def _touch_first(answer: Answer, touch: Callable[[bytes], bytes]) -> Answer:
+def _touch_first(answer: MockAnswer, touch: Callable[[bytes], bytes]) -> MockAnswer:
     def generate() -> Iterator[Event]:
         parts = iter(answer.events)
         for payload, tokens in parts:
@@ -198,7 +198,7 @@ def _touch_first(answer: Answer, touch: Callable[[bytes], bytes]) -> Answer:
     return msgspec.structs.replace(answer, events=events)
 
 
-def _compress(answer: Answer, _arg: int) -> Answer:
+def _compress(answer: MockAnswer, _arg: int) -> MockAnswer:
     """Encode as gzip though nobody asked; a stream is flushed at each event, as nginx does."""
     parts = [*answer.events, (answer.usage_event, 0), (answer.done_event, 0)]
 
@@ -217,7 +217,7 @@ def _compress(answer: Answer, _arg: int) -> Answer:
     )
 
 
-_CHANGES: Final[dict[str, Callable[[Answer, int], Answer]]] = {
+_CHANGES: Final[dict[str, Callable[[MockAnswer, int], MockAnswer]]] = {
     "status": _refuse_with,
     "retry-after": _ask_to_wait,
     "waf": _block,

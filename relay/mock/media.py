@@ -9,8 +9,8 @@ from relay.mock.answer import (
     CREATED_S,
     EVENT_STREAM,
     TEXT,
-    Answer,
     Event,
+    MockAnswer,
     Turn,
     event,
     failure,
@@ -45,7 +45,7 @@ _AUDIO_FRAME_BYTES: Final = 417
 """An MPEG-1 layer III frame of 128 kbit/s at 44.1 kHz."""
 
 
-def answer_embeddings(turn: Turn) -> Answer:
+def answer_embeddings(turn: Turn) -> MockAnswer:
     """Return one vector a text, as floats or as base64 of little-endian float32."""
     question = turn.question
     rows = [
@@ -67,7 +67,7 @@ def _pack(row: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(row)}f", *row)).decode()
 
 
-def answer_moderations(turn: Turn) -> Answer:
+def answer_moderations(turn: Turn) -> MockAnswer:
     """Return a verdict for each text: nothing here ever harmed anyone."""
     result = {
         "flagged": False,
@@ -80,7 +80,7 @@ def answer_moderations(turn: Turn) -> Answer:
     return single(body)
 
 
-def answer_rerank(turn: Turn) -> Answer:
+def answer_rerank(turn: Turn) -> MockAnswer:
     """Return an answer in the shape Jina, Voyage and vLLM share."""
     _query, *documents = turn.question.inputs
     scores = [
@@ -101,7 +101,7 @@ def answer_rerank(turn: Turn) -> Answer:
     return single(body)
 
 
-def answer_images(turn: Turn) -> Answer:
+def answer_images(turn: Turn) -> MockAnswer:
     """Return n images of one pixel, in base64, for a generation as for an edit."""
     images = turn.question.n
     image = base64.b64encode(_PNG).decode()
@@ -118,23 +118,23 @@ def answer_images(turn: Turn) -> Answer:
     return single(body, tokens)
 
 
-def answer_speech(turn: Turn) -> Answer:
+def answer_speech(turn: Turn) -> MockAnswer:
     """Return as many audio frames as an answer has tokens: bytes that no text decoder survives."""
     root = digest(turn.question.said)
     frame = b"\xff\xfb\x90\x64" + (root * 32)[: _AUDIO_FRAME_BYTES - 4]
-    return Answer(
+    return MockAnswer(
         events=((frame, 0) for _ in range(turn.options.chunks)),
         streamed=True,
         content_type=b"audio/mpeg",
     )
 
 
-def answer_transcription(turn: Turn) -> Answer:
+def answer_transcription(turn: Turn) -> MockAnswer:
     """Return the words of a file: they grow from its bytes, so damage on the way shows."""
     passage = turn.passage()
     tokens = len(passage.tokens)
     if turn.question.format == "text":
-        return Answer(events=((passage.text.encode() + b"\n", tokens),), content_type=TEXT)
+        return MockAnswer(events=((passage.text.encode() + b"\n", tokens),), content_type=TEXT)
     body: _Json = {"text": passage.text}
     if turn.options.usage:
         body["usage"] = _audio_usage(turn, tokens)
@@ -146,7 +146,7 @@ def answer_transcription(turn: Turn) -> Answer:
             yield event({"type": "transcript.text.delta", "delta": token}), 1
         yield event({"type": "transcript.text.done", **body}), 0
 
-    return Answer(
+    return MockAnswer(
         events=generate(),
         streamed=True,
         content_type=EVENT_STREAM,

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from relay.mock.answer import EVENT_STREAM, JSON, Answer, Event, Turn, encode, event
+from relay.mock.answer import EVENT_STREAM, JSON, Event, MockAnswer, Turn, encode, event
 from relay.mock.question import Shape
 from relay.mock.script import Passage
 
@@ -33,7 +33,7 @@ _KINDS: Final = {
 }
 
 
-def answer_message(turn: Turn) -> Answer:
+def answer_message(turn: Turn) -> MockAnswer:
     """Return the answer to POST messages."""
     passage = turn.passage()
     if not turn.question.stream:
@@ -41,10 +41,10 @@ def answer_message(turn: Turn) -> Answer:
         body |= {"stop_reason": _stop_reason(turn, passage)}
         if turn.options.usage:
             body["usage"] = _usage(turn, len(passage.tokens))
-        return Answer(
+        return MockAnswer(
             events=((encode(body), len(passage.tokens)),), error_event=encode(failure(500))
         )
-    return Answer(
+    return MockAnswer(
         events=_events(turn, passage),
         streamed=True,
         content_type=EVENT_STREAM,
@@ -53,10 +53,10 @@ def answer_message(turn: Turn) -> Answer:
     )
 
 
-def count_tokens(turn: Turn) -> Answer:
+def count_tokens(turn: Turn) -> MockAnswer:
     """Return the answer to POST messages/count_tokens."""
     body = {"input_tokens": turn.question.prompt_tokens}
-    return Answer(events=((encode(body), 0),), error_event=encode(failure(500)))
+    return MockAnswer(events=((encode(body), 0),), error_event=encode(failure(500)))
 
 
 def failure(status: int, message: str = "The server had an error.") -> _Json:
@@ -69,12 +69,12 @@ def failure(status: int, message: str = "The server had an error.") -> _Json:
     }
 
 
-def refuse(answer: Answer) -> Answer:
+def refuse(answer: MockAnswer) -> MockAnswer:
     """Return a refusal, made for the other dialect, in this one; pages of HTML stay as they are."""
     if answer.status < 400 or answer.content_type != JSON:
         return answer
     body = encode(failure(answer.status, "Refused: sk-ant-mock-SECRET of org-mock."))
-    return Answer(events=((body, 0),), status=answer.status, headers=answer.headers)
+    return MockAnswer(events=((body, 0),), status=answer.status, headers=answer.headers)
 
 
 def _events(turn: Turn, passage: Passage) -> Iterator[Event]:

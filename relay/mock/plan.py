@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from relay.mock.answer import Answer, Event
+from relay.mock.answer import Event, MockAnswer
 from relay.mock.rejections import reason
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -32,7 +32,7 @@ class End(enum.Enum):
     """Nothing, until the client goes."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class AnswerPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What to write.
 
     `head`: leaves together with the first frame. `alone`: each frame is a write of its own and
@@ -56,7 +56,7 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     chunked: bool = True
 
 
-def lay_out(answer: Answer, style: Style) -> Plan:
+def lay_out(answer: MockAnswer, style: Style) -> AnswerPlan:
     """Return the plan of an honest upstream for `answer`.
 
     The turn's events are a write each; usage, `[DONE]` and the last chunk share one, as they do
@@ -64,26 +64,26 @@ def lay_out(answer: Answer, style: Style) -> Plan:
     """
     if not answer.streamed:
         body = join_body(answer)
-        return Plan(head=sized_head(answer, style, len(body[0])), frames=(body,))
+        return AnswerPlan(head=sized_head(answer, style, len(body[0])), frames=(body,))
     head = streamed_head(answer, style)
     if not style.chunked:
-        return Plan(head=head, frames=events(answer), end=End.CLOSE)
+        return AnswerPlan(head=head, frames=events(answer), end=End.CLOSE)
     tail = b"".join([chunk(payload) for payload, _ in _after(answer)]) + LAST_CHUNK
-    return Plan(head=head, frames=chain(chunk_all(answer.events), ((tail, 0),)))
+    return AnswerPlan(head=head, frames=chain(chunk_all(answer.events), ((tail, 0),)))
 
 
-def streamed_head(answer: Answer, style: Style) -> bytes:
+def streamed_head(answer: MockAnswer, style: Style) -> bytes:
     """Return the head of an answer whose length nobody knows yet."""
     framing = b"Transfer-Encoding: chunked" if style.chunked else b"Connection: close"
     return b"%b%b\r\n\r\n" % (start_head(answer, style), framing)
 
 
-def sized_head(answer: Answer, style: Style, size: int) -> bytes:
+def sized_head(answer: MockAnswer, style: Style, size: int) -> bytes:
     """Return the head of an answer of `size` bytes."""
     return b"%bContent-Length: %d\r\n\r\n" % (start_head(answer, style), size)
 
 
-def start_head(answer: Answer, style: Style) -> bytes:
+def start_head(answer: MockAnswer, style: Style) -> bytes:
     """Return status line and headers, all but the framing and the empty line.
 
     It carries what a relay must keep to itself: a cookie, an organisation, an id of its own, the
@@ -102,13 +102,13 @@ def start_head(answer: Answer, style: Style) -> bytes:
     )
 
 
-def events(answer: Answer) -> Iterator[Event]:
+def events(answer: MockAnswer) -> Iterator[Event]:
     """Yield all events of an answer, unframed: the turn's, then usage and `[DONE]`."""
     yield from answer.events
     yield from _after(answer)
 
 
-def join_body(answer: Answer) -> Frame:
+def join_body(answer: MockAnswer) -> Frame:
     """Return all events of an answer as one body."""
     parts = list(events(answer))
     return b"".join([payload for payload, _ in parts]), sum([tokens for _, tokens in parts])
@@ -125,7 +125,7 @@ def chunk_all(parts: Iterable[Event]) -> Iterator[Frame]:
         yield chunk(payload), tokens
 
 
-def _after(answer: Answer) -> Iterator[Event]:
+def _after(answer: MockAnswer) -> Iterator[Event]:
     for payload in (answer.usage_event, answer.done_event):
         if payload:
             yield payload, 0

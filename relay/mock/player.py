@@ -14,7 +14,7 @@ import termios
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from relay.mock.plan import End, Frame, Plan
+from relay.mock.plan import AnswerPlan, End, Frame
 
 _BATCH_BYTES: Final = 16 * 1024
 """Joined into one write of a burst: large enough to be cheap, small enough to be fair."""
@@ -53,7 +53,7 @@ class Player:
     def __init__(
         self,
         transport: asyncio.Transport,
-        plan: Plan,
+        plan: AnswerPlan,
         *,
         interval_s: float,
         on_end: Callable[["Player"], None],

@@ -9,13 +9,13 @@ from typing import Final, cast
 
 import httptools
 
-from relay.mock.answer import Answer
+from relay.mock.answer import MockAnswer
 from relay.mock.options import BODY_BYTES_MAX, PIPELINED_MAX, MockOptions
-from relay.mock.plan import End, Plan, Style, lay_out
+from relay.mock.plan import AnswerPlan, End, Style, lay_out
 from relay.mock.player import Player, reset
-from relay.mock.record import Record, Served
+from relay.mock.record import Record, ServedRecord
 from relay.mock.rejections import reject
-from relay.mock.service import Reply, Request, Service
+from relay.mock.service import MockReply, MockRequest, MockService
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -32,7 +32,7 @@ class MockProtocol(asyncio.Protocol):
 
     def __init__(
         self,
-        service: Service,
+        service: MockService,
         record: Record,
         options: MockOptions,
         connections: set["MockProtocol"],
@@ -42,9 +42,9 @@ class MockProtocol(asyncio.Protocol):
         self._options = options
         self._connections = connections
         self._parser = httptools.HttpRequestParser(self)
-        self._pending: deque[tuple[Request, bool]] = deque()
+        self._pending: deque[tuple[MockRequest, bool]] = deque()
         self._player: Player | None = None
-        self._served: Served | None = None
+        self._served: ServedRecord | None = None
         self._end = End.KEEP
         self._keep_alive = True
         self._over = False
@@ -136,7 +136,7 @@ class MockProtocol(asyncio.Protocol):
         if self._body_bytes > BODY_BYTES_MAX:
             self._turn_away(reject(413))
             return
-        request = Request(
+        request = MockRequest(
             method=self._parser.get_method().decode("ascii"),
             path=self._url.partition(b"?")[0].decode("latin-1"),
             headers=self._headers,
@@ -153,12 +153,12 @@ class MockProtocol(asyncio.Protocol):
 
     # --- one answer ---------------------------------------------------------------------------
 
-    def _answer(self, request: Request, *, keep_alive: bool) -> None:
+    def _answer(self, request: MockRequest, *, keep_alive: bool) -> None:
         reply = self._service.reply(request)
         self._keep_alive = keep_alive
         self._play(reply)
 
-    def _play(self, reply: Reply) -> None:
+    def _play(self, reply: MockReply) -> None:
         called = reply.served is not None
         self._served = reply.served
         self._end = reply.plan.end
@@ -189,13 +189,13 @@ class MockProtocol(asyncio.Protocol):
         self._record.end(self._served)
         self._served = None
 
-    def _turn_away(self, answer: Answer) -> None:
+    def _turn_away(self, answer: MockAnswer) -> None:
         """Answer what is no request, and close: nobody knows where the next one would begin."""
         if self._over:
             return
         self._over = True
         self._record.reject()
-        plan: Plan = lay_out(answer, Style(server=self._options.name))
+        plan: AnswerPlan = lay_out(answer, Style(server=self._options.name))
         for wire, _tokens in ((plan.head, 0), *plan.frames):
             self._transport.write(wire)
         self._transport.close()

@@ -1,7 +1,7 @@
 """A request as the scripted model sees it: what is asked, in which shape, how far to go.
 
-Pure: bytes in, a Question or a QuestionError out. It reads JSON as strictly as a real provider, so
-that a relay that damages a body is found out by a 400.
+Pure: bytes in, a MockQuestion or a QuestionError out. It reads JSON as strictly as a real
+provider, so that a relay that damages a body is found out by a 400.
 """
 
 import enum
@@ -62,7 +62,7 @@ class QuestionError(Exception):
         self.param = param
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class MockQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """One request, understood.
 
     `said`: what the answer grows from. `prefix`: text to go on from, "" = none; `resume`: the
@@ -131,7 +131,7 @@ class _Body(msgspec.Struct):
 _DECODER: Final = msgspec.json.Decoder(_Body)
 
 
-def parse(endpoint: str, content_type: str, body: bytes) -> Question:
+def parse(endpoint: str, content_type: str, body: bytes) -> MockQuestion:
     """Return the question that a request body asks at `endpoint` (one of ENDPOINTS).
 
     Raises:
@@ -156,7 +156,7 @@ def parse(endpoint: str, content_type: str, body: bytes) -> Question:
     return _parse_plain(endpoint, fields)
 
 
-def _parse_chat(fields: _Body) -> Question:
+def _parse_chat(fields: _Body) -> MockQuestion:
     if not fields.messages:
         raise QuestionError("Missing required parameter: 'messages'.", "messages")
     if fields.continue_final_message and fields.add_generation_prompt:
@@ -164,7 +164,7 @@ def _parse_chat(fields: _Body) -> Question:
         raise QuestionError("Cannot set both continue_final_message and add_generation_prompt.")
     resume = _resume(fields)
     shape, tool = _shape(fields)
-    return Question(
+    return MockQuestion(
         endpoint=CHAT,
         model=fields.model,
         stream=fields.stream,
@@ -182,7 +182,7 @@ def _parse_chat(fields: _Body) -> Question:
     )
 
 
-def _parse_messages(endpoint: str, fields: _Body) -> Question:
+def _parse_messages(endpoint: str, fields: _Body) -> MockQuestion:
     if not fields.messages:
         raise QuestionError("messages: at least one message is required", "messages")
     if endpoint == MESSAGES and fields.max_tokens is None:
@@ -190,7 +190,7 @@ def _parse_messages(endpoint: str, fields: _Body) -> Question:
     resume = "trailing" if fields.messages[-1].role == "assistant" else ""
     contents = [fields.system, *(message.content for message in fields.messages)]
     shape, tool = _shape(fields)
-    return Question(
+    return MockQuestion(
         endpoint=endpoint,
         model=fields.model,
         stream=fields.stream,
@@ -204,14 +204,14 @@ def _parse_messages(endpoint: str, fields: _Body) -> Question:
     )
 
 
-def _parse_plain(endpoint: str, fields: _Body) -> Question:
+def _parse_plain(endpoint: str, fields: _Body) -> MockQuestion:
     """Return the question of the endpoints without a message list of their own."""
     inputs = tuple(_asked(endpoint, fields))
     said = inputs[-1].encode() if inputs else b""
     if endpoint == RESPONSES and isinstance(fields.input, list):
         said = _last_said(_convert_messages(fields.input))
     format_name = fields.response_format if isinstance(fields.response_format, str) else ""
-    return Question(
+    return MockQuestion(
         endpoint=endpoint,
         model=fields.model,
         stream=fields.stream,
@@ -302,7 +302,7 @@ def count_tokens(size: int) -> int:
     return -(-size // _BYTES_PER_TOKEN)
 
 
-def _parse_multipart(endpoint: str, content_type: str, body: bytes) -> Question:
+def _parse_multipart(endpoint: str, content_type: str, body: bytes) -> MockQuestion:
     if not content_type.lower().startswith("multipart/form-data"):
         raise QuestionError("Unsupported content type: expected multipart/form-data.")
     head = b"Content-Type: %b\r\n\r\n" % content_type.encode("latin-1", "replace")
@@ -317,7 +317,7 @@ def _parse_multipart(endpoint: str, content_type: str, body: bytes) -> Question:
     if "model" not in fields or not file:
         raise QuestionError("Missing required parameter: 'model' and a file are needed.", "model")
     prompt = fields.get("prompt", b"")
-    return Question(
+    return MockQuestion(
         endpoint=endpoint,
         model=fields["model"].decode("utf-8", "replace"),
         stream=fields.get("stream") == b"true",

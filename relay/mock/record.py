@@ -13,7 +13,7 @@ import msgspec
 from relay.mock.options import SERVED_MAX
 
 
-class Served(msgspec.Struct, kw_only=True):
+class ServedRecord(msgspec.Struct, kw_only=True):
     """One call, from the upstream's side.
 
     `n`: counts from 1. `request_id`: of the asker's x-request-id header, "" = none. `resume`: the
@@ -37,7 +37,7 @@ class Served(msgspec.Struct, kw_only=True):
     aborted: bool = False
 
 
-class State(msgspec.Struct, kw_only=True):
+class RecordState(msgspec.Struct, kw_only=True):
     """Counters of a mock's life; tokens and `aborted` are sums over the calls that have ended.
 
     `rejected`: requests that were no sound question (400, 401, 404, 405, 413). `pauses`: how often
@@ -67,14 +67,14 @@ class Record:
     """
 
     def __init__(self, name: str, path: Path | None = None) -> None:
-        self.state = State(name=name)
-        self._served: deque[Served] = deque(maxlen=SERVED_MAX)
-        self._waiting: list[tuple[Callable[[State], bool], asyncio.Future[None]]] = []
+        self.state = RecordState(name=name)
+        self._served: deque[ServedRecord] = deque(maxlen=SERVED_MAX)
+        self._waiting: list[tuple[Callable[[RecordState], bool], asyncio.Future[None]]] = []
         # Unbuffered: a mock that is killed has told all it knew.
         self._file = path.open("ab", buffering=0) if path is not None else None
 
     @property
-    def served(self) -> list[Served]:
+    def served(self) -> list[ServedRecord]:
         """The calls that ended, oldest first; at most SERVED_MAX of them."""
         return list(self._served)
 
@@ -98,7 +98,7 @@ class Record:
         self._tell()
         return state.calls
 
-    def end(self, served: Served) -> None:
+    def end(self, served: ServedRecord) -> None:
         """Note how a call ended."""
         state = self.state
         state.in_flight -= 1
@@ -133,7 +133,7 @@ class Record:
         state.prompt_tokens = state.completion_tokens = 0
         state.in_flight_max = state.in_flight
 
-    async def until(self, predicate: Callable[[State], bool]) -> None:
+    async def until(self, predicate: Callable[[RecordState], bool]) -> None:
         """Wait until `predicate` holds of the state; the caller brings the deadline."""
         if predicate(self.state):
             return

@@ -7,7 +7,7 @@ is found out by the test that looks for it.
 from http import HTTPStatus
 from typing import Final
 
-from relay.mock.answer import HTML, Answer, encode
+from relay.mock.answer import HTML, MockAnswer, encode
 
 RETRY_AFTER: Final = b"Retry-After: %d\r\n"
 
@@ -44,7 +44,7 @@ _PAGES: Final = {
 """Statuses that a CDN answers itself, with a page of HTML. Source: Cloudflare, "5xx errors"."""
 
 
-def reject(status: int, message: str = "", *, headers: bytes = b"") -> Answer:
+def reject(status: int, message: str = "", *, headers: bytes = b"") -> MockAnswer:
     """Return the answer of a provider that refuses with `status`.
 
     Args:
@@ -65,12 +65,12 @@ def reject(status: int, message: str = "", *, headers: bytes = b"") -> Answer:
     return _refusal(status, {"error": error}, headers)
 
 
-def block() -> Answer:
+def block() -> MockAnswer:
     """Return the page of a web application firewall: 403 and HTML, whatever was asked."""
     return _page(403, "Attention Required! | Sorry, you have been blocked", b"")
 
 
-def page(status: int, title: str) -> Answer:
+def page(status: int, title: str) -> MockAnswer:
     """Return a page of HTML where an API answer was due."""
     return _page(status, title, b"")
 
@@ -83,14 +83,16 @@ def reason(status: int) -> str:
         return "Error"
 
 
-def _refusal(status: int, body: object, headers: bytes) -> Answer:
-    return Answer(events=((encode(body), 0),), status=status, headers=headers)
+def _refusal(status: int, body: object, headers: bytes) -> MockAnswer:
+    return MockAnswer(events=((encode(body), 0),), status=status, headers=headers)
 
 
-def _page(status: int, title: str, headers: bytes) -> Answer:
+def _page(status: int, title: str, headers: bytes) -> MockAnswer:
     text = (
         "<!DOCTYPE html>\n<html><head><title>"
         f"{title}</title></head><body><center><h1>{status} {title}</h1></center>"
         "<hr><center>cloudflare</center></body></html>\n"
     )
-    return Answer(events=((text.encode(), 0),), status=status, content_type=HTML, headers=headers)
+    return MockAnswer(
+        events=((text.encode(), 0),), status=status, content_type=HTML, headers=headers
+    )

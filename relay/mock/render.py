@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from relay.mock.answer import CREATED_S, Answer, Turn, single
+from relay.mock.answer import CREATED_S, MockAnswer, Turn, single
 from relay.mock.chat import answer_chat, answer_completion
 from relay.mock.media import (
     answer_embeddings,
@@ -31,7 +31,7 @@ from relay.mock.question import (
 )
 from relay.mock.responses import answer_response
 
-_RENDERERS: Final[dict[str, Callable[[Turn], Answer]]] = {
+_RENDERERS: Final[dict[str, Callable[[Turn], MockAnswer]]] = {
     CHAT: answer_chat,
     COMPLETIONS: answer_completion,
     EMBEDDINGS: answer_embeddings,
@@ -47,18 +47,18 @@ _RENDERERS: Final[dict[str, Callable[[Turn], Answer]]] = {
 }
 
 
-def render(turn: Turn) -> Answer:
+def render(turn: Turn) -> MockAnswer:
     """Return what an honest upstream answers to `turn`."""
     return _RENDERERS[turn.question.endpoint](turn)
 
 
-def list_models(options: MockOptions) -> Answer:
+def list_models(options: MockOptions) -> MockAnswer:
     """Return the answer to GET models."""
     rows = [_model(name, options) for name in options.models]
     return single({"object": "list", "data": rows})
 
 
-def show_model(name: str, options: MockOptions) -> Answer:
+def show_model(name: str, options: MockOptions) -> MockAnswer:
     """Return the answer to GET models/{id}: a scripted model goes by any name."""
     return single(_model(name, options))
 

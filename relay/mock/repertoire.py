@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from relay.mock.answer import Answer, Turn, with_crlf
+from relay.mock.answer import MockAnswer, Turn, with_crlf
 from relay.mock.options import (
     REHEARSED_ANSWER_BYTES_MAX,
     REHEARSED_BODY_BYTES_MAX,
@@ -16,8 +16,8 @@ from relay.mock.options import (
     REHEARSED_MAX,
     MockOptions,
 )
-from relay.mock.plan import Plan, Style, lay_out
-from relay.mock.question import Question, parse
+from relay.mock.plan import AnswerPlan, Style, lay_out
+from relay.mock.question import MockQuestion, parse
 from relay.mock.render import render
 
 _Asked: TypeAlias = tuple[str, str, bytes, bool]
@@ -26,8 +26,8 @@ _Asked: TypeAlias = tuple[str, str, bytes, bool]
 class Scene(msgspec.Struct, frozen=True):
     """A question and the honest plan for it."""
 
-    question: Question
-    plan: Plan
+    question: MockQuestion
+    plan: AnswerPlan
 
 
 class Repertoire:
@@ -53,7 +53,7 @@ class Repertoire:
                 scene = self._keep(asked, scene)
         return scene
 
-    def render(self, question: Question) -> Answer:
+    def render(self, question: MockQuestion) -> MockAnswer:
         """Return the answer, with the line ends that this mock sends."""
         answer = render(Turn(question=question, options=self._options))
         return with_crlf(answer) if self._options.crlf else answer
@@ -65,7 +65,7 @@ class Repertoire:
         self._scenes[asked] = Scene(scene.question, plan)
         return self._scenes[asked]
 
-    def _is_small(self, question: Question, body: bytes) -> bool:
+    def _is_small(self, question: MockQuestion, body: bytes) -> bool:
         return (
             question.n == 1
             and len(body) <= REHEARSED_BODY_BYTES_MAX

@@ -7,13 +7,22 @@ streams of 2025 and 2026.
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from relay.mock.answer import CREATED_S, EVENT_STREAM, Answer, Event, Turn, encode, event, single
+from relay.mock.answer import (
+    CREATED_S,
+    EVENT_STREAM,
+    Event,
+    MockAnswer,
+    Turn,
+    encode,
+    event,
+    single,
+)
 from relay.mock.script import Passage
 
 _Json: TypeAlias = dict[str, object]
 
 
-def answer_response(turn: Turn) -> Answer:
+def answer_response(turn: Turn) -> MockAnswer:
     """Return the answer to POST responses."""
     passage = turn.passage()
     if not turn.question.stream:
@@ -26,7 +35,7 @@ def answer_response(turn: Turn) -> Answer:
         "param": None,
         "sequence_number": 0,
     }
-    return Answer(
+    return MockAnswer(
         events=_events(turn, passage),
         streamed=True,
         content_type=EVENT_STREAM,

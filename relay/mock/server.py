@@ -16,8 +16,8 @@ from typing import Final
 from relay.mock.faults import REFUSE, parse
 from relay.mock.options import BACKLOG, MockOptions
 from relay.mock.protocol import MockProtocol
-from relay.mock.record import Record, Served, State
-from relay.mock.service import Service
+from relay.mock.record import Record, RecordState, ServedRecord
+from relay.mock.service import MockService
 
 _ACCEPTED_AT_ONCE_MAX: Final = 64
 """Connections taken in one turn of the loop, so that a storm of them starves no stream."""
@@ -57,7 +57,7 @@ class MockServer:
     ) -> None:
         self._options = options
         self._record = Record(options.name, options.served_path)
-        self._service = Service(options, self._record, self.set_fail)
+        self._service = MockService(options, self._record, self.set_fail)
         self._tls = tls
         self._sock = sock
         self._listening = False
@@ -77,12 +77,12 @@ class MockServer:
         return f"{'https' if self._tls else 'http'}://{host}:{self._port}/v1"
 
     @property
-    def served(self) -> list[Served]:
+    def served(self) -> list[ServedRecord]:
         """The calls that ended, oldest first."""
         return self._record.served
 
     @property
-    def state(self) -> State:
+    def state(self) -> RecordState:
         """The counters, live: the same object each time."""
         return self._record.state
 
@@ -107,7 +107,7 @@ class MockServer:
         for connection in tuple(self._connections):
             connection.cut()
 
-    async def until(self, predicate: Callable[[State], bool]) -> None:
+    async def until(self, predicate: Callable[[RecordState], bool]) -> None:
         """Wait until `predicate` holds of the state; the caller brings the deadline."""
         await self._record.until(predicate)
 

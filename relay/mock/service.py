@@ -1,6 +1,6 @@
 """What the mock answers to each request: routes, credentials, faults, and the control paths.
 
-No socket here: a Request in, a Reply out.
+No socket here: a MockRequest in, a MockReply out.
 """
 
 import random
@@ -10,13 +10,13 @@ from urllib.parse import unquote
 import msgspec
 
 from relay.mock import faults, rejections
-from relay.mock.answer import Answer, cached_tokens, single
-from relay.mock.faults import Fault
+from relay.mock.answer import MockAnswer, cached_tokens, single
+from relay.mock.faults import MockFault
 from relay.mock.messages import refuse
 from relay.mock.options import MockOptions
-from relay.mock.plan import Plan, Style, lay_out
-from relay.mock.question import ANTHROPIC, ENDPOINTS, Question, QuestionError
-from relay.mock.record import Record, Served
+from relay.mock.plan import AnswerPlan, Style, lay_out
+from relay.mock.question import ANTHROPIC, ENDPOINTS, MockQuestion, QuestionError
+from relay.mock.record import Record, ServedRecord
 from relay.mock.render import list_models, show_model
 from relay.mock.repertoire import Repertoire
 from relay.mock.wire_faults import bend
@@ -26,7 +26,7 @@ HEALTH: Final = "/health"
 """Routers of model servers ask it before they send anything; vLLM and SGLang answer 200 there."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class MockRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request off the wire; header names in lower case, `path` without its query."""
 
     method: str
@@ -37,11 +37,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the client understands HTTP chunks."""
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
+class MockReply(msgspec.Struct, frozen=True, kw_only=True):
     """What to play. `served`: the call to be noted when it has ended; None for all but calls."""
 
-    plan: Plan
-    served: Served | None = None
+    plan: AnswerPlan
+    served: ServedRecord | None = None
 
 
 class SetFail(Protocol):
@@ -52,7 +52,7 @@ class SetFail(Protocol):
         ...
 
 
-class Service:
+class MockService:
     """Answers requests as the options and the faults in force say.
 
     Args:
@@ -62,27 +62,29 @@ class Service:
     """
 
     def __init__(self, options: MockOptions, record: Record, set_fail: "SetFail") -> None:
-        self.faults: tuple[Fault, ...] = ()
+        self.faults: tuple[MockFault, ...] = ()
         self._options = options
         self._record = record
         self._repertoire = Repertoire(options)
         self._set_fail = set_fail
         self._dice = random.Random(options.seed)  # noqa: S311  the dice of faults, no secret
 
-    def reply(self, request: Request) -> Reply:
+    def reply(self, request: MockRequest) -> MockReply:
         """Return what to play for `request`."""
         if request.path.startswith(CONTROL):
             return self._plain(request, self._control(request))
         path = request.path.removeprefix("/v1")
         if request.method == "HEAD":
-            return Reply(plan=Plan(head=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", frames=()))
+            return MockReply(
+                plan=AnswerPlan(head=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", frames=())
+            )
         if request.method == "GET" and request.path == HEALTH:
             return self._plain(request, single({}))
         if not self._admits(request):
             return self._refuse(request, rejections.reject(401))
         return self._route(request, path.removeprefix("/"))
 
-    def _route(self, request: Request, path: str) -> Reply:
+    def _route(self, request: MockRequest, path: str) -> MockReply:
         lists_models = path == "models" or path.startswith("models/")
         if not lists_models and path not in ENDPOINTS:
             return self._refuse(request, rejections.reject(404, "Invalid URL."))
@@ -90,7 +92,7 @@ class Service:
             return self._refuse(request, rejections.reject(405))
         return self._models(request, path) if lists_models else self._call(request, path)
 
-    def _call(self, request: Request, endpoint: str) -> Reply:
+    def _call(self, request: MockRequest, endpoint: str) -> MockReply:
         if endpoint in ANTHROPIC and b"anthropic-version" not in request.headers:
             return self._refuse(request, rejections.reject(400, "anthropic-version: is required"))
         content_type = request.headers.get(b"content-type", b"").decode("latin-1")
@@ -105,9 +107,9 @@ class Service:
             return self._refuse(request, rejections.reject(400, str(error)))
         if fault is not None:
             return self._spoil(request, scene.question, fault)
-        return Reply(plan=scene.plan, served=self._served(request, scene.question))
+        return MockReply(plan=scene.plan, served=self._served(request, scene.question))
 
-    def _spoil(self, request: Request, question: Question, fault: Fault) -> Reply:
+    def _spoil(self, request: MockRequest, question: MockQuestion, fault: MockFault) -> MockReply:
         question = faults.rephrase(question, fault)
         answer = faults.distort(self._repertoire.render(question), fault)
         if question.endpoint in ANTHROPIC:
@@ -118,23 +120,23 @@ class Service:
             # No provider charges a prompt that it refused.
             served.status = answer.status
             served.prompt_tokens = served.cached_tokens = 0
-        return Reply(plan=self._plan(request, answer, fault), served=served)
+        return MockReply(plan=self._plan(request, answer, fault), served=served)
 
-    def _models(self, request: Request, path: str) -> Reply:
+    def _models(self, request: MockRequest, path: str) -> MockReply:
         name = unquote(path.removeprefix("models").removeprefix("/"))
         answer = show_model(name, self._options) if name else list_models(self._options)
         fault = faults.choose(self.faults, self._dice.random)
         if fault is None:
             return self._plain(request, answer)
-        return Reply(plan=self._plan(request, faults.distort(answer, fault), fault))
+        return MockReply(plan=self._plan(request, faults.distort(answer, fault), fault))
 
-    def _plan(self, request: Request, answer: Answer, fault: Fault) -> Plan:
+    def _plan(self, request: MockRequest, answer: MockAnswer, fault: MockFault) -> AnswerPlan:
         return bend(fault.mode, fault.arg, answer, self._style(request))
 
-    def _style(self, request: Request) -> Style:
+    def _style(self, request: MockRequest) -> Style:
         return Style(server=self._options.name, chunked=request.chunked)
 
-    def _fault(self, request: Request, model: str) -> Fault | None:
+    def _fault(self, request: MockRequest, model: str) -> MockFault | None:
         """Return the fault that this request asks for, or else one of those in force.
 
         Raises:
@@ -146,8 +148,8 @@ class Service:
         wanted = (faults.parse(asked),) if asked else self.faults
         return faults.choose(wanted, self._dice.random)
 
-    def _served(self, request: Request, question: Question) -> Served:
-        return Served(
+    def _served(self, request: MockRequest, question: MockQuestion) -> ServedRecord:
+        return ServedRecord(
             n=self._record.begin(),
             request_id=request.headers.get(b"x-request-id", b"").decode("latin-1"),
             endpoint=question.endpoint,
@@ -158,7 +160,7 @@ class Service:
             cached_tokens=cached_tokens(question, self._options),
         )
 
-    def _admits(self, request: Request) -> bool:
+    def _admits(self, request: MockRequest) -> bool:
         if not self._options.api_key:
             return True
         key = self._options.api_key.encode()
@@ -168,7 +170,7 @@ class Service:
         # Anthropic takes a Bearer token as well, but not for a key of its console.
         return b"anthropic-version" not in request.headers and bearer == b"Bearer " + key
 
-    def _control(self, request: Request) -> Answer:
+    def _control(self, request: MockRequest) -> MockAnswer:
         match request.method, request.path.removeprefix(CONTROL):
             case "GET", "served":
                 return single(self._record.served)
@@ -181,7 +183,7 @@ class Service:
                 return self._change_faults(request.body)
         return rejections.reject(404, "The mock has no such control.")
 
-    def _change_faults(self, body: bytes) -> Answer:
+    def _change_faults(self, body: bytes) -> MockAnswer:
         try:
             wanted = msgspec.json.decode(body, type=_Fail).fail
             self._set_fail(*([wanted] if isinstance(wanted, str) else wanted or []))
@@ -189,14 +191,14 @@ class Service:
             return rejections.reject(400, str(error))
         return single(self._record.state)
 
-    def _refuse(self, request: Request, answer: Answer) -> Reply:
+    def _refuse(self, request: MockRequest, answer: MockAnswer) -> MockReply:
         self._record.reject()
         if b"anthropic-version" in request.headers:
             answer = refuse(answer)
         return self._plain(request, answer)
 
-    def _plain(self, request: Request, answer: Answer) -> Reply:
-        return Reply(plan=lay_out(answer, self._style(request)))
+    def _plain(self, request: MockRequest, answer: MockAnswer) -> MockReply:
+        return MockReply(plan=lay_out(answer, self._style(request)))
 
 
 class _Fail(msgspec.Struct):

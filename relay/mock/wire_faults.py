@@ -12,12 +12,12 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from relay.mock.answer import Answer
+from relay.mock.answer import MockAnswer
 from relay.mock.plan import (
     LAST_CHUNK,
+    AnswerPlan,
     End,
     Frame,
-    Plan,
     Style,
     chunk,
     chunk_all,
@@ -29,7 +29,7 @@ from relay.mock.plan import (
     streamed_head,
 )
 
-Bend: TypeAlias = Callable[[Answer, Style, int], Plan]
+Bend: TypeAlias = Callable[[MockAnswer, Style, int], AnswerPlan]
 """Answer, style and the fault's argument -> the plan."""
 
 _EARLY_HINTS: Final = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
@@ -48,29 +48,29 @@ _HEAD_LINES: Final = b"x-padding: %b\r\n" % (b"a" * 1000) * 16
 # --- before or instead of an answer -----------------------------------------------------------
 
 
-def _stay_silent(_answer: Answer, _style: Style, _arg: int) -> Plan:
-    return Plan(head=b"", frames=(), end=End.STALL)
+def _stay_silent(_answer: MockAnswer, _style: Style, _arg: int) -> AnswerPlan:
+    return AnswerPlan(head=b"", frames=(), end=End.STALL)
 
 
-def _reset_before_head(_answer: Answer, _style: Style, _arg: int) -> Plan:
-    return Plan(head=b"", frames=(), end=End.RESET)
+def _reset_before_head(_answer: MockAnswer, _style: Style, _arg: int) -> AnswerPlan:
+    return AnswerPlan(head=b"", frames=(), end=End.RESET)
 
 
-def _reset_after_head(answer: Answer, style: Style, _arg: int) -> Plan:
-    return Plan(head=_head(answer, style), frames=(), end=End.RESET)
+def _reset_after_head(answer: MockAnswer, style: Style, _arg: int) -> AnswerPlan:
+    return AnswerPlan(head=_head(answer, style), frames=(), end=End.RESET)
 
 
-def _send_garbage(_answer: Answer, _style: Style, _arg: int) -> Plan:
-    return Plan(head=_GARBAGE, frames=(), end=End.CLOSE)
+def _send_garbage(_answer: MockAnswer, _style: Style, _arg: int) -> AnswerPlan:
+    return AnswerPlan(head=_GARBAGE, frames=(), end=End.CLOSE)
 
 
-def _send_no_head(answer: Answer, _style: Style, _arg: int) -> Plan:
-    return Plan(head=b"", frames=events(answer), end=End.CLOSE)
+def _send_no_head(answer: MockAnswer, _style: Style, _arg: int) -> AnswerPlan:
+    return AnswerPlan(head=b"", frames=events(answer), end=End.CLOSE)
 
 
-def _send_huge_head(answer: Answer, style: Style, size: int) -> Plan:
+def _send_huge_head(answer: MockAnswer, style: Style, size: int) -> AnswerPlan:
     lines = -(-size // len(_HEAD_LINES))
-    return Plan(
+    return AnswerPlan(
         head=start_head(answer, style),
         frames=repeat((_HEAD_LINES, 0), lines),
         end=End.CLOSE,
@@ -78,11 +78,11 @@ def _send_huge_head(answer: Answer, style: Style, size: int) -> Plan:
     )
 
 
-def _send_endless_interims(_answer: Answer, _style: Style, _arg: int) -> Plan:
-    return Plan(head=b"", frames=repeat((_EARLY_HINTS * 16, 0)), alone=True)
+def _send_endless_interims(_answer: MockAnswer, _style: Style, _arg: int) -> AnswerPlan:
+    return AnswerPlan(head=b"", frames=repeat((_EARLY_HINTS * 16, 0)), alone=True)
 
 
-def _send_interim(answer: Answer, style: Style, _arg: int) -> Plan:
+def _send_interim(answer: MockAnswer, style: Style, _arg: int) -> AnswerPlan:
     plan = lay_out(answer, style)
     return msgspec.structs.replace(plan, head=_EARLY_HINTS + plan.head)
 
@@ -90,14 +90,14 @@ def _send_interim(answer: Answer, style: Style, _arg: int) -> Plan:
 # --- cut short --------------------------------------------------------------------------------
 
 
-def _cut(end: End, answer: Answer, style: Style, kept: int) -> Plan:
+def _cut(end: End, answer: MockAnswer, style: Style, kept: int) -> AnswerPlan:
     if not answer.streamed:
         return _halve_body(answer, style, end)
     frames = islice(chunk_all(events(answer)), kept)
-    return Plan(head=_head(answer, style), frames=frames, end=end)
+    return AnswerPlan(head=_head(answer, style), frames=frames, end=end)
 
 
-def _end_early(answer: Answer, style: Style, kept: int) -> Plan:
+def _end_early(answer: MockAnswer, style: Style, kept: int) -> AnswerPlan:
     """Say by HTTP that all is well, though the events stop in the middle."""
     if not answer.streamed:
         return _halve_body(answer, style, End.CLOSE)
@@ -106,10 +106,12 @@ def _end_early(answer: Answer, style: Style, kept: int) -> Plan:
         yield from islice(chunk_all(events(answer)), kept)
         yield LAST_CHUNK, 0
 
-    return Plan(head=_head(answer, style), frames=generate())
+    return AnswerPlan(head=_head(answer, style), frames=generate())
 
 
-def _cut_inside(halve: Callable[[bytes], bytes], answer: Answer, style: Style, kept: int) -> Plan:
+def _cut_inside(
+    halve: Callable[[bytes], bytes], answer: MockAnswer, style: Style, kept: int
+) -> AnswerPlan:
     if not answer.streamed:
         return _halve_body(answer, style, End.CLOSE)
 
@@ -119,7 +121,7 @@ def _cut_inside(halve: Callable[[bytes], bytes], answer: Answer, style: Style, k
         for payload, _tokens in islice(parts, 1):
             yield halve(payload), 0
 
-    return Plan(head=_head(answer, style), frames=generate(), end=End.CLOSE)
+    return AnswerPlan(head=_head(answer, style), frames=generate(), end=End.CLOSE)
 
 
 def _half_frame(payload: bytes) -> bytes:
@@ -130,49 +132,49 @@ def _half_event(payload: bytes) -> bytes:
     return chunk(payload[: len(payload) // 2])
 
 
-def _halve_body(answer: Answer, style: Style, end: End) -> Plan:
+def _halve_body(answer: MockAnswer, style: Style, end: End) -> AnswerPlan:
     body, _tokens = join_body(answer)
     head = sized_head(answer, style, len(body))
-    return Plan(head=head, frames=((body[: len(body) // 2], 0),), end=end)
+    return AnswerPlan(head=head, frames=((body[: len(body) // 2], 0),), end=end)
 
 
-def _reset_after_finish(answer: Answer, style: Style, _arg: int) -> Plan:
+def _reset_after_finish(answer: MockAnswer, style: Style, _arg: int) -> AnswerPlan:
     """Send the whole turn, its finish reason included, and nothing after it."""
     if not answer.streamed:
         return msgspec.structs.replace(lay_out(answer, style), end=End.RESET)
-    return Plan(head=_head(answer, style), frames=chunk_all(answer.events), end=End.RESET)
+    return AnswerPlan(head=_head(answer, style), frames=chunk_all(answer.events), end=End.RESET)
 
 
 # --- framed wrongly ---------------------------------------------------------------------------
 
 
-def _announce_too_much(answer: Answer, style: Style, _arg: int) -> Plan:
+def _announce_too_much(answer: MockAnswer, style: Style, _arg: int) -> AnswerPlan:
     body, tokens = join_body(answer)
     head = sized_head(answer, style, len(body) + _LENGTH_ERROR_BYTES)
-    return Plan(head=head, frames=((body, tokens),), end=End.CLOSE)
+    return AnswerPlan(head=head, frames=((body, tokens),), end=End.CLOSE)
 
 
-def _announce_twice(answer: Answer, style: Style, _arg: int) -> Plan:
+def _announce_twice(answer: MockAnswer, style: Style, _arg: int) -> AnswerPlan:
     body, tokens = join_body(answer)
     first = b"Content-Length: %d\r\n" % (len(body) - 1)
     head = start_head(answer, style) + first + b"Content-Length: %d\r\n\r\n" % len(body)
-    return Plan(head=head, frames=((body, tokens),))
+    return AnswerPlan(head=head, frames=((body, tokens),))
 
 
-def _send_extra(answer: Answer, style: Style, _arg: int) -> Plan:
+def _send_extra(answer: MockAnswer, style: Style, _arg: int) -> AnswerPlan:
     plan = lay_out(answer, style)
     return msgspec.structs.replace(plan, frames=chain(plan.frames, ((_SMUGGLED, 0),)))
 
 
-def _break_chunk(answer: Answer, style: Style, kept: int) -> Plan:
+def _break_chunk(answer: MockAnswer, style: Style, kept: int) -> AnswerPlan:
     def generate() -> Iterator[Frame]:
         yield from islice(chunk_all(events(answer)), kept)
         yield b"zz\r\nno chunk size\r\n", 0
 
-    return Plan(head=streamed_head(answer, style), frames=generate(), end=End.CLOSE)
+    return AnswerPlan(head=streamed_head(answer, style), frames=generate(), end=End.CLOSE)
 
 
-def _split_bytes(answer: Answer, style: Style, _arg: int) -> Plan:
+def _split_bytes(answer: MockAnswer, style: Style, _arg: int) -> AnswerPlan:
     """Send every byte of head and body as a write, and in a stream as a chunk, of its own."""
     wrap = chunk if answer.streamed else bytes
 
@@ -186,10 +188,10 @@ def _split_bytes(answer: Answer, style: Style, _arg: int) -> Plan:
         if answer.streamed:
             yield LAST_CHUNK, 0
 
-    return Plan(head=b"", frames=generate(), alone=True)
+    return AnswerPlan(head=b"", frames=generate(), alone=True)
 
 
-def _head(answer: Answer, style: Style) -> bytes:
+def _head(answer: MockAnswer, style: Style) -> bytes:
     if answer.streamed:
         return streamed_head(answer, style)
     return sized_head(answer, style, sum([len(payload) for payload, _ in events(answer)]))
@@ -220,7 +222,7 @@ _BENDS: Final[dict[str, Bend]] = {
 }
 
 
-def bend(mode: str, arg: int, answer: Answer, style: Style) -> Plan:
+def bend(mode: str, arg: int, answer: MockAnswer, style: Style) -> AnswerPlan:
     """Return the plan for `answer` under the fault `mode`; an honest one for other modes."""
     plan = _BENDS.get(mode)
     return lay_out(answer, style) if plan is None else plan(answer, style, arg)

@@ -1,1 +1,13 @@
-"""Decisions as tables and functions: which channel, what next, what health. Pure."""
+"""Whom to ask, and what to do next: decisions as tables and functions. Pure.
+
+breaker   One breaker: when a channel's model is left alone, and when it is tried again
+budget    How hard a call is tried, and how hard all calls of a worker together may be retried
+finding   What workers tell each other about a breaker, and how it is written
+health    The health of every (channel, model) that this worker knows, shared with the other workers
+overview  What the workers together say of the channels' health: for lists, metrics and alarms, no
+          calls
+patience  How long silence may last before it says something: told from how long answers really take
+pick      Which channel a call goes to
+policy    What counts against a channel, when its breaker opens for it, and for how long
+table     What to do when an attempt fails: one table over how far it came and what happened to it
+"""

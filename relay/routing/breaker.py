@@ -18,7 +18,7 @@ from typing import Final
 from relay.routing.policy import US_PER_S, Policy, Reason
 
 
-class State(enum.Enum):
+class BreakerState(enum.Enum):
     """Whether calls go to the channel."""
 
     CLOSED = "closed"
@@ -39,7 +39,7 @@ class Signal(enum.Enum):
     """The trial ended without a verdict: its client left, or its request was wrong."""
 
 
-class Standing(enum.IntEnum):
+class Availability(enum.IntEnum):
     """What a breaker says to a call that looks for a channel; the higher the worse."""
 
     READY = 0
@@ -53,13 +53,13 @@ class IllegalMoveError(Exception):
 
 
 TRANSITIONS: Final = {
-    (State.CLOSED, Signal.TRIP): State.OPEN,
-    (State.OPEN, Signal.TRIAL): State.HALF_OPEN,
-    (State.OPEN, Signal.SUCCESS): State.CLOSED,
-    (State.HALF_OPEN, Signal.TRIAL): State.HALF_OPEN,
-    (State.HALF_OPEN, Signal.SUCCESS): State.CLOSED,
-    (State.HALF_OPEN, Signal.TRIP): State.OPEN,
-    (State.HALF_OPEN, Signal.RELEASE): State.OPEN,
+    (BreakerState.CLOSED, Signal.TRIP): BreakerState.OPEN,
+    (BreakerState.OPEN, Signal.TRIAL): BreakerState.HALF_OPEN,
+    (BreakerState.OPEN, Signal.SUCCESS): BreakerState.CLOSED,
+    (BreakerState.HALF_OPEN, Signal.TRIAL): BreakerState.HALF_OPEN,
+    (BreakerState.HALF_OPEN, Signal.SUCCESS): BreakerState.CLOSED,
+    (BreakerState.HALF_OPEN, Signal.TRIP): BreakerState.OPEN,
+    (BreakerState.HALF_OPEN, Signal.RELEASE): BreakerState.OPEN,
 }
 
 
@@ -83,7 +83,7 @@ class Breaker:
     )
 
     def __init__(self) -> None:
-        self.state = State.CLOSED
+        self.state = BreakerState.CLOSED
         self.reason = Reason.FAILING
         self.openings = 0
         self.changed_us = 0
@@ -101,11 +101,11 @@ class Breaker:
         self.calls_before = 0
         self.strikes_before = 0
 
-    def standing(self, now_us: int) -> Standing:
+    def availability(self, now_us: int) -> Availability:
         """Return what it says to a call that looks for a channel."""
-        if self.state is State.CLOSED:
-            return Standing.READY
-        return Standing.TRIAL if now_us >= self.due_us else Standing.COOLING
+        if self.state is BreakerState.CLOSED:
+            return Availability.READY
+        return Availability.TRIAL if now_us >= self.due_us else Availability.COOLING
 
     def count(self, policy: Policy, now_us: int, *, struck: bool) -> None:
         """Note how a call went, in two panes that together are the window."""
@@ -166,7 +166,7 @@ class Breaker:
     ) -> None:
         """Open it; openings in a row wait longer and longer."""
         calm_us = int(policy.calm_s * US_PER_S)
-        calm = self.state is State.CLOSED and now_us - self.changed_us >= calm_us
+        calm = self.state is BreakerState.CLOSED and now_us - self.changed_us >= calm_us
         self.move(Signal.TRIP, now_us)
         if calm:
             self.openings = 0
@@ -190,11 +190,11 @@ class Breaker:
 
     def is_trial(self, started_us: int) -> bool:
         """Tell whether the call that started then is the running trial."""
-        return self.state is State.HALF_OPEN and self.trial_us == started_us
+        return self.state is BreakerState.HALF_OPEN and self.trial_us == started_us
 
-    def adopt(self, state: State, reason: Reason, changed_us: int, due_us: int) -> None:
+    def adopt(self, state: BreakerState, reason: Reason, changed_us: int, due_us: int) -> None:
         """Take over what another worker found; its running trial is a wait for us."""
-        self.state = State.OPEN if state is State.HALF_OPEN else state
+        self.state = BreakerState.OPEN if state is BreakerState.HALF_OPEN else state
         self.reason = reason
         self.changed_us = changed_us
         self.opened_us = changed_us

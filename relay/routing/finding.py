@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from relay.routing.breaker import State
+from relay.routing.breaker import BreakerState
 from relay.routing.policy import Reason
 
 
@@ -16,7 +16,7 @@ class Finding(msgspec.Struct, array_like=True, frozen=True):
 
     channel_id: int
     model: str
-    state: State
+    state: BreakerState
     reason: Reason
     openings: int
     changed_us: int

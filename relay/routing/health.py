@@ -10,7 +10,7 @@ decided here but where channels are picked.
 from collections.abc import Container, Mapping
 from typing import Final, NamedTuple
 
-from relay.routing.breaker import Breaker, Signal, Standing, State
+from relay.routing.breaker import Availability, Breaker, BreakerState, Signal
 from relay.routing.finding import Finding, encode_findings, read_findings
 from relay.routing.policy import BLAME, US_PER_S, Policy, Reason
 from relay.routing.table import Outcome
@@ -36,7 +36,7 @@ class Failure(NamedTuple):
     retry_after_s: float | None = None
 
 
-class Change(NamedTuple):
+class HealthChange(NamedTuple):
     """A breaker changed its state: for the log, the metrics, and others to be told.
 
     `model`: "" = all models of the channel. `alarm`: an operator has to act.
@@ -44,8 +44,8 @@ class Change(NamedTuple):
 
     channel_id: int
     model: str
-    before: State
-    after: State
+    before: BreakerState
+    after: BreakerState
     reason: Reason
     alarm: bool
 
@@ -59,7 +59,7 @@ class Condition(NamedTuple):
 
     channel_id: int
     model: str
-    state: State
+    state: BreakerState
     reason: Reason
     trial_in_s: float
     openings: int
@@ -79,14 +79,14 @@ class Health:
 
     # --- asked when picking ------------------------------------------------------------------
 
-    def standing(self, channel_id: int, model: str, now_us: int) -> Standing:
+    def availability(self, channel_id: int, model: str, now_us: int) -> Availability:
         """Return whether a call may go to the channel; the worse of its model's and its own."""
-        worst = Standing.READY
+        worst = Availability.READY
         if channel_id in self.troubled:
             for breaker in self._both(channel_id, model):
-                standing = breaker.standing(now_us)
-                if standing > worst:
-                    worst = standing
+                availability = breaker.availability(now_us)
+                if availability > worst:
+                    worst = availability
         return worst
 
     def due_us(self, channel_id: int, model: str) -> int:
@@ -94,12 +94,14 @@ class Health:
         if channel_id not in self.troubled:
             return 0
         both = self._both(channel_id, model)
-        return max((b.due_us for b in both if b.state is not State.CLOSED), default=0)
+        return max((b.due_us for b in both if b.state is not BreakerState.CLOSED), default=0)
 
     def is_suspect(self, channel_id: int, model: str, now_us: int) -> bool:
         """Tell whether the channel failed lately: asking it again may feed a storm."""
         both = self._both(channel_id, model)
-        return any(b.state is not State.CLOSED or b.is_suspect(self._policy, now_us) for b in both)
+        return any(
+            b.state is not BreakerState.CLOSED or b.is_suspect(self._policy, now_us) for b in both
+        )
 
     def is_trial(self, channel_id: int, model: str, started_us: int) -> bool:
         """Tell whether the call that began then is a trial that runs."""
@@ -107,7 +109,7 @@ class Health:
 
     # --- told by the exchange ---------------------------------------------------------------
 
-    def start(self, channel_id: int, model: str, now_us: int) -> tuple[Change, ...]:
+    def start(self, channel_id: int, model: str, now_us: int) -> tuple[HealthChange, ...]:
         """Note that a call is about to ask the channel; return what that changed.
 
         Anything: it is the trial that was due, and others should know before they try as well.
@@ -117,7 +119,7 @@ class Health:
         changes = []
         for name in (model, ANY_MODEL):
             breaker = self._breakers.get((channel_id, name))
-            if breaker is not None and breaker.standing(now_us) is Standing.TRIAL:
+            if breaker is not None and breaker.availability(now_us) is Availability.TRIAL:
                 before = breaker.state
                 breaker.try_out(self._policy, now_us)
                 changes.append(self._changed(channel_id, name, breaker, before))
@@ -125,7 +127,7 @@ class Health:
 
     def succeed(
         self, channel_id: int, model: str, *, started_us: int, now_us: int
-    ) -> tuple[Change, ...]:
+    ) -> tuple[HealthChange, ...]:
         """Note the first output of a call that began at `started_us`; return what it changed.
 
         A call that began before the channel was taken out proves nothing and changes nothing.
@@ -136,7 +138,7 @@ class Health:
         changes = []
         for name in (model, ANY_MODEL):
             breaker = self._breakers.get((channel_id, name))
-            if breaker is None or breaker.state is State.CLOSED:
+            if breaker is None or breaker.state is BreakerState.CLOSED:
                 continue
             if started_us >= breaker.opened_us:
                 before = breaker.state
@@ -146,7 +148,7 @@ class Health:
 
     def fail(
         self, channel_id: int, model: str, failure: Failure, *, now_us: int, dice: float
-    ) -> tuple[Change, ...]:
+    ) -> tuple[HealthChange, ...]:
         """Note a failed attempt; return what it changed.
 
         What is not the channel's fault never counts; where it ends a trial, the next call may try.
@@ -173,17 +175,17 @@ class Health:
 
     def rest(
         self, channel_id: int, model: str, spent_s: float, *, now_us: int, dice: float
-    ) -> tuple[Change, ...]:
+    ) -> tuple[HealthChange, ...]:
         """Leave the channel alone until its quota refills: its answer said that it is used up.
 
         Only where it is in service: what took it out knows better when it may be back.
         """
         breaker = self._breaker(channel_id, model)
-        if breaker.state is not State.CLOSED:
+        if breaker.state is not BreakerState.CLOSED:
             return ()
         wait_s = min(spent_s, self._policy.spent_s_max)
         breaker.trip(self._policy, Reason.LIMITED, now_us, retry_after_s=wait_s, dice=dice)
-        return (self._changed(channel_id, model, breaker, State.CLOSED),)
+        return (self._changed(channel_id, model, breaker, BreakerState.CLOSED),)
 
     def hasten(self, channel_id: int, now_us: int) -> None:
         """Make the channel's next trial due: a cheap probe has just seen it answer.
@@ -191,7 +193,7 @@ class Health:
         Where the upstream itself asked us to wait, we wait.
         """
         for (owner, _), breaker in self._breakers.items():
-            waits = breaker.state is State.OPEN and breaker.reason is not Reason.LIMITED
+            waits = breaker.state is BreakerState.OPEN and breaker.reason is not Reason.LIMITED
             if owner == channel_id and waits:
                 breaker.due_us = min(breaker.due_us, now_us)
 
@@ -217,11 +219,11 @@ class Health:
                 due_us=b.due_us + shift_us,
             )
             for (channel_id, model), b in self._breakers.items()
-            if b.openings and (b.state is not State.CLOSED or b.changed_us >= oldest_us)
+            if b.openings and (b.state is not BreakerState.CLOSED or b.changed_us >= oldest_us)
         ]
         return encode_findings(findings)
 
-    def merge(self, message: bytes, *, now_us: int, wall_us: int) -> tuple[Change, ...]:
+    def merge(self, message: bytes, *, now_us: int, wall_us: int) -> tuple[HealthChange, ...]:
         """Take over what another worker found later than we did; return what that changed.
 
         A clock that is off can neither take a channel out for longer than any wait of our own,
@@ -263,7 +265,7 @@ class Health:
                 openings=b.openings,
             )
             for (channel_id, model), b in self._breakers.items()
-            if b.state is not State.CLOSED
+            if b.state is not BreakerState.CLOSED
         )
 
     def prune(self, served: Mapping[int, Container[str]]) -> None:
@@ -277,7 +279,7 @@ class Health:
             del self._breakers[key]
         self.troubled.clear()
         for (channel_id, _), breaker in self._breakers.items():
-            if breaker.state is not State.CLOSED:
+            if breaker.state is not BreakerState.CLOSED:
                 self.troubled[channel_id] = self.troubled.get(channel_id, 0) + 1
 
     # ----------------------------------------------------------------------------------------
@@ -308,7 +310,7 @@ class Health:
         reason = BLAME[failure.outcome]
         if reason is Reason.FAILING and wait_s is not None:
             reason = Reason.LIMITED
-        if breaker.state is State.CLOSED:
+        if breaker.state is BreakerState.CLOSED:
             breaker.count(policy, now_us, struck=True)
             if reason is Reason.FAILING and not breaker.should_trip(policy):
                 return
@@ -316,14 +318,16 @@ class Health:
             return  # began before it opened, or went there for want of another: no news
         breaker.trip(policy, reason, now_us, retry_after_s=wait_s, dice=dice)
 
-    def _changed(self, channel_id: int, model: str, breaker: Breaker, before: State) -> Change:
+    def _changed(
+        self, channel_id: int, model: str, breaker: Breaker, before: BreakerState
+    ) -> HealthChange:
         """Keep `troubled` true after a breaker moved, and say what happened."""
         after = breaker.state
-        step = (before is State.CLOSED) - (after is State.CLOSED)
+        step = (before is BreakerState.CLOSED) - (after is BreakerState.CLOSED)
         count = self.troubled.get(channel_id, 0) + step
         if count:
             self.troubled[channel_id] = count
         else:
             self.troubled.pop(channel_id, None)
-        alarm = before is State.CLOSED and breaker.reason is Reason.DENIED
-        return Change(channel_id, model, before, after, breaker.reason, alarm)
+        alarm = before is BreakerState.CLOSED and breaker.reason is Reason.DENIED
+        return HealthChange(channel_id, model, before, after, breaker.reason, alarm)

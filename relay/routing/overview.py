@@ -8,15 +8,15 @@ no channel and so has no breaker of its own to keep in step.
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from relay.routing.breaker import State
+from relay.routing.breaker import BreakerState
 from relay.routing.finding import Finding, read_findings
-from relay.routing.health import ANY_MODEL, SKEW_US, Change, Condition
+from relay.routing.health import ANY_MODEL, SKEW_US, Condition, HealthChange
 from relay.routing.policy import US_PER_S, Reason
 
 FORGOTTEN_S: Final = 15
 """Workers in trouble tell of it every 5 s; what is not told for so long is no longer so."""
 
-_GOOD: Final = {State.CLOSED: 2, State.HALF_OPEN: 1, State.OPEN: 0}
+_GOOD: Final = {BreakerState.CLOSED: 2, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 0}
 
 
 class Outlook(NamedTuple):
@@ -25,12 +25,12 @@ class Outlook(NamedTuple):
     `reason` and `trial_in_s` (seconds until the next trial may begin) are None while CLOSED.
     """
 
-    state: State
+    state: BreakerState
     reason: Reason | None = None
     trial_in_s: float | None = None
 
 
-IN_SERVICE: Final = Outlook(State.CLOSED)
+IN_SERVICE: Final = Outlook(BreakerState.CLOSED)
 
 
 class Overview:
@@ -42,7 +42,7 @@ class Overview:
         self._heard: dict[tuple[int, str], tuple[Finding, int]] = {}
         """The newest finding, and when anybody last told of this (channel, model)."""
 
-    def hear(self, message: bytes, wall_us: int) -> tuple[Change, ...]:
+    def hear(self, message: bytes, wall_us: int) -> tuple[HealthChange, ...]:
         """Take over what is newer than what was known; return what that changed.
 
         Only the first worker that tells of an opening changes something, so its alarm comes once.
@@ -58,10 +58,10 @@ class Overview:
             known = self._heard[key][0] if key in self._heard else None
             newest = finding if known is None or _supersedes(finding, known) else known
             self._heard[key] = (newest, wall_us)
-            before = State.CLOSED if known is None else known.state
+            before = BreakerState.CLOSED if known is None else known.state
             if newest.state is not before:
-                alarm = before is State.CLOSED and newest.reason is Reason.DENIED
-                changes.append(Change(*key, before, newest.state, newest.reason, alarm))
+                alarm = before is BreakerState.CLOSED and newest.reason is Reason.DENIED
+                changes.append(HealthChange(*key, before, newest.state, newest.reason, alarm))
         return tuple(changes)
 
     def conditions(self, wall_us: int) -> list[Condition]:
@@ -86,7 +86,7 @@ class Overview:
         gone = [
             key
             for key, (finding, heard_us) in self._heard.items()
-            if finding.state is not State.CLOSED and heard_us < oldest_us
+            if finding.state is not BreakerState.CLOSED and heard_us < oldest_us
         ]
         for key in gone:
             del self._heard[key]
@@ -111,7 +111,7 @@ def look_at(
 
 
 def _outlook(condition: Condition) -> Outlook:
-    if condition.state is State.CLOSED:
+    if condition.state is BreakerState.CLOSED:
         return IN_SERVICE
     return Outlook(condition.state, condition.reason, condition.trial_in_s)
 
@@ -127,9 +127,9 @@ def _supersedes(finding: Finding, known: Finding) -> bool:
     Who hears of a trial takes it for a wait until the trial's deadline, and passes it on as that:
     of two findings with one deadline the half-open one is the original.
     """
-    if {finding.state, known.state} == {State.OPEN, State.HALF_OPEN}:
+    if {finding.state, known.state} == {BreakerState.OPEN, BreakerState.HALF_OPEN}:
         if abs(finding.due_us - known.due_us) <= SKEW_US:
-            return finding.state is State.HALF_OPEN
+            return finding.state is BreakerState.HALF_OPEN
     elif finding.state is known.state:
         return finding.changed_us >= known.changed_us
     return finding.changed_us > known.changed_us

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from relay.model import Channel
-from relay.routing.breaker import Standing
+from relay.routing.breaker import Availability
 from relay.routing.health import Health
 
 LOAD_SLACK: Final = 8
@@ -28,7 +28,7 @@ _MIX_ALL: Final = 0xBF58476D1CE4E5B9
 _RANGE: Final = float(1 << 53)
 
 
-class Wish(NamedTuple):
+class Preference(NamedTuple):
     """What a call looks for.
 
     `model`: the public name. `tried`: ids of channels that failed this call.
@@ -36,7 +36,7 @@ class Wish(NamedTuple):
     """
 
     model: str
-    tried: Collection[int]
+    asked_channels: Collection[int]
     affinity: int | None = None
 
 
@@ -59,7 +59,7 @@ def affinity_of(account_id: int, session: bytes) -> int:
 
 def choose(
     channels: Sequence[Channel],
-    wish: Wish,
+    preference: Preference,
     *,
     health: Health,
     in_flight: Mapping[int, int],
@@ -70,24 +70,24 @@ def choose(
 
     Args:
         channels: All that serve the model, lowest tier first (`Snapshot.routes`).
-        wish: What the call looks for.
+        preference: What the call looks for.
         health: What is known of the channels; `health.start` tells it of the choice.
         in_flight: Channel id -> calls now running there.
         now_us: The monotonic clock that `health` is kept by.
         dice: Two throws.
     """
-    tried = wish.tried
-    left = [c for c in channels if c.id not in tried] if tried else channels
+    asked_channels = preference.asked_channels
+    left = [c for c in channels if c.id not in asked_channels] if asked_channels else channels
     if len(left) <= 1:
         return left[0] if left else None
     if health.troubled:
-        return _choose_by_health(left, wish, health, in_flight, now_us, dice)
-    return _choose_in_tier(_lowest_tier(left), wish.affinity, in_flight, dice)
+        return _choose_by_health(left, preference, health, in_flight, now_us, dice)
+    return _choose_in_tier(_lowest_tier(left), preference.affinity, in_flight, dice)
 
 
 def _choose_by_health(
     left: Sequence[Channel],
-    wish: Wish,
+    preference: Preference,
     health: Health,
     in_flight: Mapping[int, int],
     now_us: int,
@@ -100,16 +100,16 @@ def _choose_by_health(
         if channel.id not in troubled:
             ready.append(channel)
             continue
-        standing = health.standing(channel.id, wish.model, now_us)
-        if standing is Standing.READY:
+        availability = health.availability(channel.id, preference.model, now_us)
+        if availability is Availability.READY:
             ready.append(channel)
-        elif standing is Standing.TRIAL:
+        elif availability is Availability.TRIAL:
             trials.append(channel)
-    if trials and not wish.tried and (not ready or trials[0].tier <= ready[0].tier):
+    if trials and not preference.asked_channels and (not ready or trials[0].tier <= ready[0].tier):
         return trials[0]
     if ready:
-        return _choose_in_tier(_lowest_tier(ready), wish.affinity, in_flight, dice)
-    return min(left, key=lambda channel: health.due_us(channel.id, wish.model))
+        return _choose_in_tier(_lowest_tier(ready), preference.affinity, in_flight, dice)
+    return min(left, key=lambda channel: health.due_us(channel.id, preference.model))
 
 
 def _lowest_tier(channels: Sequence[Channel]) -> Sequence[Channel]:

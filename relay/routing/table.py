@@ -10,7 +10,6 @@ the stream can only be carried on (SPLICE) or broken off honestly (TRUNCATE).
 import enum
 from typing import Final, NamedTuple
 
-from relay.call import Stage
 from relay.errors import (
     ChannelDenied,
     ChannelDrained,
@@ -29,6 +28,7 @@ from relay.errors import (
     Unauthenticated,
     Unavailable,
 )
+from relay.stage import Stage
 
 
 class Outcome(enum.Enum):

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 """
 
 
-class Script(NamedTuple):
+class Migration(NamedTuple):
     """One migration. `sha256`: of the file's bytes, in hex."""
 
     name: str
@@ -49,7 +49,7 @@ async def migrate(connection: Connection) -> list[str]:
     return await apply_scripts(connection, read_scripts())
 
 
-async def apply_scripts(connection: Connection, scripts: Sequence[Script]) -> list[str]:
+async def apply_scripts(connection: Connection, scripts: Sequence[Migration]) -> list[str]:
     """Apply those of `scripts` that are missing; as `migrate`."""
     applied = []
     with border():
@@ -58,7 +58,7 @@ async def apply_scripts(connection: Connection, scripts: Sequence[Script]) -> li
     return applied
 
 
-def read_scripts() -> list[Script]:
+def read_scripts() -> list[Migration]:
     """Return the migrations of this code in order.
 
     Raises:
@@ -71,11 +71,11 @@ def read_scripts() -> list[Script]:
             raise ConfigError(f"migration {file.name} is not called NNNN_name.sql")
         content = file.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
-        scripts.append(Script(file.name, content.decode(), digest))
+        scripts.append(Migration(file.name, content.decode(), digest))
     return scripts
 
 
-def pending(scripts: Sequence[Script], recorded: Mapping[str, str]) -> list[Script]:
+def pending(scripts: Sequence[Migration], recorded: Mapping[str, str]) -> list[Migration]:
     """Return the scripts that are still to be applied.
 
     Args:
@@ -104,7 +104,7 @@ def pending(scripts: Sequence[Script], recorded: Mapping[str, str]) -> list[Scri
     return missing
 
 
-async def _apply_next(connection: Connection, scripts: Sequence[Script]) -> str | None:
+async def _apply_next(connection: Connection, scripts: Sequence[Migration]) -> str | None:
     """Apply the first missing script in a transaction of its own; return its name, None if none."""
     async with connection.transaction():
         await connection.execute(

@@ -74,7 +74,7 @@ async def connect(
     """Return a connection of one's own; the caller closes it.
 
     Args:
-        url: `postgresql://...`, or one of `relay.store.locate`.
+        url: `postgresql://...`, or one of `relay.store.embedded.locate`.
         application: What pg_stat_activity calls it.
         connect_s: Seconds for connecting and logging in.
 

@@ -1,7 +1,8 @@
 """Clients of Redis for what is not urgent, and the border where its failures become ours.
 
-Limits are asked for over `relay.store.resp`, which is faster and never asks twice. Nothing is sent
-twice here either: redis-py's own retries are off, whoever asks decides what a failure means.
+Limits are asked for over `relay.store.limits.resp`, which is faster and never asks twice. Nothing
+is sent twice here either: redis-py's own retries are off, and whoever asks decides what a failure
+means.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ async def connect(
     """Give a client of one's own; it connects at its first command and is closed on leaving.
 
     Args:
-        url: redis://, rediss:// or unix://, or one of `relay.store.locate`.
+        url: redis://, rediss:// or unix://, or one of `relay.store.embedded.locate`.
         application: What CLIENT LIST calls it; no space in it.
         within_s: What the whole block may take; None = the block has deadlines of its own, for
             the client has none.

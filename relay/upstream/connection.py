@@ -18,8 +18,8 @@ from typing import Final, cast
 import httptools
 
 from relay.errors import ChannelGarbled, ConnectionBroken, RelayError
-from relay.ports import Answer, Connection
-from relay.wire.heads import FRAME_OF_EVENTS_END, plain_frame
+from relay.ports import AnswerListener, Connection
+from relay.wire.http import FRAME_OF_EVENTS_END, plain_frame
 
 READ_BYTES: Final = 64 * 1024
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -30,7 +30,7 @@ JOIN_BYTES_MAX: Final = 64 * 1024
 """Below this a head and body are joined into one write; above it the copy costs more."""
 
 
-class State(enum.Enum):
+class ConnectionState(enum.Enum):
     """Where the connection is between questions."""
 
     IDLE = "idle"
@@ -40,10 +40,10 @@ class State(enum.Enum):
 
 
 # Looked up once: a member of an enum is searched in its class each time it is named.
-_IDLE: Final = State.IDLE
-_ASKED: Final = State.ASKED
-_HEADED: Final = State.HEADED
-_CLOSED: Final = State.CLOSED
+_IDLE: Final = ConnectionState.IDLE
+_ASKED: Final = ConnectionState.ASKED
+_HEADED: Final = ConnectionState.HEADED
+_CLOSED: Final = ConnectionState.CLOSED
 
 
 class UpstreamConnection(Connection):
@@ -87,9 +87,9 @@ class UpstreamConnection(Connection):
     ) -> None:
         self._on_idle = on_idle
         self._on_closed = on_closed
-        self._state: State = _CLOSED
+        self._state: ConnectionState = _CLOSED
         self._transport: asyncio.Transport | None = None
-        self._answer: Answer | None = None
+        self._answer: AnswerListener | None = None
         self._headers: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
         # httptools calls these for every piece of a body and for every header: methods of builtins
@@ -114,7 +114,7 @@ class UpstreamConnection(Connection):
 
     # --- what the flow asks of it -----------------------------------------------------------
 
-    def ask(self, head: bytes, body: bytes, answer: Answer) -> None:
+    def ask(self, head: bytes, body: bytes, answer: AnswerListener) -> None:
         """Send a request; `answer` hears of the response until it is whole or lost."""
         assert self._state is _IDLE and self._transport is not None
         self._state = _ASKED
@@ -273,7 +273,7 @@ class UpstreamConnection(Connection):
         self._surplus_at = None
         self._head = None
 
-    def _deliver(self, raw: bytes, answer: Answer) -> None:
+    def _deliver(self, raw: bytes, answer: AnswerListener) -> None:
         parts, done = self._parts, self._done
         self._aligned = (
             self._chunked

@@ -12,15 +12,15 @@ from collections import deque
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from relay.call import Endpoint
 from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.errors import ConnectFailed
 from relay.model import Channel
 from relay.ports import Connections
+from relay.records import Endpoint
 from relay.upstream.connection import READ_BYTES, BufferedConnection, UpstreamConnection
-from relay.upstream.resolve import Resolver
-from relay.wire.heads import request_head
+from relay.upstream.dns import Resolver
+from relay.wire.http import request_head
 
 Origin = tuple[str, str, int]
 """(scheme, host, port)"""

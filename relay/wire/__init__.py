@@ -1,1 +1,26 @@
-"""The protocols as pure values: bytes in, values out."""
+"""Bytes to values and back: HTTP, SSE, requests, usage, errors. Pure.
+
+answer_shapes    What is read of an answer beside its usage: events of any dialect, and the error in
+                 a body
+api_keys         API keys: their form, their checksum, and the digest they are known by
+classify         Judgements on an answer's events: has it begun, is it whole, is this an error
+client_ip        Whose address a call comes from: the socket's peer, or what trusted proxies say of
+                 it
+http             HTTP/1.1 heads, written by us in both directions and never passed through
+multipart        Multipart forms: the few text fields the relay needs, and the model's name replaced
+                 in place
+quota_headers    What an upstream's headers say about its own quota: when to come back, and whether
+                 it is used up
+request          A JSON request: what routing, limits and billing need of it, and its body for an
+                 upstream
+request_shapes   What is read of a JSON request
+sse              Where server-sent events begin and end, as bytes
+text_size        How much text a request holds, told from its bytes: what limits reckon with before
+                 it runs
+upstream_errors  What an upstream's refusal means: whose fault it is, whether another channel may do
+                 better
+usage            What an answer used, found in its last bytes without decoding it
+usage_shapes     The shapes that usage has on the wire, by every name that a dialect gives to a
+                 count
+dialects/        What is said differently by each provider's API
+"""

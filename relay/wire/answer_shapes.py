@@ -32,7 +32,7 @@ class Event(msgspec.Struct):
     candidates: list[dict[str, Any]] | None = None
 
 
-class Fault(msgspec.Struct):
+class ErrorFields(msgspec.Struct):
     """What an upstream says is wrong."""
 
     code: str | int | None = None
@@ -44,4 +44,4 @@ class Fault(msgspec.Struct):
 class FaultBody(msgspec.Struct):
     """A body that is an error."""
 
-    error: Fault
+    error: ErrorFields

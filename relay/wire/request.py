@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from relay.call import Endpoint
 from relay.errors import BadRequest
+from relay.records import Endpoint
 from relay.wire.request_shapes import Fields, StreamOptions
 
 MODEL_CHARS_MAX: Final = 256

@@ -20,7 +20,7 @@ from benchmarks.target import absence
 from relay.cli import bench as thin
 from relay.mock.options import MockOptions
 from relay.mock.server import start
-from relay.store.declaration import parse_catalog
+from relay.store.catalog.declaration import parse_catalog
 
 
 async def test_any_url_is_measured_and_the_key_stays_out_of_the_report(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from relay.config import Config, Server, Timeouts
 from relay.mock.options import MockOptions
 from relay.mock.script import digest, prose, tool_arguments
 from relay.mock.server import MockServer, start
-from relay.model import Protocol
+from relay.model import Dialect
 from tests.flow.rig import KEY, MODEL, Rig, make_channel, make_snapshot
 
 SAID: Final = "Tell me."
@@ -82,7 +82,7 @@ async def stage(
     """Set a scene: MODEL is sound, or has the mock's `fault`."""
     mock = await start(upstream or MockOptions(chunks=CHUNKS, api_key="sk-upstream-1"))
     mock.set_fail(*filter(None, [fault]))
-    channel = make_channel(1, mock.port, protocol=Protocol.ANTHROPIC)
+    channel = make_channel(1, mock.port, protocol=Dialect.ANTHROPIC)
     try:
         async with Rig(make_snapshot([channel], **key_fields), config) as rig:
             root = rig.url.removesuffix("/v1")

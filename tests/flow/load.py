@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from relay.call import CallEnd
 from relay.config import Config
 from relay.mock.options import MockOptions
 from relay.mock.script import digest, prose
 from relay.mock.server import MockServer, start
 from relay.model import Channel, Snapshot, index_routes
+from relay.records import CallEnd
 from tests.flow.rig import Rig, chat, make_snapshot, post, unchunked
 
 CHUNKS = 24
@@ -220,7 +220,7 @@ def prompts(rng: random.Random) -> Iterator[str]:
     """Yield prompts, each another, whose answers never say some words twice in a row.
 
     Where the last words are said again on purpose right behind a cut, no relay can tell them from
-    an upstream that took a step back (routing.seam): one text in a hundred has such a place.
+    an upstream that took a step back (splice.overlap): one text in a hundred has such a place.
     """
     while True:
         prompt = f"{rng.getrandbits(64):016x}"
@@ -320,9 +320,9 @@ async def settled(rig: Rig) -> dict[bytes, CallEnd]:
     """
     server = rig.server
     await until(lambda: server.counters.inflight == 0)
-    assert len(server._watch) == 0
-    assert not any(server.referee._in_flight.values())
-    assert server._exchange._splicer._shelf.kept_bytes == 0
+    assert len(server._running_calls) == 0
+    assert not any(server.balancer._in_flight.values())
+    assert server._exchange._splicer._budget.kept_bytes == 0
     await until(lambda: all(connection.usable for connection in server._pool._open))
     begun = [start.request_id for start in rig.journal.starts]
     ended = [end.request_id for end in rig.journal.ends]

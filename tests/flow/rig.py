@@ -12,12 +12,11 @@ from typing import Any
 
 import msgspec
 
-from relay.call import CallCheckpoint, CallEnd, CallStart
 from relay.config import Config
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
-from relay.flow.quotas import Quotas
-from relay.flow.rates import Rates
+from relay.flow.reserve.channel_quotas import ChannelQuotas
+from relay.flow.reserve.limits import LimitReservation
 from relay.limits.estimate import Estimator
 from relay.model import (
     Account,
@@ -31,7 +30,8 @@ from relay.model import (
     index_routes,
 )
 from relay.ports import Limiter
-from relay.wire.keys import digest
+from relay.records import CallCheckpoint, CallEnd, CallStart
+from relay.wire.api_keys import digest
 
 PEPPER = b"pepper of the tests, 32 bytes...."
 KEY = "relay_test-key"
@@ -113,9 +113,13 @@ class Rig:
         self.snapshot = snapshot
         self.config = config or Config()
         counters, estimator = Counters(), Estimator()
-        tolls = [Rates(limiter, estimator, counters)] if limiter is not None else []
-        self.server = DataServer(self.config, self.journal, counters, PEPPER, tolls=tolls)
-        self.server.referee.quotas = Quotas(limiter, estimator)
+        reservations = (
+            [LimitReservation(limiter, estimator, counters)] if limiter is not None else []
+        )
+        self.server = DataServer(
+            self.config, self.journal, counters, PEPPER, reservations=reservations
+        )
+        self.server.balancer.quotas = ChannelQuotas(limiter, estimator)
         self.port = 0
 
     async def __aenter__(self) -> "Rig":

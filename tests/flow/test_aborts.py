@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay.call import CallEnd
 from relay.config import Billing, Config, JournalConfig
 from relay.model import AbortBills
+from relay.records import CallEnd
 from tests.flow.rig import (
     DONE,
     FINISH,

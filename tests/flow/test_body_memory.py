@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
-from relay.flow.active import ActiveCall
-from relay.flow.forgotten import FORGOTTEN
+from relay.flow.call import FORGOTTEN, Call
 from tests.flow.rig import (
     DONE,
     FINISH,
@@ -28,9 +27,9 @@ from tests.flow.rig import (
 PROMPT = "word " * 2_000
 
 
-async def running_call(rig: Rig, until: Callable[[ActiveCall], bool]) -> ActiveCall:
+async def running_call(rig: Rig, until: Callable[[Call], bool]) -> Call:
     async with asyncio.timeout(5):
-        while not (found := [call for call in rig.server._watch.calls() if until(call)]):
+        while not (found := [call for call in rig.server._running_calls.calls() if until(call)]):
             await asyncio.sleep(0.005)
     return found[0]
 
@@ -75,7 +74,7 @@ async def test_a_body_in_chunks_takes_no_more_than_its_size() -> None:
         raw = b"\r\n".join([*lines, b"Transfer-Encoding: chunked"]) + b"\r\n\r\n"
         raw += chunked(body) + b"0\r\n\r\n"
         asked = asyncio.create_task(rig.say(raw))
-        call = await running_call(rig, lambda call: call.attempts > 0)
+        call = await running_call(rig, lambda call: call.attempt_count > 0)
         assert call.held_bytes == len(body)
         asked.cancel()
         await rig.ended()

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from relay.mock.record import Served
+from relay.mock.record import ServedRecord
 from tests.live.crash_rig import Call, judge, owed
 
 CALL = Call(prompt_tokens=30, body_bytes=200, tokens_max=60, stream=True, leaves_after=0, events=12)
 SERVED = {
-    30: [Served(n=1, prompt_tokens=30, completion_tokens=60)],
-    31: [Served(n=2, prompt_tokens=31, completion_tokens=20, aborted=True)],
+    30: [ServedRecord(n=1, prompt_tokens=30, completion_tokens=60)],
+    31: [ServedRecord(n=2, prompt_tokens=31, completion_tokens=20, aborted=True)],
 }
 
 

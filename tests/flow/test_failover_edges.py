@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
+from relay.clock import now_us
 from relay.config import Config, Timeouts
-from relay.flow.referee import now_us
 from relay.model import Resume
 from relay.routing.health import Failure
 from relay.routing.table import Outcome
@@ -27,7 +27,7 @@ async def test_a_stream_that_stalls_behind_its_finish_reason_is_whole() -> None:
         assert (await ask(rig, MODEL, "hello", stream=True)).whole
         (end,) = (await settled(rig)).values()
         assert (end.reason, end.estimated) == ("completed", True)
-        assert not rig.server.referee.health.troubled
+        assert not rig.server.balancer.health.troubled
 
 
 async def test_the_same_for_a_stream_that_was_carried_on() -> None:
@@ -88,7 +88,7 @@ async def test_an_eviction_costs_no_call_though_the_other_channel_failed_lately(
         mocks(2, ttft_ms=300.0) as (drained, other),
         standing(make_channel(1, drained.port), make_channel(2, other.port, tier=1)) as rig,
     ):
-        health = rig.server.referee.health
+        health = rig.server.balancer.health
         health.fail(2, MODEL, Failure(Outcome.CUT, now_us()), now_us=now_us(), dice=0.0)
         calls = [
             asyncio.create_task(ask(rig, MODEL, "hello", stream=bool(n % 2))) for n in range(10)
@@ -110,7 +110,7 @@ async def test_a_question_that_cannot_be_framed_leaves_nothing_under_way() -> No
         for _ in range(2):
             assert await rig.say(question) == b""
             assert not rig.server._pool._open
-            assert not any(rig.server.referee._in_flight.values())
+            assert not any(rig.server.balancer._in_flight.values())
         ends = await rig.ended(3)
         assert [(end.status, end.cost_nanos > 0) for end in ends] == [
             (200, True),

@@ -19,8 +19,8 @@ import pytest
 from relay.config import Config, Timeouts
 from relay.mock.server import MockServer
 from relay.model import Resume
-from relay.routing.breaker import State
-from relay.routing.health import Change, Health
+from relay.routing.breaker import BreakerState
+from relay.routing.health import Health, HealthChange
 from relay.routing.policy import Policy
 from tests.flow.load import (
     CHUNKS,
@@ -156,22 +156,25 @@ def check_usage(one: Told, output_tokens: int, *, estimated: bool) -> None:
 async def test_a_channel_that_fails_every_call_is_seen_by_nobody_and_gets_trials_only(
     times: int, rng: random.Random
 ) -> None:
-    changes: list[Change] = []
+    changes: list[HealthChange] = []
     async with mocks(2) as (bad, good):
         bad.set_fail("status:500")
         async with standing(make_channel(1, bad.port), make_channel(2, good.port)) as rig:
-            rig.server.referee._on_changes = changes.extend
-            rig.server.referee.health = Health(POLICY)
+            rig.server.balancer._on_changes = changes.extend
+            rig.server.balancer.health = Health(POLICY)
             async with crowd(rig, rng, MODEL, size=100) as told:
                 await until(lambda: bool(changes))
-                await until(lambda: rig.server.referee._in_flight[1] == 0)
+                await until(lambda: rig.server.balancer._in_flight[1] == 0)
                 asked_before, begun_s = bad.state.calls, time.monotonic()
                 changes.clear()
                 await asyncio.sleep(2.0 * times)
             assert all(one.whole for one in told)
             await settled(rig)
             took_s = time.monotonic() - begun_s
-            begun, failed = (State.OPEN, State.HALF_OPEN), (State.HALF_OPEN, State.OPEN)
+            begun, failed = (
+                (BreakerState.OPEN, BreakerState.HALF_OPEN),
+                (BreakerState.HALF_OPEN, BreakerState.OPEN),
+            )
             assert [(c.before, c.after) for c in changes] == [begun, failed] * (len(changes) // 2)
             trials = len(changes) // 2
             assert bad.state.calls - asked_before == trials
@@ -236,7 +239,7 @@ async def heal(fail: str, down_s: float, rng: random.Random) -> None:
             splice=True,
         ) as rig,
     ):
-        rig.server.referee.health = health = Health(POLICY)
+        rig.server.balancer.health = health = Health(POLICY)
         async with crowd(rig, rng, MODEL, size=4) as told:
             await asyncio.sleep(0.3)
             ill.set_fail(fail)
@@ -283,7 +286,7 @@ async def drain(rig: Rig, upstream: MockServer, *, evicted: bool) -> int:
     Checks that it is asked nothing more and runs empty.
     """
     # What is on its way there already was decided before the drain.
-    running = rig.server.referee._in_flight[1]
+    running = rig.server.balancer._in_flight[1]
     asked = upstream.state.calls + running - upstream.state.in_flight
     rig.server.swap(without(rig.snapshot, 1, evicted=evicted))
     await until(lambda: upstream.state.in_flight == 0, within_s=0.3 if evicted else 3.0)

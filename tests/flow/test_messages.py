@@ -16,7 +16,7 @@ from relay.config import Config, Timeouts
 from relay.mock.options import MockOptions
 from relay.mock.script import digest, prose
 from relay.mock.server import MockServer, start
-from relay.model import PriceDetail, Protocol
+from relay.model import Dialect, PriceDetail
 from tests.flow.rig import (
     KEY,
     MODEL,
@@ -104,7 +104,7 @@ def streaming(**fields: Any) -> dict[str, Any]:
 
 
 def anthropic(number: int, port: int, **fields: Any) -> Any:
-    return make_channel(number, port, protocol=Protocol.ANTHROPIC, **fields)
+    return make_channel(number, port, protocol=Dialect.ANTHROPIC, **fields)
 
 
 def texts(payload: bytes) -> str:

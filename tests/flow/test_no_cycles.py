@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.flow.active import ActiveCall
+from relay.flow.call import Call
 from relay.mock.options import MockOptions
 from relay.mock.server import start
 from tests.flow.rig import MODEL, Rig, chat, make_channel, make_snapshot, post
@@ -22,7 +22,7 @@ def no_collector() -> Iterator[None]:
 
 
 def alive() -> int:
-    return sum(isinstance(thing, ActiveCall) for thing in gc.get_objects())
+    return sum(isinstance(thing, Call) for thing in gc.get_objects())
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from relay.edge.connection import ClientConnection
-from relay.flow.active import ActiveCall
-from relay.flow.trace import Trace
+from relay.flow.attempts.tail import StreamTail
+from relay.flow.call import Call
 from tests.flow.rig import (
     DONE,
     FINISH,
@@ -78,9 +78,9 @@ def tasks_of(rig: Rig) -> int:
     return sum("ClientConnection" in repr(task.get_coro()) for task in asyncio.all_tasks())
 
 
-async def committed(rig: Rig, count: int) -> ActiveCall:
+async def committed(rig: Rig, count: int) -> Call:
     """Wait until the `count`th stream has shown a word; return its call."""
-    calls = rig.server._watch.calls
+    calls = rig.server._running_calls.calls
     await until(lambda: rig.journal.starts[count - 1 :] != [] and bool(calls()))
     await until(lambda: calls()[0].committed)
     return calls()[0]
@@ -186,7 +186,7 @@ async def test_a_client_that_leaves_a_running_stream_is_settled() -> None:
         (end,) = await rig.ended()
         assert end.status == 499 and end.attempts == 2
         await until(lambda: rig.server.counters.inflight == 0)
-        assert not any(rig.server.referee._in_flight.values())
+        assert not any(rig.server.balancer._in_flight.values())
 
 
 async def test_connections_are_kept_alive_and_not_delayed() -> None:
@@ -206,7 +206,7 @@ def test_first_events_are_kept_where_they_report_usage() -> None:
     begun = b'data: {"type":"message_start","message":{"usage":' + counts + b"}}\n\n"
     plain = b'data: {"usage":null}\n\n'
     for first, found in ((begun, (9, 1)), (plain, None)):
-        trace = Trace()
+        trace = StreamTail()
         for block in (first, *[event("word")] * 6):
             trace.note(block)
         usage = trace.usage()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from relay.cli.probe import probe
-from relay.control.question import request_headers
-from relay.model import Channel, Protocol, Secret
+from relay.control.watch.probe_request import request_headers
+from relay.model import Channel, Dialect, Secret
 
 Serve = Callable[[bytes], Channel]
 
@@ -23,7 +23,7 @@ def make_channel(port: int, *, scheme: str = "http", protocol: str = "openai") -
         base_url=f"{scheme}://127.0.0.1:{port}/v1",
         api_key=Secret("sk-1"),
         models={"m": "m", "fast": "m-1"},
-        protocol=Protocol(protocol),
+        protocol=Dialect(protocol),
     )
 
 

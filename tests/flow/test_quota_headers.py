@@ -8,9 +8,9 @@ import asyncio
 
 import pytest
 
+from relay.clock import now_us
 from relay.config import Config, Switching
-from relay.flow.referee import now_us
-from relay.routing.breaker import State
+from relay.routing.breaker import BreakerState
 from relay.routing.health import Condition
 from relay.routing.policy import Policy, Reason
 from tests.flow.rig import (
@@ -55,7 +55,7 @@ async def call(rig: Rig) -> bytes:
 
 
 def condition(rig: Rig) -> Condition:
-    (found,) = rig.server.referee.health.describe(now_us())
+    (found,) = rig.server.balancer.health.describe(now_us())
     return found
 
 
@@ -81,7 +81,7 @@ async def test_a_channel_whose_quota_is_used_up_is_left_alone_before_it_refuses(
     ):
         assert await call(rig) == b"200"
         found = condition(rig)
-        assert (found.state, found.reason) == (State.OPEN, Reason.LIMITED)
+        assert (found.state, found.reason) == (BreakerState.OPEN, Reason.LIMITED)
         assert 7.0 < found.trial_in_s < 9.0
         assert await call(rig) == b"200"
         assert (len(spent.requests), len(other.requests)) == (1, 1)
@@ -111,7 +111,7 @@ async def test_the_same_for_a_stream() -> None:
 async def test_what_says_nothing_changes_nothing(headers: tuple[bytes, ...]) -> None:
     async with Peer(saying(b"200 OK", *headers)) as peer, standing(peer, peer) as rig:
         assert await call(rig) == b"200"
-        assert not rig.server.referee.health.troubled
+        assert not rig.server.balancer.health.troubled
 
 
 async def test_no_header_takes_a_channel_out_for_long_nor_a_model_from_its_last_one() -> None:
@@ -157,7 +157,7 @@ async def test_404_is_whose_fault_configuration_says(switches: bool) -> None:
     ):
         assert await call(rig) == (b"200" if switches else b"404")
         assert len(other.requests) == switches
-        assert not rig.server.referee.health.troubled
+        assert not rig.server.balancer.health.troubled
         (end,) = await rig.ended()
         assert end.reason == ("completed" if switches else "upstream_rejected")
 

@@ -9,10 +9,10 @@ import asyncio
 import itertools
 import time
 
+from relay.clock import now_us
 from relay.config import Config, Timeouts
-from relay.flow.referee import now_us
 from relay.mock.server import MockServer
-from relay.routing.breaker import State
+from relay.routing.breaker import BreakerState
 from relay.routing.health import Condition, Health
 from tests.flow.load import Told, ask, mocks, settled, standing, until
 from tests.flow.rig import MODEL, Rig, make_channel
@@ -26,7 +26,7 @@ SWEEPS_S = 0.7
 
 
 def conditions(rig: Rig) -> list[Condition]:
-    return rig.server.referee.health.describe(now_us())
+    return rig.server.balancer.health.describe(now_us())
 
 
 _prompts = itertools.count()
@@ -46,7 +46,7 @@ async def learn(rig: Rig, *upstreams: MockServer) -> None:
 def expire(health: Health) -> None:
     """Let every wait be over."""
     for breaker in health._breakers.values():
-        if breaker.state is State.OPEN:
+        if breaker.state is BreakerState.OPEN:
             breaker.due_us = 0
 
 
@@ -61,7 +61,7 @@ async def test_a_hanging_channel_is_found_out_by_its_silence_and_its_calls_move_
         told = await asyncio.gather(*(call(rig) for _ in range(40)))
         assert all(one.whole for one in told)
         assert time.monotonic() - begun_s < SHORT_S + SWEEPS_S + 1.0
-        assert [found.state for found in conditions(rig)] == [State.OPEN]
+        assert [found.state for found in conditions(rig)] == [BreakerState.OPEN]
         asked = ill.state.calls
         assert (await call(rig)).took_s < SHORT_S
         assert ill.state.calls == asked
@@ -81,7 +81,7 @@ async def test_one_call_that_thinks_for_long_is_left_alone() -> None:
         thinking = asyncio.create_task(call(rig))
         await slow.until(lambda state: state.in_flight == 1)
         slow.set_fail()
-        await until(lambda: rig.server.referee._in_flight[1] == 0)  # no load any more
+        await until(lambda: rig.server.balancer._in_flight[1] == 0)  # no load any more
         assert not thinking.done() and conditions(rig) == []
         for _ in range(5):  # what answers beside it shows that the channel lives
             assert (await call(rig)).whole
@@ -99,7 +99,7 @@ async def test_a_trial_that_hangs_costs_its_client_a_moment_and_makes_way_for_th
             make_channel(1, ill.port), make_channel(2, well.port, tier=1), config=CONFIG
         ) as rig,
     ):
-        health = rig.server.referee.health
+        health = rig.server.balancer.health
         ill.set_fail("status:500")
         for _ in range(3):
             assert (await call(rig)).whole
@@ -108,12 +108,12 @@ async def test_a_trial_that_hangs_costs_its_client_a_moment_and_makes_way_for_th
             expire(health)
             trial = asyncio.create_task(call(rig))
             await ill.until(lambda state: state.in_flight == 1)
-            assert [found.state for found in conditions(rig)] == [State.HALF_OPEN]
+            assert [found.state for found in conditions(rig)] == [BreakerState.HALF_OPEN]
             assert (await call(rig)).took_s < SHORT_S  # the others go elsewhere meanwhile
             told = await trial
             assert told.whole and SHORT_S <= told.took_s < SHORT_S + SWEEPS_S
             (found,) = conditions(rig)
-            assert (found.state, found.openings) == (State.OPEN, openings)
+            assert (found.state, found.openings) == (BreakerState.OPEN, openings)
         ill.set_fail()
         expire(health)
         served = len(ill.served)
@@ -133,11 +133,11 @@ async def test_the_last_channel_of_a_model_gets_all_the_time_there_is() -> None:
         only.set_fail("status:500")
         for _ in range(3):
             assert (await call(rig)).status == 502
-        expire(rig.server.referee.health)
+        expire(rig.server.balancer.health)
         only.set_fail("hang")
         trial = asyncio.create_task(call(rig))
         await only.until(lambda state: state.in_flight == 1)
-        await until(lambda: rig.server.referee._in_flight[1] == 0)
+        await until(lambda: rig.server.balancer._in_flight[1] == 0)
         await asyncio.sleep(0.6)  # two looks more: it is left waiting
         assert not trial.done()
         told = await trial

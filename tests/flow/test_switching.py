@@ -207,8 +207,10 @@ async def test_bytes_that_no_utf_8_has_are_no_answer() -> None:
 
 
 def test_every_way_to_die_that_the_mock_knows_is_tried() -> None:
-    tried = {fail.partition(":")[0] for fail in (*BEFORE, *AFTER, *WHOLE, *ODD, "invalid-utf8")}
-    assert tried == set(MODES)
+    asked_channels = {
+        fail.partition(":")[0] for fail in (*BEFORE, *AFTER, *WHOLE, *ODD, "invalid-utf8")
+    }
+    assert asked_channels == set(MODES)
 
 
 async def test_the_clients_own_fault_is_not_asked_of_another_channel() -> None:
@@ -218,7 +220,7 @@ async def test_the_clients_own_fault_is_not_asked_of_another_channel() -> None:
         assert not mocks[1].served
         (end,) = await rig.ended()
         assert (end.reason, end.cost_nanos) == ("upstream_rejected", 0)
-        assert not rig.server.referee.health.troubled
+        assert not rig.server.balancer.health.troubled
 
 
 async def test_all_channels_down_is_told_fast_and_says_what_to_do() -> None:
@@ -245,8 +247,10 @@ async def test_a_call_that_was_moved_on_remembers_why_and_a_good_one_nothing() -
         for _ in range(2):
             await rig.say(post("/v1/chat/completions", chat()))
         ends = await rig.ended(2)
-        tried = [[(one.channel_id, one.outcome, one.status) for one in end.tries] for end in ends]
-        assert sorted(tried) == [[(1, "server error", 503)]] * 2
+        asked_channels = [
+            [(one.channel_id, one.outcome, one.status) for one in end.tries] for end in ends
+        ]
+        assert sorted(asked_channels) == [[(1, "server error", 503)]] * 2
     async with standing("") as (rig, _):
         await rig.say(post("/v1/chat/completions", chat()))
         assert (await rig.ended())[0].tries == ()
@@ -260,12 +264,12 @@ async def test_a_failing_channel_is_left_alone_after_three_strikes_and_comes_bac
             assert (await rig.say(post("/v1/chat/completions", chat()))).startswith(b"HTTP/1.1 200")
         assert len(mocks[0].served) == 3
         mocks[0].set_fail()
-        rig.server.referee.health.hasten(1, 1 << 62)
-        for breaker in rig.server.referee.health._breakers.values():
+        rig.server.balancer.health.hasten(1, 1 << 62)
+        for breaker in rig.server.balancer.health._breakers.values():
             breaker.due_us = 0
         await rig.say(post("/v1/chat/completions", chat()))
         assert len(mocks[0].served) == 4
-        assert not rig.server.referee.health.troubled
+        assert not rig.server.balancer.health.troubled
         said = [(record.getMessage(), record.__dict__["channel"]) for record in caplog.records]
         assert said == [
             ("a channel is out of service", "channel-1"),

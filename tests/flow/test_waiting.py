@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from relay.waiting import cancel_all, first_of
+from relay.tasks import cancel_all, first_of
 
 
 async def fail() -> None:

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from relay.config import Alerts, Config
-from relay.control.webhook import Alarm, Webhook, find_webhook
+from relay.control.watch.webhook import Alarm, Webhook, find_webhook
 from relay.errors import ConfigError
 from relay.model import Secret
 

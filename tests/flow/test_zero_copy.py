@@ -8,14 +8,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from relay.call import Endpoint, Stage
 from relay.config import Switching
-from relay.edge.framing import JsonQuestion
+from relay.edge.question import JsonQuestion
 from relay.errors import RelayError
-from relay.flow.active import ActiveCall
-from relay.flow.outlet import Outlet
-from relay.flow.ports import Valve
-from relay.flow.pump import Pump
+from relay.flow.attempts.stream import StreamAttempt
+from relay.flow.call import Call
+from relay.flow.ports import Backpressure
+from relay.flow.response import Response
+from relay.records import Endpoint
+from relay.stage import Stage
 from relay.upstream.connection import UpstreamConnection
 from relay.wire.request import peek_json
 from tests.flow.rig import DONE, FINISH, SSE_HEAD, USAGE, chunked, event, make_channel
@@ -32,7 +33,7 @@ class KeepingClient:
         self.writes: list[bytes] = []
         self.write: Callable[[bytes], None] = self.writes.append
 
-    def watch(self, valve: Valve | None) -> None:
+    def set_backpressure(self, backpressure: Backpressure | None) -> None:
         raise AssertionError("nobody is slow here")
 
     def cut(self) -> None:
@@ -57,14 +58,16 @@ class Bench:
 
     def __init__(self) -> None:
         self.client = KeepingClient()
-        self.settled: list[ActiveCall] = []
+        self.settled: list[Call] = []
         self.reads: list[bytes] = []
-        call = ActiveCall(bytes(16), self.client, Endpoint.CHAT, 0)
+        call = Call(bytes(16), self.client, Endpoint.CHAT, 0)
         call.stream = True
         request = peek_json(b'{"model":"a","stream":true}', Endpoint.CHAT)
         call.question = JsonQuestion(request, strips_usage=False)
-        call.outlet = Outlet(self.client, call.id)
-        self.pump = Pump(call, make_channel(1, 1), lambda _: None, self.settled.append, Switching())
+        call.response = Response(self.client, call.id)
+        self.pump = StreamAttempt(
+            call, make_channel(1, 1), lambda _: None, self.settled.append, Switching()
+        )
         self.connection = UpstreamConnection(lambda _: None, lambda _: None)
         self.connection.connection_made(QuietTransport())
         self.ends: list[RelayError | None] = []

@@ -14,7 +14,7 @@ import asyncpg
 
 from relay.config import Config
 from relay.store import redis
-from relay.store.locate import database_url, redis_url
+from relay.store.embedded.locate import database_url, redis_url
 from tests.live.relay_process import RelayProcess, family
 
 

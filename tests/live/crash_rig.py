@@ -36,11 +36,11 @@ import aiohttp
 import msgspec
 
 from relay.config import Config
-from relay.mock.record import Served
+from relay.mock.record import ServedRecord
 from relay.store import postgres
-from relay.store.audit import run_audit
-from relay.store.journal_files import list_generations
-from relay.store.locate import database_url
+from relay.store.billing.audit import run_audit
+from relay.store.embedded.locate import database_url
+from relay.store.log.files import list_generations
 from relay.store.postgres import Connection
 from tests.live.relay_process import (
     RELAY,
@@ -288,7 +288,9 @@ class Mine:
         )
         return bool(found == len(ids))
 
-    async def _check_books(self, connection: Connection, served: dict[int, list[Served]]) -> None:
+    async def _check_books(
+        self, connection: Connection, served: dict[int, list[ServedRecord]]
+    ) -> None:
         async with connection.transaction(isolation="repeatable_read"):
             rows = await connection.fetch(
                 """SELECT request_id, reason, status, input_tokens, output_tokens, cost_nanos,
@@ -304,7 +306,7 @@ class Mine:
             assert balance == recharged - sum(row["cost_nanos"] for row in rows)
         assert (await run_audit(connection)).drifts == []
 
-    def _check_rows(self, rows: list[Any], served: dict[int, list[Served]]) -> None:
+    def _check_rows(self, rows: list[Any], served: dict[int, list[ServedRecord]]) -> None:
         counted = Counter(row["request_id"] for row in rows)
         assert counted.most_common(1)[0][1] == 1
         by_id = {f"req_{row['request_id'].int:032x}": row for row in rows}
@@ -315,15 +317,15 @@ class Mine:
             problem = judge(row, callers.get(request_id), served)
             assert not problem, (problem, dict(row), callers.get(request_id))
 
-    def _read_served(self) -> dict[int, list[Served]]:
-        found: dict[int, list[Served]] = {}
+    def _read_served(self) -> dict[int, list[ServedRecord]]:
+        found: dict[int, list[ServedRecord]] = {}
         for line in self._served_file.read_bytes().splitlines():
-            one = msgspec.json.decode(line, type=Served)
+            one = msgspec.json.decode(line, type=ServedRecord)
             found.setdefault(one.prompt_tokens, []).append(one)
         return found
 
 
-def judge(row: Any, call: Call | None, served: dict[int, list[Served]]) -> str:
+def judge(row: Any, call: Call | None, served: dict[int, list[ServedRecord]]) -> str:
     """Return what is wrong with a row, "" if nothing is."""
     tokens, cost = (row["input_tokens"], row["output_tokens"]), row["cost_nanos"]
     if row["reason"] == "completed":

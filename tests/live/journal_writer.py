@@ -7,9 +7,9 @@ import asyncio
 import sys
 from pathlib import Path
 
-from relay.call import CallCheckpoint
 from relay.config import JournalConfig
-from relay.store.journal import Journal
+from relay.records import CallCheckpoint
+from relay.store.log.journal import Journal
 
 
 async def write_forever(directory: Path) -> None:

@@ -18,10 +18,10 @@ from typing import Any
 
 import msgspec
 
-from relay.call import CallEnd, CallStart, Try
-from relay.store.journal_files import LOCK_NAME, segment_path
-from relay.store.journal_read import MAGIC, Record, join_frames
-from relay.store.log_rows import (
+from relay.records import CallEnd, CallStart, FailedTry
+from relay.store.log.files import LOCK_NAME, segment_path
+from relay.store.log.frames import MAGIC, Record, join_frames
+from relay.store.log.rows import (
     COUNT_MAX,
     EPOCH,
     MOMENT_MAX_US,
@@ -182,7 +182,7 @@ def to_row(end: CallEnd) -> tuple[Any, ...]:
     )
 
 
-def _tell(tries: tuple[Try, ...]) -> str:
+def _tell(tries: tuple[FailedTry, ...]) -> str:
     """Return attempts as Postgres prints jsonb: the shortest names come first."""
     told = [
         {

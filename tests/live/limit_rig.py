@@ -17,13 +17,13 @@ from redis.asyncio import Redis
 
 from relay.limits.bucket import Rule
 from relay.limits.decision import Denied
-from relay.limits.scheme import Costs, Grant, Scheme
-from relay.limits.scopes import Bucket, Limit, Measure, Room, Scope
+from relay.limits.limit_set import Costs, Grant, LimitSet
+from relay.limits.scopes import Bucket, ConcurrencyLimit, Limit, Measure, Scope
 from relay.model import OnLoss
-from relay.store.embedded import Embedded
-from relay.store.limiter import Limiter
-from relay.store.nodes import one_node
-from relay.store.resp import connect
+from relay.store.embedded.embedded import Embedded
+from relay.store.limits.limiter import Limiter
+from relay.store.limits.nodes import one_node
+from relay.store.limits.resp import connect
 
 _numbers = itertools.count(1)
 
@@ -46,8 +46,8 @@ def bucket(
     return Bucket(key, tag, Scope.LINE, measure, rule, on_loss=on_loss)
 
 
-def room(seats: int) -> Room:
-    return Room("relay:{l:1}:seats", "{l:1}", Scope.LINE, seats)
+def concurrency(permits: int) -> ConcurrencyLimit:
+    return ConcurrencyLimit("relay:{l:1}:seats", "{l:1}", Scope.LINE, permits)
 
 
 @asynccontextmanager
@@ -62,34 +62,39 @@ async def limiter_on(url: str) -> AsyncIterator[Limiter]:
 
 
 async def ask(
-    limiter: Limiter, bucket: Bucket, cost: int = 1, rooms: tuple[Room, ...] = ()
+    limiter: Limiter,
+    bucket: Bucket,
+    cost: int = 1,
+    concurrencies: tuple[ConcurrencyLimit, ...] = (),
 ) -> Grant | Denied:
     """Ask as the flow does; no call may wait for longer than two deadlines."""
-    return await ask_all(limiter, [(bucket, cost)], rooms)
+    return await ask_all(limiter, [(bucket, cost)], concurrencies)
 
 
 async def ask_all(
-    limiter: Limiter, draws: Sequence[tuple[Bucket, int]], rooms: tuple[Room, ...] = ()
+    limiter: Limiter,
+    draws: Sequence[tuple[Bucket, int]],
+    concurrencies: tuple[ConcurrencyLimit, ...] = (),
 ) -> Grant | Denied:
     """Ask for several buckets at once."""
-    scheme, costs = scheme_of(draws, rooms)
+    limit_set, costs = limit_set_of(draws, concurrencies)
     began_ms = now_ms()
-    decision = limiter.admit(scheme, costs)
+    decision = limiter.admit(limit_set, costs)
     if decision is None:
-        decision = await limiter.wait(scheme, costs)
+        decision = await limiter.wait(limit_set, costs)
         assert now_ms() - began_ms < 300
     return decision
 
 
-def scheme_of(
-    draws: Sequence[tuple[Bucket, int]], rooms: tuple[Room, ...] = ()
-) -> tuple[Scheme, Costs]:
-    """Return a scheme of these buckets and rooms, and the costs in its order."""
+def limit_set_of(
+    draws: Sequence[tuple[Bucket, int]], concurrencies: tuple[ConcurrencyLimit, ...] = ()
+) -> tuple[LimitSet, Costs]:
+    """Return a limit set of these buckets and concurrency limits, and the costs in its order."""
     limits = [Limit(tuple(bucket for bucket, _ in draws), None)]
-    limits += [Limit((), room) for room in rooms]
-    scheme = Scheme(tuple(limits))
+    limits += [Limit((), concurrency) for concurrency in concurrencies]
+    limit_set = LimitSet(tuple(limits))
     costs = dict(draws)
-    return scheme, [costs[bucket] for bucket in scheme.buckets]
+    return limit_set, [costs[bucket] for bucket in limit_set.buckets]
 
 
 async def spend(limiter: Limiter, bucket: Bucket, cost: int, seconds: float) -> int:

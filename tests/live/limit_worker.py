@@ -12,10 +12,10 @@ import time
 import uvloop
 
 from relay.limits.bucket import Rule
-from relay.limits.scheme import Grant, Scheme
+from relay.limits.limit_set import Grant, LimitSet
 from relay.limits.scopes import LINE_BURST_MS, Bucket, Limit, Measure, Scope
-from relay.store.limiter import Limiter
-from relay.store.nodes import one_node
+from relay.store.limits.limiter import Limiter
+from relay.store.limits.nodes import one_node
 
 CALL_TOKENS = 1_000
 
@@ -26,7 +26,7 @@ async def offer(
     """Offer calls from a time of the machine's clock on; print counts and tokens by second."""
     rule = Rule(per_s * 60, LINE_BURST_MS)
     line = Bucket("relay:{l:1}:tpm", "{l:1}", Scope.LINE, Measure.TOKENS, rule)
-    scheme = Scheme((Limit((line,), None),))
+    limit_set = LimitSet((Limit((line,), None),))
     costs = [CALL_TOKENS]
     dice = random.Random(number)
     seconds = [0] * (int(s) + 1)
@@ -44,7 +44,7 @@ async def offer(
 
     async def wait() -> None:
         began_s = time.monotonic()
-        note(admitted=isinstance(await limiter.wait(scheme, costs), Grant))
+        note(admitted=isinstance(await limiter.wait(limit_set, costs), Grant))
         counts["late"] += time.monotonic() - began_s > 0.005
 
     async with Limiter(one_node(locate), f"w{number}", lambda: time.monotonic() * 1_000) as limiter:
@@ -54,7 +54,7 @@ async def offer(
             while due_s <= now_s:
                 due_s += dice.expovariate(calls_per_s)
                 counts["calls"] += 1
-                decision = limiter.admit(scheme, costs)
+                decision = limiter.admit(limit_set, costs)
                 if decision is None:
                     task = asyncio.create_task(wait())
                     waiting.add(task)
@@ -65,7 +65,7 @@ async def offer(
         await asyncio.gather(*waiting)
         told = {
             "seconds": seconds,
-            "flights": limiter.flights,
+            "batches": limiter.batches,
             "alone_ms": limiter.fallback_ms,
             **counts,
         }

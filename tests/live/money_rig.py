@@ -12,16 +12,17 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from relay.billing.credit import Purse
-from relay.billing.shapes import LeaseAsk
+from relay.billing.purse import Purse
+from relay.billing.shapes import CreditRequest
 from relay.billing.signature import sign
 from relay.config import Alerts, Billing, Config, Database
-from relay.control.api import AdminApi
-from relay.control.notices import Notices
-from relay.control.webhook import Notice, Webhook
+from relay.control.api.api import AdminApi
+from relay.control.watch.notices import Notices
+from relay.control.watch.webhook import Notice, Webhook
 from relay.model import Secret
-from relay.store import credit_leases, postgres
-from relay.store.audit import run_audit
+from relay.store import postgres
+from relay.store.billing import credit_leases
+from relay.store.billing.audit import run_audit
 from relay.store.postgres import Connection
 
 USD = 1_000_000_000
@@ -81,7 +82,7 @@ async def lease_into(
 ) -> int:
     """Lease credit for a purse, as a worker does; return by how much it grew."""
     before = purse.leased_nanos
-    ask = LeaseAsk(account_id, needed, wanted)
+    ask = CreditRequest(account_id, needed, wanted)
     told = await credit_leases.lease(connection, owner, [ask], ttl_s=60)
     purse.catch_up(told[account_id].total_nanos)
     return purse.leased_nanos - before

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import aiohttp
 
-from relay.store.published import Published, read_all
+from relay.store.metrics import WorkerMetrics, read_all
 
 T = TypeVar("T")
 
@@ -188,7 +188,7 @@ class RelayProcess:
         """Return what /metrics says."""
         return (await send(f"http://{self.admin}/metrics")).body.decode()
 
-    def workers(self) -> dict[str, tuple[int, Published]]:
+    def workers(self) -> dict[str, tuple[int, WorkerMetrics]]:
         """Return slot -> pid and figures of the worker that serves it."""
         folder = self.data_dir / "run" / "metrics"
         files = {path.name for path in folder.glob("worker-*-[0-9]*")}

@@ -1,6 +1,6 @@
-"""A worker process that takes seats and holds them until it is killed.
+"""A worker process that takes permits and holds them until it is killed.
 
-Goal: a test can kill it. Method: URL and number of seats in, one line out once it sits.
+Goal: a test can kill it. Method: URL and number of permits in, one line out once it sits.
 """
 
 import asyncio
@@ -8,15 +8,15 @@ import sys
 
 import uvloop
 
-from relay.limits.scheme import Grant
-from tests.live.limit_rig import limiter_on, room, scheme_of
+from relay.limits.limit_set import Grant
+from tests.live.limit_rig import concurrency, limit_set_of, limiter_on
 
 
-async def hold(url: str, seats: int) -> None:
-    """Sit on all seats of a room, and say so."""
+async def hold(url: str, permits: int) -> None:
+    """Sit on all permits of a concurrency limit, and say so."""
     async with limiter_on(url) as limiter:
-        scheme, costs = scheme_of([], (room(seats),))
-        grants = [await limiter.wait(scheme, costs) for _ in range(seats)]
+        limit_set, costs = limit_set_of([], (concurrency(permits),))
+        grants = [await limiter.wait(limit_set, costs) for _ in range(permits)]
         assert all(isinstance(grant, Grant) for grant in grants)
         sys.stdout.write("sits\n")
         sys.stdout.flush()

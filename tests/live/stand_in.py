@@ -16,8 +16,8 @@ from pathlib import Path
 
 import uvloop
 
-from relay.lifeline import Lifeline, Settings
-from relay.waiting import first_of
+from relay.process.lifeline import Lifeline, Settings
+from relay.tasks import first_of
 
 
 async def serve(lifeline: Lifeline, settings: Settings, listener: socket.socket) -> None:

@@ -8,13 +8,13 @@ import os
 import sys
 from pathlib import Path
 
-from relay import logs
+from relay import event_log
 from relay.config import Config, load
 from relay.errors import ConfigError
-from relay.listeners import address_of, open_listeners, take_inherited
-from relay.notify import Notifier
-from relay.posts import Pace, Post
-from relay.supervisor import Supervisor
+from relay.process.listeners import address_of, open_listeners, take_inherited
+from relay.process.slots import RestartBackoff, Slot
+from relay.process.supervisor import Supervisor
+from relay.process.systemd import Notifier
 
 
 def main() -> int:
@@ -25,12 +25,12 @@ def main() -> int:
     def reload() -> Config:
         return load(toml if toml.exists() else None, os.environ)
 
-    logs.configure({"RELAY_LOG": "json"})
+    event_log.configure({"RELAY_LOG": "json"})
     inherited = take_inherited(os.environ, os.getpid()).get("relay")
     sockets = inherited or open_listeners(address, int(workers), backlog=128, patience_s=3)
     stand_in = Path(__file__).with_name("stand_in.py")
     posts = [
-        Post(
+        Slot(
             name=f"worker-{index}",
             command=(sys.executable, str(stand_in)),
             listener=sock,
@@ -39,7 +39,7 @@ def main() -> int:
         for index, sock in enumerate(sockets)
     ]
     notifier = Notifier(os.environ)
-    pace = Pace(silent_s=2.5)
+    pace = RestartBackoff(silent_s=2.5)
     supervisor = Supervisor(reload(), Path(data_dir), posts, reload, notifier, pace)
 
     def tell() -> None:

@@ -104,7 +104,7 @@ def origin(name: str) -> Path:
 def test_what_was_built_is_used(built: Path) -> None:
     compiled.use_compiled()
     assert origin("relay.flow.exchange").is_relative_to(built)
-    assert origin("relay.flow.refusals") == ROOT / "flow" / "refusals.py"
+    assert origin("relay.flow.reserve.refusals") == ROOT / "flow" / "reserve" / "refusals.py"
 
 
 def test_what_was_built_of_other_sources_is_not_used_and_it_is_said(built: Path) -> None:

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.config import Config, load
-from relay.config_check import parse_address
+from relay.config import Config, load, parse_address
 from relay.errors import ConfigError
 
 

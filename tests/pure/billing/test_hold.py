@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from relay.billing.hold import drains, hold_nanos, usage_to_charge
 from relay.billing.price import charge
 from relay.billing.shapes import Ask, Ending
-from relay.call import EndReason
 from relay.model import AbortBills, Price, PriceDetail
+from relay.records import EndReason
 from relay.units import PPM, parse_usd
 from relay.usage import Usage
 

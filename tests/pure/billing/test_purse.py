@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from relay.billing.credit import SHARE_MAX, Purse, lease_nanos
+from relay.billing.purse import SHARE_MAX, Purse, lease_nanos
 
 CREDIT_LIMIT = 20
 amounts = st.integers(0, 60)

@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from relay.control.journal_watch import JournalWatch
-from relay.control.webhook import Notice
-from relay.store import published
-from relay.store.published import Published
+from relay.control.watch.journals import JournalWatch
+from relay.control.watch.webhook import Notice
+from relay.store import metrics as worker_metrics
+from relay.store.metrics import WorkerMetrics
 
 NOW_S = 1_000.0
 
@@ -22,8 +22,8 @@ def test_each_failure_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
     def publish(slot: int, healthy: float, at_s: float = NOW_S) -> None:
         gauges = {"time_seconds": at_s, "journal_healthy": healthy}
-        content = msgspec.msgpack.encode(Published(identity=slot, gauges=gauges))
-        published.publish(tmp_path, f"worker-{slot}-{slot + 10}", content)
+        content = msgspec.msgpack.encode(WorkerMetrics(identity=slot, gauges=gauges))
+        worker_metrics.publish(tmp_path, f"worker-{slot}-{slot + 10}", content)
 
     publish(0, 1.0)
     publish(1, 0.0, at_s=NOW_S - 3600)  # it died so, and says nothing of today

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.control.metrics import COUNTERS, GAUGES, HISTOGRAMS, WorkerCollector, render
+from relay.control.api.metrics import COUNTERS, GAUGES, HISTOGRAMS, WorkerCollector, render
 from relay.flow.counters import OVERHEAD_BOUNDS_US, TTFT_BOUNDS_US, Counters
-from relay.store import published
+from relay.store import metrics as worker_metrics
 
 NOW_S = 1_800_000_000.0
 
@@ -32,10 +32,10 @@ def worker(requests: int, time_s: float = NOW_S, **gauges: float) -> bytes:
 
 
 def test_counters_are_summed_and_gauges_carry_their_worker(tmp_path: Path) -> None:
-    published.publish(tmp_path, "worker-0-11", worker(3, journal_healthy=1.0))
-    published.publish(tmp_path, "worker-0-12", worker(4, journal_healthy=0.0))
-    published.publish(tmp_path, "worker-1-13", worker(5, journal_healthy=1.0))
-    published.retire(tmp_path, "worker-1", 13)
+    worker_metrics.publish(tmp_path, "worker-0-11", worker(3, journal_healthy=1.0))
+    worker_metrics.publish(tmp_path, "worker-0-12", worker(4, journal_healthy=0.0))
+    worker_metrics.publish(tmp_path, "worker-1-13", worker(5, journal_healthy=1.0))
+    worker_metrics.retire(tmp_path, "worker-1", 13)
     found = scrape(tmp_path, relay_log_lag_bytes=9.0)
     labels = (("code", "2xx"), ("endpoint", "chat/completions"), ("line", "acme"))
     assert found["relay_requests_total", labels] == 12
@@ -48,8 +48,8 @@ def test_counters_are_summed_and_gauges_carry_their_worker(tmp_path: Path) -> No
 
 
 def test_histograms_are_cumulative_and_in_seconds(tmp_path: Path) -> None:
-    published.publish(tmp_path, "worker-0-11", worker(1))
-    published.publish(tmp_path, "worker-1-12", worker(1))
+    worker_metrics.publish(tmp_path, "worker-0-11", worker(1))
+    worker_metrics.publish(tmp_path, "worker-1-12", worker(1))
     found = scrape(tmp_path)
     assert found["relay_ttfb_seconds_bucket", (("le", "0.001"),)] == 2
     assert found["relay_ttfb_seconds_bucket", (("le", "60"),)] == 2
@@ -59,7 +59,7 @@ def test_histograms_are_cumulative_and_in_seconds(tmp_path: Path) -> None:
 
 
 def test_a_silent_worker_s_gauges_are_not_shown_but_its_counts_are(tmp_path: Path) -> None:
-    published.publish(tmp_path, "worker-0-11", worker(3, NOW_S - 60))
+    worker_metrics.publish(tmp_path, "worker-0-11", worker(3, NOW_S - 60))
     found = scrape(tmp_path)
     assert found["relay_attempts_total", ()] == 0
     assert found["relay_client_gone_total", ()] == 1
@@ -71,7 +71,7 @@ def test_a_relay_without_workers_can_be_scraped(tmp_path: Path) -> None:
 
 
 def test_every_count_a_worker_publishes_is_shown() -> None:
-    shown = published._DECODER.decode(Counters().snapshot())
+    shown = worker_metrics._DECODER.decode(Counters().snapshot())
     assert shown.counters.keys() == COUNTERS.keys()
     assert shown.histograms.keys() == HISTOGRAMS.keys()
     assert shown.gauges.keys() <= GAUGES.keys()

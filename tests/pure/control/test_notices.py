@@ -5,13 +5,13 @@ from typing import Any
 
 import msgspec
 
-from relay.control import metrics
-from relay.control.notices import PER_KEY_MAX, PER_KEY_S, REFUSALS_MAX, Notices
-from relay.control.webhook import Notice, Webhook
+from relay.control.api import metrics
+from relay.control.watch.notices import PER_KEY_MAX, PER_KEY_S, REFUSALS_MAX, Notices
+from relay.control.watch.webhook import Notice, Webhook
 from relay.model import Secret
-from relay.store.addresses import Unfamiliar
-from relay.store.low_balances import LowBalance
-from relay.store.promotions import Promotion
+from relay.store.billing.low_balances import LowBalance
+from relay.store.billing.promotions import Promotion
+from relay.store.log.addresses import Unfamiliar
 
 SEEN = datetime.datetime(2026, 11, 24, 12, tzinfo=datetime.UTC)
 

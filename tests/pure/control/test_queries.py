@@ -4,9 +4,9 @@ import datetime
 
 import pytest
 
-from relay.control.queries import LOGS_MAX, parse_log_query, parse_usage_query
+from relay.control.api.queries import LOGS_MAX, parse_log_query, parse_usage_query
 from relay.errors import BadRequest
-from relay.store.reports import CallFilter, Scope
+from relay.store.log.reports import CallFilter, ReportScope
 
 NOW = datetime.datetime(2026, 5, 17, 12, 0, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -14,7 +14,7 @@ DAY = datetime.timedelta(days=1)
 
 def test_without_parameters_the_last_day_is_shown() -> None:
     assert parse_log_query({}, NOW) == (CallFilter(since=NOW - DAY), 100)
-    assert parse_usage_query({}, NOW) == (Scope(since=NOW - DAY), "hour")
+    assert parse_usage_query({}, NOW) == (ReportScope(since=NOW - DAY), "hour")
 
 
 def test_until_moves_the_default_since() -> None:

@@ -4,22 +4,22 @@ import math
 
 import pytest
 
-from relay.control.readiness import CATALOG_AGE_S_MAX, judge
-from relay.store.published import FRESH_S, Published
+from relay.control.api.readiness import CATALOG_AGE_S_MAX, judge
+from relay.store.metrics import FRESH_S, WorkerMetrics
 
 NOW_S = 1_800_000_000.0
 
 
 def worker(
     *, time_s: float = NOW_S, age_s: float = 0.2, healthy: bool = True, draining: bool = False
-) -> Published:
+) -> WorkerMetrics:
     gauges = {
         "time_seconds": time_s,
         "snapshot_age_seconds": age_s,
         "journal_healthy": float(healthy),
         "draining": float(draining),
     }
-    return Published(identity=1, gauges=gauges)
+    return WorkerMetrics(identity=1, gauges=gauges)
 
 
 @pytest.mark.parametrize(
@@ -27,16 +27,16 @@ def worker(
     [
         ([worker()], "ready"),
         ([worker(draining=True), worker()], "ready"),
-        ([Published(identity=0), worker()], "ready"),
+        ([WorkerMetrics(identity=0), worker()], "ready"),
         ([worker(healthy=False)], "journal cannot be written"),
         ([worker(age_s=math.inf)], "catalog not loaded"),
         ([worker(draining=True)], "draining"),
         ([worker(time_s=NOW_S - FRESH_S - 1)], "not running"),
-        ([Published(identity=0)], "not running"),
+        ([WorkerMetrics(identity=0)], "not running"),
     ],
 )
 def test_the_state_of_one_slot_decides_for_a_relay_of_one(
-    generations: list[Published], state: str
+    generations: list[WorkerMetrics], state: str
 ) -> None:
     found = judge({"worker-0": generations}, NOW_S)
     assert found.workers == {"worker-0": state}

@@ -1,19 +1,19 @@
 """Goal: a worker's leases are never spent twice, never lost but where LIMITS says so.
 
-Method: one broker, flights taken by hand and answered by the reference, or not at all.
+Method: one broker, batches taken by hand and answered by the reference, or not at all.
 """
 
 import pytest
 
+from relay.limits.batch import CALLS_MAX, Batch
 from relay.limits.broker import WAITING_MAX, Broker
 from relay.limits.bucket import Buckets, Rule, read_reply
-from relay.limits.decision import ADMITTED, Admitted, Denied, Ticket, Why
-from relay.limits.flight import CALLS_MAX, Flight
-from relay.limits.headers import Standing
+from relay.limits.decision import ADMITTED, Admitted, Denied, Waiter, Why
 from relay.limits.lease import ALONE_SHARE, LEASE_MS, LOW_MS, ROOMY_LEASE_MS, Lease
+from relay.limits.rate_headers import BucketLevel
 from relay.limits.scopes import Bucket, Measure, Scope
 from relay.model import OnLoss
-from tests.pure.limits.world import Draws, scheme_of
+from tests.pure.limits.world import Draws, limit_set_of
 
 
 def bucket(
@@ -36,33 +36,33 @@ class Desk:
         self.buckets = Buckets()
         self.buckets.born_ms = 0.0
 
-    def fly(self, group: str = "", now_ms: float = NOW, *, probe: bool = False) -> Flight | None:
-        flight = self.broker.take_flight(group, now_ms, probe=probe)
-        if flight is not None:
-            self.land(flight, now_ms)
-        return flight
+    def fly(self, group: str = "", now_ms: float = NOW, *, probe: bool = False) -> Batch | None:
+        batch = self.broker.take_batch(group, now_ms, probe=probe)
+        if batch is not None:
+            self.land(batch, now_ms)
+        return batch
 
-    def land(self, flight: Flight, now_ms: float = NOW) -> None:
-        flat = self.buckets.answer(flight.question, now_ms)
-        self.broker.land(flight, read_reply(flight.question, flat), now_ms)
+    def land(self, batch: Batch, now_ms: float = NOW) -> None:
+        flat = self.buckets.answer(batch.question, now_ms)
+        self.broker.land(batch, read_reply(batch.question, flat), now_ms)
 
     def lease(self, key: str) -> Lease:
         return next(lease for lease in self.broker.leases if lease.bucket.key == key)
 
-    def admit(self, draws: Draws, now_ms: float) -> Admitted | Denied | Ticket:
-        return self.broker.ask(*scheme_of(draws), now_ms)
+    def admit(self, draws: Draws, now_ms: float) -> Admitted | Denied | Waiter:
+        return self.broker.ask(*limit_set_of(draws), now_ms)
 
     def settle(self, draws: Draws, now_ms: float) -> None:
-        scheme, changes = scheme_of(draws)
-        self.broker.settle(scheme, [0] * len(changes), changes, now_ms)
+        limit_set, changes = limit_set_of(draws)
+        self.broker.settle(limit_set, [0] * len(changes), changes, now_ms)
 
-    def standings(self, draws: Draws, now_ms: float) -> list[Standing]:
-        return self.broker.leases.standings(scheme_of(draws)[0], now_ms)
+    def standings(self, draws: Draws, now_ms: float) -> list[BucketLevel]:
+        return self.broker.leases.standings(limit_set_of(draws)[0], now_ms)
 
-    def ask(self, *draws: tuple[Bucket, int], now_ms: float = NOW) -> Ticket:
-        ticket = self.broker.ask(*scheme_of(draws), now_ms)
-        assert isinstance(ticket, Ticket)
-        return ticket
+    def ask(self, *draws: tuple[Bucket, int], now_ms: float = NOW) -> Waiter:
+        waiter = self.broker.ask(*limit_set_of(draws), now_ms)
+        assert isinstance(waiter, Waiter)
+        return waiter
 
     def used(self, key: str, now_ms: float = NOW) -> float:
         return self.buckets.tats.get(key, now_ms) - now_ms
@@ -70,9 +70,9 @@ class Desk:
 
 def test_a_cold_bucket_is_asked_for_each_call() -> None:
     desk = Desk()
-    ticket = desk.ask((A, 100), (B, 1))
+    waiter = desk.ask((A, 100), (B, 1))
     heard: list[object] = []
-    ticket.decide = lambda: heard.append(ticket.decision)
+    waiter.decide = lambda: heard.append(waiter.decision)
     desk.fly()
     assert heard == [ADMITTED]
     assert desk.used("a") == 100 and desk.used("b") == 1
@@ -110,16 +110,16 @@ def warm(desk: Desk, *buckets: Bucket) -> float:
 def test_the_leases_of_a_call_are_filled_up_by_one_flight() -> None:
     desk = Desk()
     now_ms = warm(desk, A, B)
-    flights: list[set[str]] = []
+    batches: list[set[str]] = []
     for _ in range(2_000):
         now_ms += 1
         if desk.admit([(A, 1), (B, 1)], now_ms) is not ADMITTED or desk.due:
             desk.due.clear()
-            flight = desk.fly(now_ms=now_ms)
-            if flight is not None:
-                flights.append({bid.key for bid in flight.question.bids if bid.want})
-    assert 5 <= len(flights) <= 9
-    assert flights == [{"a", "b"}] * len(flights)
+            batch = desk.fly(now_ms=now_ms)
+            if batch is not None:
+                batches.append({request.key for request in batch.question.requests if request.want})
+    assert 5 <= len(batches) <= 9
+    assert batches == [{"a", "b"}] * len(batches)
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,12 @@ def test_too_large_is_said_before_all_else() -> None:
 
 def test_a_call_that_left_gives_its_tokens_to_the_lease() -> None:
     desk = Desk()
-    ticket = desk.ask((A, 100))
-    flight = desk.broker.take_flight("", NOW)
-    assert flight is not None
-    desk.broker.drop(ticket)
-    desk.broker.drop(ticket)
-    desk.land(flight)
+    waiter = desk.ask((A, 100))
+    batch = desk.broker.take_batch("", NOW)
+    assert batch is not None
+    desk.broker.drop(waiter)
+    desk.broker.drop(waiter)
+    desk.land(batch)
     assert desk.lease("a").balance == 100
     gone = desk.ask((B, 100))
     desk.broker.drop(gone)
@@ -186,23 +186,23 @@ def test_a_call_that_left_gives_its_tokens_to_the_lease() -> None:
 
 def test_one_flight_at_a_time_and_of_bounded_size() -> None:
     desk = Desk()
-    tickets = [desk.ask((A, 1)) for _ in range(CALLS_MAX + 1)]
-    flight = desk.broker.take_flight("", NOW)
-    assert flight is not None and len(flight.claims) == CALLS_MAX
-    assert desk.broker.take_flight("", NOW) is None
+    waiters = [desk.ask((A, 1)) for _ in range(CALLS_MAX + 1)]
+    batch = desk.broker.take_batch("", NOW)
+    assert batch is not None and len(batch.calls) == CALLS_MAX
+    assert desk.broker.take_batch("", NOW) is None
     desk.due.clear()
-    desk.land(flight)
-    assert desk.due == [""] and tickets[-1].decision is None
+    desk.land(batch)
+    assert desk.due == [""] and waiters[-1].decision is None
     desk.fly()
-    assert tickets[-1].decision is ADMITTED
+    assert waiters[-1].decision is ADMITTED
 
 
 def test_a_flight_names_a_bounded_number_of_buckets() -> None:
     desk = Desk()
     many = [bucket(f"k{number}") for number in range(300)]
     desk.settle([(b, 1) for b in many], NOW)
-    flights = [desk.fly(), desk.fly(), desk.fly()]
-    sizes = [len(flight.question.bids) if flight else 0 for flight in flights]
+    batches = [desk.fly(), desk.fly(), desk.fly()]
+    sizes = [len(batch.question.requests) if batch else 0 for batch in batches]
     assert sum(sizes) == 300 and max(sizes) <= 200
 
 
@@ -217,13 +217,13 @@ def test_waiting_is_bounded() -> None:
 def test_a_hot_bucket_is_leased_ahead_and_given_back() -> None:
     desk = Desk()
     line = bucket("a", 60_000_000)
-    now_ms, flights = NOW, 0
+    now_ms, batches = NOW, 0
     for _ in range(2_000):
         now_ms += 1
         decision = desk.admit([(line, 500)], now_ms)
-        flights += desk.fly(now_ms=now_ms) is not None
-        assert decision is ADMITTED or isinstance(decision, Ticket)
-    assert flights < 150
+        batches += desk.fly(now_ms=now_ms) is not None
+        assert decision is ADMITTED or isinstance(decision, Waiter)
+    assert batches < 150
     assert desk.lease("a").balance > 0
     for _ in range(40):
         now_ms += 250
@@ -235,23 +235,23 @@ def test_a_hot_bucket_is_leased_ahead_and_given_back() -> None:
 def test_a_lease_cut_short_is_not_asked_for_again_at_once() -> None:
     desk = Desk()
     now_ms = NOW
-    refused = flights = 0
+    refused = batches = 0
     for _ in range(2_000):
         now_ms += 1
         decision = desk.admit([(A, 100)], now_ms)
         refused += isinstance(decision, Denied)
-        flights += desk.fly(now_ms=now_ms) is not None
-    assert refused > 1_500 and flights < 150
+        batches += desk.fly(now_ms=now_ms) is not None
+    assert refused > 1_500 and batches < 150
 
 
 def test_a_lost_flight_keeps_debts_and_forgets_what_it_gave_back() -> None:
     desk = Desk()
     desk.settle([(A, 300), (B, -700)], NOW)
     desk.broker.sweep(NOW)
-    flight = desk.broker.take_flight("", NOW)
-    desk.broker.lose("", flight, NOW)
+    batch = desk.broker.take_batch("", NOW)
+    desk.broker.lose("", batch, NOW)
     assert desk.lease("a").balance == -300 and desk.lease("b").balance == 0
-    assert desk.broker.take_flight("", NOW) is None, "only a probe flies while it is lost"
+    assert desk.broker.take_batch("", NOW) is None, "only a probe flies while it is lost"
     desk.fly(probe=True)
     assert desk.used("a") == 300
     assert not desk.broker.is_lost("")
@@ -262,9 +262,9 @@ def test_whoever_waits_is_decided_from_the_share() -> None:
     desk.broker.share_default = 0.5
     desk.settle([(B, -10)], NOW)
     aboard, waiting = desk.ask((A, 100), (B, 10)), None
-    flight = desk.broker.take_flight("", NOW)
+    batch = desk.broker.take_batch("", NOW)
     waiting = desk.ask((A, 1))
-    desk.broker.lose("", flight, NOW)
+    desk.broker.lose("", batch, NOW)
     assert isinstance(aboard.decision, Denied), "the share starts empty"
     assert isinstance(waiting.decision, Denied)
     assert desk.lease("b").balance == 10
@@ -301,27 +301,27 @@ def test_a_bucket_may_open_or_close_instead(on_loss: OnLoss, expected: object) -
 
 def test_two_groups_grant_together() -> None:
     desk = Desk(by_tag=True)
-    ticket = desk.ask((A, 100), (B, 100))
+    waiter = desk.ask((A, 100), (B, 100))
     desk.fly("a")
-    assert ticket.decision is None
+    assert waiter.decision is None
     desk.fly("b")
-    assert ticket.decision is ADMITTED
+    assert waiter.decision is ADMITTED
 
 
 def test_what_one_group_granted_comes_back_when_the_other_refuses() -> None:
     desk = Desk(by_tag=True)
     desk.ask((B, 6_000))
     desk.fly("b")
-    ticket = desk.ask((A, 100), (B, 100))
+    waiter = desk.ask((A, 100), (B, 100))
     desk.fly("a")
     desk.fly("b")
-    assert isinstance(ticket.decision, Denied)
+    assert isinstance(waiter.decision, Denied)
     assert desk.lease("a").balance == 100
     late = desk.ask((A, 200), (B, 50))
-    flight = desk.broker.take_flight("a", NOW)
+    batch = desk.broker.take_batch("a", NOW)
     desk.fly("b")
-    assert flight is not None and isinstance(late.decision, Denied)
-    desk.land(flight)
+    assert batch is not None and isinstance(late.decision, Denied)
+    desk.land(batch)
     assert desk.lease("a").balance == 200
 
 
@@ -330,9 +330,9 @@ def test_a_group_that_is_lost_takes_from_its_share_while_the_other_is_asked() ->
     desk.broker.share_default = 1.0
     desk.broker.lose("a", None, NOW)
     assert isinstance(desk.admit([(A, 10), (B, 10)], NOW), Denied)
-    ticket = desk.ask((A, 10), (B, 10), now_ms=NOW + 500)
+    waiter = desk.ask((A, 10), (B, 10), now_ms=NOW + 500)
     desk.fly("b", NOW + 500)
-    assert ticket.decision is ADMITTED
+    assert waiter.decision is ADMITTED
     assert desk.used("b", NOW + 500) == 10
 
 
@@ -368,11 +368,11 @@ def test_a_refusal_of_a_call_that_left_teaches_all_the_same() -> None:
     desk = Desk()
     desk.ask((A, 6_000))
     desk.fly()
-    ticket = desk.ask((A, 1_000))
-    flight = desk.broker.take_flight("", NOW)
-    assert flight is not None
-    desk.broker.drop(ticket)
-    desk.land(flight)
+    waiter = desk.ask((A, 1_000))
+    batch = desk.broker.take_batch("", NOW)
+    assert batch is not None
+    desk.broker.drop(waiter)
+    desk.land(batch)
     assert desk.admit([(A, 1_000)], NOW) == Denied(Why.EMPTY, 1_000, A)
 
 
@@ -382,58 +382,58 @@ def test_a_call_is_foreseen_without_taking_anything() -> None:
     desk.fly()
     desk.ask((A, 1_000))
     desk.fly()
-    scheme, costs = scheme_of([(A, 1_000)])
-    denied = desk.broker.foresee(scheme, costs, NOW + 10)
+    limit_set, costs = limit_set_of([(A, 1_000)])
+    denied = desk.broker.foresee(limit_set, costs, NOW + 10)
     assert denied == Denied(Why.EMPTY, 990, A)
     assert desk.lease("a").spent == 7_000, "nobody has asked for more"
-    assert desk.broker.foresee(*scheme_of([(B, 1)]), NOW) is None
+    assert desk.broker.foresee(*limit_set_of([(B, 1)]), NOW) is None
 
 
 def test_what_an_upstream_has_closed_is_closed_for_everyone() -> None:
     desk, other = Desk(), Desk()
     other.buckets = desk.buckets
-    scheme, _ = scheme_of([(A, 1)])
-    desk.broker.hold_back(scheme, 4_000, NOW)
+    limit_set, _ = limit_set_of([(A, 1)])
+    desk.broker.hold_back(limit_set, 4_000, NOW)
     assert desk.admit([(A, 1)], NOW + 100) == Denied(Why.EMPTY, 3_900, A)
     desk.fly()
     assert desk.used("a") == 10_000, "all of the bucket, and four seconds"
-    other.broker.hold_back(scheme_of([(A, 1)])[0], 4_000, NOW)
+    other.broker.hold_back(limit_set_of([(A, 1)])[0], 4_000, NOW)
     other.fly()
     assert desk.used("a") == 10_000, "the same news counts once"
-    ticket = other.ask((A, 1), now_ms=NOW + 4_000)
+    waiter = other.ask((A, 1), now_ms=NOW + 4_000)
     other.fly(now_ms=NOW + 4_000)
-    assert isinstance(ticket.decision, Denied)
-    ticket = desk.ask((A, 1), now_ms=NOW + 4_001)
+    assert isinstance(waiter.decision, Denied)
+    waiter = desk.ask((A, 1), now_ms=NOW + 4_001)
     desk.fly(now_ms=NOW + 4_001)
-    assert ticket.decision is ADMITTED
+    assert waiter.decision is ADMITTED
 
 
 def test_what_an_upstream_has_closed_is_told_again_after_a_loss() -> None:
     desk = Desk()
-    scheme, _ = scheme_of([(A, 1)])
-    desk.broker.hold_back(scheme, 4_000, NOW)
-    flight = desk.broker.take_flight("", NOW)
-    assert flight is not None
-    desk.broker.lose("", flight, NOW + 50)
+    limit_set, _ = limit_set_of([(A, 1)])
+    desk.broker.hold_back(limit_set, 4_000, NOW)
+    batch = desk.broker.take_batch("", NOW)
+    assert batch is not None
+    desk.broker.lose("", batch, NOW + 50)
     desk.fly(now_ms=NOW + 300, probe=True)
     assert desk.used("a", NOW + 300) == 6_000 + 3_700
 
 
 def test_a_call_that_outlives_its_lease_is_settled_on_the_next_one() -> None:
     desk = Desk()
-    scheme, costs = scheme_of([(A, 100)])
-    desk.broker.ask(scheme, costs, NOW)
+    limit_set, costs = limit_set_of([(A, 100)])
+    desk.broker.ask(limit_set, costs, NOW)
     desk.fly()
     for step in range(1, 100):
         desk.broker.sweep(NOW + 250 * step)
     assert list(desk.broker.leases) == []
-    desk.broker.settle(scheme, costs, [400], NOW + 30_000)
+    desk.broker.settle(limit_set, costs, [400], NOW + 30_000)
     assert desk.lease("a").balance == -300
 
 
 def test_a_changed_limit_is_not_undone_by_a_call_that_began_before() -> None:
     desk = Desk()
-    old, costs = scheme_of([(A, 100)])
+    old, costs = limit_set_of([(A, 100)])
     desk.broker.ask(old, costs, NOW)
     desk.fly()
     wider = bucket("a", 120_000)

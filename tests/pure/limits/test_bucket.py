@@ -11,12 +11,12 @@ from relay.limits.bucket import (
     DEBT_MS_MAX,
     MINUTE_MS,
     ROOM_PARTS,
-    Bid,
+    BucketQuestion,
+    BucketRefusal,
+    BucketReply,
+    BucketRequest,
     Buckets,
-    Claim,
-    Question,
-    Refusal,
-    Reply,
+    CallRequest,
     Rule,
     Share,
     read_reply,
@@ -40,32 +40,36 @@ def ask(
     rule: Rule = RULE,
     want: int = 0,
     force: bool = False,
-) -> Reply:
-    question = Question((Bid("b", rule, want),), (Claim(((0, cost),), force),))
+) -> BucketReply:
+    question = BucketQuestion(
+        (BucketRequest("b", rule, want),), (CallRequest(((0, cost),), force),)
+    )
     return read_reply(question, buckets.answer(question, now_ms))
 
 
 def test_a_full_bucket_gives_its_burst_then_its_rate() -> None:
     buckets = full()
-    assert ask(buckets, 10_000, 6_000).verdicts == (None,)
-    assert ask(buckets, 10_000, 100).verdicts == (Refusal(0, 100),)
-    assert ask(buckets, 10_100, 100).verdicts == (None,)
-    assert ask(buckets, 10_100, 1).verdicts == (Refusal(0, 1),)
+    assert ask(buckets, 10_000, 6_000).decisions == (None,)
+    assert ask(buckets, 10_000, 100).decisions == (BucketRefusal(0, 100),)
+    assert ask(buckets, 10_100, 100).decisions == (None,)
+    assert ask(buckets, 10_100, 1).decisions == (BucketRefusal(0, 1),)
 
 
 def test_all_or_nothing_and_the_longest_wait_binds() -> None:
     buckets = full()
-    bids = (Bid("a", RULE), Bid("b", RULE))
-    first = Question(bids, (Claim(((0, 6_000), (1, 5_000))),))
+    requests = (BucketRequest("a", RULE), BucketRequest("b", RULE))
+    first = BucketQuestion(requests, (CallRequest(((0, 6_000), (1, 5_000))),))
     assert buckets.answer(first, 10_000)[0] == 0
-    second = Question(bids, (Claim(((0, 50), (1, 1_500))), Claim(((1, 1_000),))))
+    second = BucketQuestion(
+        requests, (CallRequest(((0, 50), (1, 1_500))), CallRequest(((1, 1_000),)))
+    )
     reply = read_reply(second, buckets.answer(second, 10_000))
-    assert reply.verdicts == (Refusal(1, 500), None)
+    assert reply.decisions == (BucketRefusal(1, 500), None)
     assert reply.shares == (Share(0, 6_000), Share(0, 6_000))
 
 
 def test_data_that_are_lost_leave_the_bucket_empty() -> None:
-    assert ask(Buckets(), 10_000, 1).verdicts == (Refusal(0, 1),)
+    assert ask(Buckets(), 10_000, 1).decisions == (BucketRefusal(0, 1),)
 
 
 def test_leases_come_from_a_part_of_the_room() -> None:
@@ -78,7 +82,7 @@ def test_debt_is_kept_but_bounded() -> None:
     buckets = full()
     reply = ask(buckets, 10_000, 10**9, force=True)
     assert reply.shares[0].used_ms == RULE.burst_ms + DEBT_MS_MAX
-    assert ask(buckets, 10_000, 1).verdicts == (Refusal(0, DEBT_MS_MAX + 1),)
+    assert ask(buckets, 10_000, 1).decisions == (BucketRefusal(0, DEBT_MS_MAX + 1),)
 
 
 def test_what_is_given_back_fills_no_more_than_the_bucket() -> None:
@@ -90,9 +94,9 @@ def test_what_is_given_back_fills_no_more_than_the_bucket() -> None:
 def test_a_fair_bucket_takes_large_calls_on_credit() -> None:
     rule = Rule(60_000, 6_000, fair=1_000)
     buckets = full()
-    assert ask(buckets, 10_000, 5_000, rule=rule).verdicts == (None,)
-    assert ask(buckets, 10_000, 50_000, rule=rule).verdicts == (None,)
-    assert ask(buckets, 10_000, 1, rule=rule).verdicts != (None,)
+    assert ask(buckets, 10_000, 5_000, rule=rule).decisions == (None,)
+    assert ask(buckets, 10_000, 50_000, rule=rule).decisions == (None,)
+    assert ask(buckets, 10_000, 1, rule=rule).decisions != (None,)
 
 
 def test_what_can_never_pass() -> None:
@@ -103,16 +107,16 @@ def test_what_can_never_pass() -> None:
 
 
 def test_the_script_is_told_in_flat_integers() -> None:
-    bids = (Bid("a", RULE, 7), Bid("b", Rule(1, 2, 3)))
-    claims = (Claim(((0, -5),), force=True), Claim(((1, 6), (0, 1))))
-    told = Question(bids, claims).flatten()
+    requests = (BucketRequest("a", RULE, 7), BucketRequest("b", Rule(1, 2, 3)))
+    calls = (CallRequest(((0, -5),), force=True), CallRequest(((1, 6), (0, 1))))
+    told = BucketQuestion(requests, calls).flatten()
     assert told == [60_000, 6_000, 7, 0, 1, 2, 0, 3, 1, 1, 1, -5, 0, 2, 2, 6, 1, 1]
 
 
 @pytest.mark.parametrize("flat", [[], [0, 0], [0, 0, 0, 0], ["0", 0, 0], [True, 0, 0]])
 def test_a_reply_that_does_not_fit_is_refused(flat: list[int]) -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        read_reply(Question((Bid("b", RULE),), (Claim(((0, 1),)),)), flat)
+        read_reply(BucketQuestion((BucketRequest("b", RULE),), (CallRequest(((0, 1),)),)), flat)
 
 
 steps = st.lists(
@@ -127,6 +131,6 @@ def test_never_more_than_rate_and_burst(found: list[tuple[int, int, int]], limit
     for pause_ms, cost, want in found:
         now_ms += pause_ms
         reply = ask(buckets, now_ms, cost, rule=rule, want=want)
-        spent += (cost if reply.verdicts == (None,) else 0) + reply.shares[0].leased
+        spent += (cost if reply.decisions == (None,) else 0) + reply.shares[0].leased
         passed_ms = now_ms - 10_000 + rule.burst_ms
         assert spent <= passed_ms * limit / MINUTE_MS + 1e-3

@@ -32,13 +32,13 @@ def test_a_dedicated_line() -> None:
     tokens, requests = limit.buckets
     assert tokens.key == "relay:{l:7}:tpm" and requests.key == "relay:{l:7}:rpm"
     assert (tokens.rule.burst_ms, tokens.rule.fair) == (LINE_BURST_MS, FAIR_TOKENS)
-    assert limit.room is not None
-    assert (limit.room.key, limit.room.seats) == ("relay:{l:7}:seats", 500)
+    assert limit.concurrency is not None
+    assert (limit.concurrency.key, limit.concurrency.permits) == ("relay:{l:7}:seats", 500)
 
 
 def test_no_limit_is_no_bucket() -> None:
     limit = limit_of(Scope.CHANNEL, 3, Allowance())
-    assert limit.buckets == () and limit.room is None
+    assert limit.buckets == () and limit.concurrency is None
 
 
 def test_what_one_script_touches_lies_in_one_slot() -> None:

@@ -88,7 +88,7 @@ def test_nobody_is_refused_below_the_limit(workers: int) -> None:
     run = Run(workers, 0.9, 15, zipf(workers))
     check(run)
     assert run.refused == 0
-    assert run.world.flights < run.calls * 3 / 4
+    assert run.world.batches < run.calls * 3 / 4
 
 
 @pytest.mark.parametrize("workers", [1, 4, 16, 64])

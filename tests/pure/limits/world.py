@@ -1,6 +1,6 @@
 """A bank without a network: many brokers over one set of buckets, on a clock of their own.
 
-Goal: the same run every time. Method: events in a heap; a flight takes one round trip.
+Goal: the same run every time. Method: events in a heap; a batch takes one round trip.
 """
 
 import heapq
@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from relay.limits.broker import Broker
 from relay.limits.bucket import Buckets, read_reply
-from relay.limits.decision import ADMITTED, Denied, Ticket
-from relay.limits.scheme import Costs, Scheme
+from relay.limits.decision import ADMITTED, Denied, Waiter
+from relay.limits.limit_set import Costs, LimitSet
 from relay.limits.scopes import Bucket, Limit
 
 Draws = Sequence[tuple[Bucket, int]]
@@ -19,11 +19,11 @@ ROUND_TRIP_MS = 1.0
 SWEEP_MS = 250.0
 
 
-def scheme_of(draws: Draws) -> tuple[Scheme, Costs]:
-    """Return a scheme of these buckets, and what each of them is to give."""
-    scheme = Scheme((Limit(tuple(bucket for bucket, _ in draws), None),))
+def limit_set_of(draws: Draws) -> tuple[LimitSet, Costs]:
+    """Return a limit set of these buckets, and what each of them is to give."""
+    limit_set = LimitSet((Limit(tuple(bucket for bucket, _ in draws), None),))
     costs = dict(draws)
-    return scheme, [costs[bucket] for bucket in scheme.buckets]
+    return limit_set, [costs[bucket] for bucket in limit_set.buckets]
 
 
 class World:
@@ -34,7 +34,7 @@ class World:
         self.buckets = Buckets()
         self.buckets.born_ms = 0.0
         self.open = True
-        self.flights = 0
+        self.batches = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self.brokers = [self._worker(number) for number in range(workers)]
@@ -53,10 +53,10 @@ class World:
     def admit(self, worker: int, draws: Draws, then: Callable[[bool, float], None]) -> None:
         """Ask for a call; `then` hears whether it runs, and how long it waited (ms)."""
         began_ms = self.now_ms
-        decision = self.brokers[worker].ask(*scheme_of(draws), began_ms)
-        if isinstance(decision, Ticket):
-            ticket = decision
-            ticket.decide = lambda: then(ticket.decision is ADMITTED, self.now_ms - began_ms)
+        decision = self.brokers[worker].ask(*limit_set_of(draws), began_ms)
+        if isinstance(decision, Waiter):
+            waiter = decision
+            waiter.decide = lambda: then(waiter.decision is ADMITTED, self.now_ms - began_ms)
         else:
             then(not isinstance(decision, Denied), 0.0)
 
@@ -72,20 +72,20 @@ class World:
             asked.pop(group, None)
             broker = self.brokers[number]
             if not self.open:
-                broker.lose(group, broker.take_flight(group, self.now_ms), self.now_ms)
+                broker.lose(group, broker.take_batch(group, self.now_ms), self.now_ms)
                 return
             probe = broker.is_lost(group)
-            flight = broker.take_flight(group, self.now_ms, probe=probe)
-            if flight is None:
+            batch = broker.take_batch(group, self.now_ms, probe=probe)
+            if batch is None:
                 return
-            self.flights += 1
+            self.batches += 1
 
             def arrive() -> None:
-                flat = self.buckets.answer(flight.question, self.now_ms)
-                reply = read_reply(flight.question, flat)
+                flat = self.buckets.answer(batch.question, self.now_ms)
+                reply = read_reply(batch.question, flat)
 
                 def land() -> None:
-                    broker.land(flight, reply, self.now_ms)
+                    broker.land(batch, reply, self.now_ms)
                     due(group)
 
                 self.at(self.now_ms + ROUND_TRIP_MS / 2, land)

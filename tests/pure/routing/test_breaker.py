@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.routing.breaker import TRANSITIONS, Breaker, IllegalMoveError, Signal, Standing, State
+from relay.routing.breaker import (
+    TRANSITIONS,
+    Availability,
+    Breaker,
+    BreakerState,
+    IllegalMoveError,
+    Signal,
+)
 from relay.routing.policy import BLAME, US_PER_S, Policy, Reason
 from relay.routing.table import CHANNEL_FAILURES, Outcome
 
@@ -14,18 +21,18 @@ POLICY = Policy()
 NOW_US = 1_000 * US_PER_S
 
 
-def in_state(state: State) -> Breaker:
+def in_state(state: BreakerState) -> Breaker:
     breaker = Breaker()
-    if state is not State.CLOSED:
+    if state is not BreakerState.CLOSED:
         breaker.trip(POLICY, Reason.FAILING, NOW_US, retry_after_s=None, dice=0.0)
-    if state is State.HALF_OPEN:
+    if state is BreakerState.HALF_OPEN:
         breaker.try_out(POLICY, NOW_US)
     assert breaker.state is state
     return breaker
 
 
-@pytest.mark.parametrize(("state", "signal"), list(itertools.product(State, Signal)))
-def test_every_move_is_in_the_table_or_refused(state: State, signal: Signal) -> None:
+@pytest.mark.parametrize(("state", "signal"), list(itertools.product(BreakerState, Signal)))
+def test_every_move_is_in_the_table_or_refused(state: BreakerState, signal: Signal) -> None:
     breaker = in_state(state)
     if (state, signal) in TRANSITIONS:
         breaker.move(signal, NOW_US)
@@ -119,16 +126,16 @@ def test_who_asks_for_no_wait_at_all_gets_the_usual_one() -> None:
 
 
 def test_standing_follows_the_wait_and_the_trial() -> None:
-    assert Breaker().standing(NOW_US) is Standing.READY
-    breaker = in_state(State.OPEN)
-    assert breaker.standing(breaker.due_us - 1) is Standing.COOLING
-    assert breaker.standing(breaker.due_us) is Standing.TRIAL
+    assert Breaker().availability(NOW_US) is Availability.READY
+    breaker = in_state(BreakerState.OPEN)
+    assert breaker.availability(breaker.due_us - 1) is Availability.COOLING
+    assert breaker.availability(breaker.due_us) is Availability.TRIAL
     started_us = breaker.due_us
     breaker.try_out(POLICY, started_us)
     assert breaker.is_trial(started_us)
     assert not breaker.is_trial(started_us - 1)
-    assert breaker.standing(started_us) is Standing.COOLING
-    assert breaker.standing(started_us + 15 * US_PER_S) is Standing.TRIAL
+    assert breaker.availability(started_us) is Availability.COOLING
+    assert breaker.availability(started_us + 15 * US_PER_S) is Availability.TRIAL
     breaker.release(started_us + 1)
-    assert breaker.standing(started_us + 1) is Standing.TRIAL
+    assert breaker.availability(started_us + 1) is Availability.TRIAL
     assert not breaker.is_trial(started_us)

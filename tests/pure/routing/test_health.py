@@ -2,8 +2,8 @@
 
 import pytest
 
-from relay.routing.breaker import Standing, State
-from relay.routing.health import Change, Condition, Failure, Health
+from relay.routing.breaker import Availability, BreakerState
+from relay.routing.health import Condition, Failure, Health, HealthChange
 from relay.routing.policy import US_PER_S, Policy, Reason
 from relay.routing.table import Outcome
 
@@ -27,7 +27,7 @@ def fail(
     started_us: int | None = None,
     retry_after_s: float | None = None,
     model: str = "m",
-) -> tuple[Change, ...]:
+) -> tuple[HealthChange, ...]:
     failure = Failure(outcome, at_us if started_us is None else started_us, retry_after_s)
     return health.fail(1, model, failure, now_us=at_us, dice=0.0)
 
@@ -36,7 +36,7 @@ def opened(*, model: str = "m") -> Health:
     health = Health(Policy())
     for _ in range(3):
         fail(health, model=model)
-    assert health.standing(1, model, NOW_US) is Standing.COOLING
+    assert health.availability(1, model, NOW_US) is Availability.COOLING
     return health
 
 
@@ -52,7 +52,7 @@ def test_what_is_not_the_channels_fault_never_counts(outcome: Outcome) -> None:
     health = Health(Policy())
     for _ in range(100):
         assert fail(health, outcome) == ()
-    assert health.standing(1, "m", NOW_US) is Standing.READY
+    assert health.availability(1, "m", NOW_US) is Availability.READY
     assert not health.is_suspect(1, "m", NOW_US)
 
 
@@ -60,10 +60,12 @@ def test_three_failures_in_a_row_open_that_model_only() -> None:
     health = Health(Policy())
     assert fail(health) == fail(health) == ()
     assert health.is_suspect(1, "m", NOW_US)
-    assert fail(health) == (Change(1, "m", State.CLOSED, State.OPEN, Reason.FAILING, alarm=False),)
-    assert health.standing(1, "m", NOW_US) is Standing.COOLING
-    assert health.standing(1, "other", NOW_US) is Standing.READY
-    assert health.standing(2, "m", NOW_US) is Standing.READY
+    assert fail(health) == (
+        HealthChange(1, "m", BreakerState.CLOSED, BreakerState.OPEN, Reason.FAILING, alarm=False),
+    )
+    assert health.availability(1, "m", NOW_US) is Availability.COOLING
+    assert health.availability(1, "other", NOW_US) is Availability.READY
+    assert health.availability(2, "m", NOW_US) is Availability.READY
 
 
 def test_half_of_the_calls_failing_opens_it() -> None:
@@ -78,7 +80,7 @@ def test_half_of_the_calls_failing_opens_it() -> None:
 def test_a_429_opens_it_at_once_for_as_long_as_it_asks() -> None:
     health = Health(Policy())
     (change,) = fail(health, Outcome.LIMITED, retry_after_s=7.0)
-    assert (change.after, change.reason, change.alarm) == (State.OPEN, Reason.LIMITED, False)
+    assert (change.after, change.reason, change.alarm) == (BreakerState.OPEN, Reason.LIMITED, False)
     assert due_us(health) == NOW_US + 7 * US_PER_S
 
 
@@ -95,19 +97,25 @@ def test_a_refused_credential_takes_all_models_out_and_raises_one_alarm(
 ) -> None:
     health = Health(Policy())
     (change,) = fail(health, Outcome.DENIED, retry_after_s=retry_after_s)
-    assert change == Change(1, "", State.CLOSED, State.OPEN, Reason.DENIED, alarm=True)
+    assert change == HealthChange(
+        1, "", BreakerState.CLOSED, BreakerState.OPEN, Reason.DENIED, alarm=True
+    )
     for model in ("m", "another"):
-        assert health.standing(1, model, NOW_US) is Standing.COOLING
+        assert health.availability(1, model, NOW_US) is Availability.COOLING
     # Calls that were under way come back refused as well, and a trial may be: no second alarm.
     assert fail(health, Outcome.DENIED, started_us=NOW_US - 5) == ()
     later_us = due_us(health)
     assert health.start(1, "another", later_us)
     (change,) = fail(health, Outcome.DENIED, at_us=later_us + 9, started_us=later_us)
-    assert (change.before, change.after, change.alarm) == (State.HALF_OPEN, State.OPEN, False)
+    assert (change.before, change.after, change.alarm) == (
+        BreakerState.HALF_OPEN,
+        BreakerState.OPEN,
+        False,
+    )
     later_us = due_us(health)
     assert health.start(1, "m", later_us)
     (change,) = health.succeed(1, "m", started_us=later_us, now_us=later_us + 9)
-    assert (change.model, change.after) == ("", State.CLOSED)
+    assert (change.model, change.after) == ("", BreakerState.CLOSED)
     assert health.troubled == {}
 
 
@@ -119,14 +127,14 @@ def test_one_trial_at_a_time_and_its_success_closes() -> None:
     at_us = due_us(health)
     assert not health.start(1, "m", at_us - 1)
     (change,) = health.start(1, "m", at_us)
-    assert (change.before, change.after) == (State.OPEN, State.HALF_OPEN)
+    assert (change.before, change.after) == (BreakerState.OPEN, BreakerState.HALF_OPEN)
     assert health.is_trial(1, "m", at_us)
     assert not health.is_trial(1, "m", at_us + 1)
-    assert health.standing(1, "m", at_us + 1) is Standing.COOLING
+    assert health.availability(1, "m", at_us + 1) is Availability.COOLING
     assert not health.start(1, "m", at_us + 1)
     (change,) = health.succeed(1, "m", started_us=at_us, now_us=at_us + 5)
-    assert (change.before, change.after) == (State.HALF_OPEN, State.CLOSED)
-    assert health.standing(1, "m", at_us + 5) is Standing.READY
+    assert (change.before, change.after) == (BreakerState.HALF_OPEN, BreakerState.CLOSED)
+    assert health.availability(1, "m", at_us + 5) is Availability.READY
     assert health.due_us(1, "m") == 0
     assert not health.start(1, "m", at_us + 5)
 
@@ -146,8 +154,8 @@ def test_a_trial_without_a_verdict_lets_the_next_call_try(outcome: Outcome) -> N
     at_us = due_us(health)
     health.start(1, "m", at_us)
     (change,) = fail(health, outcome, at_us=at_us + 1, started_us=at_us)
-    assert change.after is State.OPEN
-    assert health.standing(1, "m", at_us + 1) is Standing.TRIAL
+    assert change.after is BreakerState.OPEN
+    assert health.availability(1, "m", at_us + 1) is Availability.TRIAL
 
 
 def test_a_trial_that_hangs_keeps_the_next_one_waiting_only_so_long() -> None:
@@ -157,7 +165,7 @@ def test_a_trial_that_hangs_keeps_the_next_one_waiting_only_so_long() -> None:
     second_us = first_us + 30 * US_PER_S
     assert health.start(1, "m", second_us)
     fail(health, Outcome.STALLED, at_us=second_us + 1, started_us=first_us)
-    assert health.standing(1, "m", second_us + 1) is Standing.COOLING
+    assert health.availability(1, "m", second_us + 1) is Availability.COOLING
     assert health.succeed(1, "m", started_us=first_us, now_us=second_us + 2)  # late, but good news
 
 
@@ -172,7 +180,7 @@ def test_what_began_before_it_opened_says_nothing() -> None:
 def test_a_call_of_last_resort_that_succeeds_closes_it() -> None:
     health = opened()
     (change,) = health.succeed(1, "m", started_us=NOW_US + 1, now_us=NOW_US + 9)
-    assert (change.before, change.after) == (State.OPEN, State.CLOSED)
+    assert (change.before, change.after) == (BreakerState.OPEN, BreakerState.CLOSED)
 
 
 def test_a_models_trial_ends_when_the_credential_is_refused() -> None:
@@ -181,8 +189,8 @@ def test_a_models_trial_ends_when_the_credential_is_refused() -> None:
     health.start(1, "m", at_us)
     changes = fail(health, Outcome.DENIED, at_us=at_us + 1, started_us=at_us)
     assert {(change.model, change.after) for change in changes} == {
-        ("m", State.OPEN),
-        ("", State.OPEN),
+        ("m", BreakerState.OPEN),
+        ("", BreakerState.OPEN),
     }
     assert health.troubled == {1: 2}
 
@@ -191,7 +199,7 @@ def test_a_channel_stands_as_badly_as_the_worse_of_its_breakers() -> None:
     health = opened()
     fail(health, Outcome.DENIED)  # the channel's own wait is longer than its model's
     model_due_us = NOW_US + 5 * US_PER_S
-    assert health.standing(1, "m", model_due_us) is Standing.COOLING
+    assert health.availability(1, "m", model_due_us) is Availability.COOLING
     assert due_us(health) == NOW_US + 30 * US_PER_S
     # Both are due: the call tries both, and its client leaves: the next one may.
     assert health.start(1, "m", due_us(health))
@@ -202,8 +210,8 @@ def test_a_channel_stands_as_badly_as_the_worse_of_its_breakers() -> None:
     # The model answers badly, so its credential is not what is wrong: undecided, try again.
     assert health.start(1, "m", at_us + 3)
     fail(health, at_us=at_us + 4, started_us=at_us + 3)
-    assert health.standing(1, "m", at_us + 4) is Standing.COOLING
-    assert health.standing(1, "another", at_us + 4) is Standing.TRIAL
+    assert health.availability(1, "m", at_us + 4) is Availability.COOLING
+    assert health.availability(1, "another", at_us + 4) is Availability.TRIAL
 
 
 def test_suspicion_fades() -> None:
@@ -243,13 +251,13 @@ def test_a_channel_that_was_out_a_moment_ago_is_suspect() -> None:
 def test_a_probe_hastens_a_trial_but_not_one_the_upstream_put_off() -> None:
     health = opened()
     health.hasten(2, NOW_US + 1)
-    assert health.standing(1, "m", NOW_US + 1) is Standing.COOLING
+    assert health.availability(1, "m", NOW_US + 1) is Availability.COOLING
     health.hasten(1, NOW_US + 1)
-    assert health.standing(1, "m", NOW_US + 1) is Standing.TRIAL
+    assert health.availability(1, "m", NOW_US + 1) is Availability.TRIAL
     limited = Health(Policy())
     fail(limited, Outcome.LIMITED, retry_after_s=9.0)
     limited.hasten(1, NOW_US + 1)
-    assert limited.standing(1, "m", NOW_US + 1) is Standing.COOLING
+    assert limited.availability(1, "m", NOW_US + 1) is Availability.COOLING
 
 
 # --- shown and kept small -------------------------------------------------------------------------
@@ -258,7 +266,7 @@ def test_a_probe_hastens_a_trial_but_not_one_the_upstream_put_off() -> None:
 def test_describe_shows_what_is_not_in_full_service() -> None:
     health = opened()
     health.succeed(1, "fine", started_us=NOW_US, now_us=NOW_US)
-    assert health.describe(NOW_US) == [Condition(1, "m", State.OPEN, Reason.FAILING, 2.5, 1)]
+    assert health.describe(NOW_US) == [Condition(1, "m", BreakerState.OPEN, Reason.FAILING, 2.5, 1)]
     assert health.describe(NOW_US + 9 * US_PER_S)[0].trial_in_s == 0.0
 
 
@@ -267,8 +275,8 @@ def test_what_left_the_catalog_is_forgotten() -> None:
     fail(health, Outcome.LIMITED, model="gone")
     assert health.troubled == {1: 2}
     health.prune({1: {"m"}, 2: {"m"}})
-    assert health.standing(1, "m", NOW_US) is Standing.COOLING
-    assert health.standing(1, "gone", NOW_US) is Standing.READY
+    assert health.availability(1, "m", NOW_US) is Availability.COOLING
+    assert health.availability(1, "gone", NOW_US) is Availability.READY
     assert health.troubled == {1: 1}
     # A call for it that was still running fails now: nothing would ever close what this opened.
     assert fail(health, Outcome.LIMITED, model="gone") == ()
@@ -283,10 +291,10 @@ def test_what_left_the_catalog_is_forgotten() -> None:
 def test_a_channel_whose_quota_is_used_up_rests_until_it_refills() -> None:
     health = Health(Policy())
     (change,) = health.rest(1, "m", 2.0, now_us=NOW_US, dice=0.0)
-    assert (change.after, change.reason, change.alarm) == (State.OPEN, Reason.LIMITED, False)
-    assert health.standing(1, "m", NOW_US + 2 * US_PER_S - 1) is Standing.COOLING
-    assert health.standing(1, "m", NOW_US + 2 * US_PER_S) is Standing.TRIAL
-    assert health.standing(1, "other", NOW_US) is Standing.READY
+    assert (change.after, change.reason, change.alarm) == (BreakerState.OPEN, Reason.LIMITED, False)
+    assert health.availability(1, "m", NOW_US + 2 * US_PER_S - 1) is Availability.COOLING
+    assert health.availability(1, "m", NOW_US + 2 * US_PER_S) is Availability.TRIAL
+    assert health.availability(1, "other", NOW_US) is Availability.READY
 
 
 def test_a_long_rest_is_cut_short_and_what_is_out_already_stays_out_as_long_as_it_was() -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.routing.breaker import Standing, State
-from relay.routing.health import Change, Health
+from relay.routing.breaker import Availability, BreakerState
+from relay.routing.health import Health, HealthChange
 from relay.routing.policy import US_PER_S, Policy
 from tests.pure.routing.test_health import NOW_US, due_us, fail, opened
 
@@ -13,7 +13,7 @@ WALL_US = 1_700_000_000 * US_PER_S
 OTHER_CLOCK_US = 77 * US_PER_S
 
 
-def tell(teller: Health, listener: Health, *, at_us: int) -> tuple[Change, ...]:
+def tell(teller: Health, listener: Health, *, at_us: int) -> tuple[HealthChange, ...]:
     """Have the listener, whose monotonic clock is another one, hear all that the teller knows."""
     wall_us = WALL_US + at_us
     message = teller.encode(now_us=at_us, wall_us=wall_us)
@@ -23,16 +23,16 @@ def tell(teller: Health, listener: Health, *, at_us: int) -> tuple[Change, ...]:
 def test_what_one_worker_finds_the_other_knows() -> None:
     here, there = opened(), Health(Policy())
     (change,) = tell(here, there, at_us=NOW_US + 5)
-    assert (change.before, change.after) == (State.CLOSED, State.OPEN)
+    assert (change.before, change.after) == (BreakerState.CLOSED, BreakerState.OPEN)
     assert due_us(there) == due_us(here) + OTHER_CLOCK_US
     assert tell(here, there, at_us=NOW_US + 6) == ()
     at_us = due_us(here)
     here.start(1, "m", at_us)
     tell(here, there, at_us=at_us + 5)
-    assert there.standing(1, "m", at_us + OTHER_CLOCK_US + 5) is Standing.COOLING
+    assert there.availability(1, "m", at_us + OTHER_CLOCK_US + 5) is Availability.COOLING
     here.succeed(1, "m", started_us=at_us, now_us=at_us + US_PER_S)
     (change,) = tell(here, there, at_us=at_us + US_PER_S)
-    assert change.after is State.CLOSED
+    assert change.after is BreakerState.CLOSED
     assert there.troubled == {}
 
 
@@ -43,7 +43,7 @@ def test_our_own_message_coming_back_does_not_undo_a_running_trial() -> None:
     message = health.encode(now_us=at_us, wall_us=WALL_US)
     health.merge(message, now_us=at_us + 500, wall_us=WALL_US + 480)
     (change,) = health.succeed(1, "m", started_us=at_us, now_us=at_us + 900)
-    assert change.before is State.HALF_OPEN
+    assert change.before is BreakerState.HALF_OPEN
 
 
 def test_old_news_is_neither_told_nor_believed() -> None:
@@ -55,7 +55,7 @@ def test_old_news_is_neither_told_nor_believed() -> None:
     tell(here, there, at_us=at_us + US_PER_S)
     later_us = at_us + 2 * US_PER_S
     there.merge(old, now_us=later_us + OTHER_CLOCK_US, wall_us=WALL_US + later_us)
-    assert there.standing(1, "m", later_us + OTHER_CLOCK_US) is Standing.READY
+    assert there.availability(1, "m", later_us + OTHER_CLOCK_US) is Availability.READY
     assert tell(here, Health(Policy()), at_us=at_us + 900 * US_PER_S) == ()
     assert here.encode(now_us=at_us + 900 * US_PER_S, wall_us=WALL_US) == b"\x90"
 

@@ -1,6 +1,6 @@
 """A healed channel has traffic again soon: outages simulated on a virtual clock, seeded dice.
 
-Picking, health and patience are driven as the referee and the watch do: two channels, one of them
+Picking, health and patience are driven as the balancer and the watch do: two channels, one of them
 out for a random time; measured is how soon after healing a call succeeds there.
 """
 
@@ -13,10 +13,10 @@ import pytest
 
 from relay.config import Timeouts
 from relay.model import Channel, Secret
-from relay.routing.breaker import Standing
+from relay.routing.breaker import Availability
 from relay.routing.health import Failure, Health
 from relay.routing.patience import Patience
-from relay.routing.pick import Dice, Wish, choose
+from relay.routing.pick import Dice, Preference, choose
 from relay.routing.policy import US_PER_S, Policy
 from relay.routing.table import Outcome
 
@@ -131,10 +131,10 @@ class World:
         self._number += 1
         heapq.heappush(self._events, Event(at_us, self._number, kind, attempt))
 
-    def _ask(self, now_us: int, tried: set[int]) -> None:
+    def _ask(self, now_us: int, asked_channels: set[int]) -> None:
         chosen = choose(
             CHANNELS,
-            Wish("m", tried),
+            Preference("m", asked_channels),
             health=self.health,
             in_flight=self.in_flight,
             now_us=now_us,
@@ -145,7 +145,7 @@ class World:
             return
         self.health.start(chosen.id, "m", now_us)
         self.in_flight[chosen.id] += 1
-        attempt = Attempt(chosen.id, now_us, first=not tried)
+        attempt = Attempt(chosen.id, now_us, first=not asked_channels)
         out = chosen.id == ILL and self.out_from_us <= now_us < self.healed_us
         kind, takes_s = (
             ("bad", self.hang_s) if out else ("good", self.rng.uniform(0.1, 1.0) * self.thinks_s)
@@ -156,7 +156,7 @@ class World:
 
     def _look(self, attempt: Attempt, now_us: int) -> None:
         """Look at a silent attempt as the watch does (`Referee.gives_up`)."""
-        doubted = self.health.standing(attempt.where, "m", now_us) is not Standing.READY
+        doubted = self.health.availability(attempt.where, "m", now_us) is not Availability.READY
         self._at(now_us + US_PER_S // 4, "look", attempt)
         if now_us - attempt.started_us < self.patience.limit_us("m", doubted=doubted):
             return

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.routing.breaker import State
-from relay.routing.health import ANY_MODEL, Change, Condition, Failure, Health
+from relay.routing.breaker import BreakerState
+from relay.routing.health import ANY_MODEL, Condition, Failure, Health, HealthChange
 from relay.routing.overview import FORGOTTEN_S, IN_SERVICE, Overview, look_at
 from relay.routing.policy import US_PER_S, Policy, Reason
 from relay.routing.table import Outcome
@@ -49,7 +49,7 @@ class Worker:
         self.health.merge(message, now_us=at_us + self._clock_us, wall_us=WALL_US + at_us)
 
 
-def shown(overview: Overview, at_us: int) -> list[tuple[str, State]]:
+def shown(overview: Overview, at_us: int) -> list[tuple[str, BreakerState]]:
     return [(c.model, c.state) for c in overview.conditions(WALL_US + at_us)]
 
 
@@ -61,30 +61,34 @@ def test_an_outage_from_its_first_opening_to_its_end() -> None:
     assert overview.hear(worker.tell(0), WALL_US) == ()
     worker.open(S)
     (change,) = overview.hear(worker.tell(S), WALL_US + S)
-    assert (change.before, change.after, change.alarm) == (State.CLOSED, State.OPEN, False)
+    assert (change.before, change.after, change.alarm) == (
+        BreakerState.CLOSED,
+        BreakerState.OPEN,
+        False,
+    )
     (condition,) = overview.conditions(WALL_US + 2 * S)
     assert (condition.channel_id, condition.model, condition.reason) == (1, "m", Reason.FAILING)
     assert condition.trial_in_s == (worker.due_us() - 2 * S) / S
     due_us = worker.due_us()
     worker.start(due_us)
     overview.hear(worker.tell(due_us), WALL_US + due_us)
-    assert shown(overview, due_us) == [("m", State.HALF_OPEN)]
+    assert shown(overview, due_us) == [("m", BreakerState.HALF_OPEN)]
     worker.fail(Outcome.REFUSED, due_us + 1, started_us=due_us)
     overview.hear(worker.tell(due_us + 1), WALL_US + due_us + 1)
-    assert shown(overview, due_us) == [("m", State.OPEN)]
+    assert shown(overview, due_us) == [("m", BreakerState.OPEN)]
     due_us = worker.due_us()
     worker.start(due_us)
     overview.hear(worker.tell(due_us), WALL_US + due_us)
     worker.succeed(due_us + 1)
     (change,) = overview.hear(worker.tell(due_us + 1), WALL_US + due_us + 1)
-    assert (change.before, change.after) == (State.HALF_OPEN, State.CLOSED)
-    assert shown(overview, due_us + 1000 * S) == [("m", State.CLOSED)]
+    assert (change.before, change.after) == (BreakerState.HALF_OPEN, BreakerState.CLOSED)
+    assert shown(overview, due_us + 1000 * S) == [("m", BreakerState.CLOSED)]
 
 
 def test_the_first_of_many_workers_raises_the_alarm() -> None:
     workers = [Worker(clock_us) for clock_us in (0, 77 * S, 5 * S)]
     overview = Overview()
-    alarms: list[Change] = []
+    alarms: list[HealthChange] = []
     for at_us, worker in enumerate(workers, S):
         worker.fail(Outcome.DENIED, at_us)
         alarms += overview.hear(worker.tell(at_us), WALL_US + at_us)
@@ -97,7 +101,7 @@ def test_the_first_of_many_workers_raises_the_alarm() -> None:
 
 def test_the_next_opening_raises_the_next_alarm_but_a_failed_trial_none() -> None:
     worker, overview = Worker(), Overview()
-    alarms: list[Change] = []
+    alarms: list[HealthChange] = []
 
     def tell_every_5_s(since_us: int, until_us: int) -> None:
         for at_us in range(since_us, until_us, 5 * S):
@@ -131,7 +135,7 @@ def test_who_hears_of_a_trial_does_not_hide_it() -> None:
         overview = Overview()
         overview.hear(first.tell(due_us + S), WALL_US + due_us + S)
         overview.hear(second.tell(due_us + S), WALL_US + due_us + S)
-        assert shown(overview, due_us + S) == [("m", State.HALF_OPEN)]
+        assert shown(overview, due_us + S) == [("m", BreakerState.HALF_OPEN)]
 
 
 def test_a_trial_given_up_at_once_is_open_again() -> None:
@@ -143,7 +147,7 @@ def test_a_trial_given_up_at_once_is_open_again() -> None:
     worker.fail(Outcome.CLIENT_GONE, due_us + 1, started_us=due_us)
     overview.hear(worker.tell(due_us + 1), WALL_US + due_us + 1)
     (condition,) = overview.conditions(WALL_US + due_us + 1)
-    assert (condition.state, condition.trial_in_s) == (State.OPEN, 0)
+    assert (condition.state, condition.trial_in_s) == (BreakerState.OPEN, 0)
 
 
 def test_old_news_changes_nothing() -> None:
@@ -153,7 +157,7 @@ def test_old_news_changes_nothing() -> None:
     worker.succeed(2 * S)
     overview.hear(worker.tell(2 * S), WALL_US + 2 * S)
     assert overview.hear(old, WALL_US + 3 * S) == ()
-    assert shown(overview, 3 * S) == [("m", State.CLOSED)]
+    assert shown(overview, 3 * S) == [("m", BreakerState.CLOSED)]
 
 
 def test_a_hastened_trial_is_shown() -> None:
@@ -202,17 +206,17 @@ def test_the_order_of_messages_does_not_matter_in_the_end(order: list[int], cloc
     overview = Overview()
     for place in order:
         overview.hear(messages[place], WALL_US + 300 * S)
-    assert shown(overview, 300 * S) == [("m", State.CLOSED)]
+    assert shown(overview, 300 * S) == [("m", BreakerState.CLOSED)]
 
 
 # --- one channel as a whole -------------------------------------------------------------------
 
 
-def condition(model: str, state: State, trial_in_s: float = 9.0) -> Condition:
+def condition(model: str, state: BreakerState, trial_in_s: float = 9.0) -> Condition:
     return Condition(1, model, state, Reason.FAILING, trial_in_s, 1)
 
 
-OPEN, HALF, CLOSED = State.OPEN, State.HALF_OPEN, State.CLOSED
+OPEN, HALF, CLOSED = BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED
 
 
 @pytest.mark.parametrize(
@@ -230,7 +234,7 @@ OPEN, HALF, CLOSED = State.OPEN, State.HALF_OPEN, State.CLOSED
     ],
 )
 def test_a_channel_is_as_good_as_its_best_model(
-    conditions: list[Condition], whole: State, others: dict[str, State]
+    conditions: list[Condition], whole: BreakerState, others: dict[str, BreakerState]
 ) -> None:
     found, differing = look_at(["a", "b"], conditions)
     assert found.state is whole

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relay.model import Channel, Secret
 from relay.routing.health import Failure, Health
-from relay.routing.pick import LOAD_SLACK, Dice, Wish, affinity_of, choose
+from relay.routing.pick import LOAD_SLACK, Dice, Preference, affinity_of, choose
 from relay.routing.policy import Policy
 from relay.routing.table import Outcome
 
@@ -39,7 +39,7 @@ def cooled(*numbers: int, health: Health | None = None, retry_after_s: float = 5
 def pick(
     channels: list[Channel],
     *,
-    tried: set[int] | None = None,
+    asked_channels: set[int] | None = None,
     affinity: int | None = None,
     health: Health | None = None,
     in_flight: dict[int, int] | None = None,
@@ -48,7 +48,7 @@ def pick(
 ) -> int | None:
     chosen = choose(
         channels,
-        Wish("m", tried or set(), affinity),
+        Preference("m", asked_channels or set(), affinity),
         health=health or Health(POLICY),
         in_flight=in_flight or {},
         now_us=now_us,
@@ -65,7 +65,7 @@ def shares(channels: list[Channel], throws: int = 20_000, **options: object) -> 
     for _ in range(throws):
         chosen = choose(
             channels,
-            Wish("m", set()),
+            Preference("m", set()),
             health=health,
             in_flight=in_flight,
             now_us=NOW_US,
@@ -97,9 +97,9 @@ def test_load_evens_out_to_the_weights() -> None:
     rng, health, in_flight = random.Random(3), Health(POLICY), {1: 0, 2: 0}
     for _ in range(4_000):
         dice = Dice(rng.random(), rng.random())
-        wish = Wish("m", set())
+        preference = Preference("m", set())
         chosen = choose(
-            channels, wish, health=health, in_flight=in_flight, now_us=NOW_US, dice=dice
+            channels, preference, health=health, in_flight=in_flight, now_us=NOW_US, dice=dice
         )
         assert chosen is not None
         in_flight[chosen.id] += 1
@@ -115,7 +115,7 @@ def test_the_less_loaded_of_two_is_taken() -> None:
 def test_a_lower_tier_goes_first_and_the_next_one_when_it_is_spent() -> None:
     channels = [channel(1), channel(2), channel(3, tier=1)]
     assert set(shares(channels)) == {1, 2}
-    assert pick(channels, tried={1, 2}) == 3
+    assert pick(channels, asked_channels={1, 2}) == 3
     assert pick(channels, health=cooled(1, 2)) == 3
 
 
@@ -136,21 +136,23 @@ def test_every_throw_of_the_dice_draws_a_channel_with_weight(
 
 @given(
     weights=st.lists(st.integers(0, 1_000), min_size=1, max_size=6),
-    tried=st.sets(st.integers(0, 5)),
+    asked_channels=st.sets(st.integers(0, 5)),
     ill=st.sets(st.integers(0, 5)),
     affinity=st.none() | st.integers(0, 2**64 - 1),
     dice=dice_strategy,
 )
 def test_tried_is_never_chosen_and_cooling_only_when_nothing_else_is_left(
     weights: list[int],
-    tried: set[int],
+    asked_channels: set[int],
     ill: set[int],
     affinity: int | None,
     dice: tuple[float, float],
 ) -> None:
     channels = [channel(i, weight=weight, tier=i // 2) for i, weight in enumerate(weights)]
-    found = pick(channels, tried=tried, affinity=affinity, health=cooled(*ill), dice=dice)
-    left = {c.id for c in channels} - tried
+    found = pick(
+        channels, asked_channels=asked_channels, affinity=affinity, health=cooled(*ill), dice=dice
+    )
+    left = {c.id for c in channels} - asked_channels
     assert (found is None) is (not left)
     if found is not None:
         assert found in left
@@ -164,7 +166,7 @@ def test_tried_is_never_chosen_and_cooling_only_when_nothing_else_is_left(
 
 def test_the_last_channel_is_used_whatever_its_health() -> None:
     assert pick([channel(1)], health=cooled(1)) == 1
-    assert pick([channel(1), channel(2)], tried={2}, health=cooled(1)) == 1
+    assert pick([channel(1), channel(2)], asked_channels={2}, health=cooled(1)) == 1
 
 
 def test_with_all_out_of_service_the_one_whose_wait_ends_first_is_tried() -> None:
@@ -185,7 +187,7 @@ def test_a_trial_that_is_due_goes_first_but_only_on_a_first_attempt() -> None:
     due_us = NOW_US + 5_000_000
     assert pick(channels, health=health, now_us=due_us - 1) != 3
     assert pick(channels, health=health, now_us=due_us) == 3
-    assert pick(channels, health=health, now_us=due_us, tried={1}) == 2
+    assert pick(channels, health=health, now_us=due_us, asked_channels={1}) == 2
     assert health.start(3, "m", due_us)
     assert pick(channels, health=health, now_us=due_us) != 3
 

@@ -14,7 +14,7 @@ import pytest
 from relay.model import Channel, Secret
 from relay.routing.budget import Effort, RetryBudget, may_retry
 from relay.routing.health import Failure, Health
-from relay.routing.pick import Dice, Wish, choose
+from relay.routing.pick import Dice, Preference, choose
 from relay.routing.policy import US_PER_S, Policy
 from relay.routing.table import Outcome
 
@@ -32,7 +32,7 @@ CHANNELS = [
 
 
 class Call(NamedTuple):
-    wish: Wish
+    preference: Preference
     effort: Effort
 
 
@@ -64,13 +64,17 @@ class Storm:
                 continue
             failure = Failure(Outcome.SERVER_ERROR, started_us)
             self.health.fail(where, "m", failure, now_us=now_us, dice=self.rng.random())
-            call = call._replace(wish=call.wish._replace(tried={*call.wish.tried, where}))
+            call = call._replace(
+                preference=call.preference._replace(
+                    asked_channels={*call.preference.asked_channels, where}
+                )
+            )
             self._switch(call, now_us)
 
     def _begin(self, now_us: int) -> None:
         self.calls += 1
         self.budget.begin(now_us)
-        call = Call(Wish("m", set()), Effort(3, now_us + 60 * US_PER_S))
+        call = Call(Preference("m", set()), Effort(3, now_us + 60 * US_PER_S))
         chosen = self._choose(call, now_us)
         assert chosen is not None
         self._ask(call, chosen, now_us)
@@ -89,7 +93,7 @@ class Storm:
         dice = Dice(self.rng.random(), self.rng.random())
         chosen = choose(
             CHANNELS,
-            call.wish,
+            call.preference,
             health=self.health,
             in_flight=self.in_flight,
             now_us=now_us,

@@ -5,7 +5,6 @@ import itertools
 import pytest
 
 from relay import errors
-from relay.call import Stage
 from relay.routing.table import (
     CHANNEL_FAILURES,
     TABLE,
@@ -16,7 +15,8 @@ from relay.routing.table import (
     decide,
     render_markdown,
 )
-from relay.wire.refusal import read_refusal
+from relay.stage import Stage
+from relay.wire.upstream_errors import read_refusal
 
 BEFORE_COMMIT = (Stage.DIALED, Stage.ASKED, Stage.HEADED)
 FLAGS = list(itertools.product((False, True), repeat=2))

@@ -9,9 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import ConfigError
-from relay.model import AbortBills, LineKind, Protocol, Resume
-from relay.store.canonical import canonical_multiplier, canonical_url, canonical_usd, model_map
-from relay.store.declaration import Declaration, parse_catalog
+from relay.model import AbortBills, Dialect, LineKind, Resume
+from relay.store.catalog.canonical import (
+    canonical_multiplier,
+    canonical_url,
+    canonical_usd,
+    model_map,
+)
+from relay.store.catalog.declaration import Declaration, parse_catalog
 from relay.units import format_usd
 
 CONTRACT = b"""
@@ -77,7 +82,7 @@ def test_contract_example() -> None:
     found = parse(CONTRACT)
     channel, line, price = found.channel[0], found.line[0], found.price[0]
     assert channel.models == ["fast=gpt-4o-mini", "gpt-4o-mini"]
-    assert (channel.protocol, channel.resume) == (Protocol.OPENAI, Resume.NONE)
+    assert (channel.protocol, channel.resume) == (Dialect.OPENAI, Resume.NONE)
     assert (channel.abort_bills, channel.api_key) == (AbortBills.PARTIAL, "env:OPENAI_KEY")
     assert (line.kind, line.tpm, line.splice) == (LineKind.DEDICATED, 30_000_000, True)
     assert (price.input, price.output, price.cached_input) == ("0.15", "0.6", "0.075")

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.model import PriceDetail
-from relay.store.declaration import DETAIL_PRICES, PriceEntry, PriceTierEntry
-from relay.store.declared_prices import to_entry, to_price
+from relay.store.catalog.declaration import DETAIL_PRICES, PriceEntry, PriceTierEntry
+from relay.store.catalog.prices import to_entry, to_price
 from relay.units import format_multiplier, format_usd
 
 usd = st.integers(0, 10**15).map(format_usd)

@@ -13,7 +13,13 @@ import pytest
 
 from relay.config import Config, Database, Redis
 from relay.errors import ConfigError, DependencyDown
-from relay.store.locate import POSTGRES, Address, database_url, record_path, redis_url
+from relay.store.embedded.locate import (
+    POSTGRES,
+    ServerAddress,
+    database_url,
+    record_path,
+    redis_url,
+)
 
 URL = "postgresql://relay:secret@db/relay"
 
@@ -42,7 +48,9 @@ def embedded(tmp_path: Path) -> Iterator[socket.socket]:
     """The socket that the record of an embedded Postgres names; it listens."""
     path = tmp_path / "postgres.sock"
     record_path(tmp_path).parent.mkdir()
-    record_path(tmp_path).write_bytes(msgspec.json.encode({POSTGRES: Address(URL, str(path))}))
+    record_path(tmp_path).write_bytes(
+        msgspec.json.encode({POSTGRES: ServerAddress(URL, str(path))})
+    )
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
         listener.bind(str(path))
         listener.listen(0)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.errors import ConfigError
-from relay.store.declaration import (
+from relay.store.catalog.declaration import (
     AccountEntry,
     ChannelEntry,
     Declaration,
@@ -17,7 +17,15 @@ from relay.store.declaration import (
     GroupEntry,
     LineEntry,
 )
-from relay.store.plan import KINDS, Action, Catalog, Change, compare, entries_of, identity
+from relay.store.catalog.plan import (
+    KINDS,
+    Catalog,
+    CatalogChange,
+    ChangeKind,
+    compare,
+    entries_of,
+    identity,
+)
 
 names = st.sampled_from("ab")
 few = st.lists(names, unique=True, min_size=1)
@@ -42,16 +50,16 @@ declarations = st.builds(
 )
 
 
-def carry_out(present: Declaration, changes: list[Change]) -> Declaration:
+def carry_out(present: Declaration, changes: list[CatalogChange]) -> Declaration:
     """Return the declaration that the database would hold after the changes, one after another."""
     held = {kind: {identity(e): e for e in entries_of(present, kind)} for kind in KINDS}
     for change in changes:
         name = identity(change.entry)
-        if change.action is Action.REMOVED:
+        if change.action is ChangeKind.REMOVED:
             del held[change.kind][name]
             continue
-        assert (name in held[change.kind]) == (change.action is Action.CHANGED)
-        assert bool(change.fields) == (change.action is Action.CHANGED)
+        assert (name in held[change.kind]) == (change.action is ChangeKind.CHANGED)
+        assert bool(change.fields) == (change.action is ChangeKind.CHANGED)
         held[change.kind][name] = change.entry
     lists = {kind: list(entries.values()) for kind, entries in held.items()}
     return msgspec.structs.replace(Declaration(), **lists)

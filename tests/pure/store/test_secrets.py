@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from relay.config import Config, Secrets
 from relay.errors import ConfigError
 from relay.model import Secret
-from relay.store.secret_files import keep_secret
-from relay.store.secret_refs import SECRET_BYTES_MAX, is_reference, resolve
-from relay.store.vault import Vault, channel_owner, load_pepper, open_vault
+from relay.store.secrets.files import keep_secret
+from relay.store.secrets.refs import SECRET_BYTES_MAX, is_reference, resolve
+from relay.store.secrets.vault import Vault, channel_owner, load_pepper, open_vault
 
 VAULT = Vault(bytes(range(32)))
 

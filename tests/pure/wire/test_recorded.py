@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from relay.call import Endpoint
+from relay.records import Endpoint
+from relay.wire.classify import FirstBlock, StreamEnding, find_error, judge_ending, judge_first
 from relay.wire.sse import EventBuffer, split_events
 from relay.wire.usage import find_usage
-from relay.wire.verdict import Ending, First, find_error, judge_ending, judge_first
 from tests.recorded import features, recorded_streams
 
 STREAMS = recorded_streams()
@@ -70,19 +70,19 @@ def test_endings_are_told_from_cuts(path: Path) -> None:
     events = split_events(body)
     ending = judge_ending(b"".join(events[-4:]), endpoint_of(path))
     if "error-event" in features(path):
-        assert ending is Ending.FAILED
+        assert ending is StreamEnding.FAILED
         assert any(b'"error"' in event and find_error(event) for event in events)
     else:
-        assert ending is Ending.COMPLETE
+        assert ending is StreamEnding.COMPLETE
         assert find_error(body) is None
     half = events[: len(events) // 2]
     if len(half) > 2 and b"finish_reason" not in half[-1]:
-        assert judge_ending(b"".join(half[-4:]), endpoint_of(path)) is not Ending.FAILED
+        assert judge_ending(b"".join(half[-4:]), endpoint_of(path)) is not StreamEnding.FAILED
 
 
 @pytest.mark.parametrize("path", CHATS, ids=lambda path: path.name)
 def test_every_answer_begins(path: Path) -> None:
     events = split_events(path.read_bytes())
     verdicts = [judge_first(event, endpoint_of(path)) for event in events]
-    assert First.OUTPUT in verdicts
-    assert First.ERROR not in verdicts[: verdicts.index(First.OUTPUT)]
+    assert FirstBlock.OUTPUT in verdicts
+    assert FirstBlock.ERROR not in verdicts[: verdicts.index(FirstBlock.OUTPUT)]

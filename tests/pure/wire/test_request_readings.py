@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.call import Endpoint
 from relay.errors import BadRequest
+from relay.records import Endpoint
 from relay.wire.request import peek_json, reframe_json
 
 CANARY = "CANARY7f3a"

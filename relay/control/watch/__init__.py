@@ -1,0 +1,17 @@
+"""What the control plane looks after by itself, and whom it tells.
+
+alarms         Alarms: a channel refused our credential, and only an operator can help
+channel_names  The channels of the catalog as the control process knows them: names, addresses,
+               credentials
+channels       The control process's eye on the channels: alarms, probes and metrics, from what
+               workers tell
+journals       An eye on the workers' journals: one that cannot be written takes no paid work, and
+               is told of
+money          The control process's eye on money and keys: what is due is done, what is new is told
+notices        What operators are told of money and keys: notices for the webhook, lines for the
+               log, counters
+probe_request  The one cheap question that every upstream answers: which models do you have?
+prober         Finds out that a dead channel lives again before a client's call has to
+webhook        Carries alarms to the operator's webhook: a few tries with a deadline each, then only
+               the log
+"""

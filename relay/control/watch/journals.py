@@ -1,0 +1,71 @@
+"""An eye on the workers' journals: one that cannot be written takes no paid work, and is told of.
+
+The workers say it in their log, this says it to the operator's webhook; both once, and once more
+when it is over. A disk so full that not even a worker's figures can be written makes it look dead:
+readiness tells of that.
+"""
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from relay.control.watch.webhook import Notice
+from relay.store.metrics import is_fresh, read_all
+
+LOOK_S: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class JournalUnwritable(Notice, frozen=True, kw_only=True):
+    """A worker refuses calls with 503, because it could not write them down."""
+
+    worker: str
+
+
+class JournalWatch:
+    """Tells of each journal that fails.
+
+    Args:
+        directory: Where the workers publish their figures.
+        send: Sends a notice to the operator; None = only the log tells.
+        wall_s: Seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        send: Callable[[Notice], None] | None,
+        wall_s: Callable[[], float],
+    ) -> None:
+        self._directory = directory
+        self._send = send
+        self._wall_s = wall_s
+        self._told: set[str] = set()
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_S)
+
+    def look(self) -> None:
+        """Tell what has changed since the last look."""
+        now_s = self._wall_s()
+        failing = {
+            slot
+            for slot, generations in read_all(self._directory).items()
+            for found in generations
+            if is_fresh(found, now_s) and not found.gauges.get("journal_healthy", 1.0)
+        }
+        for slot in sorted(failing - self._told):
+            _log.error("a journal cannot be written: no paid work is taken", extra={"child": slot})
+            if self._send is not None:
+                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+                self._send(JournalUnwritable(event="journal_unwritable", time=now, worker=slot))
+        for slot in sorted(self._told - failing):
+            _log.warning("a journal is written again", extra={"child": slot})
+        self._told = failing

@@ -1,0 +1,109 @@
+"""The control process's eye on money and keys: what is due is done, what is new is told.
+
+every 2 s   paid orders credited, fallen balances and new addresses told
+once a day  who spent enough on whole days is promoted; so are recharges under a new rule
+"""
+
+import asyncio
+import contextlib
+import datetime
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import asyncpg
+
+from relay.config import Config
+from relay.control.watch.notices import Notices
+from relay.errors import RelayError
+from relay.store.billing import low_balances, orders, promotions, recharges
+from relay.store.log import addresses
+from relay.store.postgres import Connection, border
+
+LOOK_S: Final = 2.0
+"""The promise is a notice within ten seconds of a call; the shipper takes some of them."""
+BACKOFF_S_MAX: Final = 30.0
+LATE_S: Final = 600
+"""A day is over so long after midnight: journals of its last minutes are in by then."""
+
+_log = logging.getLogger(__name__)
+
+
+class MoneyWatch:
+    """Looks after orders, balances and addresses on a connection of its own.
+
+    Args:
+        config: Whose [billing] and [alerts] it obeys.
+        connect: Makes a connection; one is kept, and made anew after a failure.
+        notices: Whom to tell.
+        look_s: Between two looks.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        connect: Callable[[], Awaitable[Connection]],
+        notices: Notices,
+        *,
+        look_s: float = LOOK_S,
+    ) -> None:
+        self._billing = config.billing
+        self._familiar_s = config.alerts.familiar_s
+        self._connect = connect
+        self._notices = notices
+        self._look_s = look_s
+        self._reviewed: datetime.date | None = None
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Watch for ever, whatever happens to Postgres meanwhile."""
+        while True:
+            try:
+                await self._watch()
+            except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+                if not self._failures:
+                    _log.warning("money watch waits", extra={"error": type(exc).__name__})
+                self._failures += 1
+            await asyncio.sleep(min(BACKOFF_S_MAX, self._look_s * 2.0 ** min(self._failures, 10)))
+
+    async def look(self, connection: Connection) -> None:
+        """Do and tell what is due now."""
+        for low in await low_balances.claim_low_balances(connection):
+            self._notices.low(low)
+        for unfamiliar in await addresses.judge_addresses(connection, self._familiar_s):
+            self._notices.unfamiliar(unfamiliar)
+        for order_no, account_id in await orders.list_uncredited(connection):
+            _, promotion = await recharges.credit_paid(
+                connection, self._billing, order_no, account_id
+            )
+            if promotion is not None:
+                self._notices.promoted(promotion)
+        now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=LATE_S)
+        if self._reviewed != now.date():
+            await self.review(connection, now.date())
+            self._reviewed = now.date()
+
+    async def review(self, connection: Connection, today: datetime.date) -> None:
+        """Promote whoever has earned it before `today`."""
+        rule, group = recharges.enterprise_rule(self._billing), self._billing.enterprise_group
+        if group and not await promotions.has_group(connection, group):
+            _log.warning("billing.enterprise_group names no group: nobody can be promoted")
+        for found in (
+            *await promotions.review_everybody(connection, group, rule),
+            *await promotions.review_spending(connection, group, rule, today),
+        ):
+            self._notices.promoted(found)
+        await addresses.forget_addresses(connection)
+
+    async def _watch(self) -> None:
+        """Look again and again on one connection, until it fails."""
+        with border():
+            connection = await self._connect()
+            try:
+                while True:
+                    await self.look(connection)
+                    self._failures = 0
+                    await asyncio.sleep(self._look_s)
+            finally:
+                with contextlib.suppress(asyncpg.InterfaceError, OSError):
+                    connection.terminate()

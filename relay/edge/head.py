@@ -1,0 +1,203 @@
+"""What the head of a request says: whom it is from, what it asks, how long it is."""
+
+import re
+from functools import lru_cache
+from typing import Final, Protocol
+
+from multidict import CIMultiDictProxy
+
+from relay.edge.body import too_large
+from relay.errors import BadRequest, NotImplementedHere, UnsupportedMedia
+from relay.model import Dialect
+from relay.records import Endpoint
+from relay.wire.api_keys import PREFIX
+from relay.wire.dialects.anthropic import passed_on
+
+
+class ParsedHead(Protocol):
+    """A head as aiohttp's parser gives it.
+
+    Its own type, RawRequestMessage, calls it a tuple. What the C parser makes is none, and compiled
+    code believes what it is told of types.
+    """
+
+    @property
+    def method(self) -> str:
+        """In upper case."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """With its query."""
+        ...
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Of HTTP."""
+        ...
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """Names in any case."""
+        ...
+
+    @property
+    def should_close(self) -> bool:
+        """No request follows on this connection."""
+        ...
+
+    @property
+    def upgrade(self) -> bool:
+        """Another protocol is asked for."""
+        ...
+
+    @property
+    def chunked(self) -> bool:
+        """The body comes in chunks."""
+        ...
+
+
+class RequestHead:
+    """What a head asks for, and who asks.
+
+    `credential`: the digest of the presented key, b"" where it can be none; None: no key was given.
+    `ip`: the client's address. `content_type`: as it came. `dialect`: what errors are told in.
+    `query`, `forwarded`: what of the query and of the headers goes on to an upstream.
+    """
+
+    __slots__ = (
+        "content_type",
+        "credential",
+        "dialect",
+        "endpoint",
+        "forwarded",
+        "ip",
+        "query",
+    )
+
+    def __init__(  # noqa: PLR0913 - a field a line
+        self,
+        endpoint: Endpoint,
+        credential: bytes | None,
+        ip: str,
+        content_type: str,
+        dialect: Dialect,
+        query: str,
+        forwarded: bytes,
+    ) -> None:
+        self.endpoint = endpoint
+        self.credential = credential
+        self.ip = ip
+        self.content_type = content_type
+        self.dialect = dialect
+        self.query = query
+        self.forwarded = forwarded
+
+
+def survey(message: ParsedHead, data: bytes) -> tuple[int, bytes]:
+    """Return what is still owed of the request that `data` begins, and its head.
+
+    Args:
+        message: What the parser made of it.
+        data: The read that began it.
+
+    Returns:
+        Bytes that have not come yet, below 0 where nobody knows; the head, b"" where it is not
+        whole in `data`.
+    """
+    end = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
+    if end < len(b"\r\n\r\n") or message.chunked or message.upgrade:
+        return -1, b""
+    body_bytes = int(message.headers.get("Content-Length", 0))
+    return end + body_bytes - len(data), data[:end]
+
+
+_HOST: Final = re.compile(r"[A-Za-z0-9._\-\[\]:]*")
+
+
+def announced_bytes(message: ParsedHead, bytes_max: int) -> int:
+    """Return what the body will take at most.
+
+    Raises:
+        TooLarge: CLIENT; it says so itself.
+    """
+    announced = message.headers.get("Content-Length")
+    size = int(announced) if announced else (bytes_max if message.chunked else 0)
+    if size > bytes_max:
+        raise too_large(bytes_max)
+    return size
+
+
+def comes_again(message: ParsedHead) -> bool:
+    """Tell whether the next request of the connection may have the same head."""
+    headers = message.headers
+    return not message.should_close and message.version == (1, 1) and "Expect" not in headers
+
+
+def check_head(message: ParsedHead) -> None:
+    """Refuse what the parser lets through and we do not speak.
+
+    Raises:
+        BadRequest: CLIENT; the version or the Host header is none.
+        NotImplementedHere: CLIENT; an upgrade, or a transfer coding other than chunked.
+        UnsupportedMedia: CLIENT; an encoded body.
+    """
+    headers = message.headers
+    if message.version not in ((1, 1), (1, 0)):
+        raise BadRequest("This relay speaks HTTP/1.1.")
+    if message.upgrade:
+        raise NotImplementedHere("Connections cannot be upgraded here.")
+    if not _is_host(headers.get("Host", "")):
+        raise BadRequest("The Host header is not a host name.")
+    coding = headers.get("Transfer-Encoding")
+    if coding is not None and coding.lower() != "chunked":
+        raise NotImplementedHere("The only transfer coding taken is chunked.")
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMedia("Send the body without a content encoding.")
+
+
+@lru_cache(maxsize=256)
+def _is_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None
+
+
+Headers = CIMultiDictProxy[str]
+
+QUERIES: Final = {Endpoint.MESSAGES: ("beta=true",), Endpoint.COUNT_TOKENS: ("beta=true",)}
+"""Parts of a query that go on to an upstream; all others end here."""
+
+
+def presented_key(headers: Headers) -> str | None:
+    """Return the key that a client presents; None without one.
+
+    Clients of both dialects send either form, and those that were set up twice send both: then the
+    one that looks like a key of ours is meant.
+    """
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    found = [key for key in (bearer, headers.get("x-api-key"), headers.get("api-key")) if key]
+    ours = (key for key in found if key.startswith(PREFIX))
+    return next(ours, found[0] if found else None)
+
+
+def spoken_in(headers: Headers) -> Dialect:
+    """Return the dialect of a client whose path does not tell it."""
+    return Dialect.ANTHROPIC if "anthropic-version" in headers else Dialect.OPENAI
+
+
+def forwarded_headers(endpoint: Endpoint, headers: Headers) -> bytes:
+    """Return the header lines of the client's that go on to an upstream.
+
+    Raises:
+        BadRequest: CLIENT; one of them is malformed.
+    """
+    if endpoint.dialect is not Dialect.ANTHROPIC:
+        return b""
+    return passed_on(headers.get("anthropic-version"), headers.getall("anthropic-beta", ()))
+
+
+def forwarded_query(endpoint: Endpoint, target: str) -> str:
+    """Return what of a request target's query goes on to an upstream, with its question mark."""
+    given = target.partition("?")[2].split("&")
+    kept = [part for part in QUERIES.get(endpoint, ()) if part in given]
+    return f"?{'&'.join(kept)}" if kept else ""

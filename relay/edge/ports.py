@@ -1,0 +1,74 @@
+"""What a connection asks of whoever answers its requests (edge.service)."""
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from aiohttp.streams import StreamReader
+
+from relay.edge.head import ParsedHead, RequestHead
+from relay.errors import RelayError
+from relay.flow.attempts.attempt import Attempt
+from relay.flow.call import Call
+
+if TYPE_CHECKING:
+    from relay.edge.connection import ClientConnection
+
+
+class Served(NamedTuple):
+    """What became of a request.
+
+    `asked`: what its head said, where others like it may be served at once. `running`: its answer
+    runs, and the client hears of its end (`over`) or that it has to be gone on with
+    (`leave_to_loop`); False: it is answered.
+    """
+
+    request_head: RequestHead | None
+    running: bool
+
+
+class ServicePort(Protocol):
+    """What serves the requests of a connection (edge.service)."""
+
+    __slots__ = ()
+
+    async def serve(
+        self, client: "ClientConnection", message: ParsedHead, payload: StreamReader
+    ) -> Served:
+        """Answer one request; raises nothing but CancelledError."""
+        ...
+
+    def serve_whole(
+        self, client: "ClientConnection", message: ParsedHead, payload: StreamReader
+    ) -> Served:
+        """Begin to answer a request whose body is there; raises nothing."""
+        ...
+
+    def serve_at_once(
+        self, client: "ClientConnection", request_head: RequestHead, body: bytes
+    ) -> bool:
+        """Begin to answer a whole request; raises nothing.
+
+        Returns:
+            False: it is answered already. Otherwise the client hears of its end (`over`), or that
+            it has to be gone on with (`broken`).
+        """
+        ...
+
+    async def go_on(self, client: "ClientConnection", call: Call, failed: Attempt | None) -> bool:
+        """Go on with a call that was begun at once; raises nothing but CancelledError.
+
+        Returns:
+            Whether its answer runs, as in `Served`.
+        """
+        ...
+
+    def let_go(self, call: Call) -> None:
+        """Note that a call which was begun at once is over."""
+        ...
+
+    def desert(self, call: Call) -> None:
+        """Settle a call whose client went before anybody was asked, and note that it is over."""
+        ...
+
+    def refuse(self, client: "ClientConnection", error: RelayError) -> None:
+        """Answer what could not even be parsed."""
+        ...

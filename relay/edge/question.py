@@ -1,0 +1,135 @@
+"""A request's body: read for what routing and billing need, framed anew for each channel.
+
+What an upstream gets is written from the parsed top level, never the client's bytes as they came:
+so both sides read the same model out of a body that names two.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from relay.errors import UnsupportedMedia
+from relay.flow.call import Call
+from relay.flow.ports import Question
+from relay.model import Channel, Dialect
+from relay.records import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, Endpoint
+from relay.wire.http import JSON
+from relay.wire.multipart import Form, peek_multipart, reframe_multipart
+from relay.wire.request import Request, peek_json, reframe_json
+from relay.wire.text_size import weigh
+from relay.wire.usage import estimate_tokens
+
+USAGE_ON_DEMAND: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
+"""Endpoints whose streams report usage only where `stream_options.include_usage` asks for it."""
+SESSION_FIELDS: Final = ("prompt_cache_key", "messages", "input", "prompt")
+ANTHROPIC_SESSION_FIELDS: Final = ("metadata", "messages")
+"""Its metadata holds the user's id and nothing else; Claude Code puts the session into that."""
+SESSION_BYTES: Final = 512
+"""Of a prompt: system messages differ early, and the turns of one conversation do not."""
+TEXT_ANSWERS: Final = frozenset(
+    {Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES}
+)
+
+# Looked up once: a member of an enum is searched in its class each time it is named.
+_ANTHROPIC: Final = Dialect.ANTHROPIC
+_MULTIPART: Final = MULTIPART_ENDPOINTS
+_FREE: Final = FREE_ENDPOINTS
+
+
+def read_question(call: Call, content_type: str, body: bytes) -> None:
+    """Fill in what the body says of the call.
+
+    Raises:
+        UnsupportedMedia: CLIENT; the content type is not the endpoint's.
+        BadRequest: CLIENT; see wire.request and wire.multipart.
+    """
+    kind = content_type
+    if kind != "application/json":
+        kind = kind.partition(";")[0].strip().lower()
+    if call.endpoint in _MULTIPART:
+        if kind != "multipart/form-data":
+            raise UnsupportedMedia("Send this request as multipart/form-data.")
+        form = peek_multipart(body, content_type)
+        call.question = FormQuestion(form, content_type.encode("latin-1"))
+        call.model = form.model
+        call.stream = form.stream
+        return
+    if kind not in ("application/json", ""):
+        raise UnsupportedMedia("Send this request as application/json.")
+    request = peek_json(body, call.endpoint)
+    unasked = request.stream and not request.usage_asked and call.endpoint in USAGE_ON_DEMAND
+    anthropic = call.dialect is _ANTHROPIC
+    sessions = ANTHROPIC_SESSION_FIELDS if anthropic else SESSION_FIELDS
+    call.question = JsonQuestion(request, sessions, strips_usage=unasked)
+    call.model = request.model
+    call.stream = request.stream
+    call.counts_bytes = call.endpoint in TEXT_ANSWERS
+    if call.endpoint not in _FREE:
+        call.input_estimate = estimate_tokens(len(body))
+        call.text_bytes, call.images = weigh(body)
+    call.output_tokens_max = request.output_tokens_max
+    call.choices = request.n
+
+
+class JsonQuestion(Question):
+    """A JSON request."""
+
+    __slots__ = ("_request", "_sessions", "strips_usage")
+
+    def __init__(
+        self,
+        request: Request,
+        sessions: tuple[str, ...] = SESSION_FIELDS,
+        *,
+        strips_usage: bool,
+    ) -> None:
+        self._request = request
+        self._sessions = sessions
+        self.strips_usage = strips_usage
+
+    @property
+    def fields(self) -> Mapping[str, msgspec.Raw]:
+        """The top level, values as the client wrote them."""
+        return self._request.fields
+
+    @property
+    def session(self) -> bytes:
+        """The client's own cache key, else how its prompt begins."""
+        for name in self._sessions:
+            raw = self._request.fields.get(name)
+            if raw is not None:
+                return bytes(raw)[:SESSION_BYTES]
+        return b""
+
+    def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
+        """Return the body as `channel` wants it."""
+        add_usage = self.strips_usage and channel.include_usage
+        return JSON, reframe_json(self._request, model=model, add_usage=add_usage)
+
+    def continue_with(self, fields: Mapping[str, msgspec.Raw]) -> "JsonQuestion":
+        """Return the question with another top level."""
+        request = self._request.with_fields(dict(fields))
+        return JsonQuestion(request, self._sessions, strips_usage=self.strips_usage)
+
+
+class FormQuestion:
+    """A multipart request (implements flow.ports.Question)."""
+
+    __slots__ = ("_content_type", "_form")
+
+    fields = None
+    strips_usage = False
+    session = b""
+
+    def __init__(self, form: Form, content_type: bytes) -> None:
+        self._form = form
+        self._content_type = content_type
+
+    def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
+        """Return the form as `channel` wants it."""
+        return self._content_type, reframe_multipart(self._form, model=model)
+
+    def continue_with(self, fields: Mapping[str, msgspec.Raw]) -> "FormQuestion":
+        """Return itself: a form's answer is never carried on."""
+        return self

@@ -1,0 +1,250 @@
+"""Asking one channel: an attempt is made, sent, heard to its end, and judged.
+
+What comes of a failure is not decided here (flow.exchange); that it is held against the channel
+is, where it is the channel's fault.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from relay.config import Switching
+from relay.errors import ChannelOutrun, ChannelSpent, ClientGone, ConnectionBroken, RelayError
+from relay.flow.attempts.attempt import Attempt, Report
+from relay.flow.attempts.failed import note_failed_try, note_operator_cost
+from relay.flow.attempts.plain import PlainAttempt
+from relay.flow.attempts.spliced import SplicedAttempt
+from relay.flow.attempts.stream import StreamAttempt
+from relay.flow.balancer import Balancer
+from relay.flow.call import Call
+from relay.model import Channel
+from relay.ports import Connection, Connections
+from relay.routing.table import classify_error
+from relay.splice.rewrite import Continuation
+
+
+class Asker:
+    """Makes attempts and asks their channels.
+
+    Args:
+        connections: The pool of upstream connections.
+        balancer: Keeps what channels did.
+        settle: Called with a call when its answer is whole, before its last bytes go out.
+        limits: Bounds on what may be held back.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        balancer: Balancer,
+        settle: Callable[[Call], None],
+        limits: Switching,
+    ) -> None:
+        self._connections = connections
+        self._balancer = balancer
+        self._settle = settle
+        self._committed = self._on_commit  # bound once, not for each attempt
+        self._limits = limits
+
+    def attempt_on(
+        self, call: Call, channel: Channel, continuation: Continuation | None = None
+    ) -> Attempt:
+        """Return an attempt that carries the answer as it is, or on where another one broke."""
+        call.attempt_count += 1
+        if continuation is not None:
+            return SplicedAttempt(
+                call, channel, self._committed, self._settle, continuation, self._limits
+            )
+        if call.stream:
+            return StreamAttempt(call, channel, self._committed, self._settle, self._limits)
+        return PlainAttempt(call, channel, self._committed, self._settle, self._limits)
+
+    def attempt_beside(self, call: Call) -> Attempt | None:
+        """Return an attempt on another channel for a call that is hedged; None if none may be."""
+        other = self._balancer.choose(call)
+        if other is None or not self._balancer.grants_retry(other, call.model):
+            return None
+        return self.attempt_on(call, other)
+
+    def ask_over(self, connection: Connection, attempt: Attempt, report: Report) -> None:
+        """Ask an attempt's channel over a connection that is there; `report` hears of its end.
+
+        `end` is for who hears it.
+        """
+        self._begin(attempt)
+        self._send(attempt, connection, report)
+
+    async def begin(self, attempt: Attempt, report: Report) -> None:
+        """Ask an attempt's channel as soon as that can be; `report` hears of its end.
+
+        Nobody has to wait for an answer that runs: what would wait takes more memory than the
+        stream itself. `end` is for who hears of the end.
+
+        Raises:
+            RelayError: It was not asked.
+        """
+        await self._take_quota(attempt)
+        self._begin(attempt)
+        await self._judged(attempt, self._begin_over(attempt, report))
+
+    async def begin_again(self, failed: Attempt, report: Report) -> None:
+        """Ask an attempt that failed once more, where its failure says nothing; see `begin`."""
+        error = failed.error
+        assert error is not None
+        await self._judged(failed, self._begin_anew(failed, error, report))
+
+    async def ask(self, attempt: Attempt) -> None:
+        """Ask an attempt's channel; return when its answer is out, raise why it is not."""
+        await self._take_quota(attempt)
+        self._begin(attempt)
+        await self._judged(attempt, self._ask(attempt))
+        self.end(attempt)
+
+    async def _take_quota(self, attempt: Attempt) -> None:
+        call = attempt.call
+        try:
+            attempt.quota = await self._balancer.quotas.wait(call, attempt.channel)
+        except ChannelSpent:
+            # It was not asked, so it takes none of the call's tries; nor will it be for this call.
+            call.asked_channels += (attempt.channel.id,)
+            call.attempt_count -= 1
+            raise
+
+    async def _ask(self, attempt: Attempt) -> None:
+        """Ask over a connection that is kept, or over a new one; wait for the end."""
+        connection = self._connections.take(attempt.channel)
+        try:
+            if connection is not None:
+                await self._ask_over(connection, attempt)
+        except ConnectionBroken as error:
+            if not _may_ask_anew(attempt, error):
+                raise
+            attempt.renew()
+            connection = None
+        if connection is None:
+            await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+
+    async def _begin_over(self, attempt: Attempt, report: Report) -> None:
+        channel = attempt.channel
+        connection = self._connections.take(channel) or await self._connections.dial(channel)
+        self._send_unless_stopped(attempt, connection, report)
+
+    async def _begin_anew(self, failed: Attempt, error: RelayError, report: Report) -> None:
+        """Ask over a new connection, where `error` says nothing of the channel."""
+        if not _may_ask_anew(failed, error):
+            raise error
+        failed.renew()
+        connection = await self._connections.dial(failed.channel)
+        self._send_unless_stopped(failed, connection, report)
+
+    async def _ask_over(self, connection: Connection, attempt: Attempt) -> None:
+        done = asyncio.get_running_loop().create_future()
+
+        def report(_: Attempt, error: RelayError | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        self._send_unless_stopped(attempt, connection, report)
+        await done
+
+    def _send_unless_stopped(
+        self, attempt: Attempt, connection: Connection, report: Report
+    ) -> None:
+        """Ask, unless the attempt was ended while it waited for its connection."""
+        stopped = attempt.call.doom or attempt.error
+        if stopped is not None:
+            connection.abort()
+            raise stopped
+        self._send(attempt, connection, report)
+
+    async def _judged(self, attempt: Attempt, asking: Awaitable[None]) -> None:
+        """End an attempt that fails, and hold it against its channel where it is to blame."""
+        try:
+            await asking
+        except RelayError as error:
+            self.judge(attempt, error)
+            self.end(attempt)
+            raise
+        except asyncio.CancelledError:
+            if not attempt.call.left_s:  # else its answer is read on without us (flow.abandoned)
+                attempt.stop()
+                self.judge(attempt, ClientGone("The client closed the connection."))
+                self.end(attempt)
+            raise
+        except BaseException:
+            self.end(attempt)
+            raise
+
+    def judge(self, attempt: Attempt, error: RelayError) -> None:
+        """Hold what became of an attempt against its channel, where it is the channel's fault."""
+        self._balancer.fail(attempt, classify_error(error), error)
+        note_failed_try(attempt.call, attempt, error)
+
+    def _send(self, attempt: Attempt, connection: Connection, report: Report) -> None:
+        try:
+            head, body = self._frame(attempt)
+        except BaseException:
+            connection.abort()  # a bug of ours, and nobody else would know of it
+            raise
+        attempt.listen(connection, report)
+        connection.ask(head, body, attempt)
+
+    def _begin(self, attempt: Attempt) -> None:
+        call = attempt.call
+        call.open_attempts.append(attempt)
+        call.asked_s = call.asked_s or attempt.asked_s
+        self._balancer.begin(attempt)
+
+    def end(self, attempt: Attempt) -> None:
+        """Note that an attempt is over, however it went."""
+        self._balancer.end(attempt)
+        self._balancer.quotas.close(attempt)
+        attempt.call.open_attempts.remove(attempt)
+        if attempt is not attempt.call.payer:
+            note_operator_cost(attempt.call, attempt)
+
+    def _frame(self, attempt: Attempt) -> tuple[bytes, bytes]:
+        """Return head and body of the request that an attempt sends."""
+        call, channel = attempt.call, attempt.channel
+        call.channel = channel
+        call.served_model = model = channel.models[call.model]
+        content_type, body = attempt.question.frame(channel, model)
+        head = b"%b%d\r\nContent-Type: %b\r\n%b\r\n" % (
+            self._connections.head(channel, call.endpoint, call.query),
+            len(body),
+            content_type,
+            call.forwarded,
+        )
+        return head, body
+
+    def _on_commit(self, attempt: Attempt) -> None:
+        """An attempt has output: its channel is good, and whoever was asked beside it is late."""
+        call = attempt.call
+        if call.payer is None:
+            call.payer = attempt
+        self._balancer.succeed(attempt)
+        if len(call.open_attempts) > 1:
+            call.channel = attempt.channel
+            call.served_model = attempt.channel.models[call.model]
+            for rival in list(call.open_attempts):
+                if rival is not attempt:
+                    rival.fail(ChannelOutrun("Another channel was faster."))
+
+
+def _may_ask_anew(attempt: Attempt, error: RelayError) -> bool:
+    """Tell whether a failure says nothing of the channel.
+
+    A kept-alive connection may be closed by its server at the very moment we use it: without a byte
+    of an answer the same question is asked again, over a new one.
+    """
+    connection = attempt.asked_over
+    return (
+        isinstance(error, ConnectionBroken)
+        and connection is not None
+        and connection.reused
+        and connection.silent
+        and attempt.call.doom is None
+    )

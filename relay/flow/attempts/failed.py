@@ -1,0 +1,68 @@
+"""What is remembered of attempts that failed: enough for an operator to see why a call took long.
+
+An attempt that is well leaves nothing here, and costs nothing.
+"""
+
+import math
+
+import msgspec
+
+from relay.billing.price import charge
+from relay.clock import clock_s
+from relay.errors import RelayError
+from relay.flow.attempts.attempt import Attempt
+from relay.flow.call import Call
+from relay.records import FailedTry
+from relay.routing.table import classify_error
+from relay.units import PPM
+from relay.usage import Usage
+
+
+def note_failed_try(call: Call, attempt: Attempt, error: RelayError) -> None:
+    """Remember that an attempt failed: our word for it, and a status; nothing an upstream said."""
+    call.failed_tries = (*call.failed_tries, _describe(call, attempt, error))
+
+
+def failed_tries_of(call: Call) -> tuple[FailedTry, ...]:
+    """Return the attempts of a call that failed, those that nobody has noted yet among them."""
+    return call.failed_tries + tuple(
+        _describe(call, attempt, attempt.error)
+        for attempt in call.open_attempts
+        if attempt.error is not None
+    )
+
+
+def _describe(call: Call, attempt: Attempt, error: RelayError) -> FailedTry:
+    return FailedTry(
+        attempt.channel.id,
+        classify_error(error).value,
+        attempt.refused_with,
+        max(0, int((attempt.asked_s - call.begun_s) * 1e6)),
+        max(0, int((clock_s() - attempt.asked_s) * 1e6)),
+    )
+
+
+BYTES_PER_TOKEN: float = 4.0
+"""Of a plain body nobody metered; English text is near this in every tokenizer."""
+
+
+def note_operator_cost(call: Call, attempt: Attempt) -> None:
+    """Add what an attempt cost that the client does not pay for; an attempt is noted once."""
+    if not attempt.answered or attempt is call.payer or call.settled:
+        return
+    call.operator_input_tokens += call.input_estimate + attempt.prefix_tokens
+    if not call.stream and call.counts_bytes:
+        call.operator_output_tokens += math.ceil(attempt.bytes_in / BYTES_PER_TOKEN)
+
+
+def operator_cost_nanos(call: Call) -> int:
+    """Return what the call cost the operator in vain, attempts still under way included."""
+    for attempt in call.open_attempts:
+        note_operator_cost(call, attempt)
+    if not (call.operator_input_tokens or call.operator_output_tokens) or call.tariff is None:
+        return 0
+    usage = Usage(
+        input_tokens=call.operator_input_tokens, output_tokens=call.operator_output_tokens
+    )
+    price = msgspec.structs.replace(call.tariff.price, model_multiplier_ppm=PPM)
+    return charge(usage, price, group_multiplier_ppm=PPM).cost_nanos

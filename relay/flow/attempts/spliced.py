@@ -1,0 +1,121 @@
+"""A second attempt that carries a broken stream on: its events become those of the first stream.
+
+Only a spliced stream is read event by event; the first stream was not.
+"""
+
+from collections.abc import Callable
+
+from relay.config import Switching
+from relay.errors import (
+    ChannelGarbled,
+    ChannelRefused,
+    ChannelTruncated,
+    RelayError,
+)
+from relay.flow.attempts.attempt import Attempt
+from relay.flow.attempts.tail import StreamTail
+from relay.flow.call import Call
+from relay.flow.ports import Question
+from relay.model import Channel
+from relay.splice.rewrite import Continuation, SpliceState, join_usage
+from relay.stage import COMMITTED
+from relay.wire.http import EVENT_STREAM
+from relay.wire.sse import EventBuffer, close_event, event_payload, split_events
+
+
+class SplicedAttempt(Attempt):
+    """An attempt that goes on where another channel broke off.
+
+    Args:
+        call, channel, committed, settle: See Attempt.
+        continuation: How the events are rewritten.
+        limits: Bounds on one event.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        channel: Channel,
+        committed: Callable[[Attempt], None],
+        settle: Callable[[Call], None],
+        continuation: Continuation,
+        limits: Switching,
+    ) -> None:
+        super().__init__(call, channel, committed, settle, limits)
+        self._continuation = continuation
+        self._events = EventBuffer(limits.event_bytes_max)
+        self._tail = StreamTail()
+        self.prefix_tokens = call.events_out
+
+    @property
+    def question(self) -> Question:
+        """The client's question, asking for the rest of its answer."""
+        return self.call.question.continue_with(self._continuation.fields)
+
+    def _begin(self, kind: bytes, content_type: bytes, headers: dict[bytes, bytes]) -> None:
+        """Take only what can go on: an event stream."""
+        if kind != EVENT_STREAM:
+            self.fail(ChannelRefused("The upstream answered in another form than was asked for."))
+
+    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
+        """Rewrite and forward what one read brought."""
+        if done:
+            self._connection = None  # it is back in its pool
+        if self._refusal is not None:
+            self._hear_refusal(self._refusal, parts, done=done)
+            return
+        payload = b"".join(parts)
+        self.bytes_in += len(payload)
+        try:
+            whole = self._events.feed(payload)
+        except ChannelGarbled as error:
+            self.fail(error)
+            return
+        if done:
+            whole += close_event(self._events.take())
+        if whole:
+            self._forward(whole)
+        if done and self.error is None:
+            self._end()
+
+    def on_lost(self, error: RelayError) -> None:
+        """Judge a broken connection: an answer with its finish reason is whole."""
+        self._connection = None
+        if self._continuation.splice.state is SpliceState.FINISHED:
+            self._end()
+        else:
+            self.fail(error)
+
+    def lapse(self, error: RelayError) -> None:
+        """End on a stall: an answer with its finish reason is whole."""
+        if self._continuation.splice.state is SpliceState.FINISHED:
+            self._drop_connection()
+            self._end()
+        else:
+            self.fail(error)
+
+    def _forward(self, whole: bytes) -> None:
+        self._tail.note(whole)
+        splice = self._continuation.splice
+        sent = splice.feed(map(event_payload, split_events(whole)))
+        if sent:
+            if self.stage is not COMMITTED:
+                self.call.splices += 1
+                self._commit()
+            self.call.events_out += sent.count(b"\n\n")
+            self.call.bytes_out += len(sent)
+            self.call.response.send_events(sent)
+        if splice.state is SpliceState.BROKEN:
+            self.fail(ChannelTruncated("The answer could not be carried on."))
+
+    def _end(self) -> None:
+        last = self._continuation.splice.end()
+        if self._continuation.splice.state is SpliceState.BROKEN:
+            self.fail(ChannelTruncated("The upstream ended before its answer was complete."))
+            return
+        usage = self._tail.usage()
+        if usage is not None:
+            self.call.usage = join_usage(usage, self._continuation.tokens_before)
+        self._complete()
+        self.call.response.send_events(last, last=True)
+        self._resolve()

@@ -1,0 +1,50 @@
+"""What is remembered of an answer while it passes: enough to judge its ending and find its usage.
+
+That is its last events, and its first ones where they report usage, as the very blocks that went
+by: nothing is decoded, and nothing copied, until the answer has ended.
+"""
+
+from typing import Final
+
+from relay.records import Endpoint
+from relay.usage import Usage
+from relay.wire.classify import StreamEnding, done_marker, judge_ending
+from relay.wire.usage import USAGE_OBJECT, find_usage
+
+TAIL_BLOCKS: Final = 4
+"""Usage, finish, moderation and [DONE] may come in a read each: the last four tell the ending."""
+TAIL_BYTES: Final = 16 * 1024
+"""A block over this is tail enough alone: usage sat within 8 KiB of every recorded end."""
+
+
+class StreamTail:
+    """The last blocks of one attempt's answer, and the first one where it reports usage."""
+
+    __slots__ = ("_first", "_tail")
+
+    def __init__(self) -> None:
+        self._first: bytes | None = None
+        self._tail: list[bytes] = []
+
+    def note(self, block: bytes) -> None:
+        """Remember a block that went by; called for every read of a stream."""
+        if self._first is None:
+            self._first = block if USAGE_OBJECT.search(block) else b""
+        elif len(block) > TAIL_BYTES:
+            self._tail.clear()  # whole events are kept, but not four reads of a flood of them
+        # A list of four takes an eighth of what a deque does, for each open stream.
+        self._tail.append(block)
+        if len(self._tail) > TAIL_BLOCKS:
+            del self._tail[0]
+
+    def ending(self, endpoint: Endpoint) -> StreamEnding:
+        """Judge how the answer ended."""
+        return judge_ending(b"".join(self._tail), endpoint)
+
+    def has_done_marker(self) -> bool:
+        """Tell whether `[DONE]` went by."""
+        return done_marker(b"".join(self._tail))
+
+    def usage(self) -> Usage | None:
+        """Return what the answer used, None where it did not say."""
+        return find_usage((self._first or b"")[:TAIL_BYTES], b"".join(self._tail))

@@ -1,0 +1,201 @@
+"""What a worker knows of its channels, and the choice among them: health, load, retry budget.
+
+The rules are routing's; this holds their state, gives them clock and dice, and tells whoever
+listens of every change. One balancer serves all calls of a worker.
+"""
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+from relay.clock import now_us
+from relay.config import Config
+from relay.errors import ChannelTimeout, RelayError
+from relay.flow.attempts.attempt import Attempt
+from relay.flow.call import Call
+from relay.flow.counters import Counters
+from relay.flow.reserve.channel_quotas import NO_QUOTAS
+from relay.model import Channel
+from relay.routing.breaker import Availability, BreakerState
+from relay.routing.budget import RetryBudget
+from relay.routing.health import Failure, Health, HealthChange
+from relay.routing.patience import Patience
+from relay.routing.pick import Dice, Preference, choose
+from relay.routing.policy import BLAME, US_PER_S, Policy, Reason
+from relay.routing.table import CHANNEL_FAILURES, Outcome
+
+_log = logging.getLogger(__name__)
+
+
+class Balancer:
+    """Chooses channels and remembers how they did.
+
+    Args:
+        config: The whole of relay.toml.
+        counters: What is counted.
+        on_changes: Called with every change of a channel's health that this worker found.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        counters: Counters,
+        on_changes: Callable[[Iterable[HealthChange]], None],
+    ) -> None:
+        limits, timeouts = config.switching, config.timeouts
+        self.health = Health(Policy())
+        self._attempts_max = limits.attempts_max
+        self._patience = Patience(
+            int(timeouts.trial_first_byte_s * US_PER_S), int(timeouts.first_byte_s * US_PER_S)
+        )
+        self._budget = RetryBudget(limits.retry_share_max, limits.retries_min)
+        self._counters = counters
+        self._on_changes = on_changes
+        self.quotas = NO_QUOTAS
+        """Of the channels: who has spent its own is not chosen. To be set before the first call."""
+        self._limited: frozenset[int] = frozenset()
+        """Ids of the channels that have a quota of their own."""
+        self._in_flight: defaultdict[int, int] = defaultdict(int)
+
+    def choose(self, call: Call, among: tuple[Channel, ...] | None = None) -> Channel | None:
+        """Return the channel to ask next, None when none is left.
+
+        `among`: only these instead of all that serve the model.
+        """
+        channels = call.channels if among is None else among
+        if self._limited:
+            for channel in channels:
+                if channel.id in self._limited and self.quotas.bars(call, channel):
+                    channels = tuple(c for c in channels if not self.quotas.bars(call, c))
+                    break
+        if len(channels) == 1 and channels[0].id not in call.asked_channels:
+            return channels[0]
+        return choose(
+            channels,
+            Preference(call.model, call.asked_channels, call.affinity),
+            health=self.health,
+            in_flight=self._in_flight,
+            now_us=now_us(),
+            dice=Dice(random.random(), random.random()),  # noqa: S311 - a load balancer's
+        )
+
+    def grants_retry(self, channel: Channel, model: str) -> bool:
+        """Tell whether a retry may go to `channel`: one that fails as well must not be stormed."""
+        now = now_us()
+        if not self.health.is_suspect(channel.id, model, now):
+            self._budget.note(now)
+            return True
+        return self._budget.take(now)
+
+    def begin(self, attempt: Attempt) -> None:
+        """Note that an attempt is about to ask its channel."""
+        call, channel_id = attempt.call, attempt.channel.id
+        if call.attempt_count <= 1:
+            self._budget.begin(attempt.started_us)
+        if channel_id not in call.asked_channels:
+            call.asked_channels += (channel_id,)
+        self._in_flight[channel_id] += 1
+        self._counters.attempts += 1
+        if self.health.troubled and channel_id in self.health.troubled:
+            changes = self.health.start(channel_id, call.model, attempt.started_us)
+            if changes:
+                self._tell(attempt.channel, changes)
+
+    def end(self, attempt: Attempt) -> None:
+        """Note that an attempt is over, however it went."""
+        if not attempt.late:
+            self._in_flight[attempt.channel.id] -= 1
+
+    def gives_up(self, attempt: Attempt) -> bool:
+        """Judge an attempt that has shown nothing yet; True where its call should move on.
+
+        Silence longer than the model's is held against a channel in service, once, and is no load:
+        what hangs there does not keep it busy. On a channel out of service the call need not wait
+        where a good one is left.
+        """
+        call, channel = attempt.call, attempt.channel
+        now = now_us()
+        doubted = self.health.availability(channel.id, call.model, now) is not Availability.READY
+        if now - attempt.started_us < self._patience.limit_us(call.model, doubted=doubted):
+            return False
+        if not attempt.late:
+            attempt.late = True
+            self._in_flight[channel.id] -= 1
+            if not doubted:
+                attempt.struck = True
+                silent = ChannelTimeout("The upstream is silent for longer than its model ever is.")
+                self._blame(attempt, Outcome.STALLED, silent)
+        return doubted and self._has_better(attempt, now)
+
+    def _has_better(self, attempt: Attempt, now: int) -> bool:
+        """Tell whether a channel in service is left to the attempt's call, and a try.
+
+        A trial may move onto any; other calls, which are many, only where that feeds no storm.
+        """
+        call, health = attempt.call, self.health
+        if call.attempt_count >= self._attempts_max:
+            return False
+        trial = health.is_trial(attempt.channel.id, call.model, attempt.started_us)
+        return any(
+            other.id not in call.asked_channels
+            and health.availability(other.id, call.model, now) is Availability.READY
+            and (trial or not health.is_suspect(other.id, call.model, now))
+            for other in call.channels
+        )
+
+    def succeed(self, attempt: Attempt) -> None:
+        """Note an attempt's first output."""
+        call = attempt.call
+        channel_id, model, started_us = attempt.channel.id, call.model, attempt.started_us
+        now = int(call.first_byte_s * 1e6)
+        if now < started_us:
+            now = now_us()  # it carries on what another attempt began
+        self._patience.note(model, now - started_us)
+        changes = self.health.succeed(channel_id, model, started_us=started_us, now_us=now)
+        if attempt.spent_s is not None:
+            dice = random.random()  # noqa: S311 - jitter
+            changes += self.health.rest(channel_id, model, attempt.spent_s, now_us=now, dice=dice)
+        if changes:
+            self._tell(attempt.channel, changes)
+
+    def fail(self, attempt: Attempt, outcome: Outcome, error: RelayError) -> None:
+        """Note how an attempt failed; what is not its channel's fault is not held against it."""
+        channel = attempt.channel
+        if outcome in CHANNEL_FAILURES:
+            self._counters.upstream_errors[channel.name, error.code or error.kind] += 1
+        if not (attempt.struck and BLAME.get(outcome) is Reason.FAILING):
+            self._blame(attempt, outcome, error)
+
+    def _blame(self, attempt: Attempt, outcome: Outcome, error: RelayError) -> None:
+        changes = self.health.fail(
+            attempt.channel.id,
+            attempt.call.model,
+            Failure(outcome, attempt.started_us, error.retry_after_s),
+            now_us=now_us(),
+            dice=random.random(),  # noqa: S311 - jitter
+        )
+        if changes:
+            self._tell(attempt.channel, changes)
+
+    def _tell(self, channel: Channel, changes: tuple[HealthChange, ...]) -> None:
+        """Tell of what this worker found out, and log what an operator looks for.
+
+        A rest that an upstream asked for is daily business and not logged.
+        """
+        for change in changes:
+            if change.reason is Reason.LIMITED:
+                continue
+            if change.before is BreakerState.CLOSED:
+                extra = {"channel": channel.name, "reason": change.reason}
+                _log.warning("a channel is out of service", extra=extra)
+            elif change.after is BreakerState.CLOSED:
+                _log.warning("a channel is back in service", extra={"channel": channel.name})
+        self._on_changes(changes)
+
+    def keep(self, channels: Mapping[int, Channel]) -> None:
+        """Keep to the channels and models of the catalog, which has changed."""
+        served = {channel.id: channel.models for channel in channels.values()}
+        self._limited = frozenset(channel.id for channel in channels.values() if channel.limited)
+        self.health.prune(served)
+        self._patience.keep({model for models in served.values() for model in models})

@@ -1,0 +1,16 @@
+"""What a call takes before it may ask: tokens, permits, money.
+
+channel_quotas  The quotas of upstreams: tokens, requests and permits of a channel, shared by all
+                lines on it
+credit          The reservation of money: each call holds what it may cost, out of credit leased
+                ahead of need
+credit_account  One account's credit in one worker: its purse, who waits for it, and how much is
+                worth leasing
+key_quotas      What keys with a quota have spent, as far as this worker can know without asking
+limits          The reservation of limits: tokens, requests and permits of a call's line, model,
+                account and key
+refusals        What a client is told when a limit says no: whose limit, how much of it is used, and
+                when again
+reservations    What a call has to pay before a channel is asked: tokens of its limits, money of its
+                account
+"""

@@ -1,0 +1,128 @@
+"""The one clock of all running calls: deadlines, stalls, keep-alive comments, revoked keys.
+
+A sweep four times a second looks at every call, so that no call and no event needs a timer of its
+own. What a sweep finds late, it finds at most a quarter of a second late.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from relay.config import Timeouts
+from relay.errors import ChannelTimeout, DeadlineSpent, RelayError
+from relay.flow.attempts.attempt import Attempt
+from relay.flow.call import Call
+from relay.stage import COMMITTED
+from relay.wire.dialects.openai import KEEPALIVES
+
+SWEEP_S: Final = 0.25
+
+
+class RunningCalls:
+    """All running calls of a worker.
+
+    Args:
+        timeouts: How long what may take.
+        checkpoint: Told of each call whose client has output, again and again.
+        gives_up: Tells of an attempt that is silent for long whether its call should move on.
+        checkpoint_s: How often `checkpoint` is told.
+    """
+
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        checkpoint: Callable[[Call], None],
+        gives_up: Callable[[Attempt], bool],
+        checkpoint_s: float,
+    ) -> None:
+        self._timeouts = timeouts
+        self._checkpoint = checkpoint
+        self._gives_up = gives_up
+        self._checkpoint_s = checkpoint_s
+        self._calls: dict[bytes, Call] = {}
+        self._handle: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._handle = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again)
+
+    def stop(self) -> None:
+        """Sweep no more."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def add(self, call: Call) -> None:
+        """Watch over a call until `remove`."""
+        self._calls[call.id] = call
+
+    def remove(self, call: Call) -> None:
+        """Let go of a call."""
+        self._calls.pop(call.id, None)
+
+    def calls(self) -> list[Call]:
+        """Return all running calls."""
+        return list(self._calls.values())
+
+    def end_where(self, condition: Callable[[Call], bool], error: RelayError) -> int:
+        """End every call that meets `condition` with `error`; return how many."""
+        found = [call for call in self._calls.values() if condition(call)]
+        for call in found:
+            call.end_early(error)
+        return len(found)
+
+    def _sweep_again(self) -> None:
+        self._handle = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again)
+        self.sweep(asyncio.get_running_loop().time())
+
+    def sweep(self, now_s: float) -> None:
+        """Look at every call once."""
+        for call in self.calls():
+            if now_s - call.begun_s > self._timeouts.total_s:
+                call.end_early(DeadlineSpent("The call took longer than the relay allows."))
+                continue
+            for attempt in list(call.open_attempts):
+                if attempt.stage is COMMITTED:
+                    self._look_at_stream(attempt, now_s)
+                else:
+                    self._look_at_attempt(attempt, now_s)
+            if call.committed and now_s - (call.checked_s or call.begun_s) > self._checkpoint_s:
+                call.checked_s = now_s
+                self._checkpoint(call)
+            self._speak(call, now_s)
+
+    def _look_at_attempt(self, attempt: Attempt, now_s: float) -> None:
+        """Nothing real has come of it yet: is it late?"""
+        silent_s = now_s - attempt.asked_s
+        late = silent_s > self._timeouts.trial_first_byte_s and self._gives_up(attempt)
+        if late or silent_s > self._timeouts.first_byte_s:
+            attempt.fail(ChannelTimeout("The upstream did not begin its answer in time."))
+
+    def _look_at_stream(self, attempt: Attempt, now_s: float) -> None:
+        if attempt.bytes_in != attempt.seen_bytes:
+            attempt.seen_bytes = attempt.bytes_in
+            attempt.moved_s = attempt.call.response.spoke_s = now_s
+        elif attempt.paused:
+            client = attempt.call.client
+            if client.unsent_bytes != attempt.unsent_bytes:
+                attempt.unsent_bytes = client.unsent_bytes
+                attempt.moved_s = now_s
+            elif now_s - attempt.moved_s > self._timeouts.write_s:
+                client.cut()
+        elif now_s - attempt.moved_s > self._timeouts.gap_s:
+            attempt.lapse(ChannelTimeout("The upstream fell silent in the middle of its answer."))
+
+    def _speak(self, call: Call, now_s: float) -> None:
+        """Say something to the client of a silent stream.
+
+        A comment sends the head, but no part of an answer: another channel may still begin one
+        behind it. Only the status of a failure is lost; it is told in band.
+        """
+        response = call.response
+        since_s = response.spoke_s or call.begun_s
+        if call.stream and now_s - since_s > self._timeouts.keepalive_comment_s:
+            response.spoke_s = now_s
+            response.send_comment(KEEPALIVES[call.dialect])

@@ -1,0 +1,85 @@
+"""Whether and over which channel a broken stream can be carried on.
+
+The gates are routing's; here they are given what happened. All of this runs only when a stream has
+broken: a healthy one costs a list append for each read, and that only on lines that splice.
+"""
+
+from relay.clock import clock_s
+from relay.config import Timeouts
+from relay.errors import ChannelReportedError, RelayError
+from relay.flow.balancer import Balancer
+from relay.flow.call import Call
+from relay.model import Channel
+from relay.routing.table import Outcome
+from relay.splice.delivered import DeliveredBudget, DeliveredText, read_delivered
+from relay.splice.gates import Delivered, Facts, SpliceRefusal, means_on, plan_splice, refuse
+from relay.splice.rewrite import Continuation, continue_stream
+from relay.wire.sse import event_payload, split_events
+
+
+class Splicer:
+    """Plans splices for all calls of a worker."""
+
+    def __init__(self, balancer: Balancer, timeouts: Timeouts) -> None:
+        self._balancer = balancer
+        self._timeouts = timeouts
+        self._budget = DeliveredBudget()
+
+    def prepare(self, call: Call) -> None:
+        """Have the call keep what goes out, if its stream could be carried on at all."""
+        fields = call.question.fields
+        if call.line is None or not call.line.splice or not call.stream or fields is None:
+            return
+        if plan_splice(call.endpoint, fields).refusal is None:
+            call.delivered_text = DeliveredText(self._budget)
+
+    def plan(
+        self, call: Call, outcome: Outcome, error: RelayError
+    ) -> tuple[Channel, Continuation] | None:
+        """Return the channel to carry the call's stream on over, and how; None if none can.
+
+        Args:
+            call: A call whose client has part of an answer.
+            outcome: What ended the attempt.
+            error: The same, as it was raised.
+        """
+        fields = call.question.fields
+        delivered = self._read(call)
+        if fields is None or delivered is None:
+            return None
+        plan = plan_splice(call.endpoint, fields)
+        facts = Facts(
+            plan=plan,
+            sold=call.line is not None and call.line.splice,
+            outcome=outcome,
+            in_time=clock_s() - call.begun_s < self._timeouts.total_s,
+            delivered=delivered,
+            error_code=error.upstream_code if isinstance(error, ChannelReportedError) else None,
+            splices=call.splices,
+        )
+        if refuse(facts) is not None:
+            return None
+        able = tuple(
+            channel
+            for channel in call.channels
+            if channel.id not in call.asked_channels
+            and means_on(channel, plan, delivered) is not None
+        )
+        channel = self._balancer.choose(call, able) if able else None
+        means = means_on(channel, plan, delivered) if channel is not None else None
+        if channel is None or means is None:
+            return None
+        continuation = continue_stream(
+            means, channel.resume, plan=plan, fields=fields, delivered=delivered
+        )
+        return None if isinstance(continuation, SpliceRefusal) else (channel, continuation)
+
+    def _read(self, call: Call) -> Delivered | None:
+        if call.delivered_text is None or call.delivered_text.blocks is None:
+            return None
+        payloads = (
+            event_payload(event)
+            for block in call.delivered_text.blocks
+            for event in split_events(block)
+        )
+        return read_delivered(payloads, call.endpoint)

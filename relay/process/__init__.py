@@ -1,0 +1,18 @@
+"""The processes: how they start, what they are made of, how they end.
+
+child          One child process of the supervisor, from its birth to its end
+control        The control process, wired: admin listener, shipper, upkeep, an eye on channels and
+               on money
+demo           The demonstration: a scripted upstream beside the relay and all it takes to call it
+               at once
+demo_upstream  The demonstration's scripted upstream, as a child of the supervisor
+hardening      What a process that sees keys and prompts gives up before it sees the first one
+launch         Bring the whole relay up in order, and down in the opposite one
+lifeline       The one connection between the supervisor and a child: settings down, signs of life
+               up
+listeners      Listening sockets: opened once by the supervisor, before and beyond every worker
+slots          The places the supervisor keeps filled, and how patient it is with who fills them
+supervisor     Keep the relay's processes running
+systemd        Talk to systemd: readiness, status, watchdog
+worker         A worker process, wired: settings and socket in, data plane up, drained out
+"""

@@ -1,0 +1,162 @@
+"""One child process of the supervisor, from its birth to its end."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from relay.process import lifeline
+from relay.process.lifeline import Settings
+from relay.tasks import first_of
+
+STRIPPED: Final = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+"""What systemd told the supervisor alone."""
+
+
+def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that a child inherits."""
+    return {name: value for name, value in environ.items() if not name.startswith(STRIPPED)}
+
+
+class Child:
+    """A running process at the other end of a lifeline.
+
+    `assigned_s` and `seen_s` are monotonic seconds: when it was told what to be, and its last sign
+    of life; None before. Until it is assigned it is called "spare".
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+        self.name = "spare"
+        self.pid = process.pid
+        self.assigned_s: float | None = None
+        self.seen_s: float | None = None
+        self._process = process
+        self._ready = asyncio.Event()
+        self._sock = sock
+        self._stopped = False
+        asyncio.get_running_loop().add_reader(sock, self._receive)
+
+    @classmethod
+    async def start(cls, command: Sequence[str], environ: Mapping[str, str]) -> "Child":
+        """Start `command --lifeline FD` and return at once; it waits for `assign`.
+
+        Raises:
+            OSError: The process could not be started.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(0)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                "--lifeline",
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=child_environ(environ),
+                # Out of the terminal's foreground group: Ctrl-C is for the supervisor to hear,
+                # which then lets the children drain.
+                process_group=0,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return cls(process, ours)
+
+    def assign(self, settings: Settings, listener: socket.socket | None) -> None:
+        """Tell the child what to be. If it is dead already, `exited` tells, not this."""
+        self.name = settings.name
+        self.assigned_s = time.monotonic()
+        with contextlib.suppress(OSError):
+            lifeline.send_settings(self._sock, settings, listener)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was assigned, 0 before."""
+        return 0.0 if self.assigned_s is None else time.monotonic() - self.assigned_s
+
+    async def exited(self) -> int:
+        """Wait for the end; return the exit code, or minus the signal's number."""
+        return await self._process.wait()
+
+    async def became_ready(self) -> bool:
+        """Wait until the child is ready or gone; return whether it is ready."""
+        await first_of(self._ready.wait(), self.exited())
+        return self.is_ready
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the child said that it can serve, and lives."""
+        return self._ready.is_set() and self.alive
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not been reaped yet."""
+        return self._process.returncode is None
+
+    def stop(self) -> None:
+        """Ask the child to finish (SIGTERM); asking again changes nothing."""
+        if not self._stopped:
+            self._stopped = True
+            self._signal(signal.SIGTERM)
+
+    def hurry(self) -> None:
+        """Ask the child to finish now (another SIGTERM)."""
+        self._stopped = True
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the child at once (SIGKILL)."""
+        self._signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the lifeline of a child that is gone."""
+        asyncio.get_running_loop().remove_reader(self._sock)
+        self._sock.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        # asyncio remembers that it reaped the process, so no stranger with the same pid is hit.
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def _receive(self) -> None:
+        try:
+            packet = self._sock.recv(lifeline.PACKET_BYTES_MAX)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            asyncio.get_running_loop().remove_reader(self._sock)
+            return
+        self.seen_s = time.monotonic()
+        if packet == lifeline.READY:
+            self._ready.set()
+
+
+async def all_gone(children: Sequence[Child]) -> None:
+    """Wait for the end of all of them."""
+    for child in children:
+        await child.exited()
+
+
+def describe_exit(code: int) -> str:
+    """Return an exit as words: "exit 1", "SIGKILL"."""
+    if code >= 0:
+        return f"exit {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+def own_command(*arguments: str) -> tuple[str, ...]:
+    """Return the command line of this program with other arguments.
+
+    -P keeps the working directory off the import path: a folder named `relay` there is not us.
+    """
+    return (sys.executable, "-P", "-m", "relay", *arguments)

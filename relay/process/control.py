@@ -1,0 +1,153 @@
+"""The control process, wired: admin listener, shipper, upkeep, an eye on channels and on money.
+
+It never sees a client's request.
+
+It starts without Postgres and waits for it; it ends when the supervisor says so or is gone. It is
+the last to end, because it carries the workers' last records into the request log.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+from aiohttp import web
+
+from relay.control.api.api import AdminApi
+from relay.control.api.metrics import WorkerCollector
+from relay.control.shipper import Shipper
+from relay.control.upkeep import keep_log_forever
+from relay.control.watch.channels import ChannelWatch
+from relay.control.watch.journals import JournalWatch
+from relay.control.watch.money import MoneyWatch
+from relay.control.watch.notices import Notices
+from relay.control.watch.webhook import Webhook, find_webhook
+from relay.model import Secret
+from relay.process import hardening
+from relay.process.lifeline import Lifeline, Settings
+from relay.store import postgres
+from relay.store.embedded.locate import database_url, redis_url
+from relay.store.postgres import Connection
+from relay.store.secrets.files import keep_secret
+from relay.store.secrets.vault import open_vault
+from relay.tasks import first_of
+
+TOKEN_BYTES: Final = 32
+LAST_SHIPPING_S: Final = 5.0
+"""What the last records get to reach Postgres; what does not is shipped at the next start."""
+POLL_S: Final = 0.05
+
+
+def run_control(lifeline: Lifeline) -> None:
+    """Serve until SIGTERM or until the supervisor is gone.
+
+    Raises:
+        Unavailable: RELAY; the supervisor went before this process had started.
+        ConfigError: RELAY; a secret cannot be found.
+    """
+    settings, listener = lifeline.receive_settings()
+    assert listener is not None, "the control process is given its socket"
+    hardening.refuse_dumps()
+    uvloop.run(Control(settings, lifeline, listener).run())
+
+
+class Control:
+    """The parts of the control process."""
+
+    def __init__(self, settings: Settings, lifeline: Lifeline, listener: socket.socket) -> None:
+        self._config = settings.config
+        self._data_dir = Path(settings.data_dir)
+        self._lifeline = lifeline
+        self._listener = listener
+        journal_dir = Path(self._config.journal.dir or self._data_dir / "journal")
+        self._shipper = Shipper(journal_dir, self._connect, self._config.journal)
+        token = Secret(
+            keep_secret(
+                self._data_dir / "secrets" / "admin.token", secrets.token_urlsafe(TOKEN_BYTES)
+            )
+        )
+        webhook = find_webhook(self._config, os.environ)
+        self._watch = ChannelWatch(
+            lambda: redis_url(self._config, self._data_dir),
+            self._connect_watch,
+            open_vault(self._config, self._data_dir, os.environ),
+            webhook,
+        )
+        # Couriers of its own: an outage that refuses every channel must not delay what is told of
+        # money and keys.
+        self._webhook = None if webhook is None else Webhook(webhook)
+        notices = Notices(self._webhook, time.monotonic)
+        self._money = MoneyWatch(self._config, self._connect_money, notices)
+        metrics_dir = self._data_dir / "run" / "metrics"
+        send = None if self._webhook is None else self._webhook.send
+        self._journals = JournalWatch(metrics_dir, send, wall_s)
+        collector = WorkerCollector(metrics_dir, self._gauges, wall_s, [self._watch, notices])
+        self._api = AdminApi(self._config, self._data_dir, token, collector, notices)
+
+    async def run(self) -> None:
+        """Serve until it is time to go; then ship what is left."""
+        asked = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+        async with contextlib.AsyncExitStack() as parts:
+            alone = parts.enter_context(_task(self._lifeline.beat_until_alone()))
+            shipping = parts.enter_context(_task(self._shipper.run()))
+            upkeep = parts.enter_context(_task(keep_log_forever(self._config, self._data_dir)))
+            watching = parts.enter_context(_task(self._watch.run()))
+            money = parts.enter_context(_task(self._money.run()))
+            journals = parts.enter_context(_task(self._journals.run()))
+            if self._webhook is not None:
+                parts.enter_context(_task(self._webhook.run()))
+            runner = web.AppRunner(self._api.application(), access_log=None)
+            parts.push_async_callback(runner.cleanup)
+            await runner.setup()
+            await web.SockSite(runner, self._listener).start()
+            self._lifeline.tell_ready()
+            await first_of(asked.wait(), alone, shipping, upkeep, watching, money, journals)
+            await first_of(self._all_shipped(), alone, within_s=LAST_SHIPPING_S)
+
+    async def _connect(self) -> Connection:
+        url = database_url(self._config, self._data_dir)
+        return await postgres.connect(url, application="relay shipper")
+
+    async def _connect_watch(self) -> Connection:
+        url = database_url(self._config, self._data_dir)
+        return await postgres.connect(url, application="relay channel watch")
+
+    async def _connect_money(self) -> Connection:
+        url = database_url(self._config, self._data_dir)
+        return await postgres.connect(url, application="relay money watch")
+
+    async def _all_shipped(self) -> None:
+        """Wait until the log has all that the workers wrote, and nothing is leased to them."""
+        while self._shipper.rows_waiting or self._shipper.journals:  # noqa: ASYNC110
+            # The shipper has no event for it: journals that are left are folders on the disk.
+            await asyncio.sleep(POLL_S)
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "relay_log_lag_bytes": float(self._shipper.lag_bytes()),
+            "relay_log_queue_depth": float(self._shipper.rows_waiting),
+            "relay_log_failures": float(self._shipper.failures),
+        }
+
+
+def wall_s() -> float:
+    """Return the seconds since 1970."""
+    return time.time_ns() / 1e9
+
+
+@contextlib.contextmanager
+def _task(work: Coroutine[Any, Any, None]) -> Iterator[asyncio.Task[None]]:
+    """Run `work` beside the block; what it raises is for who awaits it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()

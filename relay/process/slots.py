@@ -1,0 +1,53 @@
+"""The places the supervisor keeps filled, and how patient it is with who fills them."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from relay.process.child import Child
+
+BACK_OFF_S: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0)
+"""Waits before the next child after so many young deaths in a row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestartBackoff:
+    """How long children are waited for, in seconds."""
+
+    start_s: float = 60.0
+    """A child not ready by then is killed: imports and one snapshot take about a second."""
+    silent_s: float = 10.0
+    """A child that has not beaten for so long is stuck and killed; ten beats were due."""
+    young_s: float = 10.0
+    """A child that dies younger than this has not served: the next one is started later."""
+    grace_s: float = 10.0
+    """What a child without client streams gets between SIGTERM and SIGKILL."""
+    last_s: float = 2.0
+    """What a child gets in a hurry, and beyond server.drain_s: to end its streams with an event
+    that says so, and to write its journal."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Slot:
+    """A place that has to be filled: its command, its socket, and who serves it now.
+
+    `drains`: its child has client streams to finish, and gets server.drain_s for it.
+    """
+
+    name: str
+    command: Sequence[str]
+    listener: socket.socket | None = None
+    drains: bool = False
+    child: Child | None = None
+    served: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once a child on this post has become ready."""
+    swapped: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a roll has put another child here."""
+    young_deaths: int = 0
+
+    def count_death(self, age_s: float, backoff: RestartBackoff) -> float:
+        """Note that the post's child died at this age; return how long the next one has to wait."""
+        self.young_deaths = self.young_deaths + 1 if age_s < backoff.young_s else 0
+        return BACK_OFF_S[min(max(self.young_deaths - 1, 0), len(BACK_OFF_S) - 1)]

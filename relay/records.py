@@ -1,0 +1,164 @@
+"""What is written down of a call: its endpoint, its end, and the records the journal keeps of it.
+
+Nothing here holds request or answer content: a record is ids, integers and names of the catalog.
+"""
+
+import enum
+
+import msgspec
+
+from relay.model import Dialect
+
+
+class Endpoint(enum.StrEnum):
+    """What a client may ask for; the value is the path below /v1 and goes into the request log."""
+
+    CHAT = "chat/completions"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    MODERATIONS = "moderations"
+    RERANK = "rerank"
+    IMAGES = "images/generations"
+    IMAGE_EDITS = "images/edits"
+    SPEECH = "audio/speech"
+    TRANSCRIPTIONS = "audio/transcriptions"
+    MESSAGES = "messages"
+    COUNT_TOKENS = "messages/count_tokens"
+
+    # Enum's own is a function in Python, and every call looks into several dicts by its endpoint.
+    __hash__ = str.__hash__
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose API it is part of: only channels of that protocol can serve it."""
+        return Dialect.ANTHROPIC if self in ANTHROPIC_ENDPOINTS else Dialect.OPENAI
+
+
+ANTHROPIC_ENDPOINTS = frozenset({Endpoint.MESSAGES, Endpoint.COUNT_TOKENS})
+FREE_ENDPOINTS = frozenset({Endpoint.COUNT_TOKENS})
+"""What no provider charges for."""
+MULTIPART_ENDPOINTS = frozenset({Endpoint.IMAGE_EDITS, Endpoint.TRANSCRIPTIONS})
+
+
+class EndReason(enum.StrEnum):
+    """Why a call ended, as the request log says it."""
+
+    COMPLETED = "completed"
+    REJECTED = "rejected"
+    """Refused before any channel was asked: limits, rights, bad input."""
+    UPSTREAM_REJECTED = "upstream_rejected"
+    """The upstream called the request wrong."""
+    UPSTREAM_FAILED = "upstream_failed"
+    """Every try failed before the first byte."""
+    TRUNCATED = "truncated"
+    """The upstream broke off after the first byte; the client was told so."""
+    CLIENT_GONE = "client_gone"
+    TIMED_OUT = "timed_out"
+    KEY_REVOKED = "key_revoked"
+    SHUT_DOWN = "shut_down"
+    INTERRUPTED = "interrupted"
+    """The worker died; closed from the journal."""
+
+
+class CallStart(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """Journal record: a call was admitted and its first upstream is about to be asked.
+
+    `request_id`: 16 bytes, UUIDv7. `time_us`: microseconds since 1970 UTC. `input_estimate`:
+    tokens, from which a crashed call is closed.
+    """
+
+    request_id: bytes
+    time_us: int
+    account_id: int
+    key_id: int
+    ip: str
+    endpoint: str
+    model: str
+    line_id: int
+    stream: bool
+    input_estimate: int
+
+
+class FailedTry(msgspec.Struct, array_like=True, frozen=True):
+    """Part of a CallEnd: an attempt that did not serve its call.
+
+    `outcome`: what ended it (routing.table.Outcome). `status`: what the upstream refused with, 0 =
+    it did not. `asked_us`: from the request's arrival to the attempt. `took_us`: to its end.
+    """
+
+    channel_id: int
+    outcome: str
+    status: int
+    asked_us: int
+    took_us: int
+
+
+class CallEnd(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    """Journal record: how a call ended. Whole in itself: one of these is one request-log row.
+
+    `line_id`, `channel_id`, `price_id`: 0 = none. `served_model`: the upstream's name, "" = none.
+    `status`: the HTTP status the client got (499: it was gone). `ttft_us`, `total_us`:
+    microseconds from the request's arrival; ttft 0 = no byte went out. `attempts`: channels asked.
+    `cost_nanos` was computed from price `price_id` and the two multipliers beside it.
+    """
+
+    request_id: bytes
+    time_us: int
+    account_id: int
+    key_id: int
+    ip: str
+    endpoint: str
+    model: str
+    line_id: int
+    stream: bool
+    channel_id: int
+    served_model: str
+    status: int
+    reason: str
+    input_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    estimated: bool
+    ttft_us: int
+    total_us: int
+    attempts: int
+    cost_nanos: int
+    price_id: int
+    group_multiplier_ppm: int
+    model_multiplier_ppm: int
+    error_code: str
+    """The `code` of the error body the client got, "" = none. Never text of an upstream."""
+    # What came later stands last and has defaults, so that older journals are still read.
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+    images: int = 0
+    retry_nanos: int = 0
+    """What attempts that the client does not pay for cost the operator, at list price."""
+    tries: tuple[FailedTry, ...] = ()
+    """The attempts that failed, in the order of their ends."""
+
+
+class CallCheckpoint(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    """Journal record: a long stream lives; what it would be charged if the worker died now.
+
+    The tokens, `output_estimate` among them, are those delivered; the cost was computed from them
+    as CallEnd says, and is charged as it stands.
+    """
+
+    request_id: bytes
+    channel_id: int
+    output_estimate: int
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nanos: int = 0
+    price_id: int = 0
+    group_multiplier_ppm: int = 0
+    model_multiplier_ppm: int = 0

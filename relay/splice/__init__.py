@@ -1,0 +1,9 @@
+"""Carrying a broken stream on over another channel. Pure.
+
+continuation  The request that asks a channel to go on from what is already out
+delivered     What went out to the client, kept unread until a stream breaks, and read then
+gates         When a broken stream may be carried on over another channel, and in which way
+overlap       The place where the text of one channel ends and that of another begins
+rewrite       Carries a broken stream on: the events of the new channel, made those of the old
+              stream
+"""

@@ -1,0 +1,262 @@
+"""When a broken stream may be carried on over another channel, and in which way.
+
+A splice must be honest: the client gets one answer as one model would have written it, or an error.
+So every gate here is a reason to refuse. What depends on the request alone is judged once, when the
+call begins (`plan_splice`): a call that could not be spliced anyway keeps nothing for it. The rest
+is judged when the stream has broken (`refuse`), the channel last (`means_on`).
+
+Source: STREAMS, continuing a partial answer: the union of what LiteLLM, aisix and Dynamo refuse.
+"""
+
+import enum
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from relay.model import Channel, Dialect, Resume
+from relay.records import Endpoint
+from relay.routing.table import Outcome
+
+SPLICES_MAX: Final = 1
+REPLAY_TOKENS_MAX: Final = 200
+"""A replay pays for the delivered part again, in money and in silence: only for short ones."""
+CLIENT_FAULT_CODES: Final = frozenset(
+    {
+        "content_filter",
+        "content_policy_violation",
+        "context_length_exceeded",
+        "invalid_prompt",
+        "invalid_request_error",
+        "request_too_large",
+        "tool_use_failed",
+    }
+)
+"""Codes of errors inside a stream that another channel would repeat, or must not evade."""
+
+
+class SpliceRefusal(enum.StrEnum):
+    """Why a stream is not carried on; a fixed word each, for the log and the metrics."""
+
+    NOT_SOLD = "line_does_not_splice"
+    ENDPOINT = "endpoint"
+    MANY_CHOICES = "many_choices"
+    FORCED_TOOL = "forced_tool"
+    STRUCTURED = "structured_output"
+    LOGPROBS = "logprobs"
+    MODALITY = "modality"
+    PROMPT_FORM = "prompt_form"
+    LAST_TURN = "last_turn_is_the_assistants"
+    SPENT = "spliced_before"
+    OUT_OF_TIME = "out_of_time"
+    NOT_THE_CHANNEL = "not_the_channels_fault"
+    NOT_KEPT = "too_long_to_keep"
+    UNREADABLE = "unreadable"
+    NOT_TEXT = "not_text"
+    FINISHED = "finished"
+    NO_TOKENS_LEFT = "no_tokens_left"
+    STOP_AT_SEAM = "stop_sequence_at_seam"
+
+
+class Means(enum.Enum):
+    """In which way a channel carries a stream on."""
+
+    RESTART = "restart"
+    """Nothing readable is out: ask again from the start."""
+    CONTINUE = "continue"
+    """Ask for the rest, giving what is out as the beginning of the answer."""
+    REPLAY = "replay"
+    """Ask again, and skip what is out: good only if it comes again to the letter."""
+
+
+class SplicePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the request says about splicing it.
+
+    `refusal`: None = the gates that need no answer are open. `replayable`: the client asked for
+    one fixed answer (temperature 0, or a seed). `tokens_max`: None = no bound of the client's.
+    """
+
+    endpoint: Endpoint
+    refusal: SpliceRefusal | None
+    replayable: bool = False
+    tokens_max: int | None = None
+    stops: tuple[str, ...] = ()
+    usage_asked: bool = False
+
+
+class Delivered(msgspec.Struct, frozen=True, kw_only=True):
+    """What the client has of the broken stream.
+
+    `tokens`: of `text`, counted or estimated. `events`: 0 = not one, `role_out` = the assistant's
+    role among them. `identity`: the fields that must not change over a stream, as they were sent.
+    """
+
+    text: str = ""
+    tokens: int = 0
+    events: int = 0
+    role_out: bool = False
+    identity: dict[str, msgspec.Raw] = {}
+    refusal: SpliceRefusal | None = None
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known when a stream has broken.
+
+    `sold`: the line splices. `error_code`: of an error event, None = there was none. `splices`:
+    splices of this call that brought output. `in_time`: the call's deadline is not spent.
+    `delivered`: None = too much went out to be kept.
+    """
+
+    plan: SplicePlan
+    sold: bool
+    outcome: Outcome
+    in_time: bool
+    delivered: Delivered | None
+    error_code: str | None = None
+    splices: int = 0
+
+
+class _Options(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Format(msgspec.Struct):
+    type: str = ""
+
+
+class _Wishes(msgspec.Struct):
+    """The fields that decide; a value of another type than these refuses the splice."""
+
+    n: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stop: str | list[str] | None = None
+    stream_options: _Options | None = None
+    response_format: _Format | None = None
+    modalities: list[str] | None = None
+    best_of: int | None = None
+    echo: bool | None = None
+
+
+EMPTY: Final = frozenset({b"null", b"false", b"[]", b"{}", b'""'})
+"""JSON values that say no more than an absent field."""
+_FREE_TOOL_CHOICES: Final = EMPTY | {b'"auto"', b'"none"'}
+
+
+def plan_splice(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
+    """Judge a request before it is sent: may its stream be carried on at all?
+
+    Args:
+        endpoint: Only chat/completions and completions can be.
+        fields: The top level of the client's body, values verbatim.
+    """
+    if endpoint not in (Endpoint.CHAT, Endpoint.COMPLETIONS):
+        return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.ENDPOINT)
+    named = {name: fields[name] for name in _Wishes.__struct_fields__ if name in fields}
+    try:
+        wishes = msgspec.json.decode(msgspec.json.encode(named), type=_Wishes)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.UNREADABLE)
+    bounds = [n for n in (wishes.max_tokens, wishes.max_completion_tokens) if n is not None]
+    stops = [wishes.stop] if isinstance(wishes.stop, str) else wishes.stop or []
+    options = wishes.stream_options
+    return SplicePlan(
+        endpoint=endpoint,
+        refusal=_judge_wishes(wishes, fields) or _judge_prompt(endpoint, wishes, fields),
+        replayable=wishes.temperature == 0 or wishes.seed is not None,
+        tokens_max=min(bounds, default=None),
+        stops=tuple(stop for stop in stops if stop),
+        usage_asked=options is not None and options.include_usage is True,
+    )
+
+
+def _judge_wishes(wishes: _Wishes, fields: Mapping[str, msgspec.Raw]) -> SpliceRefusal | None:
+    if wishes.n not in (None, 1) or wishes.best_of not in (None, 1):
+        return SpliceRefusal.MANY_CHOICES
+    if wishes.response_format is not None and wishes.response_format.type != "text":
+        return SpliceRefusal.STRUCTURED
+    if wishes.modalities not in (None, [], ["text"]) or not _absent(fields, "audio"):
+        return SpliceRefusal.MODALITY
+    if not _absent(fields, "logprobs"):
+        return SpliceRefusal.LOGPROBS
+    if not _absent(fields, "tool_choice", _FREE_TOOL_CHOICES):
+        return SpliceRefusal.FORCED_TOOL
+    return None
+
+
+def _judge_prompt(
+    endpoint: Endpoint, wishes: _Wishes, fields: Mapping[str, msgspec.Raw]
+) -> SpliceRefusal | None:
+    """Refuse a completion whose prompt is no single text that ends where the answer begins."""
+    if endpoint is Endpoint.CHAT:
+        return None
+    one_text = bytes(fields.get("prompt", b"")).lstrip().startswith(b'"')
+    if one_text and not wishes.echo and _absent(fields, "suffix"):
+        return None
+    return SpliceRefusal.PROMPT_FORM
+
+
+def _absent(fields: Mapping[str, msgspec.Raw], name: str, empty: frozenset[bytes] = EMPTY) -> bool:
+    raw = fields.get(name)
+    return raw is None or bytes(raw).strip() in empty
+
+
+def refuse(facts: Facts) -> SpliceRefusal | None:
+    """Return why a broken stream may not be carried on; None where it may.
+
+    As long as no event is out (a keep-alive comment was), any request may start anew: then only
+    the bounds of the call count, not what the line sells or what the request asks for.
+    """
+    delivered = facts.delivered
+    if (bound := _judge_bounds(facts)) is not None:
+        return bound
+    if delivered is None:
+        return SpliceRefusal.NOT_KEPT
+    if delivered.refusal is not None or delivered.events == 0:
+        return delivered.refusal
+    if not facts.sold:
+        return SpliceRefusal.NOT_SOLD
+    return facts.plan.refusal or _judge_overlap(facts.plan, delivered)
+
+
+def _judge_bounds(facts: Facts) -> SpliceRefusal | None:
+    if facts.splices >= SPLICES_MAX:
+        return SpliceRefusal.SPENT
+    if facts.outcome is Outcome.CLIENT_FAULT or facts.error_code in CLIENT_FAULT_CODES:
+        return SpliceRefusal.NOT_THE_CHANNEL
+    return None if facts.in_time else SpliceRefusal.OUT_OF_TIME
+
+
+def _judge_overlap(plan: SplicePlan, delivered: Delivered) -> SpliceRefusal | None:
+    remaining = remaining_tokens(plan, delivered)
+    if remaining is not None and remaining <= 0:
+        return SpliceRefusal.NO_TOKENS_LEFT
+    # A stop sequence that begins before the cut and ends after it would be seen by no upstream.
+    for stop in plan.stops:
+        for size in range(1, len(stop)):
+            if delivered.text.endswith(stop[:size]):
+                return SpliceRefusal.STOP_AT_SEAM
+    return None
+
+
+def remaining_tokens(plan: SplicePlan, delivered: Delivered) -> int | None:
+    """Return how many tokens the rest may have; None = the client set no bound."""
+    return None if plan.tokens_max is None else plan.tokens_max - delivered.tokens
+
+
+def means_on(channel: Channel, plan: SplicePlan, delivered: Delivered) -> Means | None:
+    """Return how this channel could carry the stream on; None = it cannot.
+
+    A text completion continues from any prompt, so there no channel needs a capability.
+    """
+    if channel.protocol is not Dialect.OPENAI:
+        return None
+    if not delivered.text.strip():
+        return Means.RESTART
+    if channel.resume is not Resume.NONE or plan.endpoint is Endpoint.COMPLETIONS:
+        return Means.CONTINUE
+    if plan.replayable and delivered.tokens <= REPLAY_TOKENS_MAX:
+        return Means.REPLAY
+    return None

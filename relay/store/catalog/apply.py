@@ -1,0 +1,82 @@
+"""`relay apply`: makes a declaration hold in Postgres, in one transaction.
+
+Two applies at once take turns (advisory lock), and a second apply of a file changes nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from relay.errors import ClientError, ConfigError
+from relay.store.catalog.declaration import Declaration, KeyEntry
+from relay.store.catalog.keys import KeyMark, mark_key
+from relay.store.catalog.plan import Catalog, CatalogChange, Credentials, compare, identity
+from relay.store.catalog.read import read_catalog
+from relay.store.catalog.write import Writer
+from relay.store.postgres import Connection
+from relay.store.secrets.refs import resolve
+from relay.store.secrets.vault import Pepper, Vault
+
+KEY_CHARS_MIN: Final = 8
+"""A declared key is somebody else's make; one shorter than this is found by guessing."""
+
+_LOCK: Final = 0x72656C6179  # "relay" in ASCII: a number that no other user of the database takes.
+
+
+def resolve_credentials(
+    declaration: Declaration, environ: Mapping[str, str], pepper: Pepper
+) -> Catalog:
+    """Return the declaration with what its secret references stand for.
+
+    Raises:
+        ConfigError: A reference leads nowhere, or to what cannot be a key.
+    """
+    found: Credentials = {}
+    for at, channel in enumerate(declaration.channel):
+        if isinstance(channel.api_key, str):
+            path = f"$.channel[{at}].api_key"
+            api_key = resolve(channel.api_key, environ, path=path, optional=True)
+            found["channel", identity(channel)] = api_key
+    for at, key in enumerate(declaration.key):
+        found["key", identity(key)] = _mark(key, environ, pepper, path=f"$.key[{at}].key")
+    return Catalog(declaration, found)
+
+
+async def apply(
+    connection: Connection, wanted: Catalog, vault: Vault, *, prune: bool, dry_run: bool
+) -> list[CatalogChange]:
+    """Make a declared catalog hold and return what that changed (or would change).
+
+    Args:
+        connection: Outside of any transaction.
+        wanted: From `resolve_credentials`.
+        vault: Opens and seals the channels' credentials.
+        prune: Whether entries that the file does not mention go (see `plan.compare`).
+        dry_run: Whether to leave the database as it is.
+
+    Raises:
+        ConfigError: What is declared cannot hold; nothing was changed.
+        DependencyDown: Postgres did not answer; nothing was changed.
+    """
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        present = await read_catalog(connection, vault)
+        changes = compare(present, wanted, prune=prune)
+        if not dry_run:
+            writer = Writer(connection, vault, wanted.credentials)
+            for change in changes:
+                await _write(writer, change)
+    return changes
+
+
+async def _write(writer: Writer, change: CatalogChange) -> None:
+    try:
+        await writer.write(change)
+    except ClientError as error:
+        raise ConfigError(error.message) from error
+
+
+def _mark(key: KeyEntry, environ: Mapping[str, str], pepper: Pepper, *, path: str) -> KeyMark:
+    found = resolve(key.key, environ, path=path).reveal()
+    if len(found) < KEY_CHARS_MIN or " " in found:
+        raise ConfigError(f"{path}: a key is {KEY_CHARS_MIN} characters or more, no space in it")
+    return mark_key(pepper, found)

@@ -1,0 +1,311 @@
+"""A catalog declared in TOML: its tables as typed structs, each checked by itself.
+
+Pure: bytes in, values out. Money and multipliers stay decimal strings, but in one canonical form,
+so that two declarations are compared and shown as they are written. What one entry says about
+another (references, duplicates) is checked in `relay.store.catalog.plan`.
+
+    TOML --parse--> Declaration --plan--> changes --write--> Postgres
+"""
+
+import datetime
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from relay.errors import ConfigError
+from relay.model import AbortBills, Dialect, LineKind, OnLoss, Resume
+from relay.store.catalog.canonical import (
+    MODEL_CHARS_MAX,
+    canonical_multiplier,
+    canonical_networks,
+    canonical_url,
+    canonical_usd,
+    check_distinct,
+    check_name,
+    model_map,
+)
+from relay.store.secrets.refs import HOW_TO, is_reference
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Limit = Annotated[int, Meta(ge=0, le=2**53)]
+Concurrency = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Wait = Annotated[int, Meta(ge=0, le=3_600_000)]
+Moment = Annotated[datetime.datetime, Meta(tz=True)]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the file; `_check` brings it into canonical form or raises ValueError."""
+
+    def __post_init__(self) -> None:
+        for field, value in self._check().items():
+            msgspec.structs.force_setattr(self, field, value)
+
+    def _check(self) -> dict[str, object]:
+        return {}
+
+
+class ChannelEntry(Entry, frozen=True):
+    """`[[channel]]`. Without `api_key` a known channel keeps the credential that it has."""
+
+    name: Name
+    base_url: str
+    models: Annotated[list[str], Meta(min_length=1)]
+    api_key: str | UnsetType = UNSET
+    protocol: Dialect = Dialect.OPENAI
+    weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    tier: Annotated[int, Meta(ge=0, le=1_000)] = 0
+    tpm: Limit = 0
+    rpm: Limit = 0
+    concurrency: Concurrency = 0
+    resume: Resume = Resume.NONE
+    abort_bills: AbortBills = AbortBills.PARTIAL
+    include_usage: bool = True
+
+    def _check(self) -> dict[str, object]:
+        check_name(self.name)
+        if isinstance(self.api_key, str) and self.api_key and not is_reference(self.api_key):
+            raise ValueError(f"api_key: {HOW_TO}")
+        return {
+            "base_url": canonical_url(self.base_url),
+            "models": sorted(
+                name if name == upstream else f"{name}={upstream}"
+                for name, upstream in model_map(self.models).items()
+            ),
+        }
+
+
+class LineModelEntry(Entry, frozen=True):
+    """`[[line.model]]`: limits of one model on the line, beside the line's own."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=MODEL_CHARS_MAX)]
+    tpm: Limit = 0
+    rpm: Limit = 0
+    concurrency: Concurrency = 0
+
+    def _check(self) -> dict[str, object]:
+        check_name(self.name)
+        return {}
+
+
+class LineEntry(Entry, frozen=True):
+    """`[[line]]`. `tpm` None: the default of the kind, filled in by `parse_catalog`.
+
+    `hedge_ms`: without output for so long, a second channel is asked beside the first; 0 = never.
+    `on_limiter_loss`: what its limits do without Redis. `*_weight`: what a token counts.
+    """
+
+    name: Name
+    channels: Annotated[list[Name], Meta(min_length=1)]
+    kind: LineKind = LineKind.STANDARD
+    tpm: Limit | None = None
+    rpm: Limit = 0
+    concurrency: Concurrency = 0
+    splice: bool = False
+    hedge_ms: Wait = 0
+    on_limiter_loss: OnLoss = OnLoss.SHARE
+    input_weight: str = "1"
+    cached_weight: str = "0"
+    output_weight: str = "1"
+    model: list[LineModelEntry] = []
+
+    def _check(self) -> dict[str, object]:
+        check_name(self.name)
+        check_distinct("channels", self.channels)
+        check_distinct("model", [model.name for model in self.model])
+        weights = ("input_weight", "cached_weight", "output_weight")
+        return {
+            "model": sorted(self.model, key=lambda model: model.name),
+            **{field: canonical_multiplier(field, getattr(self, field)) for field in weights},
+        }
+
+
+class GroupEntry(Entry, frozen=True):
+    """`[[group]]`; the first line is the default."""
+
+    name: Name
+    lines: list[Name] = []
+    multiplier: str = "1"
+
+    def _check(self) -> dict[str, object]:
+        check_name(self.name)
+        check_distinct("lines", self.lines)
+        return {"multiplier": canonical_multiplier("multiplier", self.multiplier)}
+
+
+class PriceTierEntry(Entry, frozen=True):
+    """`[[price.tiers]]`: the rates of a call whose prompt is longer than `above_tokens`."""
+
+    above_tokens: Annotated[int, Meta(ge=1, le=2**53)]
+    input: str
+    output: str
+    cached_input: str = ""
+    cache_write: str = "0"
+    cache_write_1h: str = ""
+
+    def _check(self) -> dict[str, object]:
+        return {
+            "input": canonical_usd("input", self.input),
+            "output": canonical_usd("output", self.output),
+            "cached_input": canonical_usd("cached_input", self.cached_input or self.input),
+            "cache_write": canonical_usd("cache_write", self.cache_write),
+            "cache_write_1h": canonical_usd("cache_write_1h", self.cache_write_1h, optional=True),
+        }
+
+
+class PriceEntry(Entry, frozen=True):
+    """`[[price]]`: USD per 1M tokens, `per_call` and `per_image` in USD each.
+
+    "" is "not set": `cached_input` costs what input costs then, `output` is input x
+    `completion_multiplier`, and the rare kinds cost what they are part of (model.PriceDetail).
+    """
+
+    model: Annotated[str, Meta(min_length=1, max_length=MODEL_CHARS_MAX)]
+    input: str
+    output: str = ""
+    cached_input: str = ""
+    cache_write: str = "0"
+    per_call: str = "0"
+    model_multiplier: str = "1"
+    completion_multiplier: str = ""
+    cache_multiplier: str = ""
+    cache_write_1h: str = ""
+    reasoning: str = ""
+    audio_input: str = ""
+    audio_output: str = ""
+    image_input: str = ""
+    image_output: str = ""
+    per_image: str = "0"
+    tiers: list[PriceTierEntry] = []
+
+    def _check(self) -> dict[str, object]:
+        check_name(self.model)
+        if bool(self.output) == bool(self.completion_multiplier):
+            raise ValueError("give either output or completion_multiplier")
+        if self.cached_input and self.cache_multiplier:
+            raise ValueError("give either cached_input or cache_multiplier")
+        above = [tier.above_tokens for tier in self.tiers]
+        if above != sorted(set(above)):
+            raise ValueError("tiers: above_tokens must rise from tier to tier")
+        plain = ("input", "cache_write", "per_call", "per_image")
+        optional = ("output", *DETAIL_PRICES)
+        found: dict[str, object] = {
+            "model_multiplier": canonical_multiplier("model_multiplier", self.model_multiplier)
+        }
+        for field in (*plain, *optional):
+            found[field] = canonical_usd(field, getattr(self, field), optional=field in optional)
+        for field in ("completion_multiplier", "cache_multiplier"):
+            found[field] = canonical_multiplier(field, getattr(self, field), optional=True)
+        if not self.cache_multiplier:
+            found["cached_input"] = canonical_usd("cached_input", self.cached_input or self.input)
+        return found
+
+
+DETAIL_PRICES: Final = (
+    "cache_write_1h",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+    "image_input",
+    "image_output",
+)
+"""Prices of model.PriceDetail that may be left unset, by their name there and here."""
+
+
+class AccountEntry(Entry, frozen=True):
+    """`[[account]]`. `credit_limit`: USD the balance may go below zero.
+
+    `low_balance_alert`: the balance in USD below which an operator is told; "" = never.
+    """
+
+    name: Name
+    group: Name
+    credit_limit: str = "0"
+    low_balance_alert: str = ""
+    tpm: Limit = 0
+    rpm: Limit = 0
+    concurrency: Concurrency = 0
+    disabled: bool = False
+
+    def _check(self) -> dict[str, object]:
+        check_name(self.name)
+        alert = canonical_usd("low_balance_alert", self.low_balance_alert, optional=True)
+        return {
+            "credit_limit": canonical_usd("credit_limit", self.credit_limit),
+            "low_balance_alert": "" if alert == "0" else alert,
+        }
+
+
+class KeyEntry(Entry, frozen=True):
+    """`[[key]]`: a key that exists already; only its digest is stored.
+
+    `models` and `allow_ip` None: any. `quota`: USD it may spend in all, "" = no bound. `key` is ""
+    only in an entry read back from the database, which does not know it.
+    """
+
+    account: Name
+    name: Name
+    key: str
+    expires: Moment | None = None
+    models: Annotated[list[str], Meta(min_length=1)] | None = None
+    allow_ip: Annotated[list[str], Meta(min_length=1)] | None = None
+    quota: str = ""
+    tpm: Limit = 0
+    rpm: Limit = 0
+    concurrency: Concurrency = 0
+
+    def _check(self) -> dict[str, object]:
+        check_name(self.name)
+        if self.key and not is_reference(self.key):
+            raise ValueError(f"key: {HOW_TO}")
+        found: dict[str, object] = {"quota": canonical_usd("quota", self.quota, optional=True)}
+        if self.expires is not None:
+            found["expires"] = self.expires.astimezone(datetime.UTC)
+        if self.models is not None:
+            found["models"] = sorted(set(self.models))
+        if self.allow_ip is not None:
+            found["allow_ip"] = canonical_networks("allow_ip", self.allow_ip)
+        return found
+
+
+class Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A catalog file: the tables it has, in its order."""
+
+    channel: list[ChannelEntry] = []
+    line: list[LineEntry] = []
+    group: list[GroupEntry] = []
+    price: list[PriceEntry] = []
+    account: list[AccountEntry] = []
+    key: list[KeyEntry] = []
+
+
+def parse_catalog(source: bytes, *, dedicated_tpm: int, plain_upstreams: bool) -> Declaration:
+    """Return what a catalog file declares.
+
+    Args:
+        source: TOML.
+        dedicated_tpm: Tokens a minute of a dedicated line that names none.
+        plain_upstreams: Whether http:// base URLs are taken.
+
+    Raises:
+        ConfigError: Not TOML, an unknown or ill-typed field, an impossible value; with its path.
+    """
+    try:
+        found = msgspec.toml.decode(source, type=Declaration)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(error)) from None
+    for at, channel in enumerate(found.channel):
+        if not plain_upstreams and channel.base_url.startswith("http:"):
+            raise ConfigError(
+                f"base_url: http:// needs server.allow_plain_upstreams - at `$.channel[{at}]`"
+            )
+    return msgspec.structs.replace(
+        found, line=[_with_default_tpm(line, dedicated_tpm) for line in found.line]
+    )
+
+
+def _with_default_tpm(line: LineEntry, dedicated_tpm: int) -> LineEntry:
+    if line.tpm is not None:
+        return line
+    default = dedicated_tpm if line.kind is LineKind.DEDICATED else 0
+    return msgspec.structs.replace(line, tpm=default)

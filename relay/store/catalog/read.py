@@ -1,0 +1,163 @@
+"""The catalog of the database, read back in the form in which a file declares it."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+import msgspec
+
+from relay.errors import ConfigError
+from relay.model import AbortBills, Allowance, Dialect, LineKind, OnLoss, Resume
+from relay.store.catalog.declaration import (
+    AccountEntry,
+    ChannelEntry,
+    Declaration,
+    GroupEntry,
+    KeyEntry,
+    LineEntry,
+    LineModelEntry,
+)
+from relay.store.catalog.keys import KeyMark
+from relay.store.catalog.plan import Catalog, Credentials, identity
+from relay.store.catalog.prices import to_entry
+from relay.store.catalog.snapshot import PRICES, read_price
+from relay.store.postgres import Connection
+from relay.store.secrets.vault import Vault, channel_owner
+from relay.units import format_multiplier, format_usd
+
+_CHANNELS: Final = "SELECT * FROM channels WHERE deleted_at IS NULL ORDER BY id"
+_LINES: Final = """
+    SELECT lines.*, ARRAY(
+        SELECT channels.name FROM line_channels JOIN channels ON channels.id = channel_id
+        WHERE line_id = lines.id ORDER BY position
+    ) AS channels
+    FROM lines WHERE deleted_at IS NULL ORDER BY id"""
+_GROUPS: Final = """
+    SELECT groups.*, ARRAY(
+        SELECT lines.name FROM group_lines JOIN lines ON lines.id = line_id
+        WHERE group_id = groups.id ORDER BY position
+    ) AS lines
+    FROM groups WHERE deleted_at IS NULL ORDER BY id"""
+_ACCOUNTS: Final = """
+    SELECT accounts.*, groups.name AS "group"
+    FROM accounts JOIN groups ON groups.id = group_id
+    WHERE accounts.deleted_at IS NULL ORDER BY accounts.id"""
+_KEYS: Final = """
+    SELECT keys.*, accounts.name AS account
+    FROM keys JOIN accounts ON accounts.id = account_id
+    WHERE keys.deleted_at IS NULL ORDER BY keys.id"""
+
+
+async def read_catalog(connection: Connection, vault: Vault) -> Catalog:
+    """Return the whole catalog, soft-deleted rows left out.
+
+    Raises:
+        ConfigError: A row holds what no file could declare: it was edited by hand.
+    """
+    channels = await connection.fetch(_CHANNELS)
+    keys = await connection.fetch(_KEYS)
+    try:
+        declaration = Declaration(
+            channel=[_channel(row) for row in channels],
+            line=[_line(row) for row in await connection.fetch(_LINES)],
+            group=[_group(row) for row in await connection.fetch(_GROUPS)],
+            price=[to_entry(read_price(row)) for row in await connection.fetch(PRICES)],
+            account=[_account(row) for row in await connection.fetch(_ACCOUNTS)],
+            key=[_key(row) for row in keys],
+        )
+    except ValueError as error:
+        raise ConfigError(f"the catalog in the database is damaged: {error}") from error
+    return Catalog(declaration, _credentials(declaration, channels, keys, vault))
+
+
+def _credentials(
+    declaration: Declaration,
+    channels: Sequence[asyncpg.Record],
+    keys: Sequence[asyncpg.Record],
+    vault: Vault,
+) -> Credentials:
+    found: Credentials = {}
+    for channel, row in zip(declaration.channel, channels, strict=True):
+        sealed, owner = row["api_key_sealed"], channel_owner(row["name"])
+        found["channel", identity(channel)] = vault.open(sealed, owner)
+    for key, row in zip(declaration.key, keys, strict=True):
+        found["key", identity(key)] = KeyMark(
+            row["digest"], row["pepper_id"], row["prefix"], row["last4"]
+        )
+    return found
+
+
+def _channel(row: asyncpg.Record) -> ChannelEntry:
+    models = msgspec.json.decode(row["models"], type=dict[str, str])
+    return ChannelEntry(
+        name=row["name"],
+        base_url=row["base_url"],
+        models=[f"{public}={upstream}" for public, upstream in models.items()],
+        protocol=Dialect(row["protocol"]),
+        weight=row["weight"],
+        tier=row["tier"],
+        tpm=row["tpm"],
+        rpm=row["rpm"],
+        concurrency=row["concurrency"],
+        resume=Resume(row["resume"]),
+        abort_bills=AbortBills(row["abort_bills"]),
+        include_usage=row["include_usage"],
+    )
+
+
+def _line(row: asyncpg.Record) -> LineEntry:
+    models = msgspec.json.decode(row["model_limits"], type=dict[str, Allowance])
+    return LineEntry(
+        name=row["name"],
+        channels=list(row["channels"]),
+        kind=LineKind(row["kind"]),
+        tpm=row["tpm"],
+        rpm=row["rpm"],
+        concurrency=row["concurrency"],
+        splice=row["splice"],
+        hedge_ms=row["hedge_ms"],
+        on_limiter_loss=OnLoss(row["on_limiter_loss"]),
+        input_weight=format_multiplier(row["input_weight_ppm"]),
+        cached_weight=format_multiplier(row["cached_weight_ppm"]),
+        output_weight=format_multiplier(row["output_weight_ppm"]),
+        model=[
+            LineModelEntry(name=name, tpm=limit.tpm, rpm=limit.rpm, concurrency=limit.concurrency)
+            for name, limit in models.items()
+        ],
+    )
+
+
+def _group(row: asyncpg.Record) -> GroupEntry:
+    return GroupEntry(
+        name=row["name"],
+        lines=list(row["lines"]),
+        multiplier=format_multiplier(row["multiplier_ppm"]),
+    )
+
+
+def _account(row: asyncpg.Record) -> AccountEntry:
+    return AccountEntry(
+        name=row["name"],
+        group=row["group"],
+        credit_limit=format_usd(row["credit_limit_nanos"]),
+        low_balance_alert=format_usd(alert) if (alert := row["low_balance_nanos"]) else "",
+        tpm=row["tpm"],
+        rpm=row["rpm"],
+        concurrency=row["concurrency"],
+        disabled=row["disabled"],
+    )
+
+
+def _key(row: asyncpg.Record) -> KeyEntry:
+    return KeyEntry(
+        account=row["account"],
+        name=row["name"],
+        key="",
+        expires=row["expires_at"],
+        models=None if row["models"] is None else list(row["models"]),
+        allow_ip=None if row["networks"] is None else [str(ip) for ip in row["networks"]],
+        quota="" if row["quota_nanos"] is None else format_usd(row["quota_nanos"]),
+        tpm=row["tpm"],
+        rpm=row["rpm"],
+        concurrency=row["concurrency"],
+    )

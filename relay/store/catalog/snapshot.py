@@ -1,0 +1,278 @@
+"""The catalog as a worker holds it: whole at first, then only what changed.
+
+Both ways read in one REPEATABLE READ transaction, so a snapshot is never a mixture of two
+generations. Keys and accounts may be many: of them only rows newer than the old snapshot are read.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import asyncpg
+import msgspec
+
+from relay.errors import ConfigError, NotFound
+from relay.model import (
+    AbortBills,
+    Account,
+    Allowance,
+    Channel,
+    Dialect,
+    Group,
+    Key,
+    Line,
+    LineKind,
+    OnLoss,
+    Price,
+    PriceDetail,
+    Resume,
+    Secret,
+    Snapshot,
+    index_routes,
+)
+from relay.store.postgres import Connection
+from relay.store.secrets.vault import Vault, channel_owner
+
+EMPTY: Final = Snapshot(
+    generation=0, keys={}, accounts={}, groups={}, lines={}, channels={}, prices={}, routes={}
+)
+
+_CHANNELS: Final = "SELECT * FROM channels WHERE deleted_at IS NULL ORDER BY id"
+_CHANNEL: Final = "SELECT * FROM channels WHERE deleted_at IS NULL AND name = $1"
+_LINES: Final = """
+    SELECT lines.*, ARRAY(
+        SELECT channel_id FROM line_channels WHERE line_id = lines.id ORDER BY position
+    ) AS channel_ids
+    FROM lines WHERE deleted_at IS NULL ORDER BY id"""
+_GROUPS: Final = """
+    SELECT groups.*, ARRAY(
+        SELECT line_id FROM group_lines WHERE group_id = groups.id ORDER BY position
+    ) AS line_ids
+    FROM groups WHERE deleted_at IS NULL ORDER BY id"""
+_ACCOUNTS: Final = "SELECT * FROM accounts WHERE generation > $1 ORDER BY id"
+_KEYS: Final = "SELECT * FROM keys WHERE generation > $1 ORDER BY id"
+PRICES: Final = """
+    SELECT * FROM (SELECT DISTINCT ON (model) * FROM prices ORDER BY model, id DESC) AS newest
+    WHERE NOT withdrawn"""
+_SPENT: Final = """
+    SELECT digest, spent_nanos FROM keys
+    WHERE quota_nanos IS NOT NULL AND deleted_at IS NULL
+      AND spent_at > now() - make_interval(secs => $1)"""
+
+_log = logging.getLogger(__name__)
+
+_Identity = TypeVar("_Identity")
+_Noun = TypeVar("_Noun")
+
+
+async def load_snapshot(connection: Connection, vault: Vault) -> Snapshot:
+    """Return the whole catalog.
+
+    Raises:
+        DependencyDown: Postgres did not answer.
+    """
+    return await refresh(connection, vault, EMPTY)
+
+
+async def load_channel(connection: Connection, vault: Vault, name: str) -> Channel:
+    """Return one channel with its credential.
+
+    Raises:
+        NotFound: There is no channel of that name.
+        ConfigError: Its credential cannot be decrypted.
+    """
+    row = await connection.fetchrow(_CHANNEL, name)
+    if row is None:
+        raise NotFound(f"there is no channel {name!r}")
+    if vault.open(row["api_key_sealed"], channel_owner(name)) is None:
+        raise ConfigError(
+            f"channel {name}: its api_key was sealed under another master key: apply it again"
+        )
+    return _channel(row, vault, EMPTY)
+
+
+async def load_channels(connection: Connection, vault: Vault) -> dict[int, Channel]:
+    """Return all channels by id; one whose credential cannot be opened comes drained."""
+    rows = await connection.fetch(_CHANNELS)
+    return {row["id"]: _channel(row, vault, EMPTY) for row in rows}
+
+
+async def read_generation(connection: Connection) -> int:
+    """Return the generation the catalog is at: the cheapest question of all."""
+    generation: int = await connection.fetchval("SELECT generation FROM catalog_generation")
+    return generation
+
+
+async def refresh(connection: Connection, vault: Vault, old: Snapshot) -> Snapshot:
+    """Return the catalog as it is now, read as the difference to `old`; `old` is not touched.
+
+    A channel whose credential cannot be opened comes drained: one bad row must not keep a revoked
+    key alive in every worker.
+    """
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        generation = await read_generation(connection)
+        if generation < old.generation:
+            old = EMPTY  # Another database, or one restored from a backup: nothing is known of it.
+        channel_rows = await connection.fetch(_CHANNELS)
+        line_rows = await connection.fetch(_LINES)
+        group_rows = await connection.fetch(_GROUPS)
+        price_rows = await connection.fetch(PRICES)
+        account_rows = await connection.fetch(_ACCOUNTS, old.generation)
+        key_rows = await connection.fetch(_KEYS, old.generation)
+    channels = {row["id"]: _channel(row, vault, old) for row in channel_rows}
+    lines = {row["id"]: _line(row, old) for row in line_rows}
+    same = channels == old.channels and lines == old.lines
+    return Snapshot(
+        generation=generation,
+        keys=_merge(old.keys, key_rows, "digest", read_key),
+        accounts=_merge(old.accounts, account_rows, "id", _account),
+        groups={row["id"]: _group(row) for row in group_rows},
+        lines=lines,
+        channels=channels,
+        prices={row["model"]: read_price(row) for row in price_rows},
+        routes=old.routes if same else index_routes(lines, channels),
+    )
+
+
+async def refresh_spent(connection: Connection, old: Snapshot, *, within_s: float) -> Snapshot:
+    """Return `old` with what keys with a quota have spent by now; `old` itself if nothing moved.
+
+    Args:
+        connection: To the catalog.
+        old: The snapshot to bring up to date; it is not touched.
+        within_s: Only keys whose spending was booked so many seconds ago or less are read. A
+            booking becomes visible when its transaction ends, so this must exceed the longest.
+    """
+    changed = {}
+    for row in await connection.fetch(_SPENT, within_s):
+        key = old.keys.get(row["digest"])
+        if key is not None and key.spent_nanos != row["spent_nanos"]:
+            changed[key.digest] = msgspec.structs.replace(key, spent_nanos=row["spent_nanos"])
+    return msgspec.structs.replace(old, keys=old.keys | changed) if changed else old
+
+
+def _merge(
+    old: dict[_Identity, _Noun],
+    rows: list[asyncpg.Record],
+    identity: str,
+    read: Callable[[asyncpg.Record], _Noun],
+) -> dict[_Identity, _Noun]:
+    if not rows:
+        return old
+    merged = dict(old)
+    for row in rows:
+        if row["deleted_at"] is None:
+            merged[row[identity]] = read(row)
+        else:
+            merged.pop(row[identity], None)
+    return merged
+
+
+def _channel(row: asyncpg.Record, vault: Vault, old: Snapshot) -> Channel:
+    known = old.channels.get(row["id"])
+    if known is not None and known.version == row["generation"]:
+        return known
+    api_key = vault.open(row["api_key_sealed"], channel_owner(row["name"]))
+    if api_key is None:
+        _log.error("channel %s is drained: its api_key cannot be decrypted", row["name"])
+    return Channel(
+        id=row["id"],
+        name=row["name"],
+        base_url=row["base_url"],
+        api_key=api_key or Secret(""),
+        models=msgspec.json.decode(row["models"], type=dict[str, str]),
+        protocol=Dialect(row["protocol"]),
+        weight=row["weight"],
+        tier=row["tier"],
+        tpm=row["tpm"],
+        rpm=row["rpm"],
+        concurrency=row["concurrency"],
+        resume=Resume(row["resume"]),
+        abort_bills=AbortBills(row["abort_bills"]),
+        include_usage=row["include_usage"],
+        drained=row["drained"] or api_key is None,
+        evicted=row["evicted"],
+        version=row["generation"],
+    )
+
+
+def _line(row: asyncpg.Record, old: Snapshot) -> Line:
+    line = Line(
+        id=row["id"],
+        name=row["name"],
+        channel_ids=tuple(row["channel_ids"]),
+        kind=LineKind(row["kind"]),
+        tpm=row["tpm"],
+        rpm=row["rpm"],
+        concurrency=row["concurrency"],
+        splice=row["splice"],
+        hedge_ms=row["hedge_ms"],
+        model_limits=msgspec.json.decode(row["model_limits"], type=dict[str, Allowance]),
+        on_limiter_loss=OnLoss(row["on_limiter_loss"]),
+        input_weight_ppm=row["input_weight_ppm"],
+        cached_weight_ppm=row["cached_weight_ppm"],
+        output_weight_ppm=row["output_weight_ppm"],
+    )
+    known = old.lines.get(line.id)
+    # What workers have worked out for a line is kept for as long as it is this very object.
+    return known if known == line else line
+
+
+def _group(row: asyncpg.Record) -> Group:
+    return Group(
+        id=row["id"],
+        name=row["name"],
+        line_ids=tuple(row["line_ids"]),
+        multiplier_ppm=row["multiplier_ppm"],
+    )
+
+
+def _account(row: asyncpg.Record) -> Account:
+    return Account(
+        id=row["id"],
+        name=row["name"],
+        group_id=row["group_id"],
+        credit_limit_nanos=row["credit_limit_nanos"],
+        tpm=row["tpm"],
+        rpm=row["rpm"],
+        concurrency=row["concurrency"],
+        disabled=row["disabled"],
+    )
+
+
+def read_key(row: asyncpg.Record) -> Key:
+    """Return the key a row of `keys` describes."""
+    expires_at = row["expires_at"]
+    return Key(
+        id=row["id"],
+        account_id=row["account_id"],
+        name=row["name"],
+        digest=row["digest"],
+        last4=row["last4"],
+        disabled=row["disabled"],
+        expires_at_s=None if expires_at is None else int(expires_at.timestamp()),
+        models=None if row["models"] is None else frozenset(row["models"]),
+        networks=None if row["networks"] is None else tuple(row["networks"]),
+        quota_nanos=row["quota_nanos"],
+        spent_nanos=row["spent_nanos"],
+        tpm=row["tpm"],
+        rpm=row["rpm"],
+        concurrency=row["concurrency"],
+    )
+
+
+def read_price(row: asyncpg.Record) -> Price:
+    """Return the price a row of `prices` describes."""
+    detail = row["detail"]
+    return Price(
+        id=row["id"],
+        model=row["model"],
+        input=row["input"],
+        output=row["output"],
+        cached_input=row["cached_input"],
+        cache_write=row["cache_write"],
+        per_call=row["per_call"],
+        model_multiplier_ppm=row["model_multiplier_ppm"],
+        completion_multiplier_ppm=row["completion_multiplier_ppm"],
+        detail=None if detail is None else msgspec.json.decode(detail, type=PriceDetail),
+    )

@@ -1,0 +1,18 @@
+"""From the journal to the request log, and back out of it.
+
+addresses  Where keys are used from, and which of these places nobody has seen them at before
+files      The files of a journal: one folder per life of a worker, locked while it lives, and its
+           segments
+frames     The bytes of a journal segment, and their reader: a pure function from bytes to records
+journal    The worker's own record of its calls: appended in memory, on disk a few milliseconds
+           later
+reports    What the request log answers: calls newest first, one call with its receipt, usage over
+           time
+rows       A call that ended as a row of the request log: within what its columns take, and in bytes
+sums       What is folded from calls that ended: minutes of usage, what keys spent, where they were
+           used
+tail       One generation's journal, followed from where the request log has it to where its writer
+           died
+writer     Calls that ended become rows: the request log, what is folded from it, money, how far we
+           read
+"""

@@ -1,0 +1,152 @@
+"""HTTP/1.1 heads, written by us in both directions and never passed through.
+
+What crosses is an allow-list, so nothing hop-by-hop, no cookie, no organisation id and no rate
+header of an upstream key can: a client gets its content type and our own request id; an upstream
+gets its credential and the body's frame.
+"""
+
+from functools import lru_cache
+from typing import Final
+from urllib.parse import urlsplit
+
+from relay.model import Channel, Dialect
+from relay.records import Endpoint
+
+EVENT_STREAM: Final = b"text/event-stream"
+JSON: Final = b"application/json"
+
+REASONS: Final[dict[int, bytes]] = {
+    200: b"OK",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    402: b"Payment Required",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    409: b"Conflict",
+    413: b"Content Too Large",
+    415: b"Unsupported Media Type",
+    417: b"Expectation Failed",
+    422: b"Unprocessable Content",
+    426: b"Upgrade Required",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    529: b"Overloaded",
+}
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
+CLOSE: Final = b"Connection: close\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+UNBUFFERED: Final = b"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+"""Keeps a stream from being gathered on its way.
+
+Source: nginx documents `X-Accel-Buffering: no` as the switch a proxied server has over response
+buffering; SSE behind such a proxy arrives in lumps without it.
+"""
+FRAME_SIZE_DIGITS_MAX: Final = 6
+"""Of a chunk's size in hex: reads are smaller than 16 MiB."""
+
+
+def request_head(channel: Channel, endpoint: Endpoint, query: str = "") -> bytes:
+    """Return the head of a request to `channel`, up to and including "Content-Length: ".
+
+    What is left to add is the length, CRLF, a content type, what else the call's dialect wants, and
+    the empty line. The path is made from the channel's own base URL and the endpoint's name, never
+    from what a client sent; `query` is from an allow-list of ours.
+    """
+    url = urlsplit(channel.api_root)
+    lines = [
+        f"POST {url.path}/{endpoint.value}{query} HTTP/1.1",
+        f"Host: {url.netloc.rpartition('@')[2]}",
+        "User-Agent: relay",
+        "Accept: */*",
+        # An encoded answer could be neither forwarded as it comes nor metered.
+        "Accept-Encoding: identity",
+    ]
+    credential = channel.api_key.reveal()
+    if credential and channel.protocol is Dialect.OPENAI:
+        lines.append(f"Authorization: Bearer {credential}")
+    elif credential:
+        lines.append(f"x-api-key: {credential}")
+    lines.append("Content-Length: ")
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def status_line(status: int) -> bytes:
+    """Return the status line of an answer to a client."""
+    return b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Error"))
+
+
+@lru_cache(maxsize=64)
+def answer_head(content_type: bytes) -> bytes:
+    """Return how the head of a 200 begins: status and type."""
+    return b"%bContent-Type: %b\r\n" % (status_line(200), content_type)
+
+
+def identity_head(request_id: bytes) -> bytes:
+    """Return the request id under both names: OpenAI's clients read one, Anthropic's the other."""
+    return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (request_id, request_id)
+
+
+def frame(payload: bytes) -> bytes:
+    """Return `payload` as one HTTP chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+FRAME_OF_EVENTS_END: Final = b"\n\n\r\n"
+"""How a read ends that ends on a chunk which ends on an event."""
+
+
+def _size_line(frame_bytes: int) -> bytes:
+    """Return how the chunk begins that takes so many bytes in all, plainly framed; b"" = none."""
+    for digits in range(1, FRAME_SIZE_DIGITS_MAX + 1):
+        size = frame_bytes - digits - 4
+        if size >= 0 and len(b"%x" % size) == digits:
+            return b"%x\r\n" % size
+    return b""
+
+
+_SIZE_LINES: Final = [_size_line(frame_bytes) for frame_bytes in range(2048)]
+"""What most reads of a stream begin with: comparing costs a third of formatting."""
+
+
+def plain_frame(raw: bytes) -> bytes | None:
+    """Return the payload of `raw` where that is exactly one chunk, plainly framed; None otherwise.
+
+    Args:
+        raw: Bytes off the socket, known to begin between two chunks.
+    """
+    size = len(raw)
+    line = _SIZE_LINES[size] if size < len(_SIZE_LINES) else _size_line(size)
+    begin = len(line)
+    if not begin or raw[:begin] != line or raw[-2:] != b"\r\n":
+        return None
+    return raw[begin:-2]
+
+
+def is_canonical(raw: bytes, parts: list[bytes]) -> bool:
+    r"""Tell whether `raw` is exactly the whole, plain chunk frames of `parts`.
+
+    Then `raw` may be passed on as it came. The length alone decides between canonical frames and
+    ones with extensions or padding; that `raw` ends in a frame's CRLF while the payload ends in
+    LF LF proves that the last frame is whole. Streams with CRLF events are left to be re-framed:
+    there payload and frame end alike and prove nothing.
+
+    Args:
+        raw: Bytes off the socket, known to begin on a frame boundary.
+        parts: The chunk payloads that the parser found in `raw`, in order.
+    """
+    if not parts or parts[-1][-2:] != b"\n\n" or raw[-2:] != b"\r\n":
+        return False
+    length = 0
+    for part in parts:
+        size = len(part)
+        length += size + ((size.bit_length() + 3) >> 2) + 4
+    return length == len(raw)

@@ -1,0 +1,125 @@
+"""Migrations apply once, in order, whole or not at all. Method: real Postgres, own scripts."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from relay.errors import ConfigError, DependencyDown
+from relay.store import postgres
+from relay.store.migrate import Migration, apply_scripts, migrate, pending, read_scripts
+from relay.store.postgres import Connection
+
+pytestmark = pytest.mark.live
+
+
+def script(number: int, sql: str) -> Migration:
+    return Migration(f"{number:04}_test.sql", sql, hashlib.sha256(sql.encode()).hexdigest())
+
+
+ONE = script(1, "CREATE TABLE one (n integer); INSERT INTO one VALUES (1)")
+TWO = script(2, "CREATE TABLE two (n integer)")
+BROKEN = script(3, "CREATE TABLE three (n integer); SELECT no_such_column FROM three")
+
+
+@pytest.fixture
+async def connection(empty_database_url: str) -> AsyncIterator[Connection]:
+    connection = await postgres.connect(empty_database_url)
+    yield connection
+    await connection.close()
+
+
+async def tables(connection: Connection) -> set[str]:
+    rows = await connection.fetch(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+    )
+    return {row["table_name"] for row in rows}
+
+
+async def test_the_whole_schema_applies_to_an_empty_database_and_only_once(
+    connection: Connection,
+) -> None:
+    names = await migrate(connection)
+    assert names == [script.name for script in read_scripts()]
+    assert names == sorted(names)
+    assert await migrate(connection) == []
+
+
+async def test_processes_that_migrate_at_once_take_turns(empty_database_url: str) -> None:
+    connections = [await postgres.connect(empty_database_url) for _ in range(4)]
+    try:
+        done = await asyncio.gather(*(apply_scripts(each, [ONE, TWO]) for each in connections))
+        assert sorted(name for names in done for name in names) == [ONE.name, TWO.name]
+        assert await connections[0].fetchval("SELECT count(*) FROM one") == 1
+    finally:
+        for each in connections:
+            await each.close()
+
+
+async def test_only_what_is_missing_is_applied(connection: Connection) -> None:
+    assert await apply_scripts(connection, [ONE]) == [ONE.name]
+    assert await apply_scripts(connection, [ONE, TWO]) == [TWO.name]
+
+
+async def test_a_failing_script_leaves_nothing_and_those_before_it_stand(
+    connection: Connection,
+) -> None:
+    with pytest.raises(asyncpg.UndefinedColumnError):
+        await apply_scripts(connection, [ONE, TWO, BROKEN])
+    assert await tables(connection) == {"one", "two", "schema_migrations"}
+    assert await apply_scripts(connection, [ONE, TWO]) == []
+
+
+async def test_a_database_that_hangs_up_is_a_dependency_down(
+    connection: Connection, empty_database_url: str
+) -> None:
+    killer = await postgres.connect(empty_database_url)
+    await killer.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
+    await killer.close()
+    with pytest.raises(DependencyDown):
+        await apply_scripts(connection, [ONE])
+
+
+def test_a_changed_script_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"0001_test\.sql was changed"):
+        pending([ONE, TWO], {ONE.name: "another"})
+
+
+def test_a_database_newer_than_the_code_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"newer than this relay .*0002_test\.sql"):
+        pending([ONE], {ONE.name: ONE.sha256, TWO.name: TWO.sha256})
+
+
+def test_a_script_that_slipped_in_below_applied_ones_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"0001_test\.sql is missing"):
+        pending([ONE, TWO], {TWO.name: TWO.sha256})
+
+
+def test_every_file_of_the_schema_has_its_own_number() -> None:
+    numbers = [script.name[:4] for script in read_scripts()]
+    assert len(numbers) == len(set(numbers))
+
+
+async def test_orders_and_addresses_from_before_keep_what_they_are(connection: Connection) -> None:
+    scripts = read_scripts()
+    before = [script for script in scripts if script.name < "0006"]
+    await apply_scripts(connection, before)
+    await connection.execute(
+        """WITH made AS (INSERT INTO groups (name) VALUES ('g') RETURNING id)
+        INSERT INTO accounts (name, group_id) SELECT 'acme', id FROM made;
+        INSERT INTO orders (order_no, account_id, currency, amount_nanos, cny_per_usd_nanos,
+            paid_nanos, bonus_nanos, status, credited_at)
+        SELECT row.* FROM (SELECT id FROM accounts) AS account, LATERAL (VALUES
+            ('A-1', id, 'USD', 5, 5, 5, 0, 'credited', now()),
+            ('A-2', id, 'USD', 5, 5, 5, 0, 'pending', NULL)
+        ) AS row (no, id, currency, amount, rate, paid, bonus, status, moment);
+        INSERT INTO key_addresses VALUES (1, '192.0.2.1', now(), now(), 1)"""
+    )
+    await apply_scripts(connection, scripts)
+    rows = await connection.fetch(
+        "SELECT order_no, status, paid_at = credited_at AS same FROM orders ORDER BY order_no"
+    )
+    assert [tuple(row) for row in rows] == [("A-1", "credited", True), ("A-2", "pending", None)]
+    assert await connection.fetchval("SELECT judged FROM key_addresses") is True

@@ -1,0 +1,148 @@
+"""Goal: permits are never more than their limit has, none leaks, and none in use is taken away.
+
+Method: workers over one imaginary concurrency limit, whose replies come in any order a test likes.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.limits.decision import ADMITTED, Denied, PermitRequest
+from relay.limits.permits import RENEW_MS, SETTLE_MS, Permits, PermitWaiter, grant_permits
+from relay.limits.scopes import ConcurrencyLimit, Scope
+
+HALL = ConcurrencyLimit("relay:{l:1}:seats", "{l:1}", Scope.LINE, 10)
+DESK = ConcurrencyLimit("relay:{a:1}:seats", "{a:1}", Scope.ACCOUNT, 2)
+
+
+def worker() -> tuple[Permits, list[str]]:
+    due: list[str] = []
+    return Permits(lambda _: "", due.append), due
+
+
+@given(*[st.integers(0, 50)] * 5)
+def test_blocks_fit_the_room(permits: int, others: int, used: int, need: int, spare: int) -> None:
+    leased = grant_permits(permits, others, used, need, spare)
+    assert used <= leased <= used + need + spare
+    assert leased <= max(used, permits - others)
+
+
+def permit(
+    permits: Permits, concurrencies: list[ConcurrencyLimit], granted: list[int], now_ms: float = 0.0
+) -> object:
+    waiter = permits.ask(concurrencies, now_ms)
+    assert isinstance(waiter, PermitWaiter)
+    permits.take_permit_requests("", now_ms)
+    permits.land("", granted, now_ms)
+    return waiter.decision
+
+
+def test_the_first_call_asks_and_the_next_sits_down() -> None:
+    permits, due = worker()
+    waiter = permits.ask([HALL], 0.0)
+    assert isinstance(waiter, PermitWaiter) and due == [""]
+    heard = []
+    waiter.decide = lambda: heard.append(waiter.decision)
+    assert permits.take_permit_requests("", 0.0) == [PermitRequest(HALL.key, 10, 0, 1, 2)]
+    assert permits.take_permit_requests("", 0.0) == [], "one question at a time"
+    permits.land("", [2], 1.0)
+    assert heard == [ADMITTED]
+    assert permits.ask([HALL], 2.0) is ADMITTED
+
+
+def test_no_seat_in_one_room_is_a_seat_in_none() -> None:
+    permits, _ = worker()
+    denied = permit(permits, [HALL, DESK], [3, 0])
+    assert isinstance(denied, Denied) and denied.limit is DESK
+    assert permits.ask([HALL], 0.0) is ADMITTED
+    assert isinstance(permits.ask([DESK], 1.0), Denied), "a full room is not asked again at once"
+    assert isinstance(permits.ask([DESK], 100.0), PermitWaiter)
+
+
+def test_a_call_that_came_after_the_question_waits_for_the_next() -> None:
+    permits, due = worker()
+    first = permits.ask([HALL], 0.0)
+    permits.take_permit_requests("", 0.0)
+    late = permits.ask([HALL], 0.0)
+    due.clear()
+    permits.land("", [1], 1.0)
+    assert isinstance(first, PermitWaiter) and first.decision is ADMITTED
+    assert isinstance(late, PermitWaiter) and late.decision is None and due == [""]
+
+
+def test_a_call_that_left_takes_no_seat() -> None:
+    permits, _ = worker()
+    waiter = permits.ask([HALL], 0.0)
+    assert isinstance(waiter, PermitWaiter)
+    permits.drop(waiter)
+    permits.drop(waiter)
+    permits.take_permit_requests("", 0.0)
+    permits.land("", [], 1.0)
+    permits.sweep(1.0)
+    assert permits._leases == {}
+    kept = permits.ask([HALL], 2.0)
+    permits.take_permit_requests("", 2.0)
+    assert isinstance(kept, PermitWaiter)
+    permits.drop(kept)
+    permits.land("", [1], 3.0)
+    assert permits.ask([HALL], 4.0) is ADMITTED
+
+
+def test_blocks_are_renewed_and_given_back() -> None:
+    permits, due = worker()
+    assert permit(permits, [HALL], [1]) is ADMITTED
+    due.clear()
+    permits.sweep(RENEW_MS - 1)
+    assert due == []
+    permits.sweep(RENEW_MS)
+    assert due == [""]
+    assert permits.take_permit_requests("", RENEW_MS) == [PermitRequest(HALL.key, 10, 1, 0, 2)]
+    permits.land("", [3], RENEW_MS)
+    permits.release([HALL])
+    assert permits.take_permit_requests("", RENEW_MS + SETTLE_MS) == [
+        PermitRequest(HALL.key, 10, 0, 0, 0)
+    ]
+    permits.land("", [0], RENEW_MS + SETTLE_MS)
+    permits.sweep(RENEW_MS + SETTLE_MS)
+    assert permits._leases == {}
+
+
+def test_while_lost_blocks_stay_and_do_not_grow() -> None:
+    permits, _ = worker()
+    assert permit(permits, [HALL], [1]) is ADMITTED
+    waiting = permits.ask([HALL], 1.0)
+    permits.take_permit_requests("", 1.0)
+    permits.lose("", 2.0)
+    assert isinstance(waiting, PermitWaiter) and isinstance(waiting.decision, Denied)
+    assert isinstance(permits.ask([HALL], 200.0), Denied)
+    permits.release([HALL])
+    assert permits.ask([HALL], 200.0) is ADMITTED
+    permits.regain("")
+    assert isinstance(permits.ask([HALL], 200.0), PermitWaiter)
+
+
+def test_rooms_of_two_groups_are_taken_together() -> None:
+    due: list[str] = []
+    permits = Permits(lambda concurrency: concurrency.tag, due.append)
+    waiter = permits.ask([HALL, DESK], 0.0)
+    assert isinstance(waiter, PermitWaiter)
+    assert permits.take_permit_requests(HALL.tag, 0.0) == [PermitRequest(HALL.key, 10, 0, 1, 2)]
+    permits.land(HALL.tag, [1], 1.0)
+    assert waiter.decision is None
+    assert permits.take_permit_requests(DESK.tag, 1.0) == [PermitRequest(DESK.key, 2, 0, 1, 2)]
+    permits.land(DESK.tag, [1], 2.0)
+    assert waiter.decision is ADMITTED
+
+
+def test_a_seat_is_foreseen_without_taking_it() -> None:
+    permits = Permits(lambda _: "", lambda _: None)
+    assert permits.foresee([HALL], 0.0) is None, "nobody knows yet: the bank has to say"
+    permits.lose("", 0.0)
+    denied = permits.foresee([HALL], 0.0)
+    assert isinstance(denied, Denied) and denied.limit is HALL
+    assert permits.take([HALL], 0.0) == denied
+
+
+def test_who_leaves_wishes_for_nothing() -> None:
+    permits = Permits(lambda concurrency: concurrency.tag, lambda _: None)
+    permits.ask([HALL], 0.0)
+    assert permits.leave() == {HALL.tag: [PermitRequest(HALL.key, HALL.permits, 0, 0, 0)]}
