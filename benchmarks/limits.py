@@ -21,10 +21,10 @@ from typing import Any, cast
 from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.ports import Client
+from relay.flow.request import RequestFacts, Rights
 from relay.flow.reserve.limits import LimitReservation
 from relay.limits.estimate import Estimator
 from relay.model import Account, Key, Line
-from relay.records import Endpoint
 from relay.stage import Stage
 from relay.store.limits.limiter import Limiter
 from relay.store.limits.nodes import one_node
@@ -58,6 +58,7 @@ class Bench:
         self._line = Line(id=1, name="line", channel_ids=(), **limits)
         self._account = Account(id=1, name="acme", group_id=1, **limits)
         call = self.call()
+        call.request = RequestFacts("gpt-4o-mini", output_tokens_max=700, counts_bytes=True)
         assert self._rates.take(call) is False, "nothing is leased yet"
         call_limits = self._rates._call_limits_of(call)  # noqa: SLF001 - the bank's part is played here
         for lease in self._limiter._broker.leases.drawn_on(call_limits, 0.0):  # noqa: SLF001
@@ -70,11 +71,8 @@ class Bench:
 
     def call(self) -> Call:
         """Return a call as admission leaves it."""
-        call = Call(bytes(16), cast("Client", None), Endpoint.CHAT, 0)
-        call.key, call.line, call.account = self._key, self._line, self._account
-        call.model = "gpt-4o-mini"
-        call.counts_bytes = True
-        call.output_tokens_max = 700
+        call = Call(bytes(16), cast("Client", None), 0)
+        call.rights = Rights(self._key, self._account, None, self._line)
         return call
 
     def with_limits(self, calls: int) -> None:
@@ -82,7 +80,14 @@ class Bench:
         rates = self._rates
         for _ in range(calls):
             call = self.call()
-            call.text_bytes, call.images = weigh(BODY)
+            text_bytes, images = weigh(BODY)
+            call.request = RequestFacts(
+                "gpt-4o-mini",
+                output_tokens_max=700,
+                text_bytes=text_bytes,
+                images=images,
+                counts_bytes=True,
+            )
             rates.take(call)
             call.stage = Stage.COMMITTED
             call.usage = USAGE

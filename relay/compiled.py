@@ -25,7 +25,7 @@ _HOT: Final = {
     "relay.billing": "hold price purse tariff",
     "relay.edge": "body connection head head_cache ids ports question service socket",
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
-    "response running settle splice",
+    "request response running settle splice",
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",
     "relay.flow.reserve": "channel_quotas credit credit_account key_quotas limits reservations",
     "relay.limits": "batch broker estimate lease leases limit_set permits",

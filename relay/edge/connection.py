@@ -23,7 +23,7 @@ from aiohttp.streams import StreamReader
 from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.edge.body import drop_rest, read_paced, take_whole
-from relay.edge.head import ParsedHead, RequestHead, survey
+from relay.edge.head import ParsedHead, survey
 from relay.edge.head_cache import HeadCache, remember
 from relay.edge.parser import RequestParser
 from relay.edge.ports import ServicePort
@@ -31,6 +31,7 @@ from relay.edge.socket import ClientSocket
 from relay.errors import BadRequest, RequestTimeout
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call, CallOwner
+from relay.flow.request import RequestHead
 
 if TYPE_CHECKING:
     from relay.edge.server import ConnectionServer

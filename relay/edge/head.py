@@ -57,43 +57,6 @@ class ParsedHead(Protocol):
         ...
 
 
-class RequestHead:
-    """What a head asks for, and who asks.
-
-    `credential`: the digest of the presented key, b"" where it can be none; None: no key was given.
-    `ip`: the client's address. `content_type`: as it came. `dialect`: what errors are told in.
-    `query`, `forwarded`: what of the query and of the headers goes on to an upstream.
-    """
-
-    __slots__ = (
-        "content_type",
-        "credential",
-        "dialect",
-        "endpoint",
-        "forwarded",
-        "ip",
-        "query",
-    )
-
-    def __init__(  # noqa: PLR0913 - a field a line
-        self,
-        endpoint: Endpoint,
-        credential: bytes | None,
-        ip: str,
-        content_type: str,
-        dialect: Dialect,
-        query: str,
-        forwarded: bytes,
-    ) -> None:
-        self.endpoint = endpoint
-        self.credential = credential
-        self.ip = ip
-        self.content_type = content_type
-        self.dialect = dialect
-        self.query = query
-        self.forwarded = forwarded
-
-
 def survey(message: ParsedHead, data: bytes) -> tuple[int, bytes]:
     """Return what is still owed of the request that `data` begins, and its head.
 

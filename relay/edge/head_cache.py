@@ -8,7 +8,7 @@ the parser.
 
 from typing import Final
 
-from relay.edge.head import RequestHead
+from relay.flow.request import RequestHead
 
 LENGTH: Final = b"\r\ncontent-length:"
 LENGTH_DIGITS_MAX: Final = 9

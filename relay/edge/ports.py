@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aiohttp.streams import StreamReader
 
-from relay.edge.head import ParsedHead, RequestHead
+from relay.edge.head import ParsedHead
 from relay.errors import RelayError
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
+from relay.flow.request import RequestHead
 
 if TYPE_CHECKING:
     from relay.edge.connection import ClientConnection

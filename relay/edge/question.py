@@ -12,6 +12,7 @@ import msgspec
 from relay.errors import UnsupportedMedia
 from relay.flow.call import Call
 from relay.flow.ports import Question
+from relay.flow.request import RequestFacts
 from relay.model import Channel, Dialect
 from relay.records import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, Endpoint
 from relay.wire.http import JSON
@@ -47,29 +48,32 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
     kind = content_type
     if kind != "application/json":
         kind = kind.partition(";")[0].strip().lower()
-    if call.endpoint in _MULTIPART:
+    if call.head.endpoint in _MULTIPART:
         if kind != "multipart/form-data":
             raise UnsupportedMedia("Send this request as multipart/form-data.")
         form = peek_multipart(body, content_type)
         call.question = FormQuestion(form, content_type.encode("latin-1"))
-        call.model = form.model
-        call.stream = form.stream
+        call.request = RequestFacts(form.model, stream=form.stream)
         return
     if kind not in ("application/json", ""):
         raise UnsupportedMedia("Send this request as application/json.")
-    request = peek_json(body, call.endpoint)
-    unasked = request.stream and not request.usage_asked and call.endpoint in USAGE_ON_DEMAND
-    anthropic = call.dialect is _ANTHROPIC
+    request = peek_json(body, call.head.endpoint)
+    unasked = request.stream and not request.usage_asked and call.head.endpoint in USAGE_ON_DEMAND
+    anthropic = call.head.dialect is _ANTHROPIC
     sessions = ANTHROPIC_SESSION_FIELDS if anthropic else SESSION_FIELDS
     call.question = JsonQuestion(request, sessions, strips_usage=unasked)
-    call.model = request.model
-    call.stream = request.stream
-    call.counts_bytes = call.endpoint in TEXT_ANSWERS
-    if call.endpoint not in _FREE:
-        call.input_estimate = estimate_tokens(len(body))
-        call.text_bytes, call.images = weigh(body)
-    call.output_tokens_max = request.output_tokens_max
-    call.choices = request.n
+    weighed = call.head.endpoint not in _FREE
+    text_bytes, images = weigh(body) if weighed else (0, 0)
+    call.request = RequestFacts(
+        request.model,
+        stream=request.stream,
+        choices=request.n,
+        output_tokens_max=request.output_tokens_max,
+        input_estimate=estimate_tokens(len(body)) if weighed else 0,
+        text_bytes=text_bytes,
+        images=images,
+        counts_bytes=call.head.endpoint in TEXT_ANSWERS,
+    )
 
 
 class JsonQuestion(Question):

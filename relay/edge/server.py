@@ -178,7 +178,7 @@ class DataServer:
                 self._exchange.move_off(call, channel_id)
 
     def _is_revoked(self, call: Call) -> bool:
-        return call.key is not None and not self._admission.still_good(call.key)
+        return call.rights.key is not None and not self._admission.still_good(call.rights.key)
 
     def _sweep(self) -> None:
         """Act on client deadlines and idle upstream connections, once a second."""

@@ -18,7 +18,6 @@ from relay.edge.body import take_whole
 from relay.edge.connection import ClientConnection
 from relay.edge.head import (
     ParsedHead,
-    RequestHead,
     announced_bytes,
     check_head,
     comes_again,
@@ -43,6 +42,7 @@ from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
+from relay.flow.request import RequestHead, unread_head
 from relay.flow.settle import Settlement
 from relay.ports import Journal
 from relay.records import Endpoint
@@ -53,7 +53,6 @@ from relay.wire.http import CONTINUE
 log = logging.getLogger("relay.edge")
 
 RETRY_AFTER_S: Final = 1.0
-_CHAT: Final = Endpoint.CHAT
 _DROPPED: Final = cast("ParsedHead", None)
 
 
@@ -170,8 +169,8 @@ class Service(ServicePort):
         self._free_body(call)
 
     def _free_body(self, call: Call) -> None:
-        self._held_bytes -= call.held_bytes
-        call.held_bytes = 0
+        self._held_bytes -= call.body_bytes
+        call.body_bytes = 0
 
     def desert(self, call: Call) -> None:
         """Settle a call whose client went before anybody was asked, and note that it is over."""
@@ -180,7 +179,7 @@ class Service(ServicePort):
 
     def _begin(self, client: ClientConnection) -> Call:
         time_us = wall_ns() // 1000
-        call = Call(self._ids.next(time_us), client, _CHAT, time_us)
+        call = Call(self._ids.next(time_us), client, time_us)
         call.begun_s = clock_s()
         self._counters.inflight += 1
         return call
@@ -195,7 +194,7 @@ class Service(ServicePort):
                 _dice(),
                 notes=call.notes,
                 closing=closing,
-                dialect=call.dialect,
+                dialect=call.head.dialect,
             )
         )
 
@@ -225,7 +224,7 @@ class Service(ServicePort):
     ) -> RequestHead | None:
         """Find out from the head what is asked, and by whom; None if that is answered already."""
         headers = message.headers
-        call.dialect = spoken_in(headers)
+        call.head = unread_head(spoken_in(headers))
         check_head(message)
         found, model = find_route(message.method, message.path)
         if found is Page.ROOT:
@@ -233,14 +232,14 @@ class Service(ServicePort):
             client.write(empty_answer(call.request_id, closing=not client.keeps_alive))
             return None
         if isinstance(found, Endpoint):
-            call.dialect = found.dialect
+            call.head = unread_head(found.dialect, found)
         endpoint = Endpoint.CHAT if isinstance(found, Page) else found
         request_head = RequestHead(
             endpoint,
             self._admission.digest(presented_key(headers)),
             client_ip(client.peer_ip, headers.get("X-Forwarded-For"), self._trusted),
             headers.get("Content-Type", ""),
-            call.dialect,
+            call.head.dialect,
             forwarded_query(endpoint, message.path),
             forwarded_headers(endpoint, headers),
         )
@@ -251,11 +250,7 @@ class Service(ServicePort):
         return request_head
 
     def _authenticate(self, call: Call, request_head: RequestHead) -> None:
-        call.endpoint = request_head.endpoint
-        call.dialect = request_head.dialect
-        call.query = request_head.query
-        call.forwarded = request_head.forwarded
-        call.ip = request_head.ip
+        call.head = request_head
         self._admission.authenticate(call, request_head.credential)
 
     async def _receive(
@@ -273,8 +268,8 @@ class Service(ServicePort):
             client.write(CONTINUE)
         body = await client.read_body(payload, bytes_max)
         # In chunks it announces no size, and the most that it could be was held for it.
-        self._held_bytes += len(body) - call.held_bytes
-        call.held_bytes = len(body)
+        self._held_bytes += len(body) - call.body_bytes
+        call.body_bytes = len(body)
         read_question(call, request_head.content_type, body)
         self._admission.admit(call)
 
@@ -285,7 +280,7 @@ class Service(ServicePort):
             raise Unavailable("The relay cannot take calls now.", retry_after_s=RETRY_AFTER_S)
         if self._held_bytes + size > self._limits.buffered_bytes_max:
             raise Unavailable("The relay is overloaded; try again.", retry_after_s=RETRY_AFTER_S)
-        call.held_bytes = size
+        call.body_bytes = size
         call.free_body = self._on_free
         self._held_bytes += size
 
@@ -293,9 +288,9 @@ class Service(ServicePort):
         names = self._admission.models(call)
         created = call.time_us // 1_000_000
         if page is Page.MODELS:
-            body = models_body(names, created, call.dialect)
+            body = models_body(names, created, call.head.dialect)
         elif model in names:
-            body = model_body(model, created, call.dialect)
+            body = model_body(model, created, call.head.dialect)
         else:
             raise ModelNotFound("This model is not offered here, or not to your key.")
         client.write(json_answer(body, call.request_id, closing=not client.keeps_alive))

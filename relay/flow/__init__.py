@@ -11,6 +11,7 @@ counters   What a worker counts: plain integers, bumped in the hot path, publish
 exchange   One call from admission to settlement: the loop over attempts, and every way out of it
 hedge      Hedging: a second channel is asked where the first one shows nothing for too long
 ports      What the flow needs of what is around it, beside relay.ports
+request    What a client asks, in three values that a call is composed of: head, request, rights
 response   The client's side of one answer: its head, its framing, what was already said
 running    The one clock of all running calls: deadlines, stalls, keep-alive comments, revoked keys
 settle     The end of every call: what it used, what it costs, one record in the journal, once

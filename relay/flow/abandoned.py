@@ -17,7 +17,7 @@ from relay.config import Billing
 from relay.errors import ClientGone, RelayError
 from relay.flow.asker import Asker
 from relay.flow.attempts.attempt import Attempt
-from relay.flow.call import Call
+from relay.flow.call import Call, Delivery
 from relay.flow.settle import Settlement
 from relay.stage import COMMITTED
 
@@ -65,7 +65,7 @@ class AbandonedAnswers:
         if len(self._ends) >= self._limits.drains_max:
             return False
         now_s = clock_s()
-        call.left_s, call.left_events, call.left_bytes_out = now_s, call.events_out, call.bytes_out
+        call.abandoned = Delivery(call.events_out, call.bytes_out)
         if not self._ends:
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
         bytes_max = attempt.bytes_in + self._limits.drain_bytes_max

@@ -5,7 +5,7 @@ Everything here is a look into dicts: nothing asks Postgres or Redis while a req
 
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Final, NamedTuple
+from typing import Final
 
 from relay.billing.tariff import Tariff
 from relay.errors import (
@@ -16,8 +16,9 @@ from relay.errors import (
     Unavailable,
 )
 from relay.flow.call import Call
+from relay.flow.request import Rights
 from relay.flow.reserve.key_quotas import KeyQuotas
-from relay.model import FREE_PRICE, Account, Channel, Dialect, Group, Key, Line, Snapshot
+from relay.model import FREE_PRICE, Account, Channel, Dialect, Group, Key, Snapshot
 from relay.records import FREE_ENDPOINTS, Endpoint
 from relay.wire.api_keys import digest
 
@@ -26,14 +27,6 @@ ENTRANCES: Final = {Dialect.OPENAI: Endpoint.CHAT, Dialect.ANTHROPIC: Endpoint.M
 """Where a model of each dialect is asked for most often."""
 RIGHTS_MAX: Final = 100_000
 """Of key, endpoint and model; a catalog that has more of them in use begins anew."""
-
-
-class Rights(NamedTuple):
-    """What a key may have for a model: everything about it that a snapshot fixes."""
-
-    line: Line
-    tariff: Tariff
-    channels: tuple[Channel, ...]
 
 
 class Admission:
@@ -52,7 +45,7 @@ class Admission:
         self.snapshot: Snapshot | None = None
         # Both hold for one snapshot. Known by its digest alone is a key that nothing can change but
         # another snapshot: without an expiry, and good from everywhere.
-        self._known: dict[bytes, tuple[Key, Account, Group | None]] = {}
+        self._known: dict[bytes, Rights] = {}
         self._rights: dict[tuple[int, Endpoint, str], Rights] = {}
 
     def swap(self, snapshot: Snapshot) -> None:
@@ -69,7 +62,7 @@ class Admission:
         return digest(self._pepper, presented) if len(presented) <= KEY_CHARS_MAX else b""
 
     def authenticate(self, call: Call, credential: bytes | None) -> None:
-        """Set the call's key, account and group from the `digest` of the key it presented.
+        """Find out who calls from the `digest` of the presented key: its key, account and group.
 
         Raises:
             Unauthenticated: CLIENT; no key, or one that is unknown, disabled or expired.
@@ -78,7 +71,7 @@ class Admission:
         """
         known = self._known.get(credential) if credential is not None else None
         if known is not None:
-            call.key, call.account, call.group = known
+            call.rights = known
             return
         snapshot = self.snapshot
         if snapshot is None:
@@ -92,59 +85,70 @@ class Admission:
         if key is None:
             raise Unauthenticated("The API key is not known here: check for typos, or make one.")
         account = snapshot.accounts.get(key.account_id)
-        call.key, call.account = key, account
+        call.rights = Rights(key, account)
         reason = self._refusal(key, account)
         if reason is not None:
             raise Unauthenticated(reason)
         assert account is not None
-        if key.networks is not None and not _contains(key, call.ip):
+        if key.networks is not None and not _contains(key, call.head.ip):
             raise Forbidden("This API key may not be used from this address.")
-        call.group = snapshot.groups.get(account.group_id)
+        call.rights = Rights(key, account, snapshot.groups.get(account.group_id))
         if key.networks is None and key.expires_at_s is None:
-            self._known[credential] = key, account, call.group
+            self._known[credential] = call.rights
 
     def admit(self, call: Call) -> None:
-        """Set the call's line, its price and the channels that serve its model.
+        """Find the call's line, its price and the channels that serve its model.
 
         Raises:
             Forbidden: CLIENT; the key's allow-list lacks the model.
             ModelNotFound: CLIENT; no line of the group serves it, or it has no price.
             QuotaExhausted: CLIENT; the key has spent its quota.
         """
-        key = call.key
+        key = call.rights.key
         assert key is not None
-        rights = self._rights.get((key.id, call.endpoint, call.model)) or self._find_rights(
-            call, key
-        )
-        call.line, call.tariff, call.channels = rights
+        found = self._rights.get((key.id, call.head.endpoint, call.request.model))
+        call.rights = found or self._find_rights(call, call.rights)
         if key.quota_nanos is not None and not self._key_quotas.has_left(key):
             raise QuotaExhausted("This API key has spent its quota.")
 
-    def _find_rights(self, call: Call, key: Key) -> Rights:
-        snapshot, group, model = self.snapshot, call.group, call.model
-        assert snapshot is not None
+    def _find_rights(self, call: Call, known: Rights) -> Rights:
+        snapshot, key, group, model = self.snapshot, known.key, known.group, call.request.model
+        assert snapshot is not None and key is not None
         if key.models is not None and model not in key.models:
             raise Forbidden("This API key may not use this model.", param="model")
-        channels: tuple[Channel, ...] | None = None
-        for line_id in group.line_ids if group else ():
-            channels = snapshot.routes.get((line_id, call.dialect, model))
-            if channels:
-                call.line = snapshot.lines[line_id]
-                break
+        line_id, channels = self._find_route(call, group)
         price = snapshot.prices.get(model)
-        if not channels or call.line is None or price is None or group is None:
+        if not channels or price is None or group is None:
             # A model without a price is refused, not given away.
             raise ModelNotFound(self._direct(call), param="model")
-        if len(self._rights) >= RIGHTS_MAX:
-            self._rights.clear()
-        price = FREE_PRICE if call.endpoint in FREE_ENDPOINTS else price
-        rights = Rights(call.line, Tariff(price, group.multiplier_ppm), channels)
-        self._rights[key.id, call.endpoint, model] = rights
+        price = FREE_PRICE if call.head.endpoint in FREE_ENDPOINTS else price
+        rights = Rights(
+            key,
+            known.account,
+            group,
+            snapshot.lines[line_id],
+            Tariff(price, group.multiplier_ppm),
+            channels,
+        )
+        # A body may have taken long: the key was found before it, and may be of an old snapshot.
+        if snapshot.keys.get(key.digest) is key:
+            if len(self._rights) >= RIGHTS_MAX:
+                self._rights.clear()
+            self._rights[key.id, call.head.endpoint, model] = rights
         return rights
+
+    def _find_route(self, call: Call, group: Group | None) -> tuple[int, tuple[Channel, ...]]:
+        """Return the first of a group's lines that serves the model, and its channels; or none."""
+        assert self.snapshot is not None
+        for line_id in group.line_ids if group else ():
+            channels = self.snapshot.routes.get((line_id, call.head.dialect, call.request.model))
+            if channels:
+                return line_id, channels
+        return 0, ()
 
     def models(self, call: Call) -> list[str]:
         """Return the models that the call's key may use in the call's dialect, sorted."""
-        return sorted(self._offered(call, call.dialect))
+        return sorted(self._offered(call, call.head.dialect))
 
     def still_good(self, key: Key) -> bool:
         """Tell whether a key that was good at admission still is."""
@@ -156,7 +160,7 @@ class Admission:
         return self._refusal(now, self.snapshot.accounts.get(now.account_id)) is None
 
     def _offered(self, call: Call, dialect: Dialect) -> set[str]:
-        snapshot, key, group = self.snapshot, call.key, call.group
+        snapshot, key, group = self.snapshot, call.rights.key, call.rights.group
         assert snapshot is not None and key is not None
         lines = set(group.line_ids) if group else set()
         return {
@@ -171,7 +175,9 @@ class Admission:
     def _direct(self, call: Call) -> str:
         """Return where to go with a model that is not offered where it was asked for."""
         for dialect, endpoint in ENTRANCES.items():
-            if dialect is not call.dialect and call.model in self._offered(call, dialect):
+            if dialect is not call.head.dialect and call.request.model in self._offered(
+                call, dialect
+            ):
                 return f"This model is offered at /v1/{endpoint} only: nothing is translated here."
         return "This model is not offered here: GET /v1/models lists what your key may use."
 

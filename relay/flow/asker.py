@@ -54,14 +54,14 @@ class Asker:
             return SplicedAttempt(
                 call, channel, self._committed, self._settle, continuation, self._limits
             )
-        if call.stream:
+        if call.request.stream:
             return StreamAttempt(call, channel, self._committed, self._settle, self._limits)
         return PlainAttempt(call, channel, self._committed, self._settle, self._limits)
 
     def attempt_beside(self, call: Call) -> Attempt | None:
         """Return an attempt on another channel for a call that is hedged; None if none may be."""
         other = self._balancer.choose(call)
-        if other is None or not self._balancer.grants_retry(other, call.model):
+        if other is None or not self._balancer.grants_retry(other, call.request.model):
             return None
         return self.attempt_on(call, other)
 
@@ -169,7 +169,7 @@ class Asker:
             self.end(attempt)
             raise
         except asyncio.CancelledError:
-            if not attempt.call.left_s:  # else its answer is read on without us (flow.abandoned)
+            if attempt.call.abandoned is None:  # else its answer is read on without us
                 attempt.stop()
                 self.judge(attempt, ClientGone("The client closed the connection."))
                 self.end(attempt)
@@ -210,13 +210,13 @@ class Asker:
         """Return head and body of the request that an attempt sends."""
         call, channel = attempt.call, attempt.channel
         call.channel = channel
-        call.served_model = model = channel.models[call.model]
+        call.served_model = model = channel.models[call.request.model]
         content_type, body = attempt.question.frame(channel, model)
         head = b"%b%d\r\nContent-Type: %b\r\n%b\r\n" % (
-            self._connections.head(channel, call.endpoint, call.query),
+            self._connections.head(channel, call.head.endpoint, call.head.query),
             len(body),
             content_type,
-            call.forwarded,
+            call.head.forwarded,
         )
         return head, body
 
@@ -228,7 +228,7 @@ class Asker:
         self._balancer.succeed(attempt)
         if len(call.open_attempts) > 1:
             call.channel = attempt.channel
-            call.served_model = attempt.channel.models[call.model]
+            call.served_model = attempt.channel.models[call.request.model]
             for rival in list(call.open_attempts):
                 if rival is not attempt:
                     rival.fail(ChannelOutrun("Another channel was faster."))

@@ -63,7 +63,7 @@ class Balancer:
 
         `among`: only these instead of all that serve the model.
         """
-        channels = call.channels if among is None else among
+        channels = call.rights.channels if among is None else among
         if self._limited:
             for channel in channels:
                 if channel.id in self._limited and self.quotas.bars(call, channel):
@@ -73,7 +73,7 @@ class Balancer:
             return channels[0]
         return choose(
             channels,
-            Preference(call.model, call.asked_channels, call.affinity),
+            Preference(call.request.model, call.asked_channels, call.affinity),
             health=self.health,
             in_flight=self._in_flight,
             now_us=now_us(),
@@ -98,7 +98,7 @@ class Balancer:
         self._in_flight[channel_id] += 1
         self._counters.attempts += 1
         if self.health.troubled and channel_id in self.health.troubled:
-            changes = self.health.start(channel_id, call.model, attempt.started_us)
+            changes = self.health.start(channel_id, call.request.model, attempt.started_us)
             if changes:
                 self._tell(attempt.channel, changes)
 
@@ -116,8 +116,10 @@ class Balancer:
         """
         call, channel = attempt.call, attempt.channel
         now = now_us()
-        doubted = self.health.availability(channel.id, call.model, now) is not Availability.READY
-        if now - attempt.started_us < self._patience.limit_us(call.model, doubted=doubted):
+        doubted = (
+            self.health.availability(channel.id, call.request.model, now) is not Availability.READY
+        )
+        if now - attempt.started_us < self._patience.limit_us(call.request.model, doubted=doubted):
             return False
         if not attempt.late:
             attempt.late = True
@@ -136,18 +138,18 @@ class Balancer:
         call, health = attempt.call, self.health
         if call.attempt_count >= self._attempts_max:
             return False
-        trial = health.is_trial(attempt.channel.id, call.model, attempt.started_us)
+        trial = health.is_trial(attempt.channel.id, call.request.model, attempt.started_us)
         return any(
             other.id not in call.asked_channels
-            and health.availability(other.id, call.model, now) is Availability.READY
-            and (trial or not health.is_suspect(other.id, call.model, now))
-            for other in call.channels
+            and health.availability(other.id, call.request.model, now) is Availability.READY
+            and (trial or not health.is_suspect(other.id, call.request.model, now))
+            for other in call.rights.channels
         )
 
     def succeed(self, attempt: Attempt) -> None:
         """Note an attempt's first output."""
         call = attempt.call
-        channel_id, model, started_us = attempt.channel.id, call.model, attempt.started_us
+        channel_id, model, started_us = attempt.channel.id, call.request.model, attempt.started_us
         now = int(call.first_byte_s * 1e6)
         if now < started_us:
             now = now_us()  # it carries on what another attempt began
@@ -170,7 +172,7 @@ class Balancer:
     def _blame(self, attempt: Attempt, outcome: Outcome, error: RelayError) -> None:
         changes = self.health.fail(
             attempt.channel.id,
-            attempt.call.model,
+            attempt.call.request.model,
             Failure(outcome, attempt.started_us, error.retry_after_s),
             now_us=now_us(),
             dice=random.random(),  # noqa: S311 - jitter

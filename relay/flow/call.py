@@ -1,7 +1,8 @@
-"""A call while it lives: what admission found, how far it has come, what it has tried.
+"""A call while it lives: what is asked and by whom, how far it has come, what it has tried.
 
 One of these goes with a call from its arrival to its settlement. It holds no request content but
-the question itself, which a retry needs.
+the question itself, which a retry needs; what does not change of it is three values of its own
+(flow.request).
 """
 
 from collections.abc import Callable, Mapping
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from relay.billing.tariff import Tariff
 from relay.clock import clock_s
 from relay.errors import RelayError
 from relay.flow.ports import Backpressure, Client, Question
+from relay.flow.request import NO_FACTS, NO_RIGHTS, UNREAD, RequestFacts, RequestHead, Rights
 from relay.flow.response import Response
 from relay.limits.limit_set import Grant, Tokens
-from relay.model import Account, Channel, Dialect, Group, Key, Line
-from relay.records import Endpoint, FailedTry
+from relay.model import Channel
+from relay.records import FailedTry
 from relay.splice.delivered import DeliveredText
 from relay.stage import ADMITTED, COMMITTED, Stage
 from relay.usage import Usage
@@ -39,244 +40,122 @@ class CallOwner(Protocol):
         ...
 
 
-_DIALECT: Final = Endpoint.CHAT.dialect
+class Delivery:
+    """What a client had of an answer when it left."""
+
+    __slots__ = ("bytes_out", "events_out")
+
+    def __init__(self, events_out: int, bytes_out: int) -> None:
+        self.events_out = events_out
+        self.bytes_out = bytes_out
 
 
 class Call(Backpressure):
     """The mutable state of one call: moved by the exchange and its attempts, read by the rest.
 
-    `id` is the request id, a UUIDv7. `time_us` is microseconds since 1970 UTC at
-    arrival; `*_s` are seconds of time.monotonic (uvloop's own clock ticks in milliseconds), 0.0 =
-    not yet. `stage` is COMMITTED once the client has output of an answer; how far an attempt is,
-    the attempt knows.
+    `id` is the request id, a UUIDv7. `time_us` is microseconds since 1970 UTC at arrival; `*_s` are
+    seconds of time.monotonic (uvloop's own clock ticks in milliseconds), 0.0 = not yet. `stage` is
+    COMMITTED once the client has output of an answer; how far an attempt is, the attempt knows.
     """
-
-    __slots__ = (
-        "account",
-        "affinity",
-        "asked_channels",
-        "asked_s",
-        "attempt_count",
-        "begun_s",
-        "bytes_out",
-        "channel",
-        "channels",
-        "checked_s",
-        "choices",
-        "client",
-        "counts_bytes",
-        "delivered_text",
-        "deserted",
-        "dialect",
-        "doom",
-        "endpoint",
-        "events_out",
-        "failed_tries",
-        "first_byte_s",
-        "forwarded",
-        "free_body",
-        "gone",
-        "grant",
-        "group",
-        "held_bytes",
-        "hold_nanos",
-        "id",
-        "images",
-        "input_estimate",
-        "ip",
-        "key",
-        "left_bytes_out",
-        "left_events",
-        "left_s",
-        "line",
-        "model",
-        "notes",
-        "open_attempts",
-        "opening",
-        "operator_input_tokens",
-        "operator_output_tokens",
-        "output_tokens_max",
-        "owner",
-        "payer",
-        "query",
-        "question",
-        "reads_on",
-        "reservations_taken",
-        "reserved",
-        "response",
-        "served_model",
-        "settled",
-        "splices",
-        "stage",
-        "stream",
-        "tariff",
-        "text_bytes",
-        "time_us",
-        "usage",
-    )
 
     id: bytes
     client: Client
-    endpoint: Endpoint
     time_us: int
-    asked_channels: tuple[int, ...]
-    """Ids of the channels asked; a handful at most, and a set takes 200 bytes."""
-    open_attempts: "list[Attempt]"
-    """Attempts now under way: one, or two while one is hedged."""
+    head: RequestHead
+    request: RequestFacts
+    rights: Rights
+    question: Question
+    stage: Stage
     begun_s: float
-    dialect: Dialect
-    """What the client speaks: errors are told in it, and channels that speak it serve the call."""
-    query: str
-    """What of the query goes on to an upstream, with its question mark."""
-    forwarded: bytes
-    """Header lines of the client's that go on to an upstream."""
-    ip: str
-    key: Key | None
-    account: Account | None
-    group: Group | None
-    line: Line | None
-    tariff: Tariff | None
-    """What it is charged by."""
-    model: str
-    stream: bool
-    input_estimate: int
-    output_tokens_max: int | None
-    """The client's bound on each answer; None: it set none."""
-    choices: int
-    """Answers or images asked for."""
-    text_bytes: int
-    """Of its body, pictures left out."""
-    images: int
+    asked_s: float
+    """When its first channel was asked."""
+    first_byte_s: float
+    checked_s: float
+    """When it was last told what the call has used so far."""
+    # --- what it has taken ---
+    body_bytes: int
+    """What its body takes of the memory that all bodies may take."""
+    free_body: "Callable[[Call], None] | None"
+    """Told when the body is needed no more."""
     reserved: Tokens
     """What it was taken to use before it ran."""
     grant: Grant | None
     """What it has taken of its limits (flow.reserve.limits)."""
     hold_nanos: int
     """Money held for it (flow.reserve.credit)."""
-    held_bytes: int
-    """What its body takes of the memory that all bodies may take."""
-    free_body: "Callable[[Call], None] | None"
-    """Told when the body is needed no more."""
     reservations_taken: int
-    """How many reservations it has paid, in their order (flow.reserve.reservations)."""
-    notes: bytes
-    """Header lines for the head of its answer, whatever that is; each ends in CRLF."""
-    counts_bytes: bool
-    """The answer is text, so that its bytes tell its tokens where nobody reports them."""
-    question: Question
-    response: Response
-    """Set before any channel is asked, and not there before."""
+    """How many of its reservations it has, in their order (flow.reserve.reservations)."""
+    # --- whom it has asked ---
     affinity: int | None
-    channels: tuple[Channel, ...]
-    """All that serve the model, lowest tier first."""
+    asked_channels: tuple[int, ...]
+    """Ids of the channels asked; a handful at most, and a set takes 200 bytes."""
+    attempt_count: int
+    open_attempts: "list[Attempt]"
+    """Attempts now under way: one, or two while one is hedged."""
+    failed_tries: tuple[FailedTry, ...]
+    splices: int
     channel: Channel | None
     """The channel asked last; in the end the one that served."""
     served_model: str
-    stage: Stage
-    attempt_count: int
-    failed_tries: tuple[FailedTry, ...]
-    """Those of them that failed."""
-    splices: int
-    delivered_text: DeliveredText | None
-    """What went out, kept where the stream may have to be carried on."""
-    opening: bytes
-    """The first events of a response that went out: an error told in band must fit them."""
-    asked_s: float
-    """When its first channel was asked."""
-    left_s: float
-    """When its client left and its answer is read on all the same (flow.abandoned); 0.0 = never."""
-    left_events: int
-    left_bytes_out: int
-    """What had gone out by then."""
-    first_byte_s: float
-    checked_s: float
-    """When it was last told what the call has used so far."""
     payer: "Attempt | None"
     """The attempt that the client pays for: the first one with output."""
     operator_input_tokens: int
     operator_output_tokens: int
     """Tokens of other attempts: the operator pays for them."""
+    # --- what has gone out ---
+    response: Response
+    """Set before any channel is asked, and not there before."""
+    notes: bytes
+    """Header lines for the head of its answer, whatever that is; each ends in CRLF."""
+    opening: bytes
+    """The first events of a response that went out: an error told in band must fit them."""
+    delivered_text: DeliveredText | None
+    """What went out, kept where the stream may have to be carried on."""
     bytes_out: int
     events_out: int
+    # --- how it ends ---
     usage: Usage | None
     settled: bool
-    gone: bool
-    """The client hung up."""
     doom: RelayError | None
     """Why the whole call has to end, whatever its attempts say."""
+    gone: bool
+    """The client hung up."""
+    abandoned: Delivery | None
+    """What the client had when it left, where its answer is read on all the same."""
     owner: "CallOwner | None"
     """Who hears the end of a call that no task waits for."""
-    reads_on: "Callable[[Call], bool] | None"
-    """Asked when the client hangs up, whether the answer is read on without it (flow.abandoned)."""
-    deserted: "Callable[[Call], None] | None"
-    """Told when the client hangs up on a call that no task waits for."""
+    on_leave: "Callable[[Call], None] | None"
+    """Told when the client hangs up on a call that is under way."""
+    has_task: bool
+    """A task carries it out, and hears by its cancellation that the client has hung up."""
+    __slots__ = tuple(__annotations__)  # each field is said once, above
 
-    def __init__(  # noqa: PLR0915 - a field a line
-        self, id_: bytes, client: Client, endpoint: Endpoint, time_us: int
-    ) -> None:
+    def __init__(self, id_: bytes, client: Client, time_us: int) -> None:
         self.id = id_
         self.client = client
-        self.endpoint = endpoint
         self.time_us = time_us
+        self.head = UNREAD
+        self.request = NO_FACTS
+        self.rights = NO_RIGHTS
+        self.question = FORGOTTEN
+        self.stage = ADMITTED
+        self.begun_s = self.asked_s = self.first_byte_s = self.checked_s = 0.0
+        self.body_bytes = self.hold_nanos = self.reservations_taken = 0
+        self.attempt_count = self.splices = self.bytes_out = self.events_out = 0
+        self.operator_input_tokens = self.operator_output_tokens = 0
+        self.reserved = (0, 0, 0)
         self.asked_channels = ()
         self.failed_tries = ()
         self.open_attempts = []
-        self.begun_s = 0.0
-        self.asked_s = 0.0
-        self.left_s = 0.0
-        self.first_byte_s = 0.0
-        self.checked_s = 0.0
-        self.dialect = _DIALECT
-        self.query = ""
-        self.ip = ""
-        self.model = ""
         self.served_model = ""
-        self.forwarded = b""
-        self.notes = b""
-        self.opening = b""
-        self.key = None
-        self.account = None
-        self.group = None
-        self.line = None
-        self.tariff = None
-        self.output_tokens_max = None
-        self.grant = None
-        self.free_body = None
-        self.affinity = None
-        self.channel = None
-        self.delivered_text = None
-        self.payer = None
-        self.usage = None
-        self.doom = None
-        self.owner = None
-        self.reads_on = None
-        self.deserted = None
-        self.stream = False
-        self.counts_bytes = False
-        self.settled = False
-        self.gone = False
-        self.input_estimate = 0
-        self.text_bytes = 0
-        self.images = 0
-        self.hold_nanos = 0
-        self.held_bytes = 0
-        self.reservations_taken = 0
-        self.attempt_count = 0
-        self.splices = 0
-        self.left_events = 0
-        self.left_bytes_out = 0
-        self.operator_input_tokens = 0
-        self.operator_output_tokens = 0
-        self.bytes_out = 0
-        self.events_out = 0
-        self.choices = 1
-        self.reserved = (0, 0, 0)
-        self.question = FORGOTTEN
-        self.channels = ()
-        self.stage = ADMITTED
+        self.notes = self.opening = b""
+        self.settled = self.gone = self.has_task = False
+        self.free_body = self.owner = self.on_leave = None
+        self.affinity = self.grant = self.channel = self.payer = None
+        self.delivered_text = self.usage = self.doom = self.abandoned = None
 
     def __repr__(self) -> str:
-        return f"<ActiveCall {self.request_id} {self.stage.name} attempts={self.attempt_count}>"
+        return f"<Call {self.request_id} {self.stage.name} attempts={self.attempt_count}>"
 
     @property
     def request_id(self) -> str:
@@ -321,12 +200,12 @@ class Call(Backpressure):
         """The client is gone: drop its upstreams in the same moment, write nothing more."""
         self.gone = True
         self.response.close()
-        if self.reads_on is None or not self.reads_on(self):
+        if self.on_leave is not None:
+            self.on_leave(self)
+        else:
             self.stop()
-        if self.deserted is not None:
-            self.deserted(self)
 
-    # --- flow.ports.Valve: the client's appetite goes to whoever feeds it ---------------------
+    # --- flow.ports.Backpressure: the client's appetite goes to whoever feeds it ---------------
 
     def pause(self) -> None:
         """The client's buffer is full."""

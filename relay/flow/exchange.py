@@ -71,8 +71,7 @@ class Exchange:
         self._asker = Asker(connections, balancer, settlement.complete, config.switching)
         self._abandoned = AbandonedAnswers(self._asker, settlement, self._close, config.billing)
         # Bound once: a method bound for each call is 64 bytes of every open stream.
-        self._on_end, self._on_desert = self._end_at_once, self._desert
-        self._reads_on = self._abandoned.take_on
+        self._on_end, self._on_leave = self._end_at_once, self._leave
 
     def ask_at_once(self, call: Call, owner: CallOwner) -> bool:
         """Ask the call's first channel within this very callback, if nothing has to be waited for.
@@ -87,7 +86,7 @@ class Exchange:
         Raises:
             RelayError: The call may not run, or no channel is left to ask.
         """
-        if call.line is not None and call.line.hedge_ms:
+        if call.rights.line is not None and call.rights.line.hedge_ms:
             return False
         if not self._reservations.take(call):
             return False
@@ -102,7 +101,6 @@ class Exchange:
         asker = self._asker
         self._open(call)
         call.owner = owner
-        call.deserted = self._on_desert
         attempt = asker.attempt_on(call, channel)
         attempt.quota = quota
         try:
@@ -129,7 +127,7 @@ class Exchange:
             RelayError: Nothing has reached the client; the edge settles the call and answers.
             asyncio.CancelledError: The client hung up; its upstream is cancelled, the call settled.
         """
-        call.deserted = None
+        call.has_task = True
         if failed is None:
             await self._pay(call)
             self._open(call)
@@ -137,7 +135,7 @@ class Exchange:
         try:
             running = await self._serve(call, owner, failed)
         except asyncio.CancelledError:
-            if not call.left_s:  # else its answer is read on without us (flow.abandoned)
+            if call.abandoned is None:  # else its answer is read on without us (flow.abandoned)
                 call.stop()
                 self._settlement.fail(call, ClientGone("The client closed the connection."))
             raise
@@ -147,7 +145,7 @@ class Exchange:
                 raise
             self._tell_in_band(call, error)
         finally:
-            if not running and not call.left_s:
+            if not running and call.abandoned is None:
                 self._close(call)
         return running
 
@@ -163,9 +161,9 @@ class Exchange:
         """Put a call under way: watched, and written down before any channel is asked."""
         call.response = Response(call.client, call.id, call.notes)
         call.client.set_backpressure(call)
-        if call.stream:
+        if call.request.stream:
             self._splicer.prepare(call)
-        call.reads_on = self._reads_on
+        call.on_leave = self._on_leave
         self._running_calls.add(call)
         self._journal.start(_start_record(call))
 
@@ -189,10 +187,17 @@ class Exchange:
         self._close(call)
         call.owner.over(call)
 
+    def _leave(self, call: Call) -> None:
+        """The client hung up: its answer is read on where that is worth it, or all of it ends."""
+        if not self._abandoned.take_on(call):
+            call.stop()
+        if not call.has_task:
+            self._desert(call)
+
     def _desert(self, call: Call) -> None:
         """The client hung up on a call that no task waits for."""
         assert call.owner is not None
-        if not call.left_s:
+        if call.abandoned is None:
             gone = ClientGone("The client closed the connection.")
             for attempt in list(call.open_attempts):
                 self._asker.judge(attempt, gone)
@@ -203,9 +208,9 @@ class Exchange:
 
     def _first(self, call: Call) -> Channel:
         """Return the channel to ask first."""
-        if len(call.channels) > 1 and call.account is not None:
+        if len(call.rights.channels) > 1 and call.rights.account is not None:
             session = call.question.session
-            call.affinity = affinity_of(call.account.id, session) if session else None
+            call.affinity = affinity_of(call.rights.account.id, session) if session else None
         channel = self._balancer.choose(call)
         if channel is None:
             raise self._balancer.quotas.refusal(call) or Unavailable(
@@ -215,7 +220,7 @@ class Exchange:
 
     async def _serve(self, call: Call, owner: CallOwner, failed: Attempt | None) -> bool:
         """Ask one channel after the other until one is about to answer; see `run`."""
-        hedged = call.line is not None and call.line.hedge_ms > 0
+        hedged = call.rights.line is not None and call.rights.line.hedge_ms > 0
         asker = self._asker
         attempt = failed or asker.attempt_on(call, self._first(call))
         while True:
@@ -232,7 +237,7 @@ class Exchange:
                 following = self._decide(call, attempt, error, effort)
             else:
                 call.owner = owner
-                call.deserted = self._on_desert
+                call.has_task = False
                 return True
             wait_us = effort.backoff_us(now_us(), _dice())
             if wait_us:
@@ -247,7 +252,7 @@ class Exchange:
 
     def _decide(self, call: Call, attempt: Attempt, error: RelayError, effort: Effort) -> Next:
         """Return where to go on after a failed attempt; raise its error where nowhere."""
-        outcome = classify_error(error)
+        outcome, model = classify_error(error), call.request.model
         committed = call.committed
         stage = COMMITTED if committed else attempt.stage
         carried = self._splicer.plan(call, outcome, error) if committed else None
@@ -256,7 +261,7 @@ class Exchange:
             other is not None
             and effort.left(now_us())
             # What an operator moves is no retry, and must not be lost to a budget for those.
-            and (outcome is Outcome.DRAINED or self._balancer.grants_retry(other, call.model))
+            and (outcome is Outcome.DRAINED or self._balancer.grants_retry(other, model))
         )
         action = decide(
             stage,
@@ -293,11 +298,11 @@ class Exchange:
     def _tell_in_band(self, call: Call, error: RelayError) -> None:
         """End an answer that has begun: a stream with an error event, a body by breaking off."""
         call.client.keeps_alive = False
-        if call.stream:
+        if call.request.stream:
             event = error_event(
                 error,
                 call.request_id,
-                call.endpoint,
+                call.head.endpoint,
                 opening=call.opening,
                 events_out=call.events_out,
             )
@@ -311,16 +316,17 @@ def _dice() -> float:
 
 
 def _start_record(call: Call) -> CallStart:
-    assert call.key is not None and call.account is not None and call.line is not None
+    rights, request = call.rights, call.request
+    assert rights.key is not None and rights.account is not None and rights.line is not None
     return CallStart(
         call.id,
         call.time_us,
-        call.account.id,
-        call.key.id,
-        call.ip,
-        call.endpoint,
-        call.model,
-        call.line.id,
-        call.stream,
-        call.input_estimate,
+        rights.account.id,
+        rights.key.id,
+        call.head.ip,
+        call.head.endpoint,
+        request.model,
+        rights.line.id,
+        request.stream,
+        request.input_estimate,
     )

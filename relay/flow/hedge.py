@@ -20,7 +20,7 @@ async def race(asker: Asker, call: Call, attempt: Attempt) -> None:
     Raises:
         RelayError: No attempt got an answer out; the error of the last that failed.
     """
-    line = call.line
+    line = call.rights.line
     assert line is not None and line.hedge_ms, "the line is hedged"
     if call.committed:
         await asker.ask(attempt)

@@ -123,6 +123,6 @@ class RunningCalls:
         """
         response = call.response
         since_s = response.spoke_s or call.begun_s
-        if call.stream and now_s - since_s > self._timeouts.keepalive_comment_s:
+        if call.request.stream and now_s - since_s > self._timeouts.keepalive_comment_s:
             response.spoke_s = now_s
-            response.send_comment(KEEPALIVES[call.dialect])
+            response.send_comment(KEEPALIVES[call.head.dialect])

@@ -55,7 +55,7 @@ class Settlement:
 
     def complete(self, call: Call) -> None:
         """Settle a call whose answer is whole; its last bytes are not out yet."""
-        if call.left_s:
+        if call.abandoned is not None:
             self.fail(call, ClientGone("The client closed the connection."))
         else:
             self._settle(call, 200, _COMPLETED, "")
@@ -66,7 +66,7 @@ class Settlement:
             return
         reason = _reason(call, error)
         # The status is what the client saw: the 200 was out once the stream had begun.
-        told = error_status(error, call.dialect)
+        told = error_status(error, call.head.dialect)
         status = 200 if call.stage is COMMITTED else told
         if reason is EndReason.CLIENT_GONE:
             status = told
@@ -77,7 +77,7 @@ class Settlement:
 
     def checkpoint(self, call: Call) -> None:
         """Write down what a running stream would be charged now, and tell those it has paid."""
-        if call.settled or call.key is None:
+        if call.settled or call.rights.key is None:
             return
         usage = usage_of(call)
         tariff = _tariff_of(call, usage)
@@ -110,12 +110,12 @@ class Settlement:
         begun_s = call.begun_s
         first_us = int((call.first_byte_s - begun_s) * 1e6) if call.first_byte_s else 0
         self._count(call, status, usage, first_us)
-        if call.key is None or call.account is None:
+        if call.rights.key is None or call.rights.account is None:
             return  # nobody to write it down for: a stranger's call is only counted
         tariff = _tariff_of(call, usage)
         cost_nanos = tariff.cost_nanos(usage)
-        if cost_nanos and call.key.quota_nanos is not None:
-            self._key_quotas.add(call.key.id, cost_nanos)
+        if cost_nanos and call.rights.key.quota_nanos is not None:
+            self._key_quotas.add(call.rights.key.id, cost_nanos)
         if call.reservations_taken:
             self.reservations.close(call, usage, cost_nanos)
         total_us = int((clock_s() - begun_s) * 1e6)
@@ -123,13 +123,13 @@ class Settlement:
             CallEnd(
                 call.id,
                 call.time_us + total_us,
-                call.account.id,
-                call.key.id,
-                call.ip,
-                call.endpoint,
-                call.model,
-                call.line.id if call.line else 0,
-                call.stream,
+                call.rights.account.id,
+                call.rights.key.id,
+                call.head.ip,
+                call.head.endpoint,
+                call.request.model,
+                call.rights.line.id if call.rights.line else 0,
+                call.request.stream,
                 call.channel.id if call.channel else 0,
                 call.served_model,
                 status,
@@ -161,8 +161,8 @@ class Settlement:
 
     def _count(self, call: Call, status: int, usage: Usage, first_us: int) -> None:
         counters = self._counters
-        line = call.line.name if call.line else ""
-        counters.requests[line, call.endpoint, STATUS_CLASSES[status // 100]] += 1
+        line = call.rights.line.name if call.rights.line else ""
+        counters.requests[line, call.head.endpoint, STATUS_CLASSES[status // 100]] += 1
         counters.events += call.events_out
         counters.bytes_out += call.bytes_out
         if usage is not NOTHING:
@@ -177,13 +177,13 @@ class Settlement:
 
 
 def _tariff_of(call: Call, usage: Usage) -> Tariff:
-    tariff = call.tariff
+    tariff = call.rights.tariff
     return NO_TARIFF if tariff is None or usage is NOTHING else tariff
 
 
 def usage_of(call: Call, reason: EndReason = EndReason.INTERRUPTED) -> Usage:
     """Return what the client pays for; NOTHING, where that is not even a price per call."""
-    if call.stage is not COMMITTED or (call.tariff is not None and call.tariff.free):
+    if call.stage is not COMMITTED or (call.rights.tariff is not None and call.rights.tariff.free):
         return NOTHING
     if call.usage is not None:
         return call.usage
@@ -191,10 +191,10 @@ def usage_of(call: Call, reason: EndReason = EndReason.INTERRUPTED) -> Usage:
         Ending(
             reason=reason,
             delivered=True,
-            input_estimate=call.input_estimate,
+            input_estimate=call.request.input_estimate,
             output_estimate=_delivered_tokens(call),
             reported=call.payer.usage_so_far() if call.payer is not None else None,
-            output_tokens_max=(call.output_tokens_max or 0) * call.choices,
+            output_tokens_max=(call.request.output_tokens_max or 0) * call.request.choices,
         )
     )
     return NOTHING if charged is None else charged
@@ -202,12 +202,13 @@ def usage_of(call: Call, reason: EndReason = EndReason.INTERRUPTED) -> Usage:
 
 def _delivered_tokens(call: Call) -> int:
     """Return about how many tokens of the answer went out while the client was there."""
-    if call.stream:
+    left = call.abandoned
+    if call.request.stream:
         # Providers send about one event a token; the role and the ending make up for the few
         # events that carry two.
-        return call.left_events if call.left_s else call.events_out
-    bytes_out = call.left_bytes_out if call.left_s else call.bytes_out
-    return math.ceil(bytes_out / BYTES_PER_TOKEN) if call.counts_bytes else 0
+        return left.events_out if left is not None else call.events_out
+    bytes_out = left.bytes_out if left is not None else call.bytes_out
+    return math.ceil(bytes_out / BYTES_PER_TOKEN) if call.request.counts_bytes else 0
 
 
 def _reason(call: Call, error: RelayError) -> EndReason:  # noqa: PLR0911 - a table

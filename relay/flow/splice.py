@@ -28,9 +28,14 @@ class Splicer:
     def prepare(self, call: Call) -> None:
         """Have the call keep what goes out, if its stream could be carried on at all."""
         fields = call.question.fields
-        if call.line is None or not call.line.splice or not call.stream or fields is None:
+        if (
+            call.rights.line is None
+            or not call.rights.line.splice
+            or not call.request.stream
+            or fields is None
+        ):
             return
-        if plan_splice(call.endpoint, fields).refusal is None:
+        if plan_splice(call.head.endpoint, fields).refusal is None:
             call.delivered_text = DeliveredText(self._budget)
 
     def plan(
@@ -47,10 +52,10 @@ class Splicer:
         delivered = self._read(call)
         if fields is None or delivered is None:
             return None
-        plan = plan_splice(call.endpoint, fields)
+        plan = plan_splice(call.head.endpoint, fields)
         facts = Facts(
             plan=plan,
-            sold=call.line is not None and call.line.splice,
+            sold=call.rights.line is not None and call.rights.line.splice,
             outcome=outcome,
             in_time=clock_s() - call.begun_s < self._timeouts.total_s,
             delivered=delivered,
@@ -61,7 +66,7 @@ class Splicer:
             return None
         able = tuple(
             channel
-            for channel in call.channels
+            for channel in call.rights.channels
             if channel.id not in call.asked_channels
             and means_on(channel, plan, delivered) is not None
         )
@@ -82,4 +87,4 @@ class Splicer:
             for block in call.delivered_text.blocks
             for event in split_events(block)
         )
-        return read_delivered(payloads, call.endpoint)
+        return read_delivered(payloads, call.head.endpoint)

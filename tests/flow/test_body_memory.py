@@ -55,7 +55,7 @@ async def test_a_stream_that_cannot_be_carried_on_lets_go_of_its_prompt(*, splic
             asked = asyncio.create_task(rig.say(post("/v1/chat/completions", body)))
             call = await running_call(rig, lambda call: call.committed)
             assert (call.question is FORGOTTEN) is not splice
-            assert (call.held_bytes == 0) is not splice
+            assert (call.body_bytes == 0) is not splice
             go_on.set()
             assert (await asked).endswith(DONE + b"\r\n0\r\n\r\n")
             await rig.ended()
@@ -75,6 +75,6 @@ async def test_a_body_in_chunks_takes_no_more_than_its_size() -> None:
         raw += chunked(body) + b"0\r\n\r\n"
         asked = asyncio.create_task(rig.say(raw))
         call = await running_call(rig, lambda call: call.attempt_count > 0)
-        assert call.held_bytes == len(body)
+        assert call.body_bytes == len(body)
         asked.cancel()
         await rig.ended()

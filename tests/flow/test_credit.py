@@ -21,10 +21,11 @@ from relay.config import Billing
 from relay.errors import CreditExhausted, DependencyDown, RelayError, Unavailable
 from relay.flow.call import Call
 from relay.flow.ports import Client
+from relay.flow.request import RequestFacts, Rights, unread_head
 from relay.flow.reserve import credit
 from relay.flow.reserve.credit import Credit
 from relay.flow.reserve.credit_account import RESERVE_HOLDS
-from relay.model import Account, Group, Price
+from relay.model import Account, Dialect, Group, Price
 from relay.records import Endpoint
 from relay.usage import Usage
 
@@ -84,12 +85,12 @@ class Bank:
 
 
 def make_call(account_id: int = 1, price: Price = PRICE, **fields: Any) -> Call:
-    call = Call(bytes(16), cast("Client", None), Endpoint.CHAT, 0)
-    call.account = Account(id=account_id, name="a", group_id=1)
-    call.group = Group(id=1, name="g", line_ids=())
-    call.tariff = Tariff(price, call.group.multiplier_ppm)
-    for name, value in fields.items():
-        setattr(call, name, value)
+    call = Call(bytes(16), cast("Client", None), 0)
+    account = Account(id=account_id, name="a", group_id=1)
+    group = Group(id=1, name="g", line_ids=())
+    call.rights = Rights(None, account, group, None, Tariff(price, group.multiplier_ppm))
+    call.head = unread_head(Dialect.OPENAI, fields.pop("endpoint", Endpoint.CHAT))
+    call.request = RequestFacts("m", **fields)
     return call
 
 
@@ -327,7 +328,7 @@ async def test_purse_and_bank_agree_whatever_happens(seed: int) -> None:
 
     async def run(reservation: Credit) -> None:
         call = make_call(dice.choice([1, 2]))
-        assert call.account is not None
+        assert call.rights.account is not None
         try:
             await pay(reservation, call)
         except RelayError:
@@ -337,7 +338,7 @@ async def test_purse_and_bank_agree_whatever_happens(seed: int) -> None:
             await asyncio.sleep(dice.random() * 0.02)
         finally:
             reservation.close(call, Usage(), cost)
-            shipping.call_later(dice.random() * 0.02, bank.settle, call.account.id, cost)
+            shipping.call_later(dice.random() * 0.02, bank.settle, call.rights.account.id, cost)
 
     async with working(bank) as reservation:
         calls = []

@@ -14,6 +14,7 @@ from relay.errors import RelayError
 from relay.flow.attempts.stream import StreamAttempt
 from relay.flow.call import Call
 from relay.flow.ports import Backpressure
+from relay.flow.request import RequestFacts
 from relay.flow.response import Response
 from relay.records import Endpoint
 from relay.stage import Stage
@@ -60,8 +61,8 @@ class Bench:
         self.client = KeepingClient()
         self.settled: list[Call] = []
         self.reads: list[bytes] = []
-        call = Call(bytes(16), self.client, Endpoint.CHAT, 0)
-        call.stream = True
+        call = Call(bytes(16), self.client, 0)
+        call.request = RequestFacts("m", stream=True)
         request = peek_json(b'{"model":"a","stream":true}', Endpoint.CHAT)
         call.question = JsonQuestion(request, strips_usage=False)
         call.response = Response(self.client, call.id)

@@ -50,8 +50,8 @@ def note_operator_cost(call: Call, attempt: Attempt) -> None:
     """Add what an attempt cost that the client does not pay for; an attempt is noted once."""
     if not attempt.answered or attempt is call.payer or call.settled:
         return
-    call.operator_input_tokens += call.input_estimate + attempt.prefix_tokens
-    if not call.stream and call.counts_bytes:
+    call.operator_input_tokens += call.request.input_estimate + attempt.prefix_tokens
+    if not call.request.stream and call.request.counts_bytes:
         call.operator_output_tokens += math.ceil(attempt.bytes_in / BYTES_PER_TOKEN)
 
 
@@ -59,10 +59,13 @@ def operator_cost_nanos(call: Call) -> int:
     """Return what the call cost the operator in vain, attempts still under way included."""
     for attempt in call.open_attempts:
         note_operator_cost(call, attempt)
-    if not (call.operator_input_tokens or call.operator_output_tokens) or call.tariff is None:
+    if (
+        not (call.operator_input_tokens or call.operator_output_tokens)
+        or call.rights.tariff is None
+    ):
         return 0
     usage = Usage(
         input_tokens=call.operator_input_tokens, output_tokens=call.operator_output_tokens
     )
-    price = msgspec.structs.replace(call.tariff.price, model_multiplier_ppm=PPM)
+    price = msgspec.structs.replace(call.rights.tariff.price, model_multiplier_ppm=PPM)
     return charge(usage, price, group_multiplier_ppm=PPM).cost_nanos

@@ -69,7 +69,7 @@ class PlainAttempt(Attempt):
             self._end_whole(buffer.release())
         elif buffer.size_bytes > self._limits.gate_bytes_max:
             body = buffer.release()
-            if not self._fits(find_wrong_start(body, self.call.endpoint)):
+            if not self._fits(find_wrong_start(body, self.call.head.endpoint)):
                 return
             self._tail = StreamTail()
             self._commit()
@@ -78,7 +78,7 @@ class PlainAttempt(Attempt):
 
     def _end_whole(self, body: bytes) -> None:
         """Send the body in one piece."""
-        if not self._fits(find_wrong(body, self.call.endpoint)):
+        if not self._fits(find_wrong(body, self.call.head.endpoint)):
             return
         call = self.call
         self._commit()

@@ -185,7 +185,7 @@ class StreamAttempt(Attempt):
             if buffer is None:
                 buffer = self._buffer = Buffer()
             buffer.add(whole)
-            verdict = judge_first(whole, self.call.endpoint)
+            verdict = judge_first(whole, self.call.head.endpoint)
             if verdict is FirstBlock.ERROR:
                 self.fail(_error_event(find_error(whole)))
                 return
@@ -199,7 +199,7 @@ class StreamAttempt(Attempt):
         """Commit: from here on this channel has the call; `block` is what was held."""
         self._buffer = None
         self._mode = _EVENTS
-        if self.call.endpoint is Endpoint.RESPONSES:
+        if self.call.head.endpoint is Endpoint.RESPONSES:
             self.call.opening = block
         self._commit()
         if self.call.delivered_text is None:
@@ -272,7 +272,7 @@ class StreamAttempt(Attempt):
             self._response.send_events(sent)
             self.fail(ChannelTruncated("The upstream ended before its answer was complete."))
             return
-        if self.call.endpoint in MARKED_ENDPOINTS and not self._tail.has_done_marker():
+        if self.call.head.endpoint in MARKED_ENDPOINTS and not self._tail.has_done_marker():
             sent += DONE_EVENT
         self._finish(self._tail.usage())
         self._response.send_events(sent, last=True)
@@ -280,7 +280,7 @@ class StreamAttempt(Attempt):
 
     def _has_ended(self) -> bool:
         """Tell whether the protocol's last word was said."""
-        return self._tail.ending(self.call.endpoint) is StreamEnding.COMPLETE
+        return self._tail.ending(self.call.head.endpoint) is StreamEnding.COMPLETE
 
     def _finish(self, usage: Usage | None) -> None:
         """Settle a whole answer; its last bytes go out after this."""

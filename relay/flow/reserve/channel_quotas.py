@@ -48,7 +48,7 @@ class ChannelQuotas:
 
     def refusal(self, call: Call) -> ChannelSpent | None:
         """Return what a call is told whose channels are all spent; None where that is not so."""
-        waits = [denied.wait_ms for c in call.channels if (denied := self.bars(call, c))]
+        waits = [denied.wait_ms for c in call.rights.channels if (denied := self.bars(call, c))]
         return _spent(min(waits)) if waits else None
 
     def take(self, call: Call, channel: Channel) -> Grant | None:
@@ -97,8 +97,10 @@ class ChannelQuotas:
     def _costs(self, call: Call, limit_set: LimitSet) -> Costs:
         tokens = call.reserved
         if not tokens[0]:  # nothing else limits the call
-            assert call.key is not None
-            tokens = expect(call, self._estimator.guess(call.key.id, call.model), limit_set)
+            assert call.rights.key is not None
+            tokens = expect(
+                call, self._estimator.guess(call.rights.key.id, call.request.model), limit_set
+            )
             call.reserved = tokens
         return limit_set.costs((tokens[0], 0, limit_set.fit(tokens[0], tokens[2])))
 

@@ -112,9 +112,9 @@ class Credit(Reservation):
 
     def update(self, call: Call, usage: Usage) -> None:
         """Hold more for a stream that has outgrown its hold, so that others cannot spend it."""
-        if call.tariff is None:
+        if call.rights.tariff is None:
             return
-        more_nanos = call.tariff.cost_nanos(usage) - call.hold_nanos
+        more_nanos = call.rights.tariff.cost_nanos(usage) - call.hold_nanos
         if more_nanos > 0:
             account = self._account_of(call)
             if account.hold(more_nanos):
@@ -278,10 +278,10 @@ class Credit(Reservation):
     # --- inside ----------------------------------------------------------------------------------
 
     def _account_of(self, call: Call) -> CreditAccount:
-        assert call.account is not None
-        account = self._accounts.get(call.account.id)
+        assert call.rights.account is not None
+        account = self._accounts.get(call.rights.account.id)
         if account is None:
-            account = self._accounts[call.account.id] = CreditAccount(call.account.id)
+            account = self._accounts[call.rights.account.id] = CreditAccount(call.rights.account.id)
         self._active.add(account)
         return account
 
@@ -313,14 +313,14 @@ class Holds:
 
     def nanos(self, call: Call) -> int:
         """Return what an admitted call may cost at most, within the cap; 0 where it is free."""
-        tariff, endpoint = call.tariff, call.endpoint
+        tariff, endpoint = call.rights.tariff, call.head.endpoint
         assert tariff is not None
         output_tokens, images = 0, 0
         if endpoint not in OUTPUTLESS:
-            output_max = call.output_tokens_max
+            output_max = call.request.output_tokens_max
             each_tokens = self._output_tokens if output_max is None else output_max
-            output_tokens = each_tokens * call.choices
-            images = call.choices if endpoint in IMAGES else 0
+            output_tokens = each_tokens * call.request.choices
+            images = call.request.choices if endpoint in IMAGES else 0
         return tariff.hold_nanos(
-            call.input_estimate, output_tokens, images, nanos_max=self._nanos_max
+            call.request.input_estimate, output_tokens, images, nanos_max=self._nanos_max
         )

@@ -110,7 +110,7 @@ class LimitReservation(Reservation):
             self._limiter.release(grant)
         self._counters.line_tokens[call_limits.line.name] += tokens[0] - tokens[1] + tokens[2]
         if call.usage is not None and call.stage is COMMITTED:
-            call_limits.guess.learn(call.text_bytes, usage, choices=call.choices)
+            call_limits.guess.learn(call.request.text_bytes, usage, choices=call.request.choices)
 
     def _begin(
         self, call: Call, call_limits: CallLimits, costs: Costs, decision: Grant | Denied
@@ -143,16 +143,16 @@ class LimitReservation(Reservation):
     def _note(self, call: Call, call_limits: CallLimits) -> bytes:
         """Return the header lines that tell how the limits stand, in the client's dialect."""
         standings = self._limiter.standings(call_limits)
-        if call.dialect is _ANTHROPIC:
+        if call.head.dialect is _ANTHROPIC:
             lines = anthropic_headers(standings, time.time_ns() // 1_000_000)
         else:
             lines = openai_headers(standings)
         return b"".join(b"%b: %b\r\n" % line for line in lines)
 
     def _call_limits_of(self, call: Call) -> CallLimits:
-        key, line, account = call.key, call.line, call.account
+        key, line, account = call.rights.key, call.rights.line, call.rights.account
         assert key is not None and line is not None and account is not None, "it was admitted"
-        name = (key.id, line.id, call.model, call.dialect is _ANTHROPIC)
+        name = (key.id, line.id, call.request.model, call.head.dialect is _ANTHROPIC)
         found = self._call_limits.get(name)
         if (
             found is not None
@@ -161,8 +161,8 @@ class LimitReservation(Reservation):
             and found.account is account
         ):
             return found
-        guess = self._estimator.guess(key.id, call.model)
-        limits = limits_of(line, account, key, call.model, self._limit)
+        guess = self._estimator.guess(key.id, call.request.model)
+        limits = limits_of(line, account, key, call.request.model, self._limit)
         made = CallLimits(limits, key, line, account, guess)
         self._call_limits.pop(name, None)
         if len(self._call_limits) >= CALL_LIMITS_MAX:
@@ -185,10 +185,10 @@ class LimitReservation(Reservation):
 
 def expect(call: Call, guess: Guess, limit_set: LimitSet) -> Tokens:
     """Return what a call is likely to use, its answer cut to what the limit set can ever hold."""
-    asked = guess.input_tokens(call.text_bytes, call.images)
+    asked = guess.input_tokens(call.request.text_bytes, call.request.images)
     answer = 0
-    if call.counts_bytes:  # other answers are no text: vectors, pictures, sound
-        answer = guess.output_tokens(call.output_tokens_max, call.choices)
+    if call.request.counts_bytes:  # other answers are no text: vectors, pictures, sound
+        answer = guess.output_tokens(call.request.output_tokens_max, call.request.choices)
         answer = limit_set.fit(asked, answer)
     return asked, 0, answer
 

@@ -76,4 +76,5 @@ def _too_large(call: Call, limit: Bucket, requested: int) -> BadRequest:
 
 
 def _who(call: Call) -> str:
-    return f"{call.model} in organization {call.account.name if call.account else ''}"
+    account = call.rights.account
+    return f"{call.request.model} in organization {account.name if account else ''}"

@@ -1,0 +1,131 @@
+"""What a client asks, in three values that a call is composed of.
+
+    head     what the request's head says; kept by the connection, and used again with its next one
+    request  what its body says, as far as limits, routing and billing need it; no content
+    rights   who asks and what that key may have, out of one snapshot; shared by all such calls
+
+None of them changes once it is there, so each can be shared. A call begins with the empty ones, and
+has the others put in their place as admission goes on.
+"""
+
+from typing import Final
+
+from relay.billing.tariff import Tariff
+from relay.model import Account, Channel, Dialect, Group, Key, Line
+from relay.records import Endpoint
+
+
+class RequestHead:
+    """What a head asks for, and who asks.
+
+    `credential`: the digest of the presented key, b"" where it can be none; None: no key was given.
+    `ip`: the client's address. `content_type`: as it came. `dialect`: what the client speaks:
+    errors are told in it, and channels that speak it serve the call. `query`, `forwarded`: what of
+    the query (with its question mark) and of the headers (whole lines) goes on to an upstream.
+    """
+
+    __slots__ = (
+        "content_type",
+        "credential",
+        "dialect",
+        "endpoint",
+        "forwarded",
+        "ip",
+        "query",
+    )
+
+    def __init__(  # noqa: PLR0913 - a field a line
+        self,
+        endpoint: Endpoint,
+        credential: bytes | None,
+        ip: str,
+        content_type: str,
+        dialect: Dialect,
+        query: str,
+        forwarded: bytes,
+    ) -> None:
+        self.endpoint = endpoint
+        self.credential = credential
+        self.ip = ip
+        self.content_type = content_type
+        self.dialect = dialect
+        self.query = query
+        self.forwarded = forwarded
+
+
+class RequestFacts:
+    """What a body asks for.
+
+    `choices`: answers or images asked for. `output_tokens_max`: the client's bound on each of them,
+    None: it set none. `input_estimate`: tokens. `text_bytes`: of its body, pictures left out.
+    `images`: pictures in it. `counts_bytes`: the answer is text, so that its bytes tell its tokens
+    where nobody reports them.
+    """
+
+    __slots__ = (
+        "choices",
+        "counts_bytes",
+        "images",
+        "input_estimate",
+        "model",
+        "output_tokens_max",
+        "stream",
+        "text_bytes",
+    )
+
+    def __init__(  # noqa: PLR0913 - a field a line
+        self,
+        model: str,
+        *,
+        stream: bool = False,
+        choices: int = 1,
+        output_tokens_max: int | None = None,
+        input_estimate: int = 0,
+        text_bytes: int = 0,
+        images: int = 0,
+        counts_bytes: bool = False,
+    ) -> None:
+        self.model = model
+        self.stream = stream
+        self.choices = choices
+        self.output_tokens_max = output_tokens_max
+        self.input_estimate = input_estimate
+        self.text_bytes = text_bytes
+        self.images = images
+        self.counts_bytes = counts_bytes
+
+
+class Rights:
+    """Who asks, and what its key may have for a model: all that a snapshot fixes.
+
+    Each is None as long as nobody has found it. `tariff`: what the call is charged by. `channels`:
+    all that serve the model, lowest tier first.
+    """
+
+    __slots__ = ("account", "channels", "group", "key", "line", "tariff")
+
+    def __init__(
+        self,
+        key: Key | None = None,
+        account: Account | None = None,
+        group: Group | None = None,
+        line: Line | None = None,
+        tariff: Tariff | None = None,
+        channels: tuple[Channel, ...] = (),
+    ) -> None:
+        self.key = key
+        self.account = account
+        self.group = group
+        self.line = line
+        self.tariff = tariff
+        self.channels = channels
+
+
+def unread_head(dialect: Dialect, endpoint: Endpoint = Endpoint.CHAT) -> RequestHead:
+    """Return what is known of a head that nobody has read further: in what to tell its errors."""
+    return RequestHead(endpoint, None, "", "", dialect, "", b"")
+
+
+UNREAD: Final = unread_head(Dialect.OPENAI)
+NO_FACTS: Final = RequestFacts("")
+NO_RIGHTS: Final = Rights()
