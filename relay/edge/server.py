@@ -95,7 +95,7 @@ class DataServer:
         self._running_calls = RunningCalls(
             config.timeouts,
             settlement.checkpoint,
-            self.balancer.gives_up,
+            self.balancer.strike_silence,
             config.journal.checkpoint_s,
         )
         self._pool = UpstreamPool(config.timeouts)

@@ -80,13 +80,14 @@ class Balancer:
             dice=Dice(random.random(), random.random()),  # noqa: S311 - a load balancer's
         )
 
-    def grants_retry(self, channel: Channel, model: str) -> bool:
-        """Tell whether a retry may go to `channel`: one that fails as well must not be stormed."""
+    def take_retry(self, channel: Channel, model: str) -> bool:
+        """Count a retry on `channel`, where it may be: one that fails as well must not be stormed.
+
+        Returns:
+            False: nothing was counted, and the call has to stay where it is.
+        """
         now = now_us()
-        if not self.health.is_suspect(channel.id, model, now):
-            self._budget.note(now)
-            return True
-        return self._budget.take(now)
+        return self._budget.take(now, suspect=self.health.is_suspect(channel.id, model, now))
 
     def begin(self, attempt: Attempt) -> None:
         """Note that an attempt is about to ask its channel."""
@@ -107,8 +108,8 @@ class Balancer:
         if not attempt.late:
             self._in_flight[attempt.channel.id] -= 1
 
-    def gives_up(self, attempt: Attempt) -> bool:
-        """Judge an attempt that has shown nothing yet; True where its call should move on.
+    def strike_silence(self, attempt: Attempt) -> bool:
+        """Hold an attempt's silence against its channel; True where its call should move on.
 
         Silence longer than the model's is held against a channel in service, once, and is no load:
         what hangs there does not keep it busy. On a channel out of service the call need not wait

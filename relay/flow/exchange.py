@@ -261,7 +261,7 @@ class Exchange:
             other is not None
             and effort.left(now_us())
             # What an operator moves is no retry, and must not be lost to a budget for those.
-            and (outcome is Outcome.DRAINED or self._balancer.grants_retry(other, model))
+            and (outcome is Outcome.DRAINED or self._balancer.take_retry(other, model))
         )
         action = decide(
             stage,

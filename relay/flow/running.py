@@ -24,7 +24,8 @@ class RunningCalls:
     Args:
         timeouts: How long what may take.
         checkpoint: Told of each call whose client has output, again and again.
-        gives_up: Tells of an attempt that is silent for long whether its call should move on.
+        strike_silence: Told of an attempt that is silent for long; tells whether its call should
+            move on.
         checkpoint_s: How often `checkpoint` is told.
     """
 
@@ -32,12 +33,12 @@ class RunningCalls:
         self,
         timeouts: Timeouts,
         checkpoint: Callable[[Call], None],
-        gives_up: Callable[[Attempt], bool],
+        strike_silence: Callable[[Attempt], bool],
         checkpoint_s: float,
     ) -> None:
         self._timeouts = timeouts
         self._checkpoint = checkpoint
-        self._gives_up = gives_up
+        self._strike_silence = strike_silence
         self._checkpoint_s = checkpoint_s
         self._calls: dict[bytes, Call] = {}
         self._handle: asyncio.TimerHandle | None = None
@@ -97,7 +98,7 @@ class RunningCalls:
     def _look_at_attempt(self, attempt: Attempt, now_s: float) -> None:
         """Nothing real has come of it yet: is it late?"""
         silent_s = now_s - attempt.asked_s
-        late = silent_s > self._timeouts.trial_first_byte_s and self._gives_up(attempt)
+        late = silent_s > self._timeouts.trial_first_byte_s and self._strike_silence(attempt)
         if late or silent_s > self._timeouts.first_byte_s:
             attempt.fail(ChannelTimeout("The upstream did not begin its answer in time."))
 

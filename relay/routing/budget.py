@@ -44,20 +44,22 @@ class RetryBudget:
         self._roll(now_us)
         self._calls += 1
 
-    def take(self, now_us: int) -> bool:
-        """Take one retry out of the budget; False, and nothing taken, if it is spent."""
+    def take(self, now_us: int, *, suspect: bool) -> bool:
+        """Count a retry and return True; False, and nothing counted, where it may not be.
+
+        Args:
+            now_us: The monotonic clock.
+            suspect: The channel it goes to has failed lately as well (`Health.is_suspect`): only
+                such a retry needs leave.
+        """
         self._roll(now_us)
-        calls = self._calls + self._before[0]
-        retries = self._retries + self._before[1]
-        if retries + 1 > max(self._share_max * calls, self._retries_min):
-            return False
+        if suspect:
+            calls = self._calls + self._before[0]
+            retries = self._retries + self._before[1]
+            if retries + 1 > max(self._share_max * calls, self._retries_min):
+                return False
         self._retries += 1
         return True
-
-    def note(self, now_us: int) -> None:
-        """Count a retry that needs no leave."""
-        self._roll(now_us)
-        self._retries += 1
 
     def _roll(self, now_us: int) -> None:
         width_us = WINDOW_S * US_PER_S // 2
@@ -108,20 +110,3 @@ class Effort:
         longest_ms = min(BACKOFF_MS << (self.attempts - 2), BACKOFF_MS_MAX)
         wait_us = int(longest_ms * 1_000 * dice)
         return max(min(wait_us, self.deadline_us - now_us), 0)
-
-
-def may_retry(effort: Effort, budget: RetryBudget, *, suspect: bool, now_us: int) -> bool:
-    """Tell whether a call may go to another channel; counts the retry if it may.
-
-    Args:
-        effort: What is left to the call.
-        budget: What is left to the worker.
-        suspect: The other channel has failed lately as well (`Health.is_suspect`).
-        now_us: The monotonic clock.
-    """
-    if not effort.left(now_us):
-        return False
-    if suspect:
-        return budget.take(now_us)
-    budget.note(now_us)
-    return True

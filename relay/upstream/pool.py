@@ -53,11 +53,6 @@ class UpstreamPool(Connections):
         """Connections open, in use or idle."""
         return len(self._open)
 
-    @property
-    def idle_count(self) -> int:
-        """Connections waiting for a question."""
-        return sum(len(queue) for queue in self._idle.values())
-
     def head(self, channel: Channel, endpoint: Endpoint, query: str) -> bytes:
         """Return the prepared request head for a channel's endpoint."""
         key = (channel.id, channel.version, endpoint, query)

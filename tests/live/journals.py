@@ -22,6 +22,7 @@ from relay.records import CallEnd, CallStart, FailedTry
 from relay.store.log.files import LOCK_NAME, segment_path
 from relay.store.log.frames import MAGIC, Record, join_frames
 from relay.store.log.rows import (
+    COLUMNS,
     COUNT_MAX,
     EPOCH,
     MOMENT_MAX_US,
@@ -144,42 +145,26 @@ async def add_catalog(connection: Connection) -> None:
 
 def to_row(end: CallEnd) -> tuple[Any, ...]:
     """Return what the log must say of a record: a value for each of COLUMNS."""
-    return (
-        EPOCH + datetime.timedelta(microseconds=min(max(end.time_us, 0), MOMENT_MAX_US)),
-        uuid.UUID(bytes=end.request_id[:16].ljust(16, b"\0")),
-        _count(end.account_id),
-        _count(end.key_id),
-        _count(end.line_id),
-        _count(end.channel_id),
-        _count(end.input_tokens),
-        _count(end.cached_tokens),
-        _count(end.cache_write_tokens),
-        _count(end.output_tokens),
-        _count(end.reasoning_tokens),
-        _count(end.ttft_us),
-        _count(end.total_us),
-        min(max(end.cost_nanos, 0), NANOS_MAX),
-        _count(end.price_id),
-        _count(end.group_multiplier_ppm),
-        _count(end.model_multiplier_ppm),
-        min(max(end.attempts, 0), 2**31 - 1),
-        min(max(end.status, 0), 999),
-        end.stream,
-        end.estimated,
-        _parse_ip(end.ip),
-        clean_word(end.endpoint),
-        clean_word(end.model),
-        clean_word(end.served_model),
-        clean_word(end.reason),
-        clean_word(end.error_code),
-        _count(end.cache_write_1h_tokens),
-        _count(end.audio_input_tokens),
-        _count(end.audio_output_tokens),
-        _count(end.image_input_tokens),
-        _count(end.image_output_tokens),
-        _count(end.images),
-        _tell(end.tries) if end.tries else None,
+    words = ("endpoint", "model", "served_model", "reason", "error_code")
+    told = {
+        "ended_at": EPOCH + datetime.timedelta(microseconds=_between(end.time_us, MOMENT_MAX_US)),
+        "request_id": uuid.UUID(bytes=end.request_id[:16].ljust(16, b"\0")),
+        "cost_nanos": _between(end.cost_nanos, NANOS_MAX),
+        "attempts": _between(end.attempts, 2**31 - 1),
+        "status": _between(end.status, 999),
+        "stream": end.stream,
+        "estimated": end.estimated,
+        "ip": _parse_ip(end.ip),
+        "tries": _tell(end.tries) if end.tries else None,
+        **{word: clean_word(getattr(end, word)) for word in words},
+    }
+    return tuple(
+        told[column] if column in told else _count(getattr(end, column)) for column in COLUMNS
     )
+
+
+def _between(value: int, most: int) -> int:
+    return min(max(value, 0), most)
 
 
 def _tell(tries: tuple[FailedTry, ...]) -> str:

@@ -283,3 +283,21 @@ async def test_days_beyond_the_retention_are_dropped(database: Connection) -> No
     )
     await keep_partitions(database, retention_days=30)
     assert "request_log_20200101" not in await partitions(database)
+
+
+# --- each in its own column ---------------------------------------------------------------------
+
+
+async def test_each_number_of_a_call_has_its_own_column(database: Connection) -> None:
+    numbers = [field.name for field in msgspec.structs.fields(CallEnd) if field.type is int]
+    end = msgspec.structs.replace(
+        make_end(make_start()), **{name: 101 + place for place, name in enumerate(numbers)}
+    )
+    async with undone(database):
+        await write_batch(database, [Part("w", Mark(), [end])])
+        row = await database.fetchrow("SELECT * FROM request_log")
+    apart = {"time_us", "retry_nanos"}
+    assert row is not None
+    assert {name: row[name] for name in numbers if name not in apart} == {
+        name: getattr(end, name) for name in numbers if name not in apart
+    }

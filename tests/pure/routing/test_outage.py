@@ -155,7 +155,7 @@ class World:
             self._at(now_us + LEAST_US, "look", attempt)
 
     def _look(self, attempt: Attempt, now_us: int) -> None:
-        """Look at a silent attempt as the watch does (`Referee.gives_up`)."""
+        """Look at a silent attempt as the watch does (`Balancer.strike_silence`)."""
         doubted = self.health.availability(attempt.where, "m", now_us) is not Availability.READY
         self._at(now_us + US_PER_S // 4, "look", attempt)
         if now_us - attempt.started_us < self.patience.limit_us("m", doubted=doubted):

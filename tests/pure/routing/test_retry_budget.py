@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.routing.budget import BACKOFF_MS_MAX, WINDOW_S, Effort, RetryBudget, may_retry
+from relay.routing.budget import BACKOFF_MS_MAX, WINDOW_S, Effort, RetryBudget
 from relay.routing.policy import US_PER_S
 
 START_US = 50 * US_PER_S
@@ -11,19 +11,25 @@ START_US = 50 * US_PER_S
 
 def test_a_few_retries_are_always_granted_and_come_back_with_the_window() -> None:
     budget = RetryBudget(0.2, 3)
-    assert [budget.take(START_US) for _ in range(5)] == [True, True, True, False, False]
-    assert budget.take(START_US + WINDOW_S * US_PER_S)
+    assert [budget.take(START_US, suspect=True) for _ in range(5)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert budget.take(START_US + WINDOW_S * US_PER_S, suspect=True)
 
 
 def test_without_a_minimum_a_quiet_worker_retries_nothing() -> None:
-    assert not RetryBudget(0.2, 0).take(START_US)
+    assert not RetryBudget(0.2, 0).take(START_US, suspect=True)
 
 
 def test_retries_are_a_share_of_the_calls() -> None:
     budget = RetryBudget(0.2, 3)
     for _ in range(1_000):
         budget.begin(START_US)
-    assert sum(budget.take(START_US) for _ in range(1_000)) == 200
+    assert sum(budget.take(START_US, suspect=True) for _ in range(1_000)) == 200
 
 
 @settings(max_examples=100)
@@ -42,7 +48,7 @@ def test_every_window_keeps_the_share(steps: list[tuple[int, int, int]]) -> None
         for _ in range(begun):
             budget.begin(now_us)
             calls.append(now_us)
-        granted += [now_us for _ in range(wanted) if budget.take(now_us)]
+        granted += [now_us for _ in range(wanted) if budget.take(now_us, suspect=True)]
         since_us = now_us - WINDOW_S * US_PER_S
         # Two windows of half overlap, so that any whole window lies within two of the budget's.
         near = sum(1 for at in granted if at > since_us)
@@ -57,7 +63,7 @@ def test_over_a_long_storm_attempts_stay_within_the_promise() -> None:
         now_us = START_US + tick * US_PER_S // 200
         budget.begin(now_us)
         calls += 1
-        retries += sum(budget.take(now_us) for _ in range(2))
+        retries += sum(budget.take(now_us, suspect=True) for _ in range(2))
     assert calls + retries <= 1.2 * calls + 3
     assert retries >= 0.15 * calls
 
@@ -103,9 +109,8 @@ def test_back_off_doubles_and_is_jittered() -> None:
 
 
 def test_only_a_retry_onto_a_failing_channel_needs_leave_but_all_count() -> None:
-    effort, budget = Effort(3, START_US + US_PER_S), RetryBudget(0.2, 3)
-    assert may_retry(effort, budget, suspect=True, now_us=START_US)
+    budget = RetryBudget(0.2, 3)
+    assert budget.take(START_US, suspect=True)
     for _ in range(50):
-        assert may_retry(effort, budget, suspect=False, now_us=START_US)
-    assert not may_retry(effort, budget, suspect=True, now_us=START_US)
-    assert not may_retry(effort, budget, suspect=False, now_us=START_US + US_PER_S)
+        assert budget.take(START_US, suspect=False)
+    assert not budget.take(START_US, suspect=True)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from relay.model import Channel, Secret
-from relay.routing.budget import Effort, RetryBudget, may_retry
+from relay.routing.budget import Effort, RetryBudget
 from relay.routing.health import Failure, Health
 from relay.routing.pick import Dice, Preference, choose
 from relay.routing.policy import US_PER_S, Policy
@@ -83,7 +83,7 @@ class Storm:
         chosen = self._choose(call, now_us)
         if chosen is not None:
             suspect = self.health.is_suspect(chosen, "m", now_us)
-            if may_retry(call.effort, self.budget, suspect=suspect, now_us=now_us):
+            if call.effort.left(now_us) and self.budget.take(now_us, suspect=suspect):
                 self._ask(call, chosen, now_us)
                 return
         self.errors += 1
