@@ -1,9 +1,10 @@
-"""The clocks that a call is timed by.
+"""The clocks that a call is timed by, and the dice that are thrown for it.
 
 They are named here once because compiled code calls them three times as fast so: `time.monotonic`
 is looked up twice wherever it is written.
 """
 
+import random
 import time
 from typing import Final
 
@@ -22,3 +23,18 @@ def clock_ms() -> float:
 def now_us() -> int:
     """Return microseconds of the loop's clock, by which health is kept."""
     return int(clock_s() * 1e6)
+
+
+def wall_s() -> float:
+    """Return seconds since 1970 UTC."""
+    return wall_ns() / 1e9
+
+
+def wall_us() -> int:
+    """Return microseconds since 1970 UTC."""
+    return wall_ns() // 1_000
+
+
+def dice() -> float:
+    """Return a number in [0, 1): spreads who comes back, never anything that must be a secret."""
+    return random.random()  # noqa: S311 - see above

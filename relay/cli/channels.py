@@ -1,6 +1,5 @@
 """`relay channel`: the upstreams of the catalog, day by day."""
 
-import time
 from collections.abc import Sequence
 
 import click
@@ -10,6 +9,7 @@ from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.probe import probe
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
+from relay.clock import wall_us
 from relay.store.catalog.listings import list_channels, set_drained
 from relay.store.catalog.snapshot import load_channel
 from relay.store.embedded.locate import redis_url
@@ -76,9 +76,7 @@ def enable(ctx: click.Context, name: str) -> None:
 
 async def _list(on: Session) -> Sequence[Row]:
     rows = await list_channels(on.connection, on.open_vault())
-    conditions = await read_conditions(
-        lambda: redis_url(on.config, on.data_dir), time.time_ns() // 1_000
-    )
+    conditions = await read_conditions(lambda: redis_url(on.config, on.data_dir), wall_us())
     return add_health(rows, conditions)
 
 

@@ -21,10 +21,12 @@ from typing import Final, TypeVar, TypeVarTuple
 import asyncpg
 import msgspec
 
+from relay.backoff import Backoff
 from relay.config import JournalConfig
 from relay.errors import RelayError
 from relay.records import CallCheckpoint, CallEnd, CallStart, EndReason
 from relay.store.billing.credit_leases import close_owner
+from relay.store.kept import Kept
 from relay.store.log.files import list_generations
 from relay.store.log.tail import JournalTail
 from relay.store.log.writer import (
@@ -35,7 +37,7 @@ from relay.store.log.writer import (
     read_mark,
     write_batch,
 )
-from relay.store.postgres import Connection, border
+from relay.store.postgres import Connection, border, hang_up
 from relay.units import PPM
 
 BACKOFF_S_MIN: Final = 0.1
@@ -111,7 +113,7 @@ class Shipper:
     ) -> None:
         self._directory = directory
         self._connect = connect
-        self._connection: Connection | None = None
+        self._kept = Kept(connect, hang_up)
         self._poll_s = config.ship_poll_ms / 1000
         self._rows_max = config.ship_rows_max
         self._close = close
@@ -120,13 +122,17 @@ class Shipper:
         self._batch: list[Part] = []
         self._files = ThreadPoolExecutor(1, thread_name_prefix="shipper")
         self.rows_shipped = 0
-        self.failures = 0
-        """Tries since the last one that worked; 0 = all is well."""
+        self._backoff = Backoff(first_s=2 * BACKOFF_S_MIN, most_s=BACKOFF_S_MAX)
 
     @property
     def rows_waiting(self) -> int:
         """Calls that were read and are not committed yet; bounded by a batch."""
         return sum(len(part.ends) for part in self._batch)
+
+    @property
+    def failures(self) -> int:
+        """Tries since the last one that worked; 0 = all is well."""
+        return self._backoff.failures
 
     @property
     def journals(self) -> int:
@@ -156,20 +162,18 @@ class Shipper:
         self._files.shutdown()  # waits for a read under way: it uses what is closed now
         while self._tails:
             self._tails.pop().close()
-        self._hang_up()
+        self._kept.close()
 
     async def _try_once(self) -> float:
         """Ship once; return the seconds to wait before the next time."""
         try:
             rows = await self.ship_once()
         except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-            if not self.failures:
+            if self._backoff.fail():
                 _log.error("shipping waits: %s", type(exc.__cause__ or exc).__name__)
-            self.failures += 1
-            return min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0 ** min(self.failures, 10))
-        if self.failures:
-            _log.info("shipping goes on after %d failures", self.failures)
-            self.failures = 0
+            return self._backoff.wait_s()
+        if failures := self._backoff.succeed():
+            _log.info("shipping goes on after %d failures", failures)
         # A transaction costs as much as hundreds of rows, so they are let gather. Only a backlog is
         # not waited for: there a batch is full.
         return 0.0 if rows >= self._rows_max else self._poll_s
@@ -276,19 +280,8 @@ class Shipper:
     @contextlib.asynccontextmanager
     async def _database(self) -> AsyncIterator[Connection]:
         with border():
-            if self._connection is None:
-                self._connection = await self._connect()
-            try:
-                yield self._connection
-            except BaseException:
-                # In an unknown state, and perhaps to a server that is gone: make a new one.
-                self._hang_up()
-                raise
-
-    def _hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
+            async with self._kept.use() as connection:
+                yield connection
 
     async def _in_thread(self, work: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
         """Do what touches files off the loop, which also serves the admin API."""

@@ -23,6 +23,7 @@ from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
 from relay.flow.ports import Reservation
+from relay.flow.reserve.channel_quotas import NO_QUOTAS, ChannelQuotas
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
 from relay.flow.running import RunningCalls
@@ -76,9 +77,10 @@ class DataServer:
         pepper: Keys the digest that API keys are stored under.
         on_changes: Called with what this worker finds out about its channels' health.
         reservations: What a call has to take before it may run.
+        quotas: What the channels' upstreams allow us.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a part a line
         self,
         config: Config,
         journal: Journal,
@@ -86,12 +88,13 @@ class DataServer:
         pepper: bytes,
         on_changes: Callable[[Iterable[HealthChange]], None] = lambda changes: None,
         reservations: Sequence[Reservation] = (),
+        quotas: ChannelQuotas = NO_QUOTAS,
     ) -> None:
         self._config = config
         self.counters = counters
         key_quotas = KeyQuotas()
         settlement = Settlement(journal, counters, key_quotas, Reservations(reservations))
-        self.balancer = Balancer(config, counters, on_changes)
+        self.balancer = Balancer(config, counters, on_changes, quotas)
         self._running_calls = RunningCalls(
             config.timeouts,
             settlement.checkpoint,

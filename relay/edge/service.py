@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from aiohttp.streams import StreamReader
 
-from relay.clock import clock_s, wall_ns
+from relay.clock import clock_s, dice, wall_ns
 from relay.config import Server
 from relay.edge.answers import empty_answer, error_answer, json_answer
 from relay.edge.body import take_whole
@@ -191,7 +191,7 @@ class Service(ServicePort):
             error_answer(
                 error,
                 call.request_id,
-                _dice(),
+                dice(),
                 notes=call.notes,
                 closing=closing,
                 dialect=call.head.dialect,
@@ -214,7 +214,7 @@ class Service(ServicePort):
             error_answer(
                 error,
                 f"req_{self._ids.next(wall_ns() // 1000).hex()}",
-                _dice(),
+                dice(),
                 closing=True,
             )
         )
@@ -294,11 +294,6 @@ class Service(ServicePort):
         else:
             raise ModelNotFound("This model is not offered here, or not to your key.")
         client.write(json_answer(body, call.request_id, closing=not client.keeps_alive))
-
-
-def _dice() -> float:
-    """Return a number in [0, 1), to spread clients that come back."""
-    return random.random()  # noqa: S311 - no secret
 
 
 def _place(error: BaseException) -> dict[str, str | int]:

@@ -5,17 +5,16 @@ listens of every change. One balancer serves all calls of a worker.
 """
 
 import logging
-import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
-from relay.clock import now_us
+from relay.clock import dice, now_us
 from relay.config import Config
 from relay.errors import ChannelTimeout, RelayError
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 from relay.flow.counters import Counters
-from relay.flow.reserve.channel_quotas import NO_QUOTAS
+from relay.flow.reserve.channel_quotas import NO_QUOTAS, ChannelQuotas
 from relay.model import Channel
 from relay.routing.breaker import Availability, BreakerState
 from relay.routing.budget import RetryBudget
@@ -35,6 +34,7 @@ class Balancer:
         config: The whole of relay.toml.
         counters: What is counted.
         on_changes: Called with every change of a channel's health that this worker found.
+        quotas: Of the channels: who has spent its own is not chosen.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Balancer:
         config: Config,
         counters: Counters,
         on_changes: Callable[[Iterable[HealthChange]], None],
+        quotas: ChannelQuotas = NO_QUOTAS,
     ) -> None:
         limits, timeouts = config.switching, config.timeouts
         self.health = Health(Policy())
@@ -52,8 +53,7 @@ class Balancer:
         self._budget = RetryBudget(limits.retry_share_max, limits.retries_min)
         self._counters = counters
         self._on_changes = on_changes
-        self.quotas = NO_QUOTAS
-        """Of the channels: who has spent its own is not chosen. To be set before the first call."""
+        self.quotas = quotas
         self._limited: frozenset[int] = frozenset()
         """Ids of the channels that have a quota of their own."""
         self._in_flight: defaultdict[int, int] = defaultdict(int)
@@ -77,7 +77,7 @@ class Balancer:
             health=self.health,
             in_flight=self._in_flight,
             now_us=now_us(),
-            dice=Dice(random.random(), random.random()),  # noqa: S311 - a load balancer's
+            dice=Dice(dice(), dice()),
         )
 
     def take_retry(self, channel: Channel, model: str) -> bool:
@@ -157,8 +157,8 @@ class Balancer:
         self._patience.note(model, now - started_us)
         changes = self.health.succeed(channel_id, model, started_us=started_us, now_us=now)
         if attempt.spent_s is not None:
-            dice = random.random()  # noqa: S311 - jitter
-            changes += self.health.rest(channel_id, model, attempt.spent_s, now_us=now, dice=dice)
+            spent_s = attempt.spent_s
+            changes += self.health.rest(channel_id, model, spent_s, now_us=now, dice=dice())
         if changes:
             self._tell(attempt.channel, changes)
 
@@ -176,7 +176,7 @@ class Balancer:
             attempt.call.request.model,
             Failure(outcome, attempt.started_us, error.retry_after_s),
             now_us=now_us(),
-            dice=random.random(),  # noqa: S311 - jitter
+            dice=dice(),
         )
         if changes:
             self._tell(attempt.channel, changes)

@@ -9,10 +9,9 @@ No rule of switching is written here: `decide` says what to do, this does it.
 """
 
 import asyncio
-import random
 from typing import Final
 
-from relay.clock import now_us
+from relay.clock import dice, now_us
 from relay.config import Config
 from relay.errors import (
     ChannelDrained,
@@ -239,7 +238,7 @@ class Exchange:
                 call.owner = owner
                 call.has_task = False
                 return True
-            wait_us = effort.backoff_us(now_us(), _dice())
+            wait_us = effort.backoff_us(now_us(), dice())
             if wait_us:
                 await asyncio.sleep(wait_us / 1e6)
             attempt = asker.attempt_on(call, *following)
@@ -309,10 +308,6 @@ class Exchange:
             call.response.send_events(event, last=True)
         else:
             call.client.cut()
-
-
-def _dice() -> float:
-    return random.random()  # noqa: S311 - jitter
 
 
 def _start_record(call: Call) -> CallStart:

@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import socket
-import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from typing import Any, Final
 import uvloop
 from aiohttp import web
 
+from relay.clock import clock_s, wall_s
 from relay.control.api.api import AdminApi
 from relay.control.api.metrics import WorkerCollector
 from relay.control.shipper import Shipper
@@ -83,7 +83,7 @@ class Control:
         # Couriers of its own: an outage that refuses every channel must not delay what is told of
         # money and keys.
         self._webhook = None if webhook is None else Webhook(webhook)
-        notices = Notices(self._webhook, time.monotonic)
+        notices = Notices(self._webhook, clock_s)
         self._money = MoneyWatch(self._config, self._connect_money, notices)
         metrics_dir = self._data_dir / "run" / "metrics"
         send = None if self._webhook is None else self._webhook.send
@@ -136,11 +136,6 @@ class Control:
             "relay_log_queue_depth": float(self._shipper.rows_waiting),
             "relay_log_failures": float(self._shipper.failures),
         }
-
-
-def wall_s() -> float:
-    """Return the seconds since 1970."""
-    return time.time_ns() / 1e9
 
 
 @contextlib.contextmanager

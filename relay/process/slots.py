@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from relay.backoff import backoff_s
 from relay.process.child import Child
 
-BACK_OFF_S: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0)
-"""Waits before the next child after so many young deaths in a row."""
+AGAIN_S: Final = 0.25
+AGAIN_S_MAX: Final = 5.0
+"""Waits before the next child, from the second young death in a row on; the first costs none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,4 +52,6 @@ class Slot:
     def count_death(self, age_s: float, backoff: RestartBackoff) -> float:
         """Note that the post's child died at this age; return how long the next one has to wait."""
         self.young_deaths = self.young_deaths + 1 if age_s < backoff.young_s else 0
-        return BACK_OFF_S[min(max(self.young_deaths - 1, 0), len(BACK_OFF_S) - 1)]
+        if self.young_deaths <= 1:
+            return 0.0
+        return backoff_s(self.young_deaths - 1, first_s=AGAIN_S, most_s=AGAIN_S_MAX)

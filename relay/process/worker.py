@@ -14,13 +14,12 @@ import os
 import secrets
 import signal
 import socket
-import time
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
-from relay.clock import clock_ms
+from relay.clock import clock_ms, wall_s
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
 from relay.flow.reserve.channel_quotas import ChannelQuotas
@@ -100,9 +99,9 @@ class Worker:
             lambda: database_url(config, data_dir),
             lambda: self._journal.generation,
             config.billing.lease_ttl_s,
+            self._recall,
         )
         self._credit = Credit(self._lender, config.billing)
-        self._lender.on_recall = self._credit.recall
         self._server = DataServer(
             config,
             self._journal,
@@ -110,12 +109,16 @@ class Worker:
             pepper.value,
             self._sharing.on_changes,
             reservations=[LimitReservation(self._limiter, estimator, self._counters), self._credit],
+            quotas=ChannelQuotas(self._limiter, estimator),
         )
-        self._server.balancer.quotas = ChannelQuotas(self._limiter, estimator)
         vault = open_vault(config, data_dir, os.environ)
         url = database_url(config, data_dir)
         self._follower = CatalogFollower(url, vault, self._server.swap)
         self._draining = False
+
+    def _recall(self, account_id: int) -> None:
+        """Give back credit that another worker lacks: lender and credit know each other."""
+        self._credit.recall(account_id)
 
     async def run(self) -> None:
         """Serve from the first snapshot on; return when drained."""
@@ -169,7 +172,7 @@ class Worker:
         self._counters.limiter_flights = self._limiter.batches
         self._counters.limiter_losses = self._limiter.losses
         gauges = {
-            "time_seconds": time.time_ns() / 1e9,
+            "time_seconds": wall_s(),
             "generation": float(self._follower.snapshot.generation),
             "snapshot_age_seconds": self._follower.age_s,
             "journal_healthy": float(self._journal.healthy),

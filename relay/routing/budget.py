@@ -9,12 +9,13 @@ bounded always.
 
 from typing import Final
 
+from relay.backoff import backoff_s
 from relay.routing.policy import US_PER_S
 
 WINDOW_S: Final = 10
-BACKOFF_MS: Final = 100
+BACKOFF_S: Final = 0.1
 """Longest wait before the second retry of a call; the first goes at once, to another channel."""
-BACKOFF_MS_MAX: Final = 2_000
+BACKOFF_S_MAX: Final = 2.0
 
 
 class RetryBudget:
@@ -107,6 +108,8 @@ class Effort:
         """
         if self.attempts <= 1:
             return 0
-        longest_ms = min(BACKOFF_MS << (self.attempts - 2), BACKOFF_MS_MAX)
-        wait_us = int(longest_ms * 1_000 * dice)
+        wait_s = backoff_s(
+            self.attempts - 1, first_s=BACKOFF_S, most_s=BACKOFF_S_MAX, jitter=1.0, dice=dice
+        )
+        wait_us = int(wait_s * US_PER_S)
         return max(min(wait_us, self.deadline_us - now_us), 0)

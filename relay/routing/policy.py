@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from relay.backoff import backoff_s
 from relay.routing.table import Outcome
 
 US_PER_S: Final = 1_000_000
@@ -92,5 +93,5 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             Reason.LIMITED: (self.limited_s, self.open_s_max),
             Reason.DENIED: (self.denied_s, self.denied_s_max),
         }[reason]
-        longest_s = min(first_s * 2.0 ** min(openings - 1, 16), most_s)
-        return int(longest_s * (0.5 + dice / 2) * US_PER_S)
+        wait_s = backoff_s(openings, first_s=first_s, most_s=most_s, jitter=0.5, dice=dice)
+        return int(wait_s * US_PER_S)

@@ -1,6 +1,7 @@
 """What outlives a call: Postgres, Redis, the journal, secrets.
 
 binary_copy  Rows that are new go into a table by COPY in the binary format
+kept         A connection that is kept: dialed by the first who needs it, and anew after a failure
 metrics      What a worker publishes of itself once a second, as one small file that is replaced
              whole
 migrate      Bring a database to the schema of this code: schema/NNNN_name.sql, each applied once,

@@ -91,6 +91,11 @@ async def connect(
         )
 
 
+def hang_up(connection: Connection) -> None:
+    """Drop a connection without a word: a polite end could wait for a peer that is gone."""
+    connection.terminate()
+
+
 async def open_pool(
     url: str,
     *,

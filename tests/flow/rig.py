@@ -117,9 +117,13 @@ class Rig:
             [LimitReservation(limiter, estimator, counters)] if limiter is not None else []
         )
         self.server = DataServer(
-            self.config, self.journal, counters, PEPPER, reservations=reservations
+            self.config,
+            self.journal,
+            counters,
+            PEPPER,
+            reservations=reservations,
+            quotas=ChannelQuotas(limiter, estimator),
         )
-        self.server.balancer.quotas = ChannelQuotas(limiter, estimator)
         self.port = 0
 
     async def __aenter__(self) -> "Rig":

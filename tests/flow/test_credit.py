@@ -358,7 +358,7 @@ async def test_purse_and_bank_agree_whatever_happens(seed: int) -> None:
             assert all(one.held_nanos == 0 for one in purse.values())
             return all(max(one.leased_nanos, 0) == bank.open[id_] for id_, one in purse.items())
 
-        await until(lambda: not reservation._failures)
+        await until(lambda: not reservation._backoff.failures)
         reservation.recall(1)
         reservation.recall(2)
         try:

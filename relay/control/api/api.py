@@ -17,7 +17,6 @@ import contextlib
 import datetime
 import hmac
 import os
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -28,6 +27,7 @@ from aiohttp import web
 from msgspec import Meta
 from prometheus_client.registry import Collector
 
+from relay.clock import wall_s, wall_us
 from relay.config import Config
 from relay.control.api import metrics
 from relay.control.api.json import Handler, answer_in_json
@@ -163,7 +163,7 @@ class AdminApi:
         return _json({"alive": True})
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        found = judge(worker_metrics.read_all(self._metrics_dir), time.time_ns() / 1e9)
+        found = judge(worker_metrics.read_all(self._metrics_dir), wall_s())
         return _json(msgspec.to_builtins(found), status=200 if found.ready else 503)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
@@ -221,7 +221,7 @@ class AdminApi:
         async with self._connection() as connection:
             rows = await listings.list_channels(connection, self._vault)
         conditions = await read_conditions(
-            lambda: redis_url(self._config, self._data_dir), time.time_ns() // 1_000
+            lambda: redis_url(self._config, self._data_dir), wall_us()
         )
         return _json({"channels": add_health(rows, conditions)})
 

@@ -8,7 +8,6 @@ are harmless. "pending" and "failed" change nothing, whenever they come.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Final, Literal
@@ -19,6 +18,7 @@ from msgspec import Meta
 
 from relay.billing.recharge import Currency
 from relay.billing.signature import is_fresh, is_signed
+from relay.clock import wall_s
 from relay.config import Billing
 from relay.control.api.json import decode_body, json_answer
 from relay.control.watch.notices import Notices
@@ -71,7 +71,7 @@ class PaymentHook:
         connect: Connect,
         notices: Notices,
         *,
-        now_s: Callable[[], float] = lambda: time.time_ns() / 1e9,
+        now_s: Callable[[], float] = wall_s,
     ) -> None:
         self._billing = billing
         self._secret = secret.reveal().encode()

@@ -14,7 +14,8 @@ from relay.errors import RelayError
 from relay.model import Channel
 from relay.store import postgres
 from relay.store.catalog.snapshot import load_channels, read_generation
-from relay.store.postgres import Connection
+from relay.store.kept import Kept
+from relay.store.postgres import Connection, hang_up
 from relay.store.secrets.vault import Vault
 
 POLL_S: Final = 2.0
@@ -33,31 +34,29 @@ class ChannelBook:
         self.channels: Mapping[int, Channel] = {}
         self._connect = connect
         self._vault = vault
+        self._generation: int | None = None
         self._loaded = asyncio.Event()
 
     async def follow_forever(self) -> None:
         """Keep `channels` current."""
-        while True:
-            try:
-                await self._follow()
-            except (RelayError, asyncpg.PostgresError):
-                # The shipper says that Postgres is away; this only waits for it.
-                await asyncio.sleep(POLL_S)
-
-    async def _follow(self) -> None:
-        connection = await self._connect()
+        kept = Kept(self._connect, hang_up)
         try:
-            with postgres.border():
-                known = None
-                while True:
-                    generation = await read_generation(connection)
-                    if generation != known:
-                        self.channels = await load_channels(connection, self._vault)
-                        known = generation
-                        self._loaded.set()
-                    await asyncio.sleep(POLL_S)
+            while True:
+                # The shipper says that Postgres is away; this only waits for it.
+                with contextlib.suppress(RelayError, asyncpg.PostgresError):
+                    await self._look(kept)
+                await asyncio.sleep(POLL_S)
         finally:
-            connection.terminate()  # A polite close could wait for a peer that is gone.
+            kept.close()
+
+    async def _look(self, kept: Kept[Connection]) -> None:
+        with postgres.border():
+            async with kept.use() as connection:
+                generation = await read_generation(connection)
+                if generation != self._generation:
+                    self.channels = await load_channels(connection, self._vault)
+                    self._generation = generation
+                    self._loaded.set()
 
     async def name(self, channel_id: int) -> str:
         """Return a channel's name, "#ID" where it cannot be found out within NAME_S.

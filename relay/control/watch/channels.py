@@ -7,13 +7,13 @@ workers --gossip--> Overview --changes--> Alarms --> log, metric, webhook
 
 import contextlib
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from relay.clock import wall_us
 from relay.control.watch.alarms import Alarms
 from relay.control.watch.channel_names import ChannelBook
 from relay.control.watch.prober import Prober
@@ -110,8 +110,3 @@ def channel_states(
             if condition.model in channel.models:
                 outlook = others.get(condition.model, whole)
                 yield channel.name, condition.model, outlook.state
-
-
-def wall_us() -> int:
-    """Return microseconds since 1970 UTC."""
-    return time.time_ns() // 1_000

@@ -5,7 +5,6 @@ once a day  who spent enough on whole days is promoted; so are recharges under a
 """
 
 import asyncio
-import contextlib
 import datetime
 import logging
 from collections.abc import Awaitable, Callable
@@ -13,12 +12,14 @@ from typing import Final
 
 import asyncpg
 
+from relay.backoff import Backoff
 from relay.config import Config
 from relay.control.watch.notices import Notices
 from relay.errors import RelayError
 from relay.store.billing import low_balances, orders, promotions, recharges
+from relay.store.kept import Kept
 from relay.store.log import addresses
-from relay.store.postgres import Connection, border
+from relay.store.postgres import Connection, border, hang_up
 
 LOOK_S: Final = 2.0
 """The promise is a notice within ten seconds of a call; the shipper takes some of them."""
@@ -53,18 +54,24 @@ class MoneyWatch:
         self._notices = notices
         self._look_s = look_s
         self._reviewed: datetime.date | None = None
-        self._failures = 0
+        self._backoff = Backoff(first_s=look_s, most_s=BACKOFF_S_MAX)
 
     async def run(self) -> None:
         """Watch for ever, whatever happens to Postgres meanwhile."""
-        while True:
-            try:
-                await self._watch()
-            except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-                if not self._failures:
-                    _log.warning("money watch waits", extra={"error": type(exc).__name__})
-                self._failures += 1
-            await asyncio.sleep(min(BACKOFF_S_MAX, self._look_s * 2.0 ** min(self._failures, 10)))
+        kept = Kept(self._connect, hang_up)
+        try:
+            while True:
+                try:
+                    with border():
+                        async with kept.use() as connection:
+                            await self.look(connection)
+                    self._backoff.succeed()
+                except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+                    if self._backoff.fail():
+                        _log.warning("money watch waits", extra={"error": type(exc).__name__})
+                await asyncio.sleep(self._backoff.wait_s())
+        finally:
+            kept.close()
 
     async def look(self, connection: Connection) -> None:
         """Do and tell what is due now."""
@@ -94,16 +101,3 @@ class MoneyWatch:
         ):
             self._notices.promoted(found)
         await addresses.forget_addresses(connection)
-
-    async def _watch(self) -> None:
-        """Look again and again on one connection, until it fails."""
-        with border():
-            connection = await self._connect()
-            try:
-                while True:
-                    await self.look(connection)
-                    self._failures = 0
-                    await asyncio.sleep(self._look_s)
-            finally:
-                with contextlib.suppress(asyncpg.InterfaceError, OSError):
-                    connection.terminate()

@@ -8,10 +8,10 @@ otherwise. What comes of an error is not decided here.
 import abc
 from collections.abc import Callable
 
-from relay.clock import clock_s
+from relay.clock import clock_s, wall_s
 from relay.config import Switching
 from relay.errors import ChannelGarbled, RelayError
-from relay.flow.attempts.buffer import RefusalReader, wall_s
+from relay.flow.attempts.buffer import RefusalReader
 from relay.flow.call import Call
 from relay.flow.ports import Question
 from relay.limits.limit_set import Grant

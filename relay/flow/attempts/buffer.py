@@ -1,8 +1,8 @@
 """What is held back of an answer until it is sure whom it is for."""
 
-import time
 from typing import Final
 
+from relay.clock import wall_s
 from relay.errors import RelayError
 from relay.wire.upstream_errors import read_refusal
 
@@ -62,8 +62,3 @@ class RefusalReader:
                 model_gone_switches=self._gone_switches,
             )
         return None
-
-
-def wall_s() -> float:
-    """Return seconds since 1970 UTC, for what an upstream says in dates."""
-    return time.time_ns() / 1e9

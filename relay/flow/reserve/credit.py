@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
+from relay.backoff import Backoff
 from relay.billing.purse import SHARE_MAX
 from relay.billing.shapes import CreditLease, CreditRequest
 from relay.clock import clock_s
@@ -73,7 +74,7 @@ class Credit(Reservation):
         self._wake = asyncio.Event()
         self._renewed_s = -float("inf")
         self._ticked_s = 0.0
-        self._failures = 0
+        self._backoff = Backoff(first_s=2 * AGAIN_S, most_s=BACKOFF_S_MAX)
         self._task: asyncio.Task[None] | None = None
 
     # --- flow.ports.Toll -----------------------------------------------------------------------
@@ -193,7 +194,7 @@ class Credit(Reservation):
             leased = await self._lender.lease(wanted, surplus)
         except RelayError as error:
             self._note_failure(error, [*asks, *surplus])
-            await asyncio.sleep(min(BACKOFF_S_MAX, AGAIN_S * 2.0 ** min(self._failures, 8)))
+            await asyncio.sleep(self._backoff.wait_s())
             self._wake.set()
             return
         self._note_success(now_s)
@@ -265,14 +266,12 @@ class Credit(Reservation):
         for account_id in account_ids:
             self._accounts[account_id].unsure = True
             self._active.add(self._accounts[account_id])
-        if not self._failures:
+        if self._backoff.fail():
             _log.warning("no credit can be leased: %s", type(error.__cause__ or error).__name__)
-        self._failures += 1
 
     def _note_success(self, asked_s: float) -> None:
-        if self._failures:
-            _log.warning("credit is leased again after %d tries", self._failures)
-        self._failures = 0
+        if tries := self._backoff.succeed():
+            _log.warning("credit is leased again after %d tries", tries)
         self._renewed_s = asked_s
 
     # --- inside ----------------------------------------------------------------------------------
@@ -290,7 +289,7 @@ class Credit(Reservation):
         self._wake.set()
 
     def _lateness(self, waiter: CreditWaiter) -> RelayError:
-        if waiter.short and not self._failures:
+        if waiter.short and not self._backoff.failures:
             return _refusal()
         return Unavailable("Credit cannot be checked now; try again.", retry_after_s=WAIT_S)
 

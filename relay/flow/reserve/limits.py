@@ -10,10 +10,9 @@ the very same objects of the catalog: a changed limit is in force with the next 
 buckets go on as they are.
 """
 
-import time
 from typing import Final
 
-from relay.clock import clock_s
+from relay.clock import clock_s, wall_ns
 from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.ports import Reservation
@@ -144,7 +143,7 @@ class LimitReservation(Reservation):
         """Return the header lines that tell how the limits stand, in the client's dialect."""
         standings = self._limiter.standings(call_limits)
         if call.head.dialect is _ANTHROPIC:
-            lines = anthropic_headers(standings, time.time_ns() // 1_000_000)
+            lines = anthropic_headers(standings, wall_ns() // 1_000_000)
         else:
             lines = openai_headers(standings)
         return b"".join(b"%b: %b\r\n" % line for line in lines)

@@ -14,7 +14,8 @@ from relay.billing.shapes import CreditLease, CreditRequest
 from relay.errors import DependencyDown
 from relay.store import postgres
 from relay.store.billing import credit_leases
-from relay.store.postgres import Connection
+from relay.store.kept import Kept
+from relay.store.postgres import Connection, hang_up
 
 ANSWER_S: Final = 2.0
 """Calls wait for an answer: a Postgres that takes longer counts as down, and is dialed anew."""
@@ -27,15 +28,21 @@ class PostgresLender:
         url: Returns where Postgres is; raises DependencyDown where nobody knows.
         owner: Returns the name that the worker's journal goes by: its calls are settled under it.
         ttl_s: For how long the worker may spend without renewing.
+        on_recall: Called with the id of an account whose credit another worker lacks.
     """
 
-    def __init__(self, url: Callable[[], str], owner: Callable[[], str], ttl_s: float) -> None:
+    def __init__(
+        self,
+        url: Callable[[], str],
+        owner: Callable[[], str],
+        ttl_s: float,
+        on_recall: Callable[[int], None] = lambda account_id: None,
+    ) -> None:
         self._url = url
         self._owner = owner
         self._ttl_s = ttl_s
-        self._connection: Connection | None = None
-        self.on_recall: Callable[[int], None] = lambda account_id: None
-        """Called with the id of an account whose credit another worker lacks."""
+        self._kept = Kept(self._connect, hang_up)
+        self._on_recall = on_recall
 
     async def lease(
         self, asks: Sequence[CreditRequest], surplus: Mapping[int, int]
@@ -44,29 +51,26 @@ class PostgresLender:
         try:
             async with asyncio.timeout(ANSWER_S):
                 with postgres.border():
-                    connection = self._connection or await self._connect()
-                    return await credit_leases.lease(
-                        connection, self._owner(), asks, ttl_s=self._ttl_s, surplus=surplus
-                    )
+                    async with self._kept.use() as connection:
+                        return await credit_leases.lease(
+                            connection, self._owner(), asks, ttl_s=self._ttl_s, surplus=surplus
+                        )
         except (asyncpg.PostgresError, TimeoutError) as error:
             # A deadlock or a failed check as well: what matters is that nobody knows the outcome.
-            self.close()
             raise DependencyDown(f"no credit is leased ({type(error).__name__})") from error
-        except BaseException:
-            self.close()
-            raise
 
     async def _connect(self) -> Connection:
         connection = await postgres.connect(self._url(), application="relay credit")
-        self._connection = connection
-        await connection.add_listener(credit_leases.RECALL_CHANNEL, self._note_recall)
+        try:
+            await connection.add_listener(credit_leases.RECALL_CHANNEL, self._note_recall)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
     def _note_recall(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        self.on_recall(int(str(payload)))
+        self._on_recall(int(str(payload)))
 
     def close(self) -> None:
         """Hang up; the next question dials anew."""
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
+        self._kept.close()

@@ -13,13 +13,13 @@ when it has gone on for too long.
 import asyncio
 import contextlib
 import logging
-import random
-import time
 from collections.abc import Callable
 from typing import Final
 
 import asyncpg
 
+from relay.backoff import Backoff
+from relay.clock import clock_s, dice
 from relay.errors import ConfigError, DependencyDown
 from relay.model import Snapshot
 from relay.store import postgres
@@ -61,7 +61,7 @@ class CatalogFollower:
         on_snapshot: Callable[[Snapshot], None],
         *,
         poll_s: float = POLL_S,
-        dice: Callable[[], float] = random.random,
+        dice: Callable[[], float] = dice,
     ) -> None:
         self.snapshot = EMPTY
         self._url = url
@@ -72,13 +72,13 @@ class CatalogFollower:
         self._notified = asyncio.Event()
         self._loaded = asyncio.Event()
         self._confirmed_s = -float("inf")
-        self._failures = 0
+        self._backoff = Backoff(first_s=RECONNECT_S_MIN, most_s=RECONNECT_S_MAX, jitter=0.5)
         self._task: asyncio.Task[None] | None = None
 
     @property
     def age_s(self) -> float:
         """Seconds since the snapshot was last known to be the newest; inf before the first."""
-        return time.monotonic() - self._confirmed_s
+        return clock_s() - self._confirmed_s
 
     async def start(self) -> Snapshot:
         """Follow until `stop`; return the first snapshot, waiting for Postgres if need be.
@@ -120,7 +120,7 @@ class CatalogFollower:
                 if not self._loaded.is_set():
                     raise
                 self._note_failure(error)
-            await asyncio.sleep(backoff_s(self._failures, self._dice()))
+            await asyncio.sleep(self._backoff.wait_s(self._dice()))
 
     async def _follow_connection(self) -> None:
         connection = await postgres.connect(self._url, application="relay follower")
@@ -135,7 +135,7 @@ class CatalogFollower:
             connection.terminate()  # A polite close could wait for a peer that is gone.
 
     async def _catch_up(self, connection: Connection) -> None:
-        asked_s = time.monotonic()
+        asked_s = clock_s()
         snapshot = self.snapshot
         async with asyncio.timeout(ANSWER_S):
             generation = await read_generation(connection)
@@ -159,17 +159,9 @@ class CatalogFollower:
         self._notified.set()
 
     def _note_failure(self, error: Exception) -> None:
-        self._failures += 1
-        if self._failures == 1:
+        if self._backoff.fail():
             _log.warning("the catalog cannot be followed: %s", type(error).__name__)
 
     def _note_success(self) -> None:
-        if self._failures:
-            _log.warning("the catalog is followed again after %d tries", self._failures)
-        self._failures = 0
-
-
-def backoff_s(failures: int, dice: float) -> float:
-    """Return how long to wait after so many failures in a row: doubling, half of it jitter."""
-    full_s = min(RECONNECT_S_MAX, RECONNECT_S_MIN * 2.0 ** min(failures - 1, 16))
-    return full_s * (1 + dice) / 2
+        if tries := self._backoff.succeed():
+            _log.warning("the catalog is followed again after %d tries", tries)

@@ -11,7 +11,6 @@ relays on two databases of one Redis must not take out each other's channels.
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,9 +18,10 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from relay.backoff import Backoff
+from relay.clock import dice
 from relay.errors import ConfigError, DependencyDown
 from relay.store import redis
-from relay.store.catalog.follower import backoff_s
 from relay.store.redis import ANSWER_S
 from relay.tasks import cancel_all, first_of
 
@@ -32,6 +32,9 @@ KEY_PREFIX: Final = "relay:health:"
 SCAN_KEYS: Final = 1_000
 """Keys that Redis looks through in one go; the limiter keeps its own in the same place."""
 
+RECONNECT_S_MIN: Final = 0.1
+RECONNECT_S_MAX: Final = 5.0
+"""Workers must not come back in step, nor storm a Redis that has just come back."""
 ID_DIGITS_MAX: Final = 19
 """Of a channel's id, which is a bigint of Postgres."""
 
@@ -90,7 +93,7 @@ class Gossip:
         self._pace = pace
         self._message: bytes | None = None
         self._fresh = asyncio.Event()
-        self._failures = 0
+        self._backoff = Backoff(first_s=RECONNECT_S_MIN, most_s=RECONNECT_S_MAX, jitter=0.5)
         self._task: asyncio.Task[None] | None = None
         self._revival: asyncio.TimerHandle | None = None
 
@@ -135,8 +138,7 @@ class Gossip:
                 self._note_failure(error)
             finally:
                 self.connected = False
-            jitter = random.random()  # noqa: S311 - so that workers do not come back in step
-            await asyncio.sleep(backoff_s(self._failures, jitter))
+            await asyncio.sleep(self._backoff.wait_s(dice()))
 
     async def _gossip(self, client: Redis) -> None:
         """Tell and listen until the connection breaks."""
@@ -198,14 +200,12 @@ class Gossip:
             self._on_message(message)
 
     def _note_failure(self, error: DependencyDown | ConfigError) -> None:
-        self._failures += 1
-        if self._failures == 1:
+        if self._backoff.fail():
             _log.warning("channel health is not shared", extra={"reason": error.message})
 
     def _note_success(self) -> None:
-        if self._failures:
-            _log.warning("channel health is shared again", extra={"count": self._failures})
-        self._failures = 0
+        if tries := self._backoff.succeed():
+            _log.warning("channel health is shared again", extra={"count": tries})
         self.connected = True
 
 

@@ -7,11 +7,10 @@ what others found later -> taken over; what they found earlier is no news
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from relay.clock import now_us
+from relay.clock import now_us, wall_us
 from relay.routing.health import Health, HealthChange
 from relay.store.health.gossip import Gossip
 
@@ -86,8 +85,3 @@ class HealthSharing:
     def _hasten(self, channel_id: int) -> None:
         if self._health is not None:
             self._health.hasten(channel_id, now_us())
-
-
-def wall_us() -> int:
-    """Return microseconds since 1970 UTC."""
-    return time.time_ns() // 1_000

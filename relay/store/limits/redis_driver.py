@@ -18,6 +18,7 @@ from typing import Any, Final
 import hiredis
 import msgspec
 
+from relay.backoff import Backoff
 from relay.errors import DependencyDown
 from relay.limits.batch import Batch
 from relay.limits.broker import Broker
@@ -82,7 +83,7 @@ class RedisDriver:
         self._due: dict[str, None] = {}
         self._lost: dict[str, None] = {}
         self._wake = asyncio.Event()
-        self._backoff_s = BACKOFF_S
+        self._backoff = Backoff(first_s=BACKOFF_S, most_s=BACKOFF_S_MAX)
         self._retry_ms = 0.0
         self._beat_ms = 0.0
         self.batches = 0
@@ -258,8 +259,8 @@ class RedisDriver:
         """Take in that the batch is lost; nobody waits for the next one."""
         now_ms = self._now_ms()
         self._hang_up()
-        self._retry_ms = now_ms + self._backoff_s * 1_000
-        self._backoff_s = min(self._backoff_s * 2, BACKOFF_S_MAX)
+        self._backoff.fail()
+        self._retry_ms = now_ms + self._backoff.wait_s() * 1_000
         if not self._lost:
             self.losses += 1
             _log.error("limiter lives on its share", extra={"reason": exc.message})
@@ -278,7 +279,7 @@ class RedisDriver:
         for name in names:
             self._lost.pop(name, None)
             self._permits.regain(name)
-        self._backoff_s = BACKOFF_S
+        self._backoff.succeed()
 
     def _hang_up(self) -> None:
         if self._connection is not None:

@@ -16,7 +16,7 @@ from relay.model import Dialect, Snapshot
 from relay.store import postgres
 from relay.store.catalog.apply import apply, resolve_credentials
 from relay.store.catalog.declaration import parse_catalog
-from relay.store.catalog.follower import CatalogFollower, backoff_s
+from relay.store.catalog.follower import CatalogFollower
 from relay.store.catalog.keys import FreshKey, KeyTerms, create_key, delete_key, set_disabled
 from relay.store.catalog.listings import set_drained
 from relay.store.catalog.snapshot import (
@@ -333,9 +333,3 @@ async def test_follower_waits_for_postgres(tmp_path: object) -> None:
             await follower.start()
     assert follower.age_s == float("inf")
     await follower.stop()
-
-
-def test_backoff_doubles_up_to_its_bound() -> None:
-    assert [backoff_s(failures, 1.0) for failures in (1, 2, 3)] == [0.1, 0.2, 0.4]
-    assert backoff_s(1000, 1.0) == 5.0
-    assert backoff_s(1, 0.0) == 0.05

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from relay.clock import now_us
+from relay.clock import now_us, wall_us
 from relay.errors import DependencyDown
 from relay.routing.breaker import Availability
 from relay.routing.health import Failure, Health
@@ -18,7 +18,7 @@ from relay.routing.policy import Policy
 from relay.routing.table import Outcome
 from relay.store import redis
 from relay.store.health.gossip import TOPIC, read_messages, send_hint
-from relay.store.health.sharing import HealthSharing, wall_us
+from relay.store.health.sharing import HealthSharing
 from tests.live.limit_rig import until
 
 pytestmark = pytest.mark.live
