@@ -1,1 +1,11 @@
-"""Measurements of the relay beside its peers; see README.md for the method."""
+"""The benchmark suite: what the relay costs, beside peers, on the same machine in the same run.
+
+command     `relay bench`: options and subcommands
+session     one call of it: chooses what to run, runs it, writes the report, compares
+load        the load generator: calls at intended times, and what came back
+targets     what is measured: the relay, a peer, the scripted upstream behind them
+peers       the peers as data, and how each is set up
+scenarios   what is asked, how often, and how a run goes
+report      from counts to figures, pages, tables, and the gate
+micro       parts of the relay alone, without a load
+"""

@@ -15,14 +15,14 @@ from typing import Any, Final
 
 import click
 
-from benchmarks.compare import EXIT_REGRESSION, MARGIN
+from benchmarks.report.compare import EXIT_REGRESSION, MARGIN
 
 _SUBCOMMANDS: Final = {
-    "capacity": "benchmarks.capacity:command",
-    "list": "benchmarks.listing:command",
-    "micro": "benchmarks.micro:command",
-    "peers": "benchmarks.listing:peers_command",
-    "soak": "benchmarks.soak:command",
+    "capacity": "benchmarks.report.capacity:command",
+    "list": "benchmarks.scenarios.listing:command",
+    "micro": "benchmarks.micro.pure:command",
+    "peers": "benchmarks.scenarios.listing:peers_command",
+    "soak": "benchmarks.scenarios.soak:command",
 }
 _REPEATS_MAX: Final = 20
 

@@ -9,17 +9,17 @@ from urllib.parse import urlsplit
 
 import click
 
-from benchmarks.compare import compare
 from benchmarks.load.drive import LoadFailed
-from benchmarks.measure import Bench
 from benchmarks.peers.install import find
 from benchmarks.peers.table import PEERS
-from benchmarks.report import RESULTS, begin_report, read_report, write_report
-from benchmarks.scenarios import COST, EVERY_PEER, SCENARIOS, STANDARD, STANDARD_TARGETS
-from benchmarks.special import SPECIAL, STANDARD_SPECIAL, run_special
-from benchmarks.suite import Options, run_scenario
-from benchmarks.terminal import print_report, say
-from benchmarks.url import UrlLoad, run_url
+from benchmarks.report.compare import compare
+from benchmarks.report.document import RESULTS, begin_report, read_report, write_report
+from benchmarks.report.terminal import print_report, say
+from benchmarks.scenarios.measure import Bench
+from benchmarks.scenarios.special import SPECIAL, STANDARD_SPECIAL, run_special
+from benchmarks.scenarios.suite import Options, run_scenario
+from benchmarks.scenarios.table import COST, EVERY_PEER, SCENARIOS, STANDARD, STANDARD_TARGETS
+from benchmarks.scenarios.url import UrlLoad, run_url
 
 _REPEATS: Final = {"cost": 3, "standard": 2, "full": 3}
 _COST_TARGETS: Final = ("relay", "plain_aiohttp", "nginx")

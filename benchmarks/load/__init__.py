@@ -1,1 +1,10 @@
-"""The load generator: calls at intended times, and what came back; knows nothing of targets."""
+"""The load generator: calls at intended times, and what came back; knows nothing of targets.
+
+job         what one generator process is told, and what it answers
+generator   one such process: an open or a closed loop
+drive       starts the processes of a load and joins what they saw
+connection  one keep-alive connection: asks, and reads just enough
+clock       a timer that is precise to some microseconds
+tally       what the connections count
+histogram   percentiles of bounded error
+"""

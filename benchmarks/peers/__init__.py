@@ -1,1 +1,6 @@
-"""Peers that are measured beside the relay in the same run: a table, and how each is started."""
+"""Peers that are measured beside the relay in the same run.
+
+table          each peer as data: where it comes from, how it is run, what it does
+install        sets them up, each in a folder of its own
+plain_aiohttp  the obvious relay in Python, which is one of them
+"""

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.command import bench
-from benchmarks.micro import pure_works, time_journal, time_work
+from benchmarks.micro.pure import pure_works, time_journal, time_work
 from benchmarks.peers.table import PEERS
-from benchmarks.place import Place
-from benchmarks.relay_server import make_catalog
 from benchmarks.session import choose_scenarios, choose_targets
-from benchmarks.target import absence
+from benchmarks.targets.place import Place
+from benchmarks.targets.relay_server import make_catalog
+from benchmarks.targets.target import absence
 from relay.cli import bench as thin
 from relay.mock.options import MockOptions
 from relay.mock.server import start

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.command import bench
-from benchmarks.compare import EXIT_REGRESSION, compare
+from benchmarks.report.compare import EXIT_REGRESSION, compare
 
 
 def report(relay_us: float, nginx_us: float, *, valid: bool = True) -> dict[str, Any]:

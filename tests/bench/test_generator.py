@@ -7,9 +7,9 @@ adds to every delay. Bounds from below allow for the millisecond by which a loop
 import asyncio
 import time
 
-from benchmarks.figures import Usage, derive
 from benchmarks.load.generator import intended_times
 from benchmarks.load.job import Job
+from benchmarks.report.figures import Usage, derive
 from tests.bench.servers import BODY, JSON, STREAM_HEAD, chunk, later, put, serving
 
 SLACK_MS = 40.0

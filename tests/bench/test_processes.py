@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.processes import free_port, running
+from benchmarks.targets.processes import free_port, running
 
 WRAPPER = """
 import socket, subprocess, sys, time

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.capacity import Costs, Profile, demand, make_text, read_costs
-from benchmarks.chart import Bar, draw_bars, draw_lines
-from benchmarks.figures import Usage, add_direct, derive, join_repeats
-from benchmarks.goals import judge
 from benchmarks.load.histogram import Histogram
 from benchmarks.load.job import Merged
-from benchmarks.page import make_page
-from benchmarks.redis_counters import RedisCounters, parse_counters
-from benchmarks.relay_server import RELAY_DOES
-from benchmarks.soak import Sample, conclude, slope_per_hour
+from benchmarks.report.capacity import Costs, Profile, demand, make_text, read_costs
+from benchmarks.report.chart import Bar, draw_bars, draw_lines
+from benchmarks.report.figures import Usage, add_direct, derive, join_repeats
+from benchmarks.report.goals import judge
+from benchmarks.report.page import make_page
+from benchmarks.scenarios.soak import Sample, conclude, slope_per_hour
+from benchmarks.targets.redis_counters import RedisCounters, parse_counters
+from benchmarks.targets.relay_server import RELAY_DOES
 
 COUNTERS = RedisCounters(reads=50, commands=120, scripts=40)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.goals import judge
+from benchmarks.report.goals import judge
 
 _begun_s: Final = time.monotonic()
 

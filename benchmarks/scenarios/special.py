@@ -11,16 +11,16 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks import target
-from benchmarks.books import Books
-from benchmarks.figures import add_direct, join_repeats
 from benchmarks.load.drive import START_S
 from benchmarks.load.job import Call, Job
-from benchmarks.measure import Bench, measure
-from benchmarks.place import KEY, Place, Server
-from benchmarks.processes import NotStarted, raise_open_files
-from benchmarks.suite import Options, Say, brief
-from benchmarks.upstream import Script, Upstream, start_upstream
+from benchmarks.report.figures import add_direct, join_repeats
+from benchmarks.scenarios.measure import Bench, measure
+from benchmarks.scenarios.suite import Options, Say, brief
+from benchmarks.targets import target
+from benchmarks.targets.books import Books
+from benchmarks.targets.place import KEY, Place, Server
+from benchmarks.targets.processes import NotStarted, raise_open_files
+from benchmarks.targets.upstream import Script, Upstream, start_upstream
 
 Run = Callable[[Options, Say], list[dict[str, Any]]]
 

@@ -12,15 +12,15 @@ from typing import Final
 
 from benchmarks.peers.install import find, missing
 from benchmarks.peers.table import PEERS, Peer
-from benchmarks.place import KEY, Place, Server
-from benchmarks.processes import free_port, running
-from benchmarks.relay_server import RELAY_DOES, start_relay
-from benchmarks.waiting import await_answer
+from benchmarks.targets.place import KEY, Place, Server
+from benchmarks.targets.processes import free_port, running
+from benchmarks.targets.relay_server import RELAY_DOES, start_relay
+from benchmarks.targets.waiting import await_answer
 
 RELAY: Final = "relay"
 DIRECT: Final = "direct"
 """The scripted upstream without anything before it: what latencies are compared with."""
-_CONFIGS: Final = Path(__file__).parent / "peers" / "config"
+_CONFIGS: Final = Path(__file__).parents[1] / "peers" / "config"
 
 
 def absence(name: str) -> str:

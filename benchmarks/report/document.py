@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.machine import describe_command, describe_commit, describe_machine
-from benchmarks.page import make_page
+from benchmarks.report.machine import describe_command, describe_commit, describe_machine
+from benchmarks.report.page import make_page
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "benchmarks" / "results"
 FORMAT: Final = 1
 

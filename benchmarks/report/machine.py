@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from relay.compiled import describe
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 _LIBRARIES: Final = ("aiohttp", "httptools", "hiredis", "msgspec", "uvloop")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks.special import ACCURACY
+from benchmarks.scenarios.special import ACCURACY
 
 EVENT_OVER_NGINX_MAX: Final = 1.15
 TLS_EVENT_OVER_NGINX_MAX: Final = 1.4

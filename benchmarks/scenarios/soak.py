@@ -14,15 +14,15 @@ from typing import Any, Final
 import click
 import msgspec
 
-from benchmarks import target
-from benchmarks.measure import Bench, measure
-from benchmarks.place import Place, Server
-from benchmarks.processes import open_files, raise_open_files, rss_bytes, threads
-from benchmarks.report import RESULTS, begin_report, write_report
-from benchmarks.scenarios import SCENARIOS, Scenario
-from benchmarks.suite import Options, Stage, make_job
-from benchmarks.terminal import print_report, say
-from benchmarks.upstream import Script, start_upstream
+from benchmarks.report.document import RESULTS, begin_report, write_report
+from benchmarks.report.terminal import print_report, say
+from benchmarks.scenarios.measure import Bench, measure
+from benchmarks.scenarios.suite import Options, Stage, make_job
+from benchmarks.scenarios.table import SCENARIOS, Scenario
+from benchmarks.targets import target
+from benchmarks.targets.place import Place, Server
+from benchmarks.targets.processes import open_files, raise_open_files, rss_bytes, threads
+from benchmarks.targets.upstream import Script, start_upstream
 
 _SETTLE_SHARE: Final = 0.1
 _RSS_MIB_PER_HOUR_MAX: Final = 4.0

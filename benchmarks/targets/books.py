@@ -3,7 +3,7 @@
 import time
 from typing import Any, Final
 
-from benchmarks.place import Server
+from benchmarks.targets.place import Server
 
 _WAIT_S: Final = 15.0
 _PAUSE_S: Final = 0.5

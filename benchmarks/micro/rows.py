@@ -1,6 +1,6 @@
 """What a request-log row costs: CPU of Postgres and of the shipper, for each call that ended.
 
-    python -m benchmarks.rows [--rate 5000] [--seconds 20] [--poll-ms 100] [--leases]
+    python -m benchmarks.micro.rows [--rate 5000] [--seconds 20] [--poll-ms 100] [--leases]
 
 A process of its own writes a journal, START and END of each call, at a steady rate; a shipper in
 this process carries them into the relay's own Postgres, durable as in service. Told is the CPU

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 READY_S: Final = 60.0
 STOP_S: Final = 20.0
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")

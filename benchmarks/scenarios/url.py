@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from benchmarks.load.job import Call, Job
-from benchmarks.measure import Bench, measure
+from benchmarks.scenarios.measure import Bench, measure
 
 _WARM_S: Final = 1.0
 

@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.chart import Bar, Series, draw_bars, draw_lines
-from benchmarks.goals import judge
+from benchmarks.report.chart import Bar, Series, draw_bars, draw_lines
+from benchmarks.report.goals import judge
 
 _TEMPLATE: Final = Path(__file__).with_name("page.html")
 _OURS: Final = "relay"

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.place import KEY, MODEL, Place, Server
-from benchmarks.processes import NotStarted, free_port, running
-from benchmarks.waiting import await_answer
+from benchmarks.targets.place import KEY, MODEL, Place, Server
+from benchmarks.targets.processes import NotStarted, free_port, running
+from benchmarks.targets.waiting import await_answer
 
 RELAY_DOES: Final = (
     "everything on: key looked up, rights, limits, routing, metering, journal, request log"

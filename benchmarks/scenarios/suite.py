@@ -14,16 +14,16 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks import target
-from benchmarks.books import Books
-from benchmarks.figures import add_direct, join_repeats
 from benchmarks.load.job import Job
-from benchmarks.measure import Bench, measure
 from benchmarks.peers.table import PEERS
-from benchmarks.place import KEY, Place, Server
-from benchmarks.processes import NotStarted, raise_open_files, rss_bytes
-from benchmarks.scenarios import Scenario
-from benchmarks.upstream import Upstream, make_authority, start_upstream
+from benchmarks.report.figures import add_direct, join_repeats
+from benchmarks.scenarios.measure import Bench, measure
+from benchmarks.scenarios.table import Scenario
+from benchmarks.targets import target
+from benchmarks.targets.books import Books
+from benchmarks.targets.place import KEY, Place, Server
+from benchmarks.targets.processes import NotStarted, raise_open_files, rss_bytes
+from benchmarks.targets.upstream import Upstream, make_authority, start_upstream
 
 Say = Callable[[str], None]
 

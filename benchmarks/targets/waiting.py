@@ -5,7 +5,7 @@ import urllib.error
 import urllib.request
 from typing import Final
 
-from benchmarks.processes import NotStarted
+from benchmarks.targets.processes import NotStarted
 
 _READY_S: Final = 60.0
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks.processes import NotStarted, free_port, running
+from benchmarks.targets.processes import NotStarted, free_port, running
 
 _RELAY: Final = str(Path(sys.executable).parent / "relay")
 _VALID_DAYS: Final = "2"

@@ -9,8 +9,8 @@ from typing import Any, Final
 import click
 import msgspec
 
-from benchmarks.micro import make_records
-from benchmarks.report import ROOT, read_report
+from benchmarks.micro.pure import make_records
+from benchmarks.report.document import ROOT, read_report
 
 CAPACITY: Final = ROOT / "benchmarks" / "CAPACITY.md"
 FRAME_BYTES: Final = 8

@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from benchmarks import processes
-from benchmarks.processes import descendants
+from benchmarks.targets import processes
+from benchmarks.targets.processes import descendants
 
 MODEL: Final = "mock-model"
 KEY: Final = "relay_benchmark-key"

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.load.job import Merged
-from benchmarks.redis_counters import RedisCounters
+from benchmarks.targets.redis_counters import RedisCounters
 
 LAG_MS_MAX: Final = 1.0
 """At p99, of starts after their intended time. The figure that has to be believed is an added

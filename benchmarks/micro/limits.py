@@ -6,7 +6,7 @@ Six is what a key's call draws on whose line, account and key all have tokens an
 The leases are full, as they are for a busy key: the round trips that fill them are counted by
 tests/live/test_limits_flood.py. Printed is the least of several rounds, and the median.
 
-Run: python -m benchmarks.limits [--rounds N] [--calls N] [--seats]
+Run: python -m benchmarks.micro.limits [--rounds N] [--calls N] [--seats]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """How many settlements a minute go through a journal and the shipper into Postgres.
 
-    python -m benchmarks.settlements [--per-minute 100000] [--seconds 60] [--accounts 20]
+    python -m benchmarks.micro.settlements [--per-minute 100000] [--seconds 60] [--accounts 20]
 
 A whole relay runs (its own Postgres and Valkey, one worker) and answers light load from a scripted
 upstream. Beside its worker this process writes a journal of its own, START and END of each call, at

@@ -6,14 +6,14 @@ import click
 
 from benchmarks.peers.install import find, install, missing
 from benchmarks.peers.table import PEERS
-from benchmarks.scenarios import SCENARIOS
-from benchmarks.terminal import say
+from benchmarks.report.terminal import say
+from benchmarks.scenarios.table import SCENARIOS
 
 
 @click.command()
 def command() -> None:
     """List the scenarios."""
-    from benchmarks.special import SPECIAL
+    from benchmarks.scenarios.special import SPECIAL
 
     for scenario in SCENARIOS.values():
         sys.stdout.write(f"{scenario.name:16} {scenario.about}\n")

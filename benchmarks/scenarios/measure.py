@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.figures import Usage, derive
 from benchmarks.load.drive import put_load
 from benchmarks.load.job import Job, Merged
-from benchmarks.place import Server
-from benchmarks.processes import CpuMeter, core_busy_share, core_busy_ticks, rss_bytes
-from benchmarks.redis_counters import RedisCounters, read_counters
-from benchmarks.upstream import Upstream
+from benchmarks.report.figures import Usage, derive
+from benchmarks.targets.place import Server
+from benchmarks.targets.processes import CpuMeter, core_busy_share, core_busy_ticks, rss_bytes
+from benchmarks.targets.redis_counters import RedisCounters, read_counters
+from benchmarks.targets.upstream import Upstream
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):

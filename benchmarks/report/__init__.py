@@ -1,0 +1,12 @@
+"""From what was counted to what is said: figures, doubts, pages, tables, the gate.
+
+figures   the arithmetic, and whether to believe it
+document  the report: begun, written, read
+machine   what was measured on
+goals     what the relay set out to reach
+compare   the gate: ratios against a baseline
+page      the report as one HTML page
+chart     its charts
+terminal  what a run says at the terminal
+capacity  CAPACITY.md from measured costs
+"""

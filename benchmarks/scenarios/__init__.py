@@ -1,0 +1,10 @@
+"""What is asked, how often, of which upstream, and how such a run goes.
+
+table    the scenarios as data
+suite    runs one: targets take turns under the same schedule
+special  those that are more than one load on one target
+measure  one load on one target, and what all used meanwhile
+url      a load on any URL
+soak     hours of load: does anything grow?
+listing  `relay bench list` and `relay bench peers`
+"""
