@@ -4,7 +4,7 @@
     relay bench --suite cost --targets relay,plain_aiohttp,nginx --repeats 3        a quick A/B
     relay bench --scenarios sse_paced --targets relay,nginx
     relay bench --url http://127.0.0.1:8080/v1 --key env:KEY --model M --rate 100 --stream
-    relay bench peers --install | capacity report.json | micro | soak | list
+    relay bench peers --install | list | soak | micro | limits | rows | settlements
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 a regression.
 """
@@ -19,9 +19,12 @@ from benchmarks.report.compare import EXIT_REGRESSION, MARGIN
 
 _SUBCOMMANDS: Final = {
     "capacity": "benchmarks.report.capacity:command",
+    "limits": "benchmarks.micro.limits:command",
     "list": "benchmarks.scenarios.listing:command",
     "micro": "benchmarks.micro.pure:command",
     "peers": "benchmarks.scenarios.listing:peers_command",
+    "rows": "benchmarks.micro.rows:command",
+    "settlements": "benchmarks.micro.settlements:command",
     "soak": "benchmarks.scenarios.soak:command",
 }
 _REPEATS_MAX: Final = 20

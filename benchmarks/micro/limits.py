@@ -1,15 +1,14 @@
-"""What all limits together add to a call: CPU in the worker, six buckets, nothing to be asked.
+"""`relay bench limits`: what all limits together add to a call, as CPU in the worker.
+
+Six buckets, and nothing to be asked:
 
     weigh the body -> estimate, take from six leases, header lines -> ... -> settle, learn
 
 Six is what a key's call draws on whose line, account and key all have tokens and requests a minute.
 The leases are full, as they are for a busy key: the round trips that fill them are counted by
 tests/live/test_limits_flood.py. Printed is the least of several rounds, and the median.
-
-Run: python -m benchmarks.micro.limits [--rounds N] [--calls N] [--seats]
 """
 
-import argparse
 import gc
 import json
 import statistics
@@ -17,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, cast
+
+import click
 
 from relay.flow.call import Call
 from relay.flow.counters import Counters
@@ -109,28 +110,23 @@ def cost_us(work: Callable[[int], None], calls: int) -> float:
     return (time.process_time_ns() - begun_ns) / calls / 1_000
 
 
-def main() -> None:
-    """Read the command line, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--calls", type=int, default=20_000)
-    parser.add_argument("--seats", action="store_true")
-    options = parser.parse_args()
-    bench = Bench(permits=options.permits)
-    bench.with_limits(options.calls)
+@click.command()
+@click.option("--rounds", type=click.IntRange(1, 1_000), default=15, show_default=True)
+@click.option("--calls", type=click.IntRange(1, 1_000_000), default=20_000, show_default=True)
+@click.option("--permits", "--seats", "permits", is_flag=True, help="Three limits of calls at once as well.")
+def command(rounds: int, calls: int, *, permits: bool) -> None:
+    """Measure what all limits together add to a call in the worker."""
+    bench = Bench(permits=permits)
+    bench.with_limits(calls)
     added = []
-    for _ in range(options.rounds):
-        plain = cost_us(bench.without, options.calls)
-        added.append(cost_us(bench.with_limits, options.calls) - plain)
+    for _ in range(rounds):
+        plain = cost_us(bench.without, calls)
+        added.append(cost_us(bench.with_limits, calls) - plain)
     found = {
         "buckets": 6,
-        "concurrencies": 3 if options.permits else 0,
+        "concurrencies": 3 if permits else 0,
         "added_cpu_us_per_call": round(min(added), 2),
         "median_us": round(statistics.median(added), 2),
         "worst_us": round(max(added), 2),
     }
     sys.stdout.write(json.dumps(found) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,4 @@
-"""What a request-log row costs: CPU of Postgres and of the shipper, for each call that ended.
-
-    python -m benchmarks.micro.rows [--rate 5000] [--seconds 20] [--poll-ms 100] [--leases]
+"""`relay bench rows`: CPU of Postgres and of the shipper for a row of the request log.
 
 A process of its own writes a journal, START and END of each call, at a steady rate; a shipper in
 this process carries them into the relay's own Postgres, durable as in service. Told is the CPU
@@ -9,13 +7,13 @@ its vacuum among them), for each row. With `--leases` a worker beside it asks fo
 accounts all the time, and told is how long it waited. In the end the audit must find no drift.
 """
 
-import argparse
 import asyncio
 import contextlib
 import itertools
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import msgspec
 import uvloop
 
@@ -59,6 +58,18 @@ _CATALOG: Final = """
         VALUES ('bench', 'https://api.example.com/v1', '{{"m": "m"}}');
     INSERT INTO prices (model, input, output, cached_input)
         VALUES ('m', 150000000, 600000000, 75000000)"""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written down, and how it is shipped. `rate`: calls a second."""
+
+    rate: float
+    seconds: float
+    accounts: int
+    keys: int
+    poll_ms: int
+    rows_max: int
+    leases: bool
 
 
 class Writer:
@@ -139,7 +150,7 @@ async def ask_forever(url: str, account_ids: list[int], took_s: list[float]) -> 
         connection.terminate()
 
 
-async def work(options: argparse.Namespace, url: str, directory: Path) -> list[float]:
+async def work(options: Options, url: str, directory: Path) -> list[float]:
     """Be the worker; return how many seconds each lease took."""
     account_ids = list(range(1, options.accounts + 1))
     places = [(1 + number % options.accounts, number + 1) for number in range(options.keys)]
@@ -155,9 +166,7 @@ async def work(options: argparse.Namespace, url: str, directory: Path) -> list[f
     return took_s
 
 
-def run_worker(
-    options: argparse.Namespace, url: str, directory: Path, told: "Queue[list[float]]"
-) -> None:
+def run_worker(options: Options, url: str, directory: Path, told: "Queue[list[float]]") -> None:
     """Be the worker's process."""
     told.put(uvloop.run(work(options, url, directory)))
 
@@ -211,7 +220,7 @@ def summarize(took_s: list[float]) -> Waits:
     return Waits(len(took_ms), *(round(each, 1) for each in (*picked, took_ms[-1])))
 
 
-async def measure(options: argparse.Namespace, folder: Path, url: str, root: int) -> dict[str, Any]:
+async def measure(options: Options, folder: Path, url: str, root: int) -> dict[str, Any]:
     """Ship for a while; return the CPU of it for each row."""
     config = JournalConfig(ship_poll_ms=options.poll_ms, ship_rows_max=options.rows_max)
     shipper = CountingShipper(folder / "journal", partial(postgres.connect, url), config)
@@ -252,7 +261,7 @@ async def check(connection: Connection) -> str:
     return str(audit.drifts) if audit.drifts else f"no drift in {audit.charges} charges"
 
 
-async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+async def run(options: Options, folder: Path) -> dict[str, Any]:
     """Measure once; return what was found."""
     embedded = Embedded(folder / "var", valkey=False)
     await embedded.start()
@@ -279,24 +288,21 @@ def is_postgres(pid: int) -> bool:
     return False
 
 
-def main() -> None:
-    """Run the benchmark and print what it found as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rate", type=float, default=5_000.0, help="calls a second")
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--accounts", type=int, default=3)
-    parser.add_argument("--keys", type=int, default=12)
-    defaults = JournalConfig()
-    parser.add_argument("--poll-ms", type=int, default=defaults.ship_poll_ms)
-    parser.add_argument("--rows-max", type=int, default=defaults.ship_rows_max)
-    parser.add_argument("--leases", action="store_true", help="ask for credit meanwhile")
-    options = parser.parse_args()
+_DEFAULTS: Final = JournalConfig()
+
+
+@click.command()
+@click.option("--rate", type=click.FloatRange(1, 1e6), default=5_000.0, help="Calls a second.")
+@click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=20.0, show_default=True)
+@click.option("--accounts", type=click.IntRange(1, 10_000), default=3, show_default=True)
+@click.option("--keys", type=click.IntRange(1, 100_000), default=12, show_default=True)
+@click.option("--poll-ms", type=click.IntRange(1), default=_DEFAULTS.ship_poll_ms)
+@click.option("--rows-max", type=click.IntRange(1), default=_DEFAULTS.ship_rows_max)
+@click.option("--leases", is_flag=True, help="Ask for credit of the same accounts meanwhile.")
+def command(**given: Any) -> None:
+    """Measure what a row of the request log costs the shipper and Postgres."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # as root, the database runs as another user
-        found = uvloop.run(run(options, folder))
-    print(json.dumps(found, indent=2))  # noqa: T201 - a command's output
-
-
-if __name__ == "__main__":
-    main()
+        found = uvloop.run(run(Options(**given), folder))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")

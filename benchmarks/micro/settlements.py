@@ -1,6 +1,4 @@
-"""How many settlements a minute go through a journal and the shipper into Postgres.
-
-    python -m benchmarks.micro.settlements [--per-minute 100000] [--seconds 60] [--accounts 20]
+"""`relay bench settlements`: how many a minute go through journal and shipper into Postgres.
 
 A whole relay runs (its own Postgres and Valkey, one worker) and answers light load from a scripted
 upstream. Beside its worker this process writes a journal of its own, START and END of each call, at
@@ -11,7 +9,6 @@ took meanwhile. In the end `relay audit` must find no drift. With `--backlog` ev
 at once before the clock starts: the rate at which an outage is caught up with.
 """
 
-import argparse
 import asyncio
 import contextlib
 import itertools
@@ -29,6 +26,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
+import click
+import msgspec
 
 from relay.config import Config, JournalConfig
 from relay.records import CallEnd, CallStart
@@ -49,6 +48,15 @@ name = "bench-{number}"
 group = "demo"
 credit_limit = "1000000"
 """
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written down. `backlog`: all of it at once, before the clock starts."""
+
+    per_minute: int
+    seconds: float
+    accounts: int
+    backlog: bool
 
 
 @contextlib.contextmanager
@@ -206,7 +214,7 @@ async def prepare(folder: Path, accounts: int) -> tuple[list[tuple[int, int]], i
     return [(row[0], row[1]) for row in places], int(price_id)
 
 
-async def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+async def run(folder: Path, options: Options) -> dict[str, Any]:
     """Measure once; return what was found."""
     with serving(folder) as (address, _, key):
         places, price_id = await prepare(folder, options.accounts)
@@ -242,27 +250,22 @@ async def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "cpu_s": {kind: round(after[kind] - before.get(kind, 0.0), 2) for kind in after},
         "calls": len(took_s),
         "call_ms": {
-            "p50": round(1e3 * took_s[len(took_s) // 2], 2),
-            "p99": round(1e3 * took_s[len(took_s) * 99 // 100], 2),
+            name: round(1e3 * took_s[len(took_s) * part // 100], 2) if took_s else None
+            for name, part in (("p50", 50), ("p99", 99))
         },
         "audit": "no drift" if audited.returncode == 0 else audited.stdout.decode()[-500:],
     }
 
 
-def main() -> None:
-    """Run the benchmark and print what it found as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--per-minute", type=int, default=100_000)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--accounts", type=int, default=20)
-    parser.add_argument("--backlog", action="store_true", help="write all of it at once")
-    options = parser.parse_args()
+@click.command()
+@click.option("--per-minute", type=click.IntRange(1, 10**7), default=100_000, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=60.0, show_default=True)
+@click.option("--accounts", type=click.IntRange(1, 1_000), default=20, show_default=True)
+@click.option("--backlog", is_flag=True, help="Write all of it at once.")
+def command(**given: Any) -> None:
+    """Measure how many settlements a minute reach Postgres while the relay answers."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # as root, the database runs as another user
-        found = asyncio.run(run(folder, options))
-    print(json.dumps(found, indent=2))  # noqa: T201 - a command's output
-
-
-if __name__ == "__main__":
-    main()
+        found = asyncio.run(run(folder, Options(**given)))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
