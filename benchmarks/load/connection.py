@@ -27,6 +27,8 @@ _READS_KEPT: Final = 4
 _READ_BYTES_MIN: Final = 256
 """Shorter reads are joined to one, so that what is kept is long enough to hold the usage."""
 _HEAD_BYTES_MAX: Final = 64 * 1024
+_UNANSWERED: Final = frozenset({"closed", "reset", "truncated", "unfinished"})
+"""Ways to fail that leave a caller waiting: they count in latency as no quick answer may."""
 
 
 class Phase(enum.Enum):
@@ -93,11 +95,14 @@ class Connection(asyncio.Protocol):
         self._tally.asked += 1
         self._intended_ns = intended_ns
         self._measured = measured
+        self._token_due = True
         self._kept.clear()
         self._transport.write(request)
 
-    def abort(self) -> None:
-        """Drop the connection and what runs on it, uncounted."""
+    def abort(self, *, counted: bool) -> None:
+        """Drop the connection; where that is `counted`, a call on it is unfinished."""
+        if counted:
+            self._fail("unfinished")
         self._measured = False
         self._transport.abort()
 
@@ -213,7 +218,9 @@ class Connection(asyncio.Protocol):
         tally.done += 1
         self._add_tokens(tail)
         if self._measured:
+            self._measured = False
             tally.pending -= 1
+            tally.answered += 1
             tally.latency.record((now_ns - self._intended_ns) // 1000)
 
     def _add_tokens(self, tail: bytes) -> None:
@@ -226,4 +233,7 @@ class Connection(asyncio.Protocol):
         if self._measured:
             self._measured = False
             self._tally.pending -= 1
-            self._tally.fail(kind)
+            if kind in _UNANSWERED:
+                self._tally.leave(kind, self._intended_ns, wordless=self._token_due)
+            else:
+                self._tally.fail(kind)

@@ -85,6 +85,7 @@ class Generator:
         return Outcome(
             asked=tally.asked,
             started=tally.measured,
+            answered=tally.answered,
             **{name: after[name] - before[name] for name in after},
             open_streams=open_streams,
             cpu_share=used_s / self._job.window_s,
@@ -150,7 +151,7 @@ class Generator:
         elif len(self._open) + len(self._dialing) < self._job.connections:
             self._dial(intended_ns)
         else:
-            self._miss("connections_max", measured)
+            self._miss("connections_max", intended_ns)
 
     def _is_measured(self, intended_ns: int) -> bool:
         return self._job.hold or self._window_ns <= intended_ns < self._end_ns
@@ -176,16 +177,21 @@ class Generator:
             )
         except OSError:
             if booked_ns:
-                self._miss("connect", self._is_measured(booked_ns))
+                self._miss("connect", booked_ns)
                 return
             self._tally.fail("connect")
             await asyncio.sleep(_REDIAL_S)
             self._redial()
+        except asyncio.CancelledError:
+            if booked_ns and not self._job.hold:
+                self._miss("unfinished", booked_ns)
+            raise
 
-    def _miss(self, kind: str, measured: bool) -> None:  # noqa: FBT001  a leaf of two callers
-        if measured:
+    def _miss(self, kind: str, intended_ns: int) -> None:
+        """Count a call that was never sent."""
+        if self._is_measured(intended_ns):
             self._tally.pending -= 1
-            self._tally.fail(kind)
+            self._tally.leave(kind, intended_ns)
 
     def _on_ready(self, connection: Connection) -> None:
         """A connection can ask: at once in a closed loop, else what it was made for, or wait."""
@@ -228,19 +234,23 @@ class Generator:
             self._settled.set()
 
     async def _drain(self) -> None:
-        """Wait for the measured calls, at most as long as the job is patient; drop the rest."""
+        """Wait for the measured calls, at most as long as the job is patient; drop the rest.
+
+        A call that got no answer counts in latency with the age it has then: what hangs must not
+        look healthier than what is slow.
+        """
         if not self._job.hold:
             self._notice_end()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._job.patience_s):
                     await self._settled.wait()
-            for _ in range(self._tally.pending):
-                self._tally.fail("unfinished")
         for task in tuple(self._dialing):
             task.cancel()
         for connection in tuple(self._open):
-            connection.abort()
+            connection.abort(counted=not self._job.hold)
         await asyncio.gather(*self._dialing, return_exceptions=True)
+        if not self._job.hold:
+            self._tally.age(monotonic_ns())
 
 
 async def _until(at_ns: int) -> None:

@@ -94,12 +94,17 @@ class Histogram:
         self.total += other.total
         self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
 
-    def summarise(self, scale: float = 1.0) -> dict[str, float]:
-        """Return percentiles, average, least and greatest, each divided by `scale`."""
+    def summarise(self, scale: float = 1.0) -> dict[str, float | None]:
+        """Return percentiles, average, least and greatest, each divided by `scale`.
+
+        Where nothing was recorded they are None: unknown is not 0.
+        """
+        if self.count == 0:
+            return dict.fromkeys((*PERCENTILES, "avg", "min", "max")) | {"count": 0}
         found = {name: self.percentile(percent) / scale for name, percent in PERCENTILES.items()}
-        average = self.total / self.count if self.count else 0.0
-        return found | {
-            "avg": average / scale,
+        return {
+            **found,
+            "avg": self.total / self.count / scale,
             "min": self.min / scale,
             "max": self.max / scale,
             "count": self.count,

@@ -75,14 +75,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, kw_only=True):
     """What one process saw. Counts are of the window; histograms in microseconds.
 
-    `asked`: calls sent in all, those of the warm-up too; `started`: those measured; `done`: whole
-    good answers. `latency`, `ttft`: from the intended start. `gap`: between two reads of a stream.
-    `lag`: actual after intended start. `loop_lag`: of a heartbeat, so that late reading shows too.
-    `cpu_share`: of one core, in the window.
+    `asked`: calls sent in all, those of the warm-up too; `started`: those measured; `answered`: of
+    these, with a whole good answer; `done`: such answers in the window. `latency`, `ttft`: from the
+    intended start; of what was never answered, its age in the end. `gap`: between two reads of a
+    stream. `lag`: actual after intended start. `loop_lag`: of a heartbeat, so that late reading
+    shows too. `cpu_share`: of one core, in the window.
     """
 
     asked: int = 0
     started: int = 0
+    answered: int = 0
     done: int = 0
     events: int = 0
     received_bytes: int = 0
@@ -99,6 +101,7 @@ class Merged(msgspec.Struct, kw_only=True):
 
     asked: int
     started: int
+    answered: int
     done: int
     events: int
     received_bytes: int
@@ -143,6 +146,7 @@ def merge(outcomes: list[Outcome]) -> Merged:
     return Merged(
         asked=sum(o.asked for o in outcomes),
         started=sum(o.started for o in outcomes),
+        answered=sum(o.answered for o in outcomes),
         done=sum(o.done for o in outcomes),
         events=sum(o.events for o in outcomes),
         received_bytes=sum(o.received_bytes for o in outcomes),

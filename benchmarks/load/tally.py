@@ -10,11 +10,14 @@ COUNTS: Final = ("done", "events", "received_bytes", "prompt_tokens", "completio
 class Tally:
     """Counts since the process began, and histograms of the calls that are measured.
 
-    `asked`: calls sent. `open_streams`: streams that have begun and not ended.
+    `asked`: calls sent. `open_streams`: streams that have begun and not ended. `answered`: measured
+    calls that got a whole good answer. `unanswered`, `wordless`: when those that never got one, or
+    never a first token, were intended.
     """
 
     __slots__ = (
         *COUNTS,
+        "answered",
         "asked",
         "errors",
         "gap",
@@ -25,6 +28,8 @@ class Tally:
         "open_streams",
         "pending",
         "ttft",
+        "unanswered",
+        "wordless",
     )
 
     def __init__(self) -> None:
@@ -37,6 +42,9 @@ class Tally:
         self.open_streams = 0
         self.measured = 0
         self.pending = 0
+        self.answered = 0
+        self.unanswered: list[int] = []
+        self.wordless: list[int] = []
         self.errors: dict[str, int] = {}
         self.latency = Histogram()
         self.ttft = Histogram()
@@ -51,3 +59,17 @@ class Tally:
     def fail(self, kind: str) -> None:
         """Count a measured call that did not get a whole good answer."""
         self.errors[kind] = self.errors.get(kind, 0) + 1
+
+    def leave(self, kind: str, intended_ns: int, *, wordless: bool = True) -> None:
+        """Count a measured call that failed without an answer; its caller waits for ever."""
+        self.fail(kind)
+        self.unanswered.append(intended_ns)
+        if wordless:
+            self.wordless.append(intended_ns)
+
+    def age(self, now_ns: int) -> None:
+        """Record what never came as at least as late as it is by now."""
+        for histogram, waiting in ((self.latency, self.unanswered), (self.ttft, self.wordless)):
+            for intended_ns in waiting:
+                histogram.record((now_ns - intended_ns) // 1000)
+            waiting.clear()

@@ -7,6 +7,7 @@ goals     what the relay set out to reach
 compare   the gate: ratios against a baseline
 page      the report as one HTML page
 chart     its charts
+cells     figures as text: blank where unknown
 terminal  what a run says at the terminal
 capacity  CAPACITY.md from measured costs
 """

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from benchmarks.micro.pure import make_records
+from benchmarks.report.cells import added
 from benchmarks.report.document import ROOT, read_report
 
 CAPACITY: Final = ROOT / "benchmarks" / "CAPACITY.md"
@@ -158,7 +159,7 @@ def make_text(report: dict[str, Any]) -> str:
             beside=one.beside_cores,
             total=one.worker_cores + one.beside_cores,
             checked=checked,
-            p99=mixed.get("added_latency_ms", {}).get("p99", float("nan")),
+            p99=added(mixed, "p99", 1) or "an unknown number of",
         ),
         _table(
             "One dedicated line of 30M tokens a minute",
@@ -210,7 +211,7 @@ Assumed: 3,200 prompt + 320 completion tokens a call (10:1), 4 bytes a token, 4 
     beside  = calls x what is beside the worker           = {beside:.2f} cores
     all     = {total:.2f} cores
 
-Measured in mixed_30m: {checked:.2f} cores, and {p99:.1f} ms more until the first token at p99.
+Measured in mixed_30m: {checked:.2f} cores, and {p99} ms more until the first token at p99.
 """
 _LIMITS: Final = """## What else binds
 

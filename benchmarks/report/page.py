@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.report.cells import added, number
 from benchmarks.report.chart import Bar, Series, draw_bars, draw_lines
 from benchmarks.report.goals import judge
 
@@ -97,7 +98,8 @@ def _section(name: str, entries: list[dict[str, Any]]) -> str:
     if any("points" in entry for entry in present):
         parts.append(_sweep(present))
     if any(entry.get("rss_bytes_per_stream") for entry in present):
-        bars = [_bar(e, "rss_bytes_per_stream", 1024) for e in present]
+        held = [e for e in present if e.get("rss_bytes_per_stream") is not None]
+        bars = [_bar(e, "rss_bytes_per_stream", 1024) for e in held]
         parts.append(f"<h3>Memory of an open stream</h3>{draw_bars(bars, 'KiB')}")
     parts.append(_details(entries))
     return "".join(parts)
@@ -112,7 +114,7 @@ def _bars(entries: list[dict[str, Any]]) -> str:
 
 
 def _bar(entry: dict[str, Any], field: str, unit: float = 1) -> Bar:
-    value = (entry.get(field) or 0) / unit
+    value = entry[field] / unit
     low, high = (edge / unit for edge in entry.get("spread", {}).get(field, (value * unit,) * 2))
     ours = entry["target"] == _OURS
     return Bar(entry["target"], value, low, high, strong=ours, doubtful=not entry["valid"])
@@ -126,7 +128,11 @@ def _sweep(entries: list[dict[str, Any]]) -> str:
     for entry in entries:
         # Whatever is INVALID says nothing about its target and is not drawn.
         points = [p for p in entry.get("points", []) if p["valid"]]
-        latency[entry["target"]] = [(p["offered_rps"], p["ttft_ms"]["p99"]) for p in points]
+        latency[entry["target"]] = [
+            (p["offered_rps"], p["ttft_ms"]["p99"])
+            for p in points
+            if p["ttft_ms"]["p99"] is not None
+        ]
         cost[entry["target"]] = [(p["offered_rps"], p[field]) for p in points if p[field]]
     first = "first token" if by_event else "answer"
     return (
@@ -153,26 +159,20 @@ def _table(entries: list[dict[str, Any]]) -> str:
 
 def _row(entry: dict[str, Any]) -> list[str]:
     cells = [_cell(entry, field, digits) for _, field, digits in _COLUMNS]
-    added = entry.get("added_latency_ms", {})
-    cells += [f"{added[name]:.2f}" if name in added else "" for name in _ADDED]
-    waits = entry["ttft_ms"]["p99"]
-    cells.append(f"{waits:.1f}" if waits else "")
-    gap = entry.get("inter_chunk_latency_ms")
-    cells.append(f"{gap['p99']:.1f}" if gap else "")
-    cells += [str(entry["errors"]), f"{entry['rss_mib']:.0f}"]
-    redis = entry.get("redis_ops_per_request")
-    cells.append(f"{redis:.3f}" if redis is not None else "")
+    cells += [added(entry, name) for name in _ADDED]
+    cells.append(number(entry["ttft_ms"]["p99"], 1))
+    cells.append(number((entry.get("inter_chunk_latency_ms") or {}).get("p99"), 1))
+    cells += [str(entry["errors"]), number(entry["rss_mib"])]
+    cells.append(number(entry.get("redis_ops_per_request"), 3))
     cells.append(_remarks(entry))
     return cells
 
 
 def _cell(entry: dict[str, Any], field: str, digits: int) -> str:
     value = entry.get(field)
-    if not value:
-        return ""
-    text = f"{value:,.{digits}f}"
+    text = number(value, digits)
     low, high = entry.get("spread", {}).get(field, (value, value))
-    if low == high or field.endswith("per_s") or field == "rps":
+    if value is None or low == high or field.endswith("per_s") or field == "rps":
         return text
     return f'{text} <span class="range">{low:.{digits}f}-{high:.{digits}f}</span>'
 
@@ -181,6 +181,8 @@ def _remarks(entry: dict[str, Any]) -> str:
     remarks = [] if entry["valid"] else ['<span class="invalid">INVALID</span>']
     if entry.get("saturated"):
         remarks.append("saturated")
+    if entry.get("load_limited"):
+        remarks.append("calls/s are the load's")
     if entry.get("load_share", 1) != 1:
         remarks.append(f"at {entry['load_share']:.0%} of the load")
     return ", ".join(remarks)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report.cells import added, number, with_spread
 from benchmarks.report.goals import judge
 
 _begun_s: Final = time.monotonic()
@@ -51,31 +52,23 @@ def _table(name: str, entries: list[dict[str, Any]]) -> Table:
 def _row(entry: dict[str, Any]) -> list[str]:
     if "absent" in entry:
         return [entry["target"], *[""] * 8, f"absent: {entry['absent'][:60]}"]
-    added = entry.get("added_latency_ms", {})
     notes = [] if entry["valid"] else ["INVALID"]
     if entry.get("rss_bytes_per_stream"):
         notes.append(f"{entry['rss_bytes_per_stream'] / 1024:.1f} KiB/stream")
     if entry.get("load_share", 1) != 1:
         notes.append(f"at {entry['load_share']:.0%} of the load")
+    if entry.get("load_limited"):
+        notes.append("calls/s are the load's")
     notes += [str(note) for note in entry.get("notes", [])]
     return [
         entry["target"],
-        f"{entry['rps']:.0f}",
-        _with_spread(entry, "cpu_us_per_request", 0),
-        _with_spread(entry, "cpu_us_per_event", 1),
-        f"{entry['events_per_s']:.0f}",
-        f"{added['p50']:.2f}" if added else "",
-        f"{added['p99']:.2f}" if added else "",
+        number(entry["rps"]),
+        with_spread(entry, "cpu_us_per_request", 0),
+        with_spread(entry, "cpu_us_per_event", 1),
+        number(entry["events_per_s"]),
+        added(entry, "p50"),
+        added(entry, "p99"),
         str(entry["errors"]),
-        f"{entry['rss_mib']:.0f}",
+        number(entry["rss_mib"]),
         ", ".join(notes),
     ]
-
-
-def _with_spread(entry: dict[str, Any], field: str, digits: int) -> str:
-    value = entry.get(field)
-    if value is None:
-        return ""
-    low, high = entry.get("spread", {}).get(field, (value, value))
-    text = f"{value:.{digits}f}"
-    return text if low == high else f"{text} ({low:.{digits}f}-{high:.{digits}f})"

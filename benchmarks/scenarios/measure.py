@@ -51,16 +51,17 @@ class Watch:
     def end(self) -> None:
         """Work out what was used since."""
         window_s = time.monotonic() - self._begun_s
-        tree_s, carriers_s = self._tree.used_s(), self._carriers.used_s()
+        here, targets = self._server is not None, self._bench.target_cores
         redis = _counters(self._server)
         self.usage = Usage(
             window_s=window_s,
-            tree_s=tree_s,
-            carriers_s=carriers_s,
-            upstream_share=max((m.used_s() / window_s for m in self._upstream_cpu), default=0.0),
+            tree_s=self._tree.used_s() if here else None,
+            carriers_s=self._carriers.used_s() if here else None,
+            upstream_share=max((m.used_s() / window_s for m in self._upstream_cpu), default=None),
             load_cores_share=self._share(self._bench.load_cores, window_s),
-            target_cores_share=self._share(self._bench.target_cores, window_s),
-            rss_bytes=rss_bytes(self._server.pids()) if self._server else 0,
+            target_cores_share=self._share(targets, window_s) if targets else None,
+            target_cores=max(1, len(self._bench.target_cores)),
+            rss_bytes=rss_bytes(self._server.pids()) if self._server else None,
             redis=redis.since(self._redis) if redis and self._redis else None,
         )
 
@@ -69,7 +70,7 @@ class Watch:
 
     def _share(self, cores: frozenset[int], window_s: float) -> float:
         shares = [core_busy_share(core, window_s, self._busy[core]) for core in cores]
-        return sum(shares) / len(shares) if shares else 0.0
+        return sum(shares) / len(shares)
 
 
 def _counters(server: Server | None) -> RedisCounters | None:

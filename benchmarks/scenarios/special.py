@@ -13,7 +13,7 @@ import msgspec
 
 from benchmarks.load.drive import START_S
 from benchmarks.load.job import Call, Job
-from benchmarks.report.figures import add_direct, join_repeats
+from benchmarks.report.figures import add_direct, join_repeats, note_disturbed
 from benchmarks.scenarios.measure import Bench, measure
 from benchmarks.scenarios.suite import Options, Say, brief
 from benchmarks.targets import target
@@ -90,6 +90,7 @@ def run_failover(options: Options, say: Say) -> list[dict[str, Any]]:
             runs.append(figures)
     calm, broken = runs
     add_direct(broken, calm, streams=True)
+    note_disturbed(broken)
     say(f"failover: {brief(broken)}")
     about = "one of two channels is killed (SIGKILL) in the middle of 100 calls/s, half streams"
     notes = [

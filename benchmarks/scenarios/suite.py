@@ -16,6 +16,7 @@ import msgspec
 
 from benchmarks.load.job import Job
 from benchmarks.peers.table import PEERS
+from benchmarks.report.cells import added
 from benchmarks.report.figures import add_direct, join_repeats
 from benchmarks.scenarios.measure import Bench, measure
 from benchmarks.scenarios.table import Scenario
@@ -206,8 +207,10 @@ def _sweep(scenario: Scenario, stage: Stage, options: Options, say: Say) -> list
 
 
 def _is_saturated(figures: dict[str, Any]) -> bool:
-    slow = figures["request_latency_ms"]["p99"] > _SWEEP_LATENCY_MS_MAX
-    first_slow = figures["ttft_ms"]["p99"] > _SWEEP_LATENCY_MS_MAX
+    slow, first_slow = (
+        (figures[field]["p99"] or 0.0) > _SWEEP_LATENCY_MS_MAX
+        for field in ("request_latency_ms", "ttft_ms")
+    )
     return bool(figures["saturated"] or first_slow or (slow and not figures["events_per_s"]))
 
 
@@ -280,8 +283,7 @@ def brief(figures: dict[str, Any]) -> str:
     elif figures["cpu_us_per_request"]:
         parts.append(f"{figures['cpu_us_per_request']:.0f} us/call")
     if "added_latency_ms" in figures:
-        added = figures["added_latency_ms"]
-        parts.append(f"added p50 {added['p50']:.2f} p99 {added['p99']:.2f} ms")
+        parts.append(f"added ms: p50 {added(figures, 'p50')} p99 {added(figures, 'p99')}")
     if figures.get("rss_bytes_per_stream"):
         parts.append(f"{figures['rss_bytes_per_stream'] / 1024:.1f} KiB/stream")
     if figures["errors"]:

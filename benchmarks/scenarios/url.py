@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from benchmarks.load.job import Call, Job
+from benchmarks.report.cells import number
 from benchmarks.scenarios.measure import Bench, measure
 
 _WARM_S: Final = 1.0
@@ -76,8 +77,8 @@ def _notes(figures: dict[str, Any], *, closed: bool) -> list[str]:
     notes = []
     for field in ("ttft_ms", "request_latency_ms", "inter_chunk_latency_ms"):
         found = figures[field]
-        if found:
-            spans = " ".join(f"{p} {found[p]:.2f}" for p in ("p50", "p90", "p99", "p99_9"))
+        if found and found["p50"] is not None:
+            spans = " ".join(f"{p} {number(found[p], 2)}" for p in ("p50", "p90", "p99", "p99_9"))
             notes.append(f"{field.removesuffix('_ms')} {spans} ms")
     if closed:
         notes.append("closed loop: its latencies hide stalls; use --rate for latency")

@@ -25,11 +25,10 @@ async def test_percentiles_are_those_of_the_servers_delays() -> None:
 
     async with serving(answer) as port:
         seen = await put(port, rate=200.0, poisson=False, connections=200)
-    found = seen.latency.summarise(1000)
     assert seen.done > 150 and not seen.errors
-    assert 8.9 < found["p50"] < 10 + SLACK_MS
-    assert 98.9 < found["p95"] < 100 + SLACK_MS
-    assert 98.9 < found["p99"] < 100 + SLACK_MS
+    assert 8.9 < seen.latency.percentile(50) / 1000 < 10 + SLACK_MS
+    assert 98.9 < seen.latency.percentile(95) / 1000 < 100 + SLACK_MS
+    assert 98.9 < seen.latency.percentile(99) / 1000 < 100 + SLACK_MS
 
 
 class Stalling:
@@ -118,6 +117,51 @@ async def test_calls_without_an_answer_are_unfinished() -> None:
     async with serving(lambda *_: None) as port:
         seen = await put(port, rate=50.0, connections=100, window_s=0.4, patience_s=0.2)
     assert seen.errors == {"unfinished": seen.started}
+
+
+async def test_a_server_that_hangs_a_tenth_of_its_calls_shows_no_healthy_p99() -> None:
+    def answer(transport: asyncio.Transport, number: int) -> None:
+        if number % 10 != 9:
+            transport.write(JSON)
+
+    async with serving(answer) as port:
+        seen = await put(port, rate=100.0, connections=400, window_s=1.0, patience_s=1.0)
+    hung = seen.errors["unfinished"]
+    assert 0.05 < hung / seen.started < 0.2
+    assert seen.answered == seen.started - hung
+    # Each of them is as old as the patience of the load, at least.
+    assert seen.latency.count == seen.started
+    assert seen.latency.percentile(99) / 1000 >= 1000
+    assert seen.latency.percentile(80) / 1000 < 200
+    figures = derive(seen, Usage(window_s=1.0), offered_rps=100.0, streams=False)
+    assert figures["request_latency_ms"]["p99"] >= 1000
+    assert figures["saturated"] is True
+
+
+async def test_a_stream_that_never_says_a_word_counts_in_the_time_to_the_first() -> None:
+    def answer(transport: asyncio.Transport, number: int) -> None:
+        said = chunk(event("hi")) if number % 2 else b""
+        transport.write(STREAM_HEAD + said)
+
+    async with serving(answer) as port:
+        seen = await put(port, stream=True, rate=50.0, connections=100, patience_s=0.5)
+    assert seen.answered == 0
+    assert seen.ttft.count == seen.latency.count == seen.started
+    assert seen.ttft.percentile(40) / 1000 < 200
+    assert seen.ttft.percentile(90) / 1000 >= 500
+
+
+async def test_a_call_that_was_cut_off_counts_with_its_age_and_a_refused_one_does_not() -> None:
+    def answer(transport: asyncio.Transport, number: int) -> None:
+        if number % 2:
+            transport.write(b"HTTP/1.1 429 No\r\nContent-Length: 2\r\n\r\n{}")
+        else:
+            transport.close()
+
+    async with serving(answer) as port:
+        seen = await put(port, rate=50.0, connections=100)
+    assert set(seen.errors) == {"closed", "http_429"}
+    assert seen.latency.count == seen.errors["closed"]
 
 
 async def test_a_port_that_refuses_is_an_error_to_connect() -> None:

@@ -58,12 +58,13 @@ def test_merging_is_as_if_all_had_been_recorded_in_one(
     assert (merged.min, merged.max) == (whole.min, whole.max)
 
 
-def test_nothing_recorded_is_zero_and_merging_nothing_changes_nothing() -> None:
+def test_nothing_recorded_is_unknown_and_merging_nothing_changes_nothing() -> None:
     empty, one = Histogram(), filled([7])
     one.merge(empty)
     assert empty.percentile(99) == 0
     assert (one.min, one.max, one.count) == (7, 7, 1)
-    assert empty.summarise()["avg"] == 0
+    assert empty.summarise()["avg"] is None
+    assert empty.summarise()["p99"] is None
 
 
 def test_what_is_negative_or_too_great_is_counted_at_the_edge() -> None:

@@ -1,12 +1,14 @@
 """Goal: what a report says follows from what was counted. Method: runs made up by hand."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from benchmarks.load.histogram import Histogram
 from benchmarks.load.job import Merged
+from benchmarks.report import cells
 from benchmarks.report.capacity import Costs, Profile, demand, make_text, read_costs
 from benchmarks.report.chart import Bar, draw_bars, draw_lines
 from benchmarks.report.figures import Usage, add_direct, derive, join_repeats
@@ -30,6 +32,7 @@ def seen(**changed: Any) -> Merged:
     plain: dict[str, Any] = {
         "asked": 1500,
         "started": 1000,
+        "answered": 1000,
         "done": 1000,
         "events": 100_000,
         "received_bytes": 1,
@@ -89,7 +92,7 @@ def test_a_run_that_the_load_limited_is_invalid(
 
 
 def test_calls_that_a_busy_target_left_unanswered_are_its_saturation() -> None:
-    full = seen(errors={"connections_max": 500}, latency=histogram(*[5.0] * 500))
+    full = seen(errors={"connections_max": 500}, answered=500)
     found = derive(full, usage(target_cores_share=1.0), offered_rps=100.0, streams=False)
     assert found["valid"] is True
     assert found["saturated"] is True
@@ -102,6 +105,51 @@ def test_added_latency_is_over_direct_and_doubts_of_direct_are_doubts_of_it() ->
     late = figures(lag=histogram(5.0))
     add_direct(found, late, streams=True)
     assert found["valid"] is False
+
+
+def test_an_added_latency_below_zero_is_no_figure_but_a_disturbed_run() -> None:
+    found, direct = figures(), figures(ttft=histogram(*[1.0] * 950, *[9.0] * 50))
+    add_direct(found, direct, streams=True)
+    joined = join_repeats([found])
+    assert joined["added_latency_ms"]["p50"] == pytest.approx(1.0, rel=0.02)
+    assert joined["added_latency_ms"]["p99"] is None
+    assert "p99" in joined["added_latency_disturbed"]
+    assert cells.added(joined, "p50") == "1.00"
+    assert cells.added(joined, "p99") == "disturbed"
+    told = report()
+    told["scenarios"][0] |= joined
+    page = make_page(told).partition("<script")[0]
+    assert "<td>disturbed</td>" in page
+    assert not re.search(r"<td>-\d", page)
+
+
+def test_what_is_not_known_is_blank_and_never_nought() -> None:
+    far = Usage(window_s=10.0)
+    found = derive(
+        seen(latency=Histogram(), ttft=Histogram()), far, offered_rps=100.0, streams=True
+    )
+    for field in ("cpu_us_per_request", "cpu_us_per_event", "target_cpu_share", "rss_mib"):
+        assert found[field] is None
+    assert found["ttft_ms"]["p99"] is None
+    told = report()
+    told["scenarios"] = [entry("url") | found]
+    page = make_page(told).partition("<script")[0]
+    assert "RSS MiB" not in page
+    assert "ttft p99" not in page
+    assert cells.number(None, 1) == ""
+    assert cells.with_workers({"cpu_us_per_event": 4.0, "worker_cpu_us_per_event": None}, "x") == ""
+
+
+@pytest.mark.parametrize(
+    ("tree_s", "valid", "load_limited"), [(9.5, True, False), (7.0, True, True), (4.9, False, True)]
+)
+def test_a_closed_loop_tells_the_cost_of_a_busy_target_only(
+    tree_s: float, valid: bool, load_limited: bool
+) -> None:
+    used = usage(tree_s=tree_s, load_cores_share=1.0, upstream_share=0.9)
+    found = derive(seen(cpu_shares=[0.9]), used, offered_rps=0, streams=False)
+    assert found["valid"] is valid
+    assert found["load_limited"] is load_limited
 
 
 def test_repeats_give_medians_their_range_and_the_sum_of_errors() -> None:
