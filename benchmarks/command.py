@@ -1,12 +1,14 @@
 """`relay bench`: runs scenarios, writes the report, holds it against a baseline.
 
-    relay bench                                   the standard suite: report.html and report.json
+    relay bench                                   the standard suite: report.html
     relay bench --suite cost --targets relay,plain_aiohttp,nginx --repeats 3        a quick A/B
     relay bench --scenarios sse_paced --targets relay,nginx
+    relay bench --suite cost --compare            against the baseline that is kept
     relay bench --url http://127.0.0.1:8080/v1 --key env:KEY --model M --rate 100 --stream
+    relay bench baseline | readme | capacity      of the report that is kept
     relay bench peers --install | list | soak | micro | limits | rows | settlements
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 a regression.
+Exit codes: 0 ok, 1 failed or a regression, 2 usage.
 """
 
 import importlib
@@ -15,14 +17,16 @@ from typing import Any, Final
 
 import click
 
-from benchmarks.report.compare import EXIT_REGRESSION, MARGIN
+from benchmarks.report.compare import BASELINE, EXIT_REGRESSION, MARGIN
 
 _SUBCOMMANDS: Final = {
+    "baseline": "benchmarks.report.compare:command",
     "capacity": "benchmarks.report.capacity:command",
     "limits": "benchmarks.micro.limits:command",
     "list": "benchmarks.scenarios.listing:command",
     "micro": "benchmarks.micro.pure:command",
     "peers": "benchmarks.scenarios.listing:peers_command",
+    "readme": "benchmarks.report.readme:command",
     "rows": "benchmarks.micro.rows:command",
     "settlements": "benchmarks.micro.settlements:command",
     "soak": "benchmarks.scenarios.soak:command",
@@ -65,13 +69,17 @@ def _split(_ctx: click.Context, _parameter: click.Parameter, value: str) -> list
 @click.option(
     "--compare",
     "baseline",
+    is_flag=False,
+    flag_value=str(BASELINE),
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Exit 3 where a ratio to nginx has grown beyond the margin.",
+    metavar="[FILE]",
+    help="Exit 1 where a ratio to nginx, or with --url what its users see, got worse beyond the "
+    "margin. FILE: a baseline or a report  [benchmarks/results/baseline.json]",
 )
 @click.option(
     "--report",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure nothing: compare this report, or draw its page again.",
+    help="Measure nothing: compare this report, or with --out draw its page again.",
 )
 @click.option("--margin", type=click.FloatRange(0, 10), default=MARGIN, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The report on stdout.")

@@ -12,8 +12,8 @@ import click
 from benchmarks.load.drive import LoadFailed
 from benchmarks.peers.install import find
 from benchmarks.peers.table import PEERS
-from benchmarks.report.compare import compare
-from benchmarks.report.document import RESULTS, begin_report, read_report, write_report
+from benchmarks.report.compare import compare, read_baseline
+from benchmarks.report.document import KEPT, RESULTS, begin_report, read_report, write_report
 from benchmarks.report.terminal import print_report, say
 from benchmarks.scenarios.measure import Bench
 from benchmarks.scenarios.special import SPECIAL, STANDARD_SPECIAL, run_special
@@ -26,10 +26,11 @@ _COST_TARGETS: Final = ("relay", "plain_aiohttp", "nginx")
 
 
 def run_session(given: dict[str, Any]) -> bool:
-    """Do what the command line says; return whether a ratio regressed."""
+    """Do what the command line says; return whether a figure regressed."""
     if given["report"] is not None:
-        report = read_report(given["report"])
-        write_report(report, given["out"] or given["report"].parent)
+        report = _read(given["report"])
+        if given["out"] is not None:
+            write_report(report, given["out"])
     else:
         report = _measure(given)
     if given["as_json"]:
@@ -37,6 +38,13 @@ def run_session(given: dict[str, Any]) -> bool:
     else:
         print_report(report)
     return _regressed(report, given) if given["baseline"] is not None else False
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_report(path)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def choose_scenarios(given: dict[str, Any]) -> list[str]:
@@ -88,9 +96,12 @@ def _measure(given: dict[str, Any]) -> dict[str, Any]:
         )
         for name in choose_scenarios(given):
             report["scenarios"] += _run(name, choose_targets(given, name), options)
-    folder = given["out"] or (RESULTS / ("tmp" if _is_partial(given) else ""))
+    folder = given["out"] or RESULTS / "tmp"
     as_json, as_html = write_report(report, folder)
     say(f"wrote {as_json} and {as_html}")
+    if given["out"] is None and not _is_partial(given):
+        KEPT.write_text(as_html.read_text())
+        say(f"kept {KEPT}")
     return report
 
 
@@ -159,9 +170,13 @@ def _secret(reference: str) -> str:
 
 
 def _regressed(report: dict[str, Any], given: dict[str, Any]) -> bool:
-    verdicts = compare(report, read_report(given["baseline"]), given["margin"])
+    try:
+        baseline = read_baseline(given["baseline"])
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    verdicts = compare(report, baseline, given["margin"])
     for verdict in verdicts:
         sys.stderr.write(f"{verdict}\n")
     if not verdicts:
-        raise click.ClickException("nothing to compare: no valid ratio is in both reports")
+        raise click.ClickException("nothing to compare: no valid figure is in both reports")
     return any(verdict.failed for verdict in verdicts)

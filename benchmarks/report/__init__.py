@@ -10,4 +10,5 @@ chart     its charts
 cells     figures as text: blank where unknown
 terminal  what a run says at the terminal
 capacity  CAPACITY.md from measured costs
+readme    the tables of README.md, all from one report
 """

@@ -11,7 +11,7 @@ import msgspec
 
 from benchmarks.micro.pure import make_records
 from benchmarks.report.cells import added
-from benchmarks.report.document import ROOT, read_report
+from benchmarks.report.document import KEPT, ROOT, read_report
 
 CAPACITY: Final = ROOT / "benchmarks" / "CAPACITY.md"
 FRAME_BYTES: Final = 8
@@ -249,12 +249,14 @@ def _table(title: str, first: str, rows: list[tuple[str, Demand]]) -> str:
 
 
 @click.command()
-@click.argument("report", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "report", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=KEPT
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=CAPACITY)
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 where the file differs.")
 @click.pass_context
 def command(ctx: click.Context, report: Path, out: Path, *, check: bool) -> None:
-    """Write benchmarks/CAPACITY.md from the figures of a report."""
+    """Write benchmarks/CAPACITY.md from a report, by default the one that is kept."""
     try:
         text = make_text(read_report(report))
     except ValueError as error:

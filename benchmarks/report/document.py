@@ -1,4 +1,4 @@
-"""The report of a run: one JSON object, and the same as one self-contained HTML page."""
+"""The report of a run: one JSON object, and one self-contained HTML page that holds it."""
 
 import datetime
 import json
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.report.machine import describe_command, describe_commit, describe_machine
-from benchmarks.report.page import make_page
+from benchmarks.report.page import EMBEDDED_BEGIN, EMBEDDED_END, make_page
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "benchmarks" / "results"
-FORMAT: Final = 1
+KEPT: Final = RESULTS / "report.html"
+"""The one report that the repository keeps; its JSON is in it."""
+FORMAT: Final = 2
 
 
 def begin_report(suite: str) -> dict[str, Any]:
@@ -36,14 +38,20 @@ def write_report(report: dict[str, Any], folder: Path) -> tuple[Path, Path]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Return a report that was written.
+    """Return a report that was written, as JSON or as the page that holds it.
 
     Raises:
         ValueError: It is none.
     """
-    report: dict[str, Any] = json.loads(path.read_text())
+    text = path.read_text()
+    if path.suffix == ".html":
+        text = text.partition(EMBEDDED_BEGIN)[2].partition(EMBEDDED_END)[0]
+    try:
+        report: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a benchmark report: {error}") from error
     if not isinstance(report, dict) or "scenarios" not in report:
-        raise ValueError(f"{path} is not a benchmark report")
+        raise ValueError(f"{path} is not a benchmark report: it has no scenarios")
     return report
 
 

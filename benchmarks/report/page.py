@@ -11,6 +11,9 @@ from benchmarks.report.chart import Bar, Series, draw_bars, draw_lines
 from benchmarks.report.goals import judge
 
 _TEMPLATE: Final = Path(__file__).with_name("page.html")
+EMBEDDED_BEGIN: Final = '<script type="application/json" id="report">'
+EMBEDDED_END: Final = "</script>"
+"""Between these the page holds the report as JSON."""
 _OURS: Final = "relay"
 _BY_EVENT_MIN: Final = 10
 """Events a call from which on a scenario is about events."""
