@@ -5,6 +5,7 @@ relay_server    the whole relay, with its own databases
 upstream        the scripted upstream behind them
 place           where a target runs, and the target that runs there
 processes       starts and ends servers; CPU, memory and files of process trees
+guard           one server: nothing of it outlives the benchmark
 waiting         until a server answers
 books           whether every call is in the request log, once
 redis_counters  how often Redis was asked

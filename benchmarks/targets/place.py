@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from benchmarks.targets import processes
-from benchmarks.targets.processes import descendants
+from benchmarks.targets.guard import descendants
 
 MODEL: Final = "mock-model"
 KEY: Final = "relay_benchmark-key"

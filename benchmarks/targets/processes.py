@@ -9,15 +9,17 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from benchmarks.targets.guard import STOP_S, descendants
+
 ROOT: Final = Path(__file__).parents[2]
 READY_S: Final = 60.0
-STOP_S: Final = 20.0
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -47,62 +49,57 @@ def running(
 ) -> Iterator[int]:
     """Run a server on `cores` until the block ends; yield its pid once it listens on `port`.
 
+    It ends with this process, whatever ends that, and so does all it started (`guard`).
+
     Raises:
         NotStarted: It ended, or did not listen in time.
     """
+    read, write = os.pipe()
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
+        guard = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.targets.guard", str(write), *command],
             cwd=ROOT,
             env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
+            pass_fds=(write,),
             start_new_session=True,
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
+    os.close(write)
     try:
-        _await_port(process, port, log)
-        yield process.pid
+        with os.fdopen(read, "rb") as told:
+            pid = int(told.readline() or 0)
+        _await_port(guard, command, port, log)
+        yield pid
     finally:
-        _stop(process)
+        _stop(guard)
 
 
-def _await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _await_port(guard: subprocess.Popen[bytes], command: list[str], port: int, log: Path) -> None:
     until_s = time.monotonic() + READY_S
     while True:
         with socket.socket() as sock:
             if sock.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        if process.poll() is not None or time.monotonic() > until_s:
+        if guard.poll() is not None or time.monotonic() > until_s:
             said = log.read_text("utf-8", "replace")[-500:]
-            raise NotStarted(f"{Path(process.args[0]).name} did not come up: {said}")  # type: ignore[arg-type,index]
+            raise NotStarted(f"{Path(command[0]).name} did not come up: {said}")
         time.sleep(0.05)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    left = descendants(process.pid)
-    process.send_signal(signal.SIGTERM)
+def _stop(guard: subprocess.Popen[bytes]) -> None:
+    """Let go of the guard, which ends the server; kill all of them where it does not."""
+    assert guard.stdin is not None
+    guard.stdin.close()
     try:
-        process.wait(STOP_S)
+        guard.wait(STOP_S + 5)
     except subprocess.TimeoutExpired:
-        for pid in left:
+        for pid in descendants(guard.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        process.wait()
-    # A wrapper that ended may have left the server it had started: that is in its group.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the pids of a process and of all below it."""
-    found = [pid]
-    for parent in found:
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found.extend(int(child) for child in (task / "children").read_text().split())
-    return found
+        guard.wait()
 
 
 def command_line(pid: int) -> bytes:
