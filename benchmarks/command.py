@@ -25,7 +25,7 @@ _SUBCOMMANDS: Final = {
     "limits": "benchmarks.micro.limits:command",
     "list": "benchmarks.scenarios.listing:command",
     "micro": "benchmarks.micro.pure:command",
-    "peers": "benchmarks.scenarios.listing:peers_command",
+    "peers": "benchmarks.peers.listing:command",
     "readme": "benchmarks.report.readme:command",
     "rows": "benchmarks.micro.rows:command",
     "settlements": "benchmarks.micro.settlements:command",

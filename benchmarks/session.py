@@ -79,8 +79,9 @@ def choose_targets(given: dict[str, Any], name: str) -> list[str]:
     if given["suite"] == "cost":
         return list(_COST_TARGETS)
     if name in EVERY_PEER:
-        extra = [peer for peer in PEERS if peer not in STANDARD_TARGETS and find(PEERS[peer])]
-        return [*STANDARD_TARGETS, *extra]
+        more = [peer for peer in PEERS.values() if peer.name not in STANDARD_TARGETS]
+        told = [peer.name for peer in more if peer.not_to_be_had or find(peer)]
+        return [*STANDARD_TARGETS, *told]
     return []
 
 

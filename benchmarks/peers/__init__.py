@@ -2,5 +2,7 @@
 
 table          each peer as data: where it comes from, how it is run, what it does
 install        sets them up, each in a folder of its own
+debian         Debian's packages: installed as root, else unpacked
+listing        `relay bench peers`
 plain_aiohttp  the obvious relay in Python, which is one of them
 """

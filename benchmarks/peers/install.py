@@ -3,7 +3,6 @@
 Never in the relay's own environment: what a peer depends on is none of our business.
 """
 
-import shutil
 import subprocess
 import sys
 import venv
@@ -11,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from benchmarks.peers import debian
 from benchmarks.peers.table import PEERS, Peer
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / ".venv" / "peers"
 _INSTALL_S: Final = 900.0
-_SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PIP_OPTIONS: Final = ("install", "--quiet", "--disable-pip-version-check")
 
 Say = Callable[[str], None]
 
@@ -24,7 +24,8 @@ Say = Callable[[str], None]
 def find(peer: Peer) -> str | None:
     """Return a peer's program as a path; None where it is not installed."""
     if peer.source == "debian":
-        return shutil.which(peer.program, path=_SYSTEM_PATH)
+        found = debian.find(FOLDER / peer.name, peer.program)
+        return str(found) if found else None
     if peer.source == "own":
         return sys.executable
     if peer.source == "npm":
@@ -33,11 +34,17 @@ def find(peer: Peer) -> str | None:
     return str(program) if _is_installed(peer) and program.exists() else None
 
 
+def environment(peer: Peer) -> dict[str, str]:
+    """Return what a peer's program needs around it because of how it was installed."""
+    return debian.environment(FOLDER / peer.name) if peer.source == "debian" else {}
+
+
 def missing(peer: Peer) -> str:
-    """Say how a peer that is not there could be had."""
-    if peer.source == "debian":
-        return f"not installed: apt-get install {peer.package}"
-    return f"not installed: relay bench peers --install (from {peer.source}: {peer.package})"
+    """Say how a peer that is not there could be had, or why it cannot."""
+    if peer.not_to_be_had:
+        return f"not to be had: {peer.not_to_be_had}"
+    place = "Debian" if peer.source == "debian" else peer.source
+    return f"not installed: relay bench peers --install (from {place}: {peer.package})"
 
 
 def install(names: tuple[str, ...], say: Say) -> dict[str, str]:
@@ -46,37 +53,38 @@ def install(names: tuple[str, ...], say: Say) -> dict[str, str]:
     for peer in (PEERS[name] for name in names):
         if find(peer) is not None:
             continue
-        say(f"{peer.name}: installing {peer.package} from {peer.source}")
-        reason = _install(peer)
+        if peer.not_to_be_had:
+            reason = missing(peer)
+        else:
+            say(f"{peer.name}: installing {peer.package} from {peer.source}")
+            reason = _install(peer)
         if reason:
             absent[peer.name] = reason
+            say(f"{peer.name}: NOT installed: {reason}")
     return absent
 
 
 def _install(peer: Peer) -> str:
     """Install one peer; return why not, "" where it went well."""
     folder = FOLDER / peer.name
-    if peer.source == "debian":
-        return missing(peer)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        if peer.source == "npm":
+        if peer.source == "debian":
+            debian.install(peer.package, folder)
+        elif peer.source == "npm":
             _install_npm(peer, folder)
         else:
             venv.create(folder, with_pip=True)
             _run([str(folder / "bin/pip"), *_PIP_OPTIONS, *peer.package.split()])
     except subprocess.CalledProcessError as error:
         return _last_line(error.stderr) or f"exit code {error.returncode}"
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, subprocess.TimeoutExpired, debian.Refused) as error:
         return str(error)
     _stamp(peer).write_text(peer.package)
     return "" if find(peer) is not None else f"{peer.program} is not in the package"
 
 
-_PIP_OPTIONS: Final = ("install", "--quiet", "--disable-pip-version-check")
-
-
 def _install_npm(peer: Peer, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     npm = str(Path(sys.executable).parent / "npm")
     options = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
     _run([npm, "install", "--prefix", str(folder), *options, peer.package])

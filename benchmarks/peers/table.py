@@ -14,7 +14,7 @@ BYTES: Final = "bytes only"
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """One peer.
 
-    `source`: "debian", "pypi", "npm" or "own"; `package`: its exact name and version there.
+    `source`: "debian", "pypi", "npm", "own" or "none"; `package`: its exact name and version there.
     `program`: below the peer's folder, or on PATH (debian). `config`: files in `config/`, the
     first of them is $config. `arguments`: with $names as in the files. `does`: what it does on
     the way. `tls`: can verify an https upstream. `load_share`: of the common load that it is
@@ -39,6 +39,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """What a call must carry besides the key."""
     ready_path: str = ""
     """Asked until it answers 200, for peers that listen before they can serve."""
+    not_to_be_had: str = ""
+    """Why no registry has it; "" where one does. Such a peer is listed, so that nobody wonders."""
 
 
 _ROUTER: Final = (
@@ -183,6 +185,34 @@ PEERS: Final = {
             env={"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"},
             load_share=0.05,
             streams_not="it answers streams of a custom OpenAI host with 500 (TypeError)",
+        ),
+        Peer(
+            name="agentgateway",
+            source="none",
+            does="a gateway in Rust for models and agents' tools",
+            not_to_be_had="released as a binary elsewhere and as a container image; PyPI's package "
+            "of that name is another project, npm and Debian have none",
+        ),
+        Peer(
+            name="bifrost",
+            source="none",
+            does="a gateway in Go with its own keys, logs and limits",
+            not_to_be_had="npm's @maximhq/bifrost is a wrapper that fetches its binary from the "
+            "maker's own server when it runs; PyPI and Debian have other projects of that name",
+        ),
+        Peer(
+            name="busbar",
+            source="none",
+            does="a gateway in Rust that translates between providers",
+            not_to_be_had="PyPI's package of that name is empty and another project's; npm and "
+            "Debian have none",
+        ),
+        Peer(
+            name="tensorzero",
+            source="none",
+            does="a gateway in Rust that logs to ClickHouse",
+            not_to_be_had="PyPI's tensorzero is the client library, without the gateway's binary; "
+            "the gateway is released as a container image",
         ),
     )
 }

@@ -6,5 +6,5 @@ special  those that are more than one load on one target
 measure  one load on one target, and what all used meanwhile
 url      a load on any URL
 soak     hours of load: does anything grow?
-listing  `relay bench list` and `relay bench peers`
+listing  `relay bench list`
 """

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.peers.install import find, missing
+from benchmarks.peers.install import environment, find, missing
 from benchmarks.peers.table import PEERS, Peer
 from benchmarks.targets.place import KEY, Place, Server
 from benchmarks.targets.processes import free_port, running
@@ -62,7 +62,7 @@ def _start_peer(peer: Peer, place: Place) -> Iterator[Server]:
     program = find(peer)
     assert program is not None, "absence() was asked before"
     command = [program, *(_fill(argument, words) for argument in peer.arguments)]
-    env = {name: _fill(value, words) for name, value in peer.env.items()}
+    env = environment(peer) | {name: _fill(value, words) for name, value in peer.env.items()}
     if place.trust:
         env["SSL_CERT_FILE"] = place.trust
     log = place.folder / "output.log"
