@@ -1,6 +1,7 @@
 """The load generator: calls at intended times, and what came back; knows nothing of targets.
 
 job         what one generator process is told, and what it answers
+request     the bytes of a call, as its client would send it
 generator   one such process: an open or a closed loop
 drive       starts the processes of a load and joins what they saw
 connection  one keep-alive connection: asks, and reads just enough

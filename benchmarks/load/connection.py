@@ -18,10 +18,15 @@ from typing import Final, cast
 from benchmarks.load.tally import Tally
 
 _LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
-_TOKEN: Final = re.compile(rb'"(?:content|reasoning_content|text|arguments)":\s*"[^"]')
+_TOKEN: Final = re.compile(
+    rb'"(?:content|reasoning_content|text|arguments|delta|partial_json)":\s*"[^"]'
+)
 """The first text of an answer: an event that only names the role is no output yet."""
-_PROMPT: Final = re.compile(rb'"prompt_tokens":\s*(\d+)')
-_COMPLETION: Final = re.compile(rb'"completion_tokens":\s*(\d+)')
+_PROMPT: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
+_COMPLETION: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
+_END: Final = re.compile(rb'\[DONE\]|"message_stop"|"response\.(?:completed|incomplete)"')
+_FIRST_BYTES: Final = 2048
+"""Of a stream, in which some dialects tell the tokens of the prompt."""
 _READS_KEPT: Final = 4
 """Usage, `[DONE]` and the last chunk may come in a read each."""
 _READ_BYTES_MIN: Final = 256
@@ -58,6 +63,7 @@ class Connection(asyncio.Protocol):
         "_measured",
         "_on_closed",
         "_on_ready",
+        "_prompt_tokens",
         "_read_ns",
         "_status",
         "_stream",
@@ -86,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._stream = False
         self._measured = False
         self._token_due = False
+        self._prompt_tokens = 0
         self._intended_ns = self._read_ns = 0
         self._status = 0
 
@@ -96,6 +103,7 @@ class Connection(asyncio.Protocol):
         self._intended_ns = intended_ns
         self._measured = measured
         self._token_due = True
+        self._prompt_tokens = 0
         self._kept.clear()
         self._transport.write(request)
 
@@ -119,9 +127,12 @@ class Connection(asyncio.Protocol):
             data = self._read_head(data)
         if not data or self.phase is not Phase.BODY:
             return
-        if self._stream:
-            self._read_events(data, now_ns)
         kept = self._kept
+        if self._stream:
+            if not kept:
+                told = _PROMPT.search(data, 0, _FIRST_BYTES)
+                self._prompt_tokens = int(told[1]) if told else 0
+            self._read_events(data, now_ns)
         if kept and len(kept[-1]) < _READ_BYTES_MIN:
             kept[-1] += data
         else:
@@ -212,7 +223,7 @@ class Connection(asyncio.Protocol):
         if self._status != 200:
             self._fail(f"http_{self._status}")
             return
-        if self._stream and b"[DONE]" not in tail:
+        if self._stream and _END.search(tail) is None:
             self._fail("error_event" if b'"error"' in tail else "truncated")
             return
         tally.done += 1
@@ -225,9 +236,9 @@ class Connection(asyncio.Protocol):
 
     def _add_tokens(self, tail: bytes) -> None:
         prompt, completion = _PROMPT.search(tail), _COMPLETION.search(tail)
-        if prompt is not None and completion is not None:
-            self._tally.prompt_tokens += int(prompt[1])
+        if completion is not None:
             self._tally.completion_tokens += int(completion[1])
+            self._tally.prompt_tokens += self._prompt_tokens or (int(prompt[1]) if prompt else 0)
 
     def _fail(self, kind: str) -> None:
         if self._measured:

@@ -27,7 +27,8 @@ import uvloop
 
 from benchmarks.load.clock import Alarm
 from benchmarks.load.connection import Connection
-from benchmarks.load.job import Job, Outcome, make_request
+from benchmarks.load.job import Job, Outcome
+from benchmarks.load.request import make_request
 from benchmarks.load.tally import Tally
 
 _HEARTBEAT_NS: Final = 5_000_000

@@ -3,7 +3,6 @@
 A job never stands on a command line: it holds the key.
 """
 
-import json
 from typing import Any, Final
 
 import msgspec
@@ -15,13 +14,19 @@ SECONDS_MAX: Final = 24 * 3600
 CONNECTIONS_MAX: Final = 100_000
 """A load is bounded in count and time, whoever asks for it."""
 
-_SENTENCE: Final = "The quick brown fox jumps over the lazy dog near the quiet harbour. "
-
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of call. `weight`: its share among the kinds. `tokens_max`: 0 = not said."""
+    """A kind of call.
+
+    `weight`: its share among the kinds. `tokens_max`: 0 = not said. `shape`: "chat", "messages" or
+    "responses" (see `request`). Of an agent's prompt, `fixed_bytes` are instructions and `tools`,
+    which every call has, 0 = all of it; the rest is the turns so far.
+    """
 
     stream: bool
+    shape: str = "chat"
+    tools: int = 0
+    fixed_bytes: int = 0
     prompt_bytes: int = 1000
     tokens_max: int = 0
     weight: float = 1.0
@@ -115,26 +120,6 @@ class Merged(msgspec.Struct, kw_only=True):
     gap: Histogram
     lag: Histogram
     loop_lag: Histogram
-
-
-def make_request(job: Job, call: Call, host: str) -> bytes:
-    """Return the bytes of one call."""
-    prompt = (_SENTENCE * (call.prompt_bytes // len(_SENTENCE) + 1))[: call.prompt_bytes]
-    fields: dict[str, object] = {
-        "model": call.model,
-        "messages": [{"role": "user", "content": prompt}],
-        "stream": call.stream,
-    }
-    if call.stream:
-        fields["stream_options"] = {"include_usage": True}
-    if call.tokens_max:
-        fields["max_tokens"] = call.tokens_max
-    extra = "".join(f"{name}: {value}\r\n" for name, value in job.headers.items()).encode()
-    body = json.dumps(fields, separators=(",", ":")).encode()
-    return (
-        b"POST %b HTTP/1.1\r\nHost: %b\r\nAuthorization: Bearer %b\r\n"
-        b"Content-Type: application/json\r\nAccept: */*\r\n%bContent-Length: %d\r\n\r\n%b"
-    ) % (job.path.encode(), host.encode(), job.key.encode(), extra, len(body), body)
 
 
 def merge(outcomes: list[Outcome]) -> Merged:

@@ -71,6 +71,8 @@ _ROWS: Final = (
     _cpu("an event of 200 at once", "sse_burst", "cpu_us_per_event", 2),
     _call("CPU of a JSON call at 5,000/s, us", "json_busy"),
     _call("to a server that is never idle", "json_closed"),
+    _call("call like Claude Code's (76-800 KB, 300 events), us", "claude_code"),
+    _call("call like Codex's (39-400 KB, 300 events), us", "codex"),
     Row(label="memory of an open stream, KiB", scenario="open_streams", cell=_stream_kib),
     Row(
         label="added TTFT p99 at 30M tokens a minute, ms",
@@ -88,8 +90,6 @@ _NEVER_IDLE_ROWS: Final = (
         _call(f"stream, {n} event{'s' * (n > 1)} in one write", f"sse_burst_{n}")
         for n in (1, 20, 200)
     ),
-    _call("call like Claude Code's", "claude_code"),
-    _call("call like Codex's", "codex"),
 )
 
 

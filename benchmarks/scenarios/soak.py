@@ -22,7 +22,8 @@ from benchmarks.scenarios.table import SCENARIOS, Scenario
 from benchmarks.targets import target
 from benchmarks.targets.place import Place, Server
 from benchmarks.targets.processes import open_files, raise_open_files, rss_bytes, threads
-from benchmarks.targets.upstream import Script, start_upstream
+from benchmarks.targets.script import Script
+from benchmarks.targets.upstream import start_upstream
 
 _SETTLE_SHARE: Final = 0.1
 _RSS_MIB_PER_HOUR_MAX: Final = 4.0

@@ -125,6 +125,7 @@ def _start(
         trust=stage.trust,
         workers=options.workers,
         line_tpm=scenario.line_tpm,
+        messages=scenario.messages,
     )
     try:
         stage.servers[name] = stack.enter_context(target.start(name, place))

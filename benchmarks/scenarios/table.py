@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from benchmarks.load.job import Call
-from benchmarks.targets.upstream import Script
+from benchmarks.targets.script import Script
 
 STANDARD_TARGETS: Final = ("relay", "plain_aiohttp", "nginx", "haproxy", "envoy")
 UNBOUND_TPM: Final = 10_000_000_000
@@ -47,6 +47,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         """Whether answers are event streams."""
         return any(call.stream for call in self.calls)
 
+    @property
+    def messages(self) -> bool:
+        """Whether clients speak Anthropic's dialect."""
+        return any(call.shape == "messages" for call in self.calls)
+
 
 _MIX: Final = (
     Call(stream=True, prompt_bytes=8_000, tokens_max=200, weight=0.5),
@@ -63,6 +68,89 @@ _MIX_SCRIPT: Final = Script(chunks=1000, interval_ms=40, tokens_per_event=4)
 _MIX_ABOUT: Final = (
     "30M tokens a minute on one dedicated line of 33M, everything on: 142 calls/s, prompts of "
     "8-24 KB, 10:1 prompt:completion tokens, streamed, 4 tokens an event, 100 tokens/s a stream"
+)
+
+_PROMPT_BYTES: Final = {
+    "4k": 4_000,
+    "39k": 39_000,
+    "64k": 64 * 1024,
+    "76k": 76_000,
+    "300k": 300_000,
+    "1m": 1_000_000,
+}
+"""39 and 76 KB are what Codex and Claude Code send to say hello; 1 MB is a picture."""
+_NEVER_IDLE: Final = 8
+"""Connections of a closed loop that keeps one worker busy, and no queue before it."""
+_PROMPTS: Final = tuple(
+    Scenario(
+        name=f"json_prompt_{name}",
+        about=f"JSON calls, prompt of {size:,} bytes, closed loop over {_NEVER_IDLE} connections",
+        script=Script(canned=True),
+        calls=(Call(stream=False, prompt_bytes=size),),
+        connections=_NEVER_IDLE,
+        window_s=4,
+    )
+    for name, size in _PROMPT_BYTES.items()
+)
+_BURSTS: Final = tuple(
+    Scenario(
+        name=f"sse_burst_{events}",
+        about=f"streams whose upstream sends {events} events in one write, closed loop over "
+        f"{_NEVER_IDLE} connections",
+        script=Script(canned=True, chunks=events),
+        calls=(Call(stream=True),),
+        connections=_NEVER_IDLE,
+        window_s=4,
+    )
+    for events in (1, 20, 200)
+)
+_AGENT_SCRIPT: Final = Script(
+    canned=True, chunks=300, ttft_ms=400, bursts=(1, 3, 8, 1, 20, 2, 5), pause_ms=50
+)
+"""A model thinks, then speaks in bursts: 300 events in some 50 writes, over about three seconds."""
+_AGENTS: Final = (
+    Scenario(
+        name="claude_code",
+        about="like Claude Code: /v1/messages with 18 tools, prompts of 76 KB to 800 KB, 30 calls/s"
+        ", 300 events in bursts of 1 to 20 with pauses",
+        script=_AGENT_SCRIPT,
+        calls=tuple(
+            Call(
+                stream=True,
+                shape="messages",
+                tools=18,
+                prompt_bytes=size,
+                fixed_bytes=75_000,
+                weight=weight,
+            )
+            for size, weight in ((76_000, 0.6), (150_000, 0.3), (800_000, 0.1))
+        ),
+        rate=30,
+        warm_s=5,
+        window_s=6,
+        once=True,
+    ),
+    Scenario(
+        name="codex",
+        about="like Codex: /v1/responses with 8 tools, prompts of 39 KB to 400 KB, 30 calls/s, "
+        "300 events in bursts of 1 to 20 with pauses",
+        script=_AGENT_SCRIPT,
+        calls=tuple(
+            Call(
+                stream=True,
+                shape="responses",
+                tools=8,
+                prompt_bytes=size,
+                fixed_bytes=36_000,
+                weight=weight,
+            )
+            for size, weight in ((39_000, 0.6), (120_000, 0.3), (400_000, 0.1))
+        ),
+        rate=30,
+        warm_s=5,
+        window_s=6,
+        once=True,
+    ),
 )
 
 SCENARIOS: Final = {
@@ -195,13 +283,16 @@ SCENARIOS: Final = {
             calls=(Call(stream=False),),
             connections=32,
         ),
+        *_PROMPTS,
+        *_BURSTS,
+        *_AGENTS,
     )
 }
 
 EVERY_PEER: Final = ("json_busy", "sse_paced")
 """What a call and what an event costs: asked of every peer that is installed."""
-COST: Final = (*EVERY_PEER, "json_closed")
-"""The quick ones; the last tells what a call costs a worker that is never idle."""
+COST: Final = (*EVERY_PEER, "json_closed", "json_prompt_76k", "sse_burst_20")
+"""The quick ones; the last three tell what calls cost a worker that is never idle."""
 STANDARD: Final = (
     *(
         "json_short",
@@ -212,5 +303,6 @@ STANDARD: Final = (
         "sse_burst",
         "open_streams",
     ),
-    *("mixed_30m", "mixed_30m_tls", "json_sweep"),
+    *("mixed_30m", "mixed_30m_tls", "json_sweep", "json_prompt_64k", "sse_burst_20"),
+    *("claude_code", "codex"),
 )

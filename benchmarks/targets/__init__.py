@@ -2,7 +2,9 @@
 
 target          starts the relay, a peer, or nothing at all
 relay_server    the whole relay, with its own databases
-upstream        the scripted upstream behind them
+upstream        starts the upstream behind them, scripted or canned
+script          how it answers
+canned          an upstream whose answers stand ready
 place           where a target runs, and the target that runs there
 processes       starts and ends servers; CPU, memory and files of process trees
 guard           one server: nothing of it outlives the benchmark

@@ -19,7 +19,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     `upstreams`: ports of scripted upstreams; peers get the first. `trust`: PEM that vouches for
     them; "" = plain HTTP. `line_tpm`: of the relay's one line, which is a
-    dedicated one; `splice`: whether it carries broken streams on.
+    dedicated one; `splice`: whether it carries broken streams on. `messages`: whether clients speak
+    Anthropic's dialect, and so must the upstream.
     """
 
     folder: Path
@@ -28,6 +29,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     trust: str = ""
     workers: int = 1
     line_tpm: int = 10_000_000_000
+    messages: bool = False
     splice: bool = False
 
     @property

@@ -50,17 +50,22 @@ key = "env:BENCH_KEY"
 _CHANNEL: Final = """
 [[channel]]
 name = "scripted-{number}"
-base_url = "{scheme}://127.0.0.1:{port}/v1"
+base_url = "{scheme}://127.0.0.1:{port}{path}"
+protocol = "{protocol}"
 api_key = "env:BENCH_UPSTREAM_KEY"
 models = ["{model}"]
-resume = "trailing"
+resume = "{resume}"
 """
+_CHAT: Final = {"protocol": "openai", "path": "/v1", "resume": "trailing"}
+_MESSAGES: Final = {"protocol": "anthropic", "path": "", "resume": "none"}
 
 
 def make_catalog(place: Place) -> str:
     """Return the relay's catalog: one dedicated line over all the scripted upstreams."""
+    # Anthropic's clients and channels say /v1 themselves; its answers cannot be carried on.
+    dialect = _MESSAGES if place.messages else _CHAT
     channels = [
-        _CHANNEL.format(number=number, scheme=place.scheme, port=port, model=MODEL)
+        _CHANNEL.format(number=number, scheme=place.scheme, port=port, model=MODEL, **dialect)
         for number, port in enumerate(place.upstreams)
     ]
     names = ", ".join(f'"scripted-{number}"' for number in range(len(place.upstreams)))

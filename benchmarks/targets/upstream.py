@@ -1,4 +1,4 @@
-"""The scripted upstreams of a run (`relay mock`), and a certificate authority made for it."""
+"""The upstreams of a run (`relay mock`, or `canned`), and a certificate authority made for it."""
 
 import json
 import subprocess
@@ -12,18 +12,10 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.targets.processes import NotStarted, free_port, running
+from benchmarks.targets.script import Script
 
 _RELAY: Final = str(Path(sys.executable).parent / "relay")
 _VALID_DAYS: Final = "2"
-
-
-class Script(msgspec.Struct, frozen=True, kw_only=True):
-    """How an upstream answers: tokens of an answer, the time between two events, and so on."""
-
-    chunks: int = 40
-    interval_ms: float = 0.0
-    ttft_ms: float = 0.0
-    tokens_per_event: int = 1
 
 
 class Authority(msgspec.Struct, frozen=True):
@@ -47,16 +39,26 @@ def start_upstream(
 ) -> Iterator[Upstream]:
     """Run a scripted upstream until the block ends."""
     port = free_port()
-    command = [
-        *(_RELAY, "mock", "--port", str(port), "--chunks", str(script.chunks)),
-        *("--interval-ms", str(script.interval_ms), "--ttft-ms", str(script.ttft_ms)),
-        *("--tokens-per-event", str(script.tokens_per_event)),
-    ]
+    command = _canned(script, port) if script.canned else _mock(script, port)
     if authority is not None:
+        assert not script.canned, "it speaks plain HTTP"
         command += ["--tls-cert", str(authority.certificate), "--tls-key", str(authority.key)]
     log = folder / f"upstream-{port}.log"
     with running(command, cores=cores, port=port, log=log) as pid:
         yield Upstream(port, pid, authority is not None)
+
+
+def _canned(script: Script, port: int) -> list[str]:
+    said = msgspec.json.encode(script).decode()
+    return [sys.executable, "-m", "benchmarks.targets.canned", str(port), said]
+
+
+def _mock(script: Script, port: int) -> list[str]:
+    return [
+        *(_RELAY, "mock", "--port", str(port), "--chunks", str(script.chunks)),
+        *("--interval-ms", str(script.interval_ms), "--ttft-ms", str(script.ttft_ms)),
+        *("--tokens-per-event", str(script.tokens_per_event)),
+    ]
 
 
 def make_authority(folder: Path) -> Authority:

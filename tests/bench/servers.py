@@ -69,11 +69,15 @@ async def serving(answer: Answer) -> AsyncIterator[int]:
 
 async def put(port: int, *, stream: bool = False, **job: object) -> Merged:
     """Put a load on a port, from this very loop; return what the generator saw."""
-    plain: dict[str, object] = {"warm_s": 0.2, "window_s": 1.0, "patience_s": 5.0}
+    plain: dict[str, object] = {
+        "calls": (Call(stream=stream),),
+        "warm_s": 0.2,
+        "window_s": 1.0,
+        "patience_s": 5.0,
+    }
     chosen = Job(
         host="127.0.0.1",
         port=port,
-        calls=(Call(stream=stream),),
         begin_ns=monotonic_ns() + 20_000_000,
         **(plain | job),  # type: ignore[arg-type]
     )
