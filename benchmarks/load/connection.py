@@ -24,9 +24,12 @@ _TOKEN: Final = re.compile(
 """The first text of an answer: an event that only names the role is no output yet."""
 _PROMPT: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
 _COMPLETION: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
-_END: Final = re.compile(rb'\[DONE\]|"message_stop"|"response\.(?:completed|incomplete)"')
+_INPUT: Final = b'"input_tokens":'
 _FIRST_BYTES: Final = 2048
 """Of a stream, in which some dialects tell the tokens of the prompt."""
+_LAST_BYTES: Final = 4096
+"""Of an answer, in which its usage is. A regular expression over more would cost more than all."""
+_ENDS: Final = (b"[DONE]", b'"message_stop"', b'"response.completed"', b'"response.incomplete"')
 _READS_KEPT: Final = 4
 """Usage, `[DONE]` and the last chunk may come in a read each."""
 _READ_BYTES_MIN: Final = 256
@@ -130,7 +133,8 @@ class Connection(asyncio.Protocol):
         kept = self._kept
         if self._stream:
             if not kept:
-                told = _PROMPT.search(data, 0, _FIRST_BYTES)
+                at = data.find(_INPUT, 0, _FIRST_BYTES)
+                told = _PROMPT.match(data, at) if at >= 0 else None
                 self._prompt_tokens = int(told[1]) if told else 0
             self._read_events(data, now_ns)
         if kept and len(kept[-1]) < _READ_BYTES_MIN:
@@ -223,11 +227,11 @@ class Connection(asyncio.Protocol):
         if self._status != 200:
             self._fail(f"http_{self._status}")
             return
-        if self._stream and _END.search(tail) is None:
+        if self._stream and not any(end in tail for end in _ENDS):
             self._fail("error_event" if b'"error"' in tail else "truncated")
             return
         tally.done += 1
-        self._add_tokens(tail)
+        self._add_tokens(tail[-_LAST_BYTES:])
         if self._measured:
             self._measured = False
             tally.pending -= 1
