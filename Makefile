@@ -44,8 +44,9 @@ test-compiled: compiled
 faults: $(STAMP)
 	$(BIN)/pytest -m slow
 
-# Peers that cannot be had are listed as absent in the report. `relay bench peers --install` sets
-# up all of them, gateways of hundreds of MB too; those that are there are measured as well.
+# Peers that cannot be had are said to be, and listed as absent in the report. `relay bench peers
+# --install` sets up all of them, gateways of hundreds of MB too; those that are there are measured
+# as well. `relay bench baseline`, `readme` and `capacity` bring the papers up to the new report.
 bench: $(STAMP)
 	@$(MAKE) --no-print-directory compiled || echo 'Not compiled: what is measured is pure Python.'
 	$(BIN)/relay bench peers --install envoy nginx haproxy

@@ -15,7 +15,7 @@ from benchmarks.peers.table import PEERS
 from benchmarks.report.compare import compare, read_baseline
 from benchmarks.report.document import KEPT, RESULTS, begin_report, read_report, write_report
 from benchmarks.report.terminal import print_report, say
-from benchmarks.scenarios.measure import Bench
+from benchmarks.scenarios.measure import bench_here
 from benchmarks.scenarios.special import SPECIAL, STANDARD_SPECIAL, run_special
 from benchmarks.scenarios.suite import Options, run_scenario
 from benchmarks.scenarios.table import COST, EVERY_PEER, SCENARIOS, STANDARD, STANDARD_TARGETS
@@ -91,8 +91,10 @@ def _measure(given: dict[str, Any]) -> dict[str, Any]:
         entries = run_url(_url_load(given), say)
         report["scenarios"] += entries
     else:
+        if len(os.sched_getaffinity(0)) == 1:
+            say("one core only: target and load share it; figures are for trying out")
         options = Options(
-            bench=_bench(given["generators"]),
+            bench=bench_here(given["generators"]),
             repeats=given["repeats"] or _REPEATS[given["suite"]],
         )
         for name in choose_scenarios(given):
@@ -121,18 +123,6 @@ def _run(name: str, targets: list[str], options: Options) -> list[dict[str, Any]
     except LoadFailed as error:
         say(f"{name}: FAILED: {error}")
         return [{"name": name, "target": "", "absent": f"failed: {error}", "valid": False}]
-
-
-def _bench(generators: int) -> Bench:
-    """Return the first core for the target, the others for load and upstream."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) == 1:
-        say("one core only: target and load share it; figures are for trying out")
-    return Bench(
-        target_cores=frozenset(cores[:1]),
-        load_cores=frozenset(cores[1:] or cores),
-        generators=generators,
-    )
 
 
 def _url_load(given: dict[str, Any]) -> UrlLoad:

@@ -6,5 +6,6 @@ special  those that are more than one load on one target
 measure  one load on one target, and what all used meanwhile
 url      a load on any URL
 soak     hours of load: does anything grow?
+faults   what goes wrong each minute of a soak, if asked to
 listing  `relay bench list`
 """

@@ -1,5 +1,6 @@
 """One run: a load on a running target, with everything that the processes used meanwhile."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,16 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     target_cores: frozenset[int] = frozenset({0})
     load_cores: frozenset[int] = frozenset({1})
     generators: int = 1
+
+
+def bench_here(generators: int = 1) -> Bench:
+    """Return the first core for the target, the others, if there are any, for load and upstream."""
+    cores = sorted(os.sched_getaffinity(0))
+    return Bench(
+        target_cores=frozenset(cores[:1]),
+        load_cores=frozenset(cores[1:] or cores),
+        generators=generators,
+    )
 
 
 class Watch:

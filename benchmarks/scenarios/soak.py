@@ -1,7 +1,8 @@
 """`relay bench soak`: hours of mixed load, to see whether anything grows.
 
 RSS, open files and threads of the relay are sampled all along; the slope of each is the least
-squares line over the samples after the first tenth, in which caches and pools fill.
+squares line over the samples after the first tenth, in which caches and pools fill. With --faults
+something goes wrong behind it each minute (`faults`).
 """
 
 import tempfile
@@ -16,14 +17,16 @@ import msgspec
 
 from benchmarks.report.document import RESULTS, begin_report, write_report
 from benchmarks.report.terminal import print_report, say
-from benchmarks.scenarios.measure import Bench, measure
+from benchmarks.scenarios.faults import Mischief, Stand
+from benchmarks.scenarios.measure import bench_here, measure
+from benchmarks.scenarios.special import staged
 from benchmarks.scenarios.suite import Options, Stage, make_job
 from benchmarks.scenarios.table import SCENARIOS, Scenario
 from benchmarks.targets import target
-from benchmarks.targets.place import Place, Server
-from benchmarks.targets.processes import open_files, raise_open_files, rss_bytes, threads
+from benchmarks.targets.books import Books
+from benchmarks.targets.place import Server
+from benchmarks.targets.processes import open_files, rss_bytes, threads
 from benchmarks.targets.script import Script
-from benchmarks.targets.upstream import start_upstream
 
 _SETTLE_SHARE: Final = 0.1
 _RSS_MIB_PER_HOUR_MAX: Final = 4.0
@@ -116,42 +119,64 @@ def conclude(samples: list[Sample]) -> dict[str, Any]:
 @click.command()
 @click.option("--hours", type=click.FloatRange(0.01, 24), default=2.0, show_default=True)
 @click.option("--every-s", type=click.FloatRange(1, 600), default=30.0, show_default=True)
+@click.option("--faults", is_flag=True, help="Each minute something goes wrong behind the relay.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the faults' dice.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context
-def command(ctx: click.Context, hours: float, every_s: float, out: Path | None) -> None:
+def command(
+    ctx: click.Context, hours: float, every_s: float, seed: int, out: Path | None, *, faults: bool
+) -> None:
     """Run the relay under load for hours; exit 1 where its memory grows or calls fail."""
-    raise_open_files()
-    options = Options(bench=Bench())
     report = begin_report("soak")
-    with tempfile.TemporaryDirectory(prefix="relay-soak-") as folder, ExitStack() as stack:
-        Path(folder).chmod(0o755)
-        cores = options.bench.load_cores
-        upstream = stack.enter_context(
-            start_upstream(_SCENARIO.script, cores=set(cores), folder=Path(folder))
+    entry = run_soak(Soak(hours=hours, every_s=every_s, faults=faults, seed=seed))
+    report["scenarios"].append(entry)
+    write_report(report, out or RESULTS / "tmp")
+    print_report(report)
+    ctx.exit(1 if entry["rss_grows"] or entry["errors"] or entry.get("log_rows_missing") else 0)
+
+
+class Soak(msgspec.Struct, frozen=True, kw_only=True):
+    """How long, how often to look, and whether something is to go wrong."""
+
+    hours: float
+    every_s: float
+    faults: bool
+    seed: int
+
+
+def run_soak(soak: Soak) -> dict[str, Any]:
+    """Soak the relay; return the entry of the report."""
+    options = Options(bench=bench_here())
+    script, place = _SCENARIO.script, {"line_tpm": _SCENARIO.line_tpm, "splice": soak.faults}
+    with ExitStack() as stack:
+        server, upstreams = stack.enter_context(
+            staged(options, script, upstreams=2 if soak.faults else 1, **place)
         )
-        place = Place(
-            folder=Path(folder, "relay"),
-            cores=options.bench.target_cores,
-            upstreams=(upstream.port,),
-            line_tpm=_SCENARIO.line_tpm,
-        )
-        server = stack.enter_context(target.start(target.RELAY, place))
-        stage = Stage(upstream=upstream, servers={target.RELAY: server})
+        books = Books(server)
+        stage = Stage(upstream=upstreams[0], servers={target.RELAY: server})
         job = make_job(_SCENARIO, stage, target.RELAY, options)
-        job = msgspec.structs.replace(job, window_s=hours * 3600)
-        with Sampler(server, every_s) as sampler:
-            figures, _ = measure(options.bench, job, server, [upstream])
+        job = msgspec.structs.replace(job, window_s=soak.hours * 3600)
+        sampler = stack.enter_context(Sampler(server, soak.every_s))
+        mischief = None
+        if soak.faults:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-soak-")))
+            stand = Stand(script, set(options.bench.load_cores), folder)
+            mischief = stack.enter_context(
+                Mischief(server, upstreams, stand, seed=soak.seed, say=say)
+            )
+        figures, _ = measure(options.bench, job, server, upstreams)
+        books.asked += figures["asked"]
+        figures |= books.check()
     found = conclude(sampler.samples)
-    entry = {
+    if mischief is not None:
+        found["faults"] = mischief.struck
+        found["notes"].append(f"{len(mischief.struck)} faults, dice of seed {soak.seed}")
+    return {
         "name": "soak",
         "target": target.RELAY,
-        "about": f"{_SCENARIO.about}: {hours:g} h",
+        "about": f"{_SCENARIO.about}: {soak.hours:g} h",
         "does": target.does(target.RELAY),
         **figures,
         **found,
         "samples": msgspec.to_builtins(sampler.samples),
     }
-    report["scenarios"].append(entry)
-    write_report(report, out or RESULTS / "tmp")
-    print_report(report)
-    ctx.exit(1 if found["rss_grows"] or figures["errors"] else 0)

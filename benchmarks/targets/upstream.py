@@ -35,10 +35,15 @@ class Upstream(msgspec.Struct, frozen=True):
 
 @contextmanager
 def start_upstream(
-    script: Script, *, cores: set[int], folder: Path, authority: Authority | None = None
+    script: Script,
+    *,
+    cores: set[int],
+    folder: Path,
+    authority: Authority | None = None,
+    port: int = 0,
 ) -> Iterator[Upstream]:
-    """Run a scripted upstream until the block ends."""
-    port = free_port()
+    """Run an upstream until the block ends; port 0 = any that is free."""
+    port = port or free_port()
     command = _canned(script, port) if script.canned else _mock(script, port)
     if authority is not None:
         assert not script.canned, "it speaks plain HTTP"

@@ -1,0 +1,154 @@
+"""Faults for a soak: each minute one of them, drawn by seeded dice, struck and mended again.
+
+    upstream killed      SIGKILL to one of the upstreams, a new one on its port some seconds later
+    upstream frozen      SIGSTOP, SIGCONT
+    upstream refusing    503 to every second call
+    Valkey frozen        limits live on their leases
+    Postgres frozen      rows wait in the journal, credit on its leases
+
+None of them may fail a call where a line has a second channel.
+"""
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from benchmarks.targets.place import Server
+from benchmarks.targets.processes import NotStarted
+from benchmarks.targets.script import Script
+from benchmarks.targets.upstream import Upstream, start_upstream
+
+EVERY_S: Final = 60.0
+LAST_S: Final = 5.0
+"""Of a fault; a frozen one is let go on before anything that waits for it gives up for good."""
+
+Say = Callable[[str], None]
+
+
+class Stand(NamedTuple):
+    """How an upstream is started anew: what it says, on which cores, where it writes its log."""
+
+    script: Script
+    cores: set[int]
+    folder: Path
+
+
+class Mischief:
+    """Strikes in a thread of its own from `__enter__` to `__exit__`; what it did is in `struck`.
+
+    Args:
+        server: The relay.
+        upstreams: What is behind it, at least two.
+        stand: How one of them is started anew.
+        seed: Of the dice.
+        say: Told of each fault.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        upstreams: list[Upstream],
+        stand: Stand,
+        *,
+        seed: int,
+        say: Say,
+    ) -> None:
+        assert len(upstreams) > 1, "one channel is to be well"
+        self.struck: list[dict[str, Any]] = []
+        self._server = server
+        self._upstreams = list(upstreams)
+        self._stand = stand
+        self._dice = random.Random(seed)  # noqa: S311  which fault, no secret
+        self._say = say
+        self._stack = ExitStack()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Mischief":
+        self._begun_s = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._stack.close()
+
+    def _run(self) -> None:
+        kinds: dict[str, Callable[[], None]] = {
+            "upstream killed": self._kill_upstream,
+            "upstream frozen": self._freeze_upstream,
+            "upstream refusing": self._refuse,
+            "Valkey frozen": lambda: self._freeze("valkey"),
+            "Postgres frozen": lambda: self._freeze("postgres"),
+        }
+        while not self._stopped.wait(EVERY_S):
+            name = self._dice.choice(list(kinds))
+            at_s = round(time.monotonic() - self._begun_s, 1)
+            self._say(f"soak {at_s:.0f} s: {name}")
+            self.struck.append({"at_s": at_s, "fault": name})
+            try:
+                kinds[name]()
+            except (OSError, NotStarted) as error:
+                self.struck[-1]["not_struck"] = str(error)
+                self._say(f"soak: {name}: {error}")
+
+    def _draw(self) -> int:
+        return self._dice.randrange(len(self._upstreams))
+
+    def _kill_upstream(self) -> None:
+        which = self._draw()
+        old = self._upstreams[which]
+        os.kill(old.pid, signal.SIGKILL)
+        self._stopped.wait(LAST_S)
+        script, cores, folder = self._stand
+        self._upstreams[which] = self._stack.enter_context(
+            start_upstream(script, cores=cores, folder=folder, port=old.port)
+        )
+
+    def _freeze_upstream(self) -> None:
+        self._hold([self._upstreams[self._draw()].pid])
+
+    def _freeze(self, program: str) -> None:
+        self._hold([pid for pid in self._server.pids() if program in _name(pid)])
+
+    def _hold(self, pids: list[int]) -> None:
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            self._stopped.wait(LAST_S)
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _refuse(self) -> None:
+        upstream = self._upstreams[self._draw()]
+        try:
+            _tell(upstream, ["status:503@0.5"])
+            self._stopped.wait(LAST_S)
+        finally:
+            _tell(upstream, [])
+
+
+def _tell(upstream: Upstream, faults: list[str]) -> None:
+    """Set what a scripted upstream does wrong."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{upstream.port}/_mock/fail", json.dumps({"fail": faults}).encode()
+    )
+    with urllib.request.urlopen(request, timeout=5):
+        pass
+
+
+def _name(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text()
+    return ""
