@@ -12,7 +12,7 @@ import click
 from benchmarks.load.drive import LoadFailed
 from benchmarks.peers.install import find
 from benchmarks.peers.table import PEERS
-from benchmarks.report.compare import compare, read_baseline
+from benchmarks.report.compare import compare, describe_loads, read_baseline
 from benchmarks.report.document import KEPT, RESULTS, begin_report, read_report, write_report
 from benchmarks.report.terminal import print_report, say
 from benchmarks.scenarios.measure import bench_here
@@ -165,6 +165,8 @@ def _regressed(report: dict[str, Any], given: dict[str, Any]) -> bool:
         baseline = read_baseline(given["baseline"])
     except ValueError as error:
         raise click.ClickException(str(error)) from error
+    for note in describe_loads(report, baseline):
+        sys.stderr.write(f"{note}\n")
     verdicts = compare(report, baseline, given["margin"])
     for verdict in verdicts:
         sys.stderr.write(f"{verdict}\n")

@@ -113,6 +113,16 @@ def _compare_urls(report: dict[str, Any], baseline: dict[str, Any], margin: floa
     return verdicts
 
 
+def describe_loads(report: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
+    """Return a note for each load on a URL that is not the one of the baseline."""
+    before = {entry["about"] for entry in _urls(baseline)}
+    return [
+        f"not the same load: {entry['about']}; in the baseline: {'; '.join(sorted(before))}"
+        for entry in _urls(report)
+        if before and entry["about"] not in before
+    ]
+
+
 def _urls(report: dict[str, Any]) -> list[dict[str, Any]]:
     entries = report.get("scenarios", ())
     return [entry for entry in entries if entry["name"] == URL and entry["valid"]]

@@ -73,6 +73,7 @@ def derive(seen: Merged, used: Usage, *, offered_rps: float, streams: bool) -> d
         "request_latency_ms": seen.latency.summarise(_MS),
         "ttft_ms": seen.ttft.summarise(_MS) if streams else seen.latency.summarise(_MS),
         "inter_chunk_latency_ms": seen.gap.summarise(_MS) if streams else None,
+        "added_latency_ms": dict.fromkeys(PERCENTILES),
         "asked": seen.asked,
         "measured": seen.started,
         "errors": errors,

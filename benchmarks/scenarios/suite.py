@@ -283,7 +283,7 @@ def brief(figures: dict[str, Any]) -> str:
         parts.append(f"{figures['cpu_us_per_event']:.1f} us/event")
     elif figures["cpu_us_per_request"]:
         parts.append(f"{figures['cpu_us_per_request']:.0f} us/call")
-    if "added_latency_ms" in figures:
+    if added(figures, "p50"):
         parts.append(f"added ms: p50 {added(figures, 'p50')} p99 {added(figures, 'p99')}")
     if figures.get("rss_bytes_per_stream"):
         parts.append(f"{figures['rss_bytes_per_stream'] / 1024:.1f} KiB/stream")

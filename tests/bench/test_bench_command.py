@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.command import bench
+from benchmarks.command import _SUBCOMMANDS, bench
 from benchmarks.micro.pure import pure_works, time_journal, time_work
 from benchmarks.peers.table import PEERS
 from benchmarks.session import choose_scenarios, choose_targets
@@ -102,6 +102,20 @@ def test_every_scenario_and_peer_is_listed() -> None:
     listed = CliRunner().invoke(bench, ["list"]).output
     assert "mixed_30m" in listed and "limit_accuracy" in listed
     assert all(name in CliRunner().invoke(bench, ["peers"]).output for name in PEERS)
+
+
+def test_what_all_limits_add_is_measured_by_the_one_command() -> None:
+    result = CliRunner().invoke(bench, ["limits", "--rounds", "1", "--calls", "50", "--seats"])
+    found = json.loads(result.output)
+    assert (found["buckets"], found["rooms"]) == (6, 3)
+    assert found["added_cpu_us_per_call"] > 0
+
+
+@pytest.mark.parametrize("name", sorted(_SUBCOMMANDS))
+def test_every_subcommand_says_what_it_is_for(name: str) -> None:
+    result = CliRunner().invoke(bench, [name, "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: bench {name}")
 
 
 async def test_the_pure_parts_are_timed(tmp_path: Path) -> None:

@@ -157,3 +157,12 @@ def test_a_load_on_a_url_is_judged_by_what_its_users_see(
     now.write_text(json.dumps(of_url(**changed)))
     result = CliRunner().invoke(bench, ["--report", str(now), "--compare", str(base)])
     assert result.exit_code == code, result.output
+    assert "not the same load" not in result.output
+
+
+def test_another_load_on_a_url_is_said_to_be_one(tmp_path: Path) -> None:
+    base, now = tmp_path / "base.json", tmp_path / "report.json"
+    base.write_text(json.dumps(of_url(about="streams, 100 calls/s")))
+    now.write_text(json.dumps(of_url(about="streams, 200 calls/s", rps=200.0)))
+    result = CliRunner().invoke(bench, ["--report", str(now), "--compare", str(base)])
+    assert "not the same load: streams, 200 calls/s" in result.output
