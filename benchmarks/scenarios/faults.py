@@ -23,8 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from benchmarks.targets.place import Server
 from benchmarks.targets.processes import NotStarted
-from benchmarks.targets.script import Script
-from benchmarks.targets.upstream import Upstream, start_upstream
+from benchmarks.targets.upstream import Script, Upstream, start_upstream
 
 EVERY_S: Final = 60.0
 LAST_S: Final = 5.0

@@ -26,7 +26,7 @@ from benchmarks.targets import target
 from benchmarks.targets.books import Books
 from benchmarks.targets.place import Server
 from benchmarks.targets.processes import open_files, rss_bytes, threads
-from benchmarks.targets.script import Script
+from benchmarks.targets.upstream import Script
 
 _SETTLE_SHARE: Final = 0.1
 _RSS_MIB_PER_HOUR_MAX: Final = 4.0

@@ -20,8 +20,7 @@ from benchmarks.targets import target
 from benchmarks.targets.books import Books
 from benchmarks.targets.place import KEY, Place, Server
 from benchmarks.targets.processes import NotStarted, raise_open_files
-from benchmarks.targets.script import Script
-from benchmarks.targets.upstream import Upstream, start_upstream
+from benchmarks.targets.upstream import Script, Upstream, start_upstream
 
 Run = Callable[[Options, Say], list[dict[str, Any]]]
 

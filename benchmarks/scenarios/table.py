@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from benchmarks.load.job import Call
-from benchmarks.targets.script import Script
+from benchmarks.targets.upstream import Script
 
 STANDARD_TARGETS: Final = ("relay", "plain_aiohttp", "nginx", "haproxy", "envoy")
 UNBOUND_TPM: Final = 10_000_000_000

@@ -20,7 +20,7 @@ from typing import Final, cast
 import msgspec
 import uvloop
 
-from benchmarks.targets.script import Script
+from benchmarks.targets.upstream import Script
 from relay.mock.options import MockOptions
 from relay.mock.repertoire import Repertoire
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,23 @@ def _await_port(guard: subprocess.Popen[bytes], command: list[str], port: int, l
             said = log.read_text("utf-8", "replace")[-500:]
             raise NotStarted(f"{Path(command[0]).name} did not come up: {said}")
         time.sleep(0.05)
+
+
+def await_answer(url: str, headers: dict[str, str] | None = None) -> None:
+    """Wait until a URL on this machine answers with 2xx.
+
+    Raises:
+        NotStarted: It did not in time.
+    """
+    request = urllib.request.Request(url, headers=headers or {})
+    until_s = time.monotonic() + READY_S
+    while time.monotonic() < until_s:
+        try:
+            with urllib.request.urlopen(request, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise NotStarted(f"{url} did not become ready")
 
 
 def _stop(guard: subprocess.Popen[bytes]) -> None:

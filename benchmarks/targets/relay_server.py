@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.targets.place import KEY, MODEL, Place, Server
-from benchmarks.targets.processes import NotStarted, free_port, running
-from benchmarks.targets.waiting import await_answer
+from benchmarks.targets.processes import NotStarted, await_answer, free_port, running
 
 RELAY_DOES: Final = (
     "everything on: key looked up, rights, limits, routing, metering, journal, request log"

@@ -13,9 +13,8 @@ from typing import Final
 from benchmarks.peers.install import environment, find, missing
 from benchmarks.peers.table import PEERS, Peer
 from benchmarks.targets.place import KEY, Place, Server
-from benchmarks.targets.processes import free_port, running
+from benchmarks.targets.processes import await_answer, free_port, running
 from benchmarks.targets.relay_server import RELAY_DOES, start_relay
-from benchmarks.targets.waiting import await_answer
 
 RELAY: Final = "relay"
 DIRECT: Final = "direct"

@@ -16,7 +16,7 @@ from benchmarks.load.job import Call, Job
 from benchmarks.load.request import make_request
 from benchmarks.scenarios.table import SCENARIOS
 from benchmarks.targets.canned import Answers, CannedProtocol, cut
-from benchmarks.targets.script import Script
+from benchmarks.targets.upstream import Script
 from relay.mock.options import MockOptions
 from relay.mock.server import start
 from tests.bench.servers import put
