@@ -14,6 +14,7 @@ import msgspec
 from benchmarks.load.drive import START_S
 from benchmarks.load.job import Call, Job
 from benchmarks.report.figures import add_direct, join_repeats, note_disturbed
+from benchmarks.report.goals import ACCURACY
 from benchmarks.scenarios.measure import Bench, measure
 from benchmarks.scenarios.suite import Options, Say, brief
 from benchmarks.targets import target
@@ -26,8 +27,6 @@ Run = Callable[[Options, Say], list[dict[str, Any]]]
 
 LIMIT_TPM: Final = 30_000_000
 OFFERED_TPM: Final = 45_000_000
-ACCURACY: Final = 0.01
-"""Of what a limit admits over a window, once its burst is spent."""
 _KILL_AFTER_S: Final = 3.0
 
 
