@@ -37,7 +37,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
     `tree_s`, `carriers_s`: CPU seconds of the target's whole tree, and of the processes in it that
     carry traffic. `upstream_share`: of one core. `load_cores_share`: how busy the cores of
-    generators and upstreams were. None = not known: the target is not on this machine.
+    generators and upstreams were. `one_core`: they were the target's own.
+    None = not known: the target is not on this machine.
     """
 
     window_s: float
@@ -47,6 +48,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     load_cores_share: float = 0.0
     target_cores_share: float | None = None
     target_cores: int = 1
+    one_core: bool = False
     rss_bytes: int | None = None
     redis: RedisCounters | None = None
 
@@ -135,6 +137,10 @@ def _closed_doubts(used: Usage) -> list[str]:
     """
     if used.tree_s is None:
         return []
+    if used.one_core:
+        # Whenever the load waits, the target has something to do: only the core can be idle.
+        busy = used.target_cores_share or 0.0
+        return [] if busy >= LOAD_CORES_SHARE_MAX else [f"the core was busy for {busy:.0%} only"]
     share = used.tree_s / used.window_s / used.target_cores
     if share >= CLOSED_SHARE_MIN:
         return []
@@ -145,7 +151,7 @@ def _load_limits(seen: Merged, used: Usage) -> bool:
     """Return whether it was the load, and not its target, that bounded a closed loop."""
     if used.tree_s is None:
         return max(seen.cpu_shares, default=0.0) > GENERATOR_SHARE_MAX
-    return used.tree_s / used.window_s / used.target_cores < BUSY_SHARE_MIN
+    return used.one_core or used.tree_s / used.window_s / used.target_cores < BUSY_SHARE_MIN
 
 
 def add_direct(figures: dict[str, Any], direct: dict[str, Any], *, streams: bool) -> None:

@@ -70,7 +70,6 @@ _ROWS: Final = (
     _cpu("the same, upstream over TLS", "sse_paced_tls", "cpu_us_per_event", 1),
     _cpu("an event of 200 at once", "sse_burst", "cpu_us_per_event", 2),
     _call("CPU of a JSON call at 5,000/s, us", "json_busy"),
-    _call("to a server that is never idle", "json_closed"),
     _call("call like Claude Code's (76-800 KB, 300 events), us", "claude_code"),
     _call("call like Codex's (39-400 KB, 300 events), us", "codex"),
     Row(label="memory of an open stream, KiB", scenario="open_streams", cell=_stream_kib),
@@ -84,7 +83,7 @@ _GATEWAY_ROWS: Final = (_EVENT, _call("CPU of a JSON call, us", "json_busy"))
 _NEVER_IDLE_ROWS: Final = (
     *(
         _call(f"JSON call, prompt of {size[:-1]} {size[-1].upper()}B", f"json_prompt_{size}")
-        for size in ("4k", "39k", "64k", "76k", "300k", "1m")
+        for size in ("1k", "4k", "39k", "64k", "76k", "300k", "1m")
     ),
     *(
         _call(f"stream, {n} event{'s' * (n > 1)} in one write", f"sse_burst_{n}")
@@ -112,7 +111,7 @@ def make_tables(report: dict[str, Any]) -> str:
             _table(_GATEWAY_ROWS, [_OURS, *gateways], entries, peers_min=1),
         ),
         _titled(
-            "CPU in a closed loop over eight connections, us:",
+            "CPU of a server that is never idle (closed loop over eight connections), us:",
             _table(_NEVER_IDLE_ROWS, [_OURS, *bytes_only], entries),
         ),
         f"![CPU of a paced event]({CHART.relative_to(ROOT)})",

@@ -71,7 +71,8 @@ class Watch:
             upstream_share=max((m.used_s() / window_s for m in self._upstream_cpu), default=None),
             load_cores_share=self._share(self._bench.load_cores, window_s),
             target_cores_share=self._share(targets, window_s) if targets else None,
-            target_cores=max(1, len(self._bench.target_cores)),
+            target_cores=max(1, len(targets)),
+            one_core=targets == self._bench.load_cores,
             rss_bytes=rss_bytes(self._server.pids()) if self._server else None,
             redis=redis.since(self._redis) if redis and self._redis else None,
         )

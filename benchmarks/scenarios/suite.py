@@ -59,6 +59,9 @@ def run_scenario(
     A target that is not here or does not come up has an entry with `absent`, the reason.
     """
     wanted = list(targets or scenario.among)
+    if scenario.one_core:
+        bench = msgspec.structs.replace(options.bench, load_cores=options.bench.target_cores)
+        options = msgspec.structs.replace(options, bench=bench)
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder, ExitStack() as stack:
         try:
             stage = _set_up(stack, scenario, Path(folder), options)

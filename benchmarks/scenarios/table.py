@@ -23,8 +23,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     `about`: a sentence for the report. `rate`: intended calls a second; 0 = closed loop over
     `connections`. `sweep`: further rates as multiples of `rate`, each a shorter run, until the
     target is saturated. `hold`: open that many streams and keep them. `tls`: an upstream over
-    https, verified. `among`: the targets that are measured unless others are asked for. `once`:
-    not repeated. `line_tpm`: of the relay's line.
+    https, verified. `one_core`: load, upstream and target share one, so that the target has work
+    whenever the load waits, however fast it is: it is never idle. `among`: the targets that are
+    measured unless others are asked for. `once`: not repeated. `line_tpm`: of the relay's line.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     sweep: tuple[float, ...] = ()
     hold: int = 0
     tls: bool = False
+    one_core: bool = False
     once: bool = False
     line_tpm: int = UNBOUND_TPM
     among: tuple[str, ...] = STANDARD_TARGETS
@@ -71,6 +73,7 @@ _MIX_ABOUT: Final = (
 )
 
 _PROMPT_BYTES: Final = {
+    "1k": 1_000,
     "4k": 4_000,
     "39k": 39_000,
     "64k": 64 * 1024,
@@ -81,13 +84,15 @@ _PROMPT_BYTES: Final = {
 """39 and 76 KB are what Codex and Claude Code send to say hello; 1 MB is a picture."""
 _NEVER_IDLE: Final = 8
 """Connections of a closed loop that keeps one worker busy, and no queue before it."""
+_CLOSED: Final = f"closed loop over {_NEVER_IDLE} connections, all on one core: never idle"
 _PROMPTS: Final = tuple(
     Scenario(
         name=f"json_prompt_{name}",
-        about=f"JSON calls, prompt of {size:,} bytes, closed loop over {_NEVER_IDLE} connections",
+        about=f"JSON calls, prompt of {size:,} bytes, {_CLOSED}",
         script=Script(canned=True),
         calls=(Call(stream=False, prompt_bytes=size),),
         connections=_NEVER_IDLE,
+        one_core=True,
         window_s=4,
     )
     for name, size in _PROMPT_BYTES.items()
@@ -95,11 +100,12 @@ _PROMPTS: Final = tuple(
 _BURSTS: Final = tuple(
     Scenario(
         name=f"sse_burst_{events}",
-        about=f"streams whose upstream sends {events} events in one write, closed loop over "
-        f"{_NEVER_IDLE} connections",
+        about=f"streams whose upstream sends {events} event{'s' * (events > 1)} in one write, "
+        f"{_CLOSED}",
         script=Script(canned=True, chunks=events),
         calls=(Call(stream=True),),
         connections=_NEVER_IDLE,
+        one_core=True,
         window_s=4,
     )
     for events in (1, 20, 200)

@@ -152,6 +152,14 @@ def test_a_closed_loop_tells_the_cost_of_a_busy_target_only(
     assert found["load_limited"] is load_limited
 
 
+@pytest.mark.parametrize(("busy", "valid"), [(0.99, True), (0.9, False)])
+def test_where_all_share_one_core_only_that_can_be_idle(busy: float, valid: bool) -> None:
+    used = usage(tree_s=2.0, one_core=True, target_cores_share=busy)
+    found = derive(seen(), used, offered_rps=0, streams=False)
+    assert found["valid"] is valid
+    assert found["load_limited"] is True
+
+
 def test_repeats_give_medians_their_range_and_the_sum_of_errors() -> None:
     runs = [figures(events=events, errors={"reset": 1}) for events in (50_000, 100_000, 200_000)]
     joined = join_repeats(runs)
