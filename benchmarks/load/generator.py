@@ -274,8 +274,8 @@ def _take_precedence() -> None:
     """Run before whatever shares the core, where the system allows it.
 
     The scripted upstream may share it, and other work of the machine; a start that waits for them
-    is late. (A closed loop has no starts to be late for.) Its share is watched, and the kernel keeps
-    5 % of each core from real-time processes.
+    is late. (A closed loop has none to be late for.) Its share is watched, and the kernel keeps 5 %
+    of each core from real-time processes.
     """
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
