@@ -113,7 +113,9 @@ def cost_us(work: Callable[[int], None], calls: int) -> float:
 @click.command()
 @click.option("--rounds", type=click.IntRange(1, 1_000), default=15, show_default=True)
 @click.option("--calls", type=click.IntRange(1, 1_000_000), default=20_000, show_default=True)
-@click.option("--permits", "--seats", "permits", is_flag=True, help="Three limits of calls at once as well.")
+@click.option(
+    "--permits", "--seats", "permits", is_flag=True, help="Three limits of calls at once as well."
+)
 def command(rounds: int, calls: int, *, permits: bool) -> None:
     """Measure what all limits together add to a call in the worker."""
     bench = Bench(permits=permits)
