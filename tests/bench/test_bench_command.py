@@ -105,9 +105,9 @@ def test_every_scenario_and_peer_is_listed() -> None:
 
 
 def test_what_all_limits_add_is_measured_by_the_one_command() -> None:
-    result = CliRunner().invoke(bench, ["limits", "--rounds", "1", "--calls", "50", "--seats"])
+    result = CliRunner().invoke(bench, ["limits", "--rounds", "1", "--calls", "50", "--permits"])
     found = json.loads(result.output)
-    assert (found["buckets"], found["rooms"]) == (6, 3)
+    assert (found["buckets"], found["concurrencies"]) == (6, 3)
     assert found["added_cpu_us_per_call"] > 0
 
 
