@@ -1,7 +1,4 @@
-"""Recorded streams of Anthropic's, through the whole data plane: byte-exact however they are cut.
-
-Passes without recordings: see tests/recorded.py.
-"""
+"""Recorded streams of Anthropic's through the whole data plane: byte-exact however they are cut."""
 
 import asyncio
 import random

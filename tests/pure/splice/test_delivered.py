@@ -1,7 +1,6 @@
-"""What went out is kept within bounds and read right: scripted streams, and recorded ones if there.
+"""What went out is kept within bounds and read right: scripted streams, and recorded ones.
 
-The recorded streams of real providers lie beside the repository on some machines; the test over
-them takes those it finds. Its oracle is a plain json.loads of every event.
+The oracle over the recorded ones is a plain json.loads of every event.
 """
 
 import json
@@ -16,8 +15,8 @@ from relay.records import Endpoint
 from relay.splice.delivered import DeliveredBudget, DeliveredText, read_delivered
 from relay.splice.gates import SpliceRefusal
 from tests.pure.splice.scripted_stream import stream
+from tests.recorded import recorded_streams
 
-RECORDED = Path(__file__).parents[3] / "../shared/streams"
 TOKENS = ["Why", " did", " the", " crow", "?\n", "\n"]
 
 
@@ -131,19 +130,17 @@ def test_fields_without_content_do_no_harm() -> None:
     assert (found.refusal, found.text, found.tokens) == (None, "x", 1)
 
 
-def recorded() -> list[Path]:
-    return sorted(RECORDED.glob("*-chat-*.sse")) + sorted(RECORDED.glob("*-completions-*.sse"))
-
-
-def test_recorded_streams_are_read_as_a_plain_parser_reads_them() -> None:
-    for path in recorded():
-        endpoint = Endpoint.COMPLETIONS if "-completions-" in path.name else Endpoint.CHAT
-        lines = path.read_bytes().splitlines()
-        payloads = [line[5:].strip() for line in lines if line.startswith(b"data:")]
-        for cut in range(0, len(payloads) + 1, 7):
-            found = read_delivered(payloads[:cut], endpoint)
-            if found.refusal is None:
-                assert found.text == plain_text(payloads[:cut]), path.name
+@pytest.mark.parametrize(
+    "path", recorded_streams("chat", "completions"), ids=lambda path: path.name
+)
+def test_a_recorded_stream_is_read_as_a_plain_parser_reads_it(path: Path) -> None:
+    endpoint = Endpoint.COMPLETIONS if "-completions-" in path.name else Endpoint.CHAT
+    lines = path.read_bytes().splitlines()
+    payloads = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+    for cut in range(0, len(payloads) + 1, 7):
+        found = read_delivered(payloads[:cut], endpoint)
+        if found.refusal is None:
+            assert found.text == plain_text(payloads[:cut])
 
 
 def plain_text(payloads: list[bytes]) -> str:

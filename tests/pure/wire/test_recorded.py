@@ -1,4 +1,4 @@
-"""Recorded streams of 20 providers: forwarded byte-exact however cut, usage and ending found."""
+"""Recorded streams of real providers: forwarded byte-exact however cut, usage and ending found."""
 
 import random
 from pathlib import Path
@@ -9,10 +9,22 @@ from relay.records import Endpoint
 from relay.wire.classify import FirstBlock, StreamEnding, find_error, judge_ending, judge_first
 from relay.wire.sse import EventBuffer, split_events
 from relay.wire.usage import find_usage
-from tests.recorded import features, recorded_streams
+from tests.recorded import FOLDER, features, indexed, recorded_streams
 
 STREAMS = recorded_streams()
 SEED = 20_261_123
+
+
+def test_the_index_tells_the_source_of_every_recording() -> None:
+    there = {path.name for path in FOLDER.glob("*.sse")}
+    assert len(there) >= 12
+    assert set(indexed()) == there
+
+
+def test_no_line_ending_of_a_recording_was_changed() -> None:
+    """Git does so on some machines, if .gitattributes lets it."""
+    crlf = {path.name for path in STREAMS if b"\r\n" in path.read_bytes()}
+    assert crlf == {path.name for path in STREAMS if "crlf" in features(path)}
 
 
 def feed(body: bytes, cuts: list[int]) -> tuple[list[bytes], bytes]:
@@ -44,9 +56,7 @@ def test_usage_is_found_where_there_is_one(path: Path) -> None:
     body = path.read_bytes()
     events = split_events(body)
     usage = find_usage(b"".join(events[:2]), b"".join(events[-4:]))
-    # The few recordings that are in no index say themselves whether they hold usage.
-    known = features(path)
-    if "usage" in known or (not known and b'"usage":{' in body):
+    if "usage" in features(path):
         assert usage is not None
         assert not usage.estimated
         assert 0 < usage.input_tokens < 100_000
@@ -61,7 +71,7 @@ def endpoint_of(path: Path) -> Endpoint:
     return Endpoint.RESPONSES if "-responses-" in path.name else Endpoint.CHAT
 
 
-CHATS = [p for p in STREAMS if any(f"-{kind}-" in p.name for kind in ("chat", "responses"))]
+CHATS = recorded_streams("chat", "responses")
 
 
 @pytest.mark.parametrize("path", CHATS, ids=lambda path: path.name)
