@@ -1,7 +1,7 @@
 """The clocks that a call is timed by, and the dice that are thrown for it.
 
-They are named here once because compiled code calls them three times as fast so: `time.monotonic`
-is looked up twice wherever it is written.
+They are named here because compiled code then calls them three times as fast: `time.monotonic`
+takes two look-ups wherever it is written.
 """
 
 import random

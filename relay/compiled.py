@@ -1,10 +1,10 @@
 """The hot modules, compiled: which ones they are, and how an import finds what was made of them.
 
-The Python files are what counts, and all that is needed. `make compiled` has mypyc translate
-those of MODULES to C (they are typed throughout, so it need not guess) into one library below
+The Python files are what counts, and all that is needed. `make compiled` has mypyc translate those
+of MODULES to C (they are typed throughout, so it need not guess) into one library below
 `build/compiled`, with a note of the sources that it was made from. Compiled modules know each
-other's layouts, and constants of the others: all of them are used, or none. None are used when a
-source has changed since, on another Python, and with RELAY_PURE=1 in the environment.
+other's layouts and constants, so all of them are used, or none. None are used when a source has
+changed since, on another Python, and with RELAY_PURE=1 in the environment.
 
 In a wheel that was built with RELAY_COMPILED=1 they lie beside their sources, where Python finds
 them by itself.
@@ -68,7 +68,7 @@ def is_compiled() -> bool:
 
 
 def describe() -> str:
-    """Return which of both runs, and where that may be a surprise, why."""
+    """Return whether compiled or plain Python code runs, and why, where that may surprise."""
     if is_compiled():
         return "compiled"
     unused = (FOLDER / NOTE).is_file() and os.environ.get("RELAY_PURE") != "1"
@@ -90,7 +90,7 @@ class Finder:
 
 
 def use_compiled() -> None:
-    """Have the hot modules imported from what `make compiled` left, where that is of today."""
+    """Have the hot modules imported from what `make compiled` built, if that is up to date."""
     if os.environ.get("RELAY_PURE") == "1" or not (FOLDER / NOTE).is_file():
         return
     suffix = EXTENSION_SUFFIXES[0]

@@ -36,7 +36,10 @@ class OnLoss(enum.StrEnum):
 
 
 class Resume(enum.StrEnum):
-    """How a channel continues a partial answer (STREAMS: continuing a partial answer)."""
+    """How a channel is asked to go on from a partial answer.
+
+    Source: docs/streams.md, "Continuing an answer: forms".
+    """
 
     NONE = "none"
     TRAILING = "trailing"
@@ -253,7 +256,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FREE_PRICE = Price(id=0, model="", input=0, output=0, cached_input=0)
-"""Of calls that no provider charges for; no row of the catalog."""
+"""The price of calls that no provider charges for; it is no row of the catalog."""
 
 Routes = dict[tuple[int, Dialect, str], tuple[Channel, ...]]
 """(line id, dialect, public model) -> the channels of the line that serve it, tier by tier."""

@@ -1,8 +1,8 @@
 """What data plane and drivers are to each other, as Protocols: neither knows the other by name.
 
 Those that serve the hot path say that they are one (`class Journal(ports.Journal)`): compiled code
-then calls them as it calls its own. For all others, tests' stand-ins among them, it is enough to
-look like it.
+then calls them as it calls its own. All others, tests' stand-ins among them, need only have its
+methods.
 """
 
 from typing import Protocol

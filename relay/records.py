@@ -26,7 +26,7 @@ class Endpoint(enum.StrEnum):
     MESSAGES = "messages"
     COUNT_TOKENS = "messages/count_tokens"
 
-    # Enum's own is a function in Python, and every call looks into several dicts by its endpoint.
+    # Enum's own is a Python function, and every call looks its endpoint up in several dicts.
     __hash__ = str.__hash__
 
     @property

@@ -11,7 +11,7 @@ from typing import Final
 
 
 class Stage(enum.IntEnum):
-    """How far an attempt has come (DESIGN: switching). COMMITTED: the client has the first byte."""
+    """How far an attempt has come; COMMITTED: the client has its first byte of the answer."""
 
     ADMITTED = 0
     DIALED = 1

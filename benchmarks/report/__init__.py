@@ -9,6 +9,6 @@ page      the report as one HTML page
 chart     its charts
 cells     figures as text: blank where unknown
 terminal  what a run says at the terminal
-capacity  CAPACITY.md from measured costs
+capacity  benchmarks/CAPACITY.md from measured costs
 readme    the tables of README.md, all from one report
 """

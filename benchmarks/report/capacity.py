@@ -67,7 +67,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def demand(costs: Costs, profile: Profile) -> Demand:
-    """Return what `profile` asks, by the arithmetic that CAPACITY.md shows."""
+    """Return what `profile` asks, by the arithmetic that benchmarks/CAPACITY.md shows."""
     tokens = profile.prompt_tokens + profile.completion_tokens
     calls = profile.tokens_per_min / 60 / tokens
     events_each = profile.completion_tokens / profile.tokens_per_event
@@ -132,7 +132,7 @@ def read_costs(report: dict[str, Any]) -> Costs:
 
 
 def make_text(report: dict[str, Any]) -> str:
-    """Return CAPACITY.md: measured costs, assumptions, arithmetic, tables."""
+    """Return benchmarks/CAPACITY.md: measured costs, assumptions, arithmetic, tables."""
     costs = read_costs(report)
     entries = {e["name"]: e for e in report["scenarios"] if e["target"] == "relay"}
     mixed = entries["mixed_30m"]

@@ -9,6 +9,6 @@ recharge       What a recharge is worth, and who becomes an enterprise by it
 shapes         The facts and the results of billing, immutable
 signature      The signature of a payment callback: HMAC-SHA256 over timestamp, a dot, and the raw
                body
-tariff         A price as one group pays it, in lowest terms: what holds and charges of the hot path
-               come from
+tariff         A price as one group pays it, in lowest terms: the hot path computes holds and
+               charges from it
 """

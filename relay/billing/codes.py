@@ -1,7 +1,7 @@
 """Redemption codes: made from random bytes, read back however a person types them. Pure.
 
 A code is 26 characters of Crockford's base32 in groups ("3K7QM-..."): 130 bits, of which the last
-two are zero. Only its keyed digest is stored, so who reads the table can redeem nothing.
+two are zero. Only its keyed digest is stored, so whoever reads the table can redeem nothing.
 """
 
 import hashlib

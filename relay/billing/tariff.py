@@ -1,8 +1,8 @@
-"""A price as one group pays it, in lowest terms: what holds and charges of the hot path come from.
+"""A price as one group pays it, in lowest terms: the hot path computes holds and charges from it.
 
 Prices and multipliers end in many zeros (nano-USD per 1M tokens, parts per million). Divided by all
 that they have in common they are small, nearly always, and a charge is a few products of machine
-words. It is to the nano-dollar that of billing.price and billing.hold, which say what is charged,
+words. To the nano-dollar it agrees with billing.price and billing.hold, which say what is charged
 and why.
 """
 
@@ -97,7 +97,7 @@ class Tariff:
     def hold_nanos(
         self, input_tokens: int, output_tokens: int, images: int, *, nanos_max: int
     ) -> int:
-        """Return what a call may cost that uses so much at most; see hold.hold_nanos."""
+        """Return the most that a call with these bounds may cost; see hold.hold_nanos."""
         hold = self._hold
         if hold is None:
             ask = Ask(input_tokens, output_tokens, images)
@@ -117,4 +117,4 @@ def _reduce(*scaled: int) -> list[int]:
 
 
 NO_TARIFF: Final = Tariff(msgspec.structs.replace(FREE_PRICE, model_multiplier_ppm=0), 0)
-"""Of calls that cost nothing because nothing was delivered, or nobody is there to pay."""
+"""The tariff of calls that cost nothing: nothing was delivered, or nobody is there to pay."""

@@ -27,7 +27,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 actor_option = click.option(
     "--actor", default="", metavar="NAME", help="Who does it; default: the user that runs this."
 )
-"""Of every command that moves money by hand: it is kept with the transfer."""
+"""The option of every command that moves money by hand: its value is kept with the transfer."""
 
 
 def order_options(command: _Command) -> _Command:

@@ -85,7 +85,7 @@ class RootGroup(click.Group):
 
 
 def exit_code(error: RelayError) -> int:
-    """Return what the process says by its exit code about an error."""
+    """Return the exit code that stands for an error."""
     if isinstance(error, ConfigError):
         return EXIT_BAD_CONFIGURATION
     if isinstance(error, DependencyDown):

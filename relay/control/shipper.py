@@ -289,7 +289,7 @@ class Shipper:
 
     @contextlib.asynccontextmanager
     async def _lock_directory(self) -> AsyncIterator[None]:
-        """Wait until no other shipper has the directory, and have it."""
+        """Wait until no other shipper holds the directory, and take it."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self._directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
         try:

@@ -191,7 +191,7 @@ class ClientConnection(ClientSocket, CallOwner):
         """Tell whether a request was parsed that nobody serves yet."""
         return self._parsing is not None and self._parsing.waiting > 0
 
-    # --- requests served at once (flow.call.Caller) --------------------------------------------
+    # --- requests served at once (flow.call.CallOwner) --------------------------------------------
 
     def over(self, call: Call) -> None:
         """The answer is out: rest until the next request."""

@@ -17,8 +17,8 @@ from relay.wire.dialects.anthropic import passed_on
 class ParsedHead(Protocol):
     """A head as aiohttp's parser gives it.
 
-    Its own type, RawRequestMessage, calls it a tuple. What the C parser makes is none, and compiled
-    code believes what it is told of types.
+    Its own type, RawRequestMessage, calls it a tuple. The C parser makes something else, and
+    compiled code believes what it is told of types.
     """
 
     @property
@@ -33,7 +33,7 @@ class ParsedHead(Protocol):
 
     @property
     def version(self) -> tuple[int, int]:
-        """Of HTTP."""
+        """The version of HTTP."""
         ...
 
     @property
@@ -104,6 +104,8 @@ def check_head(message: ParsedHead) -> None:
         BadRequest: CLIENT; the version or the Host header is none.
         NotImplementedHere: CLIENT; an upgrade, or a transfer coding other than chunked.
         UnsupportedMedia: CLIENT; an encoded body.
+
+    Source: docs/reliability.md, "Bare aiohttp".
     """
     headers = message.headers
     if message.version not in ((1, 1), (1, 0)):

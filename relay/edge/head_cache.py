@@ -43,7 +43,7 @@ class HeadCache:
 def remember(head: bytes, request_head: RequestHead) -> HeadCache | None:
     """Return the memory of a head that the parser has accepted, None where it is not worth one.
 
-    Accepted it has one length at most; `head` ends in the empty line.
+    An accepted head has one length at most; `head` ends with its empty line.
     """
     at = head.lower().find(LENGTH)
     if at < 0 or len(head) > HEAD_BYTES_MAX:

@@ -1,4 +1,4 @@
-"""aiohttp's request handler as what a connection lets its requests be parsed by.
+"""aiohttp's request handler, by which a connection has its requests parsed.
 
 It has the C parser, the bounds on what a client may send ahead, and the flow control of bodies. It
 serves nothing and knows no deadline; a connection keeps one only while there is something to parse,
@@ -15,7 +15,7 @@ from aiohttp.web_protocol import RequestHandler
 from relay.edge.head import ParsedHead
 
 Parsed = tuple[ParsedHead | None, StreamReader]
-"""A head and the body that follows it; no head = what came is no request."""
+"""A head and the body that follows it; without a head, what came is no request."""
 
 
 class RequestParser(RequestHandler):

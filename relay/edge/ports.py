@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Served(NamedTuple):
     """What became of a request.
 
-    `asked`: what its head said, where others like it may be served at once. `running`: its answer
-    runs, and the client hears of its end (`over`) or that it has to be gone on with
-    (`leave_to_loop`); False: it is answered.
+    `request_head`: kept where later requests may have the same head. `running`: its
+    answer is still going out, and the client connection is told how that ends: `over` when it is
+    out, `leave_to_loop` when a task has to take over. False: it is answered.
     """
 
     request_head: RequestHead | None
@@ -49,8 +49,8 @@ class ServicePort(Protocol):
         """Begin to answer a whole request; raises nothing.
 
         Returns:
-            False: it is answered already. Otherwise the client hears of its end (`over`), or that
-            it has to be gone on with (`broken`).
+            False: it is answered already. Otherwise the client is told how it ends: `over`, or
+            `broken` when a task has to take over.
         """
         ...
 

@@ -27,7 +27,7 @@ SESSION_FIELDS: Final = ("prompt_cache_key", "messages", "input", "prompt")
 ANTHROPIC_SESSION_FIELDS: Final = ("metadata", "messages")
 """Its metadata holds the user's id and nothing else; Claude Code puts the session into that."""
 SESSION_BYTES: Final = 512
-"""Of a prompt: system messages differ early, and the turns of one conversation do not."""
+"""How much of a prompt tells sessions apart: system messages differ early, turns do not."""
 TEXT_ANSWERS: Final = frozenset(
     {Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES}
 )

@@ -155,7 +155,7 @@ class DataServer:
             connection.retire()
         until_s = loop.time() + deadline_s
         while self._awaits_clients() and loop.time() < until_s:  # noqa: ASYNC110
-            # Looking is cheaper for every call than an event that one drain waits for.
+            # Polling costs a call nothing. An event would cost every call, for one drain.
             await asyncio.sleep(POLL_S)
         if self._running_calls.end_where(_any, ShuttingDown("The relay is restarting; try again.")):
             await asyncio.sleep(LAST_WORDS_S)

@@ -107,7 +107,7 @@ class Service(ServicePort):
     def serve_whole(
         self, client: ClientConnection, message: ParsedHead, payload: StreamReader
     ) -> Served:
-        """Begin to answer a request whose body is there; see edge.ports.Service."""
+        """Begin to answer a request whose body is there; see edge.ports.ServicePort."""
         request_head = None
         call = self._begin(client)
         try:
@@ -127,7 +127,7 @@ class Service(ServicePort):
     def serve_at_once(
         self, client: ClientConnection, request_head: RequestHead, body: bytes
     ) -> bool:
-        """Begin to answer a request whose head was read before; see edge.ports.Service."""
+        """Begin to answer a request whose head was read before; see edge.ports.ServicePort."""
         call = self._begin(client)
         try:
             self._authenticate(call, request_head)

@@ -5,6 +5,8 @@
 
 Nothing is kept of such an answer but its usage. Their number, their time and their bytes are
 bounded (`[billing]`); what a provider bills beyond that is the operator's.
+
+Source: docs/streams.md, "Client gone".
 """
 
 import asyncio

@@ -26,7 +26,7 @@ KEY_CHARS_MAX: Final = 256
 ENTRANCES: Final = {Dialect.OPENAI: Endpoint.CHAT, Dialect.ANTHROPIC: Endpoint.MESSAGES}
 """Where a model of each dialect is asked for most often."""
 RIGHTS_MAX: Final = 100_000
-"""Of key, endpoint and model; a catalog that has more of them in use begins anew."""
+"""Combinations of key, endpoint and model that are remembered; beyond it they start afresh."""
 
 
 class Admission:
@@ -43,8 +43,8 @@ class Admission:
         self._key_quotas = key_quotas
         self._wall_s = wall_s
         self.snapshot: Snapshot | None = None
-        # Both hold for one snapshot. Known by its digest alone is a key that nothing can change but
-        # another snapshot: without an expiry, and good from everywhere.
+        # Both hold for one snapshot. A key is known by its digest alone where only another snapshot
+        # can change what it may do: it never expires, and is good from every address.
         self._known: dict[bytes, Rights] = {}
         self._rights: dict[tuple[int, Endpoint, str], Rights] = {}
 
@@ -56,7 +56,7 @@ class Admission:
         self._key_quotas.book(snapshot.keys)
 
     def digest(self, presented: str | None) -> bytes | None:
-        """Return what a presented key is known by; b"" if it can be none, None if there is none."""
+        """Return the digest of a presented key; b"" if it cannot be one, None if none was given."""
         if not presented:
             return None
         return digest(self._pepper, presented) if len(presented) <= KEY_CHARS_MAX else b""

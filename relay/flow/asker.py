@@ -48,7 +48,7 @@ class Asker:
     def attempt_on(
         self, call: Call, channel: Channel, continuation: Continuation | None = None
     ) -> Attempt:
-        """Return an attempt that carries the answer as it is, or on where another one broke."""
+        """Return an attempt that carries an answer as it is, or carries on one that broke off."""
         call.attempt_count += 1
         if continuation is not None:
             return SplicedAttempt(
@@ -68,7 +68,7 @@ class Asker:
     def ask_over(self, connection: Connection, attempt: Attempt, report: Report) -> None:
         """Ask an attempt's channel over a connection that is there; `report` hears of its end.
 
-        `end` is for who hears it.
+        `end` is handed to whoever hears it.
         """
         self._begin(attempt)
         self._send(attempt, connection, report)
@@ -76,8 +76,8 @@ class Asker:
     async def begin(self, attempt: Attempt, report: Report) -> None:
         """Ask an attempt's channel as soon as that can be; `report` hears of its end.
 
-        Nobody has to wait for an answer that runs: what would wait takes more memory than the
-        stream itself. `end` is for who hears of the end.
+        Nobody waits for a running answer: a task that did would take more memory than the stream
+        itself. `end` is handed to whoever hears of the end.
 
         Raises:
             RelayError: It was not asked.

@@ -76,8 +76,8 @@ class Exchange:
         """Ask the call's first channel within this very callback, if nothing has to be waited for.
 
         Most calls end without a task having been woken for them: their answer goes out from the
-        upstream's callback, and `owner` hears that it is out. Of a call that did not go so well
-        it hears the attempt that failed, for `run` to go on from.
+        upstream's callback, and `owner` hears that it is out. If the first attempt fails instead,
+        it is told which one, and `run` takes over from there.
 
         Returns:
             False: nothing was asked; `run` has to carry the call out.
@@ -171,8 +171,8 @@ class Exchange:
         self._running_calls.remove(call)
         if call.delivered_text is not None:
             call.delivered_text.release()
-        # An attempt and its call know each other: left so, the question would live on until the
-        # collector comes by.
+        # An attempt and its call refer to each other: left so, the question would live until the
+        # garbage collector ran.
         call.payer = None
 
     def _end_at_once(self, attempt: Attempt, error: RelayError | None) -> None:

@@ -64,7 +64,7 @@ class Question(Protocol):
         ...
 
     strips_usage: bool
-    """The client did not ask for the usage event that we ask for: it is kept from it."""
+    """The client did not ask for the usage event that we ask for, so it does not get it."""
 
     @property
     def session(self) -> bytes:

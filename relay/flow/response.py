@@ -28,6 +28,8 @@ class Response:
 
     `write` is the transport's own and `frame` what makes a block of events ready for it: the pump
     calls both directly for each read of a running stream.
+
+    Source: docs/streams.md, "Comments and keep-alive".
     """
 
     # What every answer begins with stands here and not in __init__.

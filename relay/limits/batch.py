@@ -1,7 +1,7 @@
-"""One question on its way to the bank: what went into it, and what its end means for the leases.
+"""One question on its way to Redis: what went into it, and what its end means for the leases.
 
 A lease that is short of what a call needs is turned in whole, and the call asks for all of its
-cost: then the bank decides exactly, in the order of the claims.
+cost: then Redis decides exactly, in the order of the claims.
 """
 
 from typing import Final
@@ -20,7 +20,7 @@ from relay.limits.lease import Lease, Pairs
 from relay.limits.scopes import PREFIX
 
 CALLS_MAX: Final = 64
-"""Calls of one flight: what keeps a script short, so that nobody waits long for another."""
+"""Calls of one batch: what keeps a script short, so that nobody waits long for another."""
 CALL_KEYS_MAX: Final = 16
 """Buckets of one call in one group: five scopes, two measures, and some to spare."""
 PROBE_RULE: Final = Rule(60_000, 1_000)
@@ -31,7 +31,7 @@ class Batch:
 
     Args:
         group: Whose it is.
-        question: What the bank is asked.
+        question: What Redis is asked.
         leases: In the order of the bids; a probe's bid, the last one, has none.
         claims: What each call asks for, in the order of the claims after the forced one.
         turned: What the forced claim tells: debt (> 0) and what is given back (< 0).
@@ -80,7 +80,7 @@ class Batch:
 
 
 class BatchDraft:
-    """A flight that is being filled; the leases change as it is."""
+    """A batch that is being filled; the leases change as it is."""
 
     def __init__(self, now_ms: float) -> None:
         self._now_ms = now_ms
@@ -97,7 +97,7 @@ class BatchDraft:
         return len(self._places) > KEYS_MAX - CALL_KEYS_MAX - 1
 
     def call(self, pairs: Pairs) -> tuple[Pairs, Pairs]:
-        """Add a call; return what it asks the bank for, and what the leases gave it."""
+        """Add a call; return what it asks Redis for, and what the leases gave it."""
         asked: Pairs = []
         held: Pairs = []
         for lease, cost in pairs:
@@ -132,7 +132,7 @@ class BatchDraft:
             self._wants[lease] = wanted
 
     def finish(self, group: str, *, probe: bool) -> Batch | None:
-        """Return the flight; None where there is nothing to ask."""
+        """Return the batch; None where there is nothing to ask."""
         forced = [(self._place(lease), cost) for lease, cost in self._turned.items() if cost]
         calls = [
             CallRequest(tuple((self._place(lease), cost) for lease, cost in pairs))

@@ -1,9 +1,9 @@
-"""Decides calls over many leases, all or nothing, and says what to ask the bank. No IO.
+"""Decides calls over many leases, all or nothing, and says what to ask Redis. No IO.
 
     take --> ADMITTED         everything is leased already: the common case
          --> Denied           a bucket said no a moment ago, or can never hold the call
          --> None --> ask --> Waiter   short: the next batch asks for it
-    take batch --> Batch --> (the bank) --> land | lose --> waiters decided
+    take batch --> Batch --> (Redis) --> land | lose --> waiters decided
 
 A group of buckets has one batch in the air at a time. With one Redis all are one group; in a
 Redis Cluster each hash tag is one, and a call that draws on several is admitted when all have
@@ -32,7 +32,7 @@ from relay.limits.scopes import Bucket
 from relay.model import OnLoss
 
 WAITING_MAX: Final = 4_096
-"""Calls of a worker that wait for the bank; beyond it the newest is sent away."""
+"""Calls of a worker that wait for Redis; beyond it the newest is sent away."""
 
 
 class Broker:
@@ -56,7 +56,7 @@ class Broker:
         self.share_default = ALONE_SHARE_MIN
 
     def take(self, limit_set: LimitSet, costs: Costs, now_ms: float) -> Admitted | Denied | None:
-        """Take all costs from what is leased already, or none; None = the bank must be asked."""
+        """Take all costs from what is leased already, or none; None = Redis must be asked."""
         leases = limit_set.leases
         if limit_set.epoch != self.leases.epoch:
             leases = self.leases.drawn_on(limit_set, now_ms)
@@ -74,7 +74,7 @@ class Broker:
         return ADMITTED
 
     def ask(self, limit_set: LimitSet, costs: Costs, now_ms: float) -> Admitted | Denied | Waiter:
-        """Take all costs, or none; what the leases lack is asked of the bank."""
+        """Take all costs, or none; what the leases lack is asked of Redis."""
         decision = self.take(limit_set, costs, now_ms)
         if decision is not None:
             return decision
@@ -130,7 +130,7 @@ class Broker:
         Args:
             name: The group.
             now_ms: The worker's clock.
-            probe: Ask at least for nothing, to see whether the bank is there.
+            probe: Ask at least for nothing, to see whether Redis is there.
         """
         group = self._groups.setdefault(name, BucketGroup())
         if group.flying or (group.lost_since_ms is not None and not probe):
@@ -154,7 +154,7 @@ class Broker:
         return batch
 
     def land(self, batch: Batch, reply: BucketReply, now_ms: float) -> None:
-        """Take in the bank's reply, and decide the waiters of the batch."""
+        """Take in Redis's reply, and decide the waiters of the batch."""
         group = self._groups[batch.group]
         self._regain(group, now_ms)
         group.flying = False
@@ -174,7 +174,7 @@ class Broker:
             self._on_due(batch.group)
 
     def lose(self, name: str, batch: Batch | None, now_ms: float) -> None:
-        """Take in that the bank cannot be asked: whoever waits is decided from the share.
+        """Take in that Redis cannot be asked: whoever waits is decided from the share.
 
         What was turned in with the batch stays lost, and what it claimed may have been taken:
         nobody knows, and asking again could take it twice. Debts are kept, and told again.

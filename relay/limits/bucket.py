@@ -9,6 +9,8 @@ the same doubles, so that both give the same reply to the last bit. Simulations 
 
     now          TAT                 now + burst
      |-----used----|-------room-----------|        ...up to one minute beyond: debt
+
+Source: docs/limits.md, "One number".
 """
 
 import math
@@ -36,6 +38,8 @@ class Rule(msgspec.Struct, frozen=True):
         burst_ms: How much of that it holds, as time.
         fair: A call needs at most this much in the bucket, and the rest goes into debt: else a
             full line would refuse nine of ten large calls and few small ones. 0 = all of it.
+
+    Source: docs/limits.md, "Fair by size".
     """
 
     per_minute: int
@@ -64,7 +68,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class BucketRequest(msgspec.Struct, frozen=True):
-    """A bucket that the question is about, and how much of it to lease beside (`want`)."""
+    """A bucket that the question is about, and how much of it to lease besides (`want`)."""
 
     key: str
     rule: Rule
@@ -161,7 +165,7 @@ class Buckets:
 
         Args:
             question: At most KEYS_MAX bids.
-            now_ms: The bank's clock.
+            now_ms: Redis's clock.
         """
         if self.born_ms is None:
             self.born_ms = float(f"{now_ms:.3f}")

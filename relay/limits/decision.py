@@ -1,4 +1,4 @@
-"""What a call is told that asks to run: yes, no and why, or wait; and who waits with it."""
+"""What a call that asks to run is told: yes, no and why, or wait; and who waits with it."""
 
 import enum
 from collections import deque
@@ -22,7 +22,7 @@ class Why(enum.StrEnum):
     TOO_LARGE = "too_large"
     """400: the bucket can never hold that much."""
     LOST = "lost"
-    """503: the bank cannot be asked, and the bucket is closed then."""
+    """503: Redis cannot be asked, and the bucket is closed then."""
     CROWDED = "crowded"
     """503: too many wait already, or for too long."""
 
@@ -45,7 +45,7 @@ ADMITTED: Final = Admitted.ADMITTED
 
 
 class Waiter:
-    """A call that waits. `decide` is called once, unless the ticket is dropped before."""
+    """A call that waits. `decide` is called once, unless the waiter is dropped before."""
 
     __slots__ = ("decide", "decision", "groups", "pairs", "reserved")
 

@@ -3,6 +3,8 @@
 Input is bytes of text times a learned ratio of the model; output is what calls of this key and
 model lately gave, with a margin. The guess is reserved, and settled by the difference: so it needs
 to be right on average only.
+
+Source: docs/limits.md, "Reserve and settle".
 """
 
 from typing import Final
@@ -19,7 +21,7 @@ IMAGE_TOKENS: Final = 1_000
 """Pictures are never counted by their bytes: base64 is no text."""
 MARGIN: Final = 1.5
 OUTPUT_START: Final = 500.0
-"""Of a model that nobody has called yet."""
+"""Output tokens expected of a model that nobody has called yet."""
 ENTRIES_MAX: Final = 20_000
 """Pairs of key and model that are remembered; what was not asked for longest is forgotten first."""
 

@@ -1,6 +1,6 @@
 """Who else is there: each worker tells its demand once a second, and learns its part of all.
 
-While the bank cannot be asked, a worker keeps to this part of each limit: so the parts of all
+While Redis cannot be asked, a worker keeps to this part of each limit: so the parts of all
 workers together are the limit. A worker counts as alive while what it tells changes, by the
 reader's own clock: nobody's wall clock matters.
 """
@@ -24,7 +24,7 @@ BUCKETS_MAX: Final = 16
 class Beat(msgspec.Struct, array_like=True, frozen=True):
     """What a worker tells: a number that changes; by bucket key demand a second and what is leased.
 
-    `leased`: for those who look at the limits; below 0 it is usage that the bank has not heard of.
+    `leased`: for those who look at the limits; below 0 it is usage that Redis has not heard of.
     """
 
     number: int

@@ -5,6 +5,8 @@ four calls in 100 ms; a cold bucket is asked for each call, exactly. T is 100 ms
 half of the bucket is free: a line below its limit is asked less often. Whatever a worker holds was
 debited before, so in any window W all workers together admit at most R*W + burst + what was leased
 when it began: LEASED_MS_MAX of their demand, which the sweep sees to.
+
+Source: docs/limits.md, "Leases".
 """
 
 import math
@@ -16,7 +18,7 @@ from relay.limits.scopes import Bucket
 LEASE_MS: Final = 100.0
 ROOMY_LEASE_MS: Final = 300.0
 ROOMY_SHARE: Final = 0.5
-"""Of a bucket may be used, for leases to be the longer ones."""
+"""Leases are the longer ones while no more than this part of the bucket is used."""
 LOW_MS: Final = 50.0
 """Below this the next lease is fetched, before anybody has to wait."""
 HOT_CALLS: Final = 4.0
@@ -65,12 +67,12 @@ class Lease:
     def __init__(self, bucket: Bucket, now_ms: float) -> None:
         self.bucket = bucket
         self.balance = 0
-        """What may be spent without asking; below 0 it is usage that the bank has not heard of."""
+        """What may be spent without asking; below 0 it is usage that Redis has not heard of."""
         self.low = 0.0
         self.lease_ms = LEASE_MS
         self.hungry = False
         self.asked = 0
-        """Questions on their way, and tickets that wait, which name this lease."""
+        """Questions on their way, and waiters that wait, which name this lease."""
         self.spent = 0
         self.calls = 0
         self.per_ms = 0.0
@@ -84,10 +86,10 @@ class Lease:
         self.heard_ms = now_ms
         self.alone_ms: float | None = None
         self.hold_ms = 0.0
-        """Until when an upstream has closed the bucket, where the bank has to be told; else 0."""
+        """Until when an upstream has closed the bucket, where Redis has to be told; else 0."""
 
     def hold(self, until_ms: float) -> None:
-        """Take in that an upstream's own quota is spent until then; the bank is not asked before.
+        """Take in that an upstream's own quota is spent until then; Redis is not asked before.
 
         What is leased of it is worth nothing.
         """
@@ -115,8 +117,8 @@ class Lease:
     def want(self) -> int:
         """Return what to lease beside what calls need; 0 while the bucket is cold.
 
-        That is what is missing to a lease above the low-water mark, so that the buckets of a call,
-        filled up together, run low together, and are asked about in one flight again.
+        It fills the balance up to one lease above the low-water mark. So the buckets of a call,
+        filled up together, run low together, and are asked about in one batch again.
         """
         if self.low <= 0:
             return 0
@@ -128,7 +130,7 @@ class Lease:
         return max(0, self.balance - int(keep_ms * self.per_ms))
 
     def bars(self, cost: int, now_ms: float) -> int:
-        """Return 0 if the bank may be asked for this cost, else the ms after which a call may pass.
+        """Return 0 if Redis may be asked for this cost, else the ms after which a call may pass.
 
         A small call is not barred by the refusal of a larger one.
         """
@@ -138,13 +140,13 @@ class Lease:
         return math.ceil(until_ms - now_ms) if until_ms > now_ms else 0
 
     def deny(self, cost: int, wait_ms: int, now_ms: float) -> None:
-        """Take in that the bank refused a call of this cost for `wait_ms`."""
+        """Take in that Redis refused a call of this cost for `wait_ms`."""
         self.denied_gate = self.bucket.rule.gate(cost)
         self.wait_until_ms = now_ms + wait_ms
         self.denied_until_ms = now_ms + min(max(wait_ms, DENY_MS_MIN), DENY_MS_MAX)
 
     def hear(self, wanted: int, leased: int, used_ms: int, now_ms: float) -> None:
-        """Take in what the bank said about this bucket."""
+        """Take in what Redis said about this bucket."""
         self.balance += leased
         self.hungry = False
         self.used_ms = float(used_ms)
@@ -173,7 +175,7 @@ class Lease:
     def wait_alone_ms(self, cost: int, share: float, now_ms: float) -> int:
         """Return 0 if the worker's own share of the limit has room for the call, else the wait.
 
-        The share starts empty: what a burst was, others may have spent already.
+        The share starts empty: others may have spent the burst already.
         """
         if self.alone_ms is None:
             self.alone_ms = now_ms + ALONE_BURST_MS

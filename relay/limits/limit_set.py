@@ -77,7 +77,7 @@ class LimitSet:
         """Return how much output can be set aside, so that every bucket can ever hold the call.
 
         Without this a small key could never send its first call. A bucket that the input alone
-        does not fit leaves no concurrency limit for output: it refuses the call.
+        does not fit leaves no room for output: it refuses the call.
         """
         for weights, _, capacity in self._classes:
             if weights is None:

@@ -4,6 +4,8 @@ A block expires 15 s after it was last renewed, so a killed worker frees its per
 by itself. Permits in use are never taken away; spare ones come only from an eighth of what is free,
 so that a limit that is nearly reached is counted exactly. Taking and releasing a permit is local
 and synchronous: no cancellation can lose one.
+
+Source: docs/limits.md, "Permits".
 """
 
 import math
@@ -34,7 +36,7 @@ def grant_permits(permits: int, others: int, used: int, need: int, spare: int) -
     Args:
         permits: What the concurrency limit has.
         others: What the other workers' blocks hold.
-        used: Permits of this worker that calls sit on: kept even where there are too many.
+        used: Permits that calls of this worker hold: kept even where there are too many.
         need: Calls of this worker that wait for one.
         spare: What it would like beside.
     """
@@ -176,7 +178,7 @@ class Permits:
                 waiter.asked.add(name)
         for leased in due:
             leased.asked_ms = now_ms
-            # The bank may shrink the block: until it has answered, nobody sits on a spare permit.
+            # Redis may shrink the block: until it has answered, nobody takes a spare permit.
             leased.granted = min(leased.granted, leased.used)
         return [
             PermitRequest(
@@ -198,13 +200,13 @@ class Permits:
         self._decide(name, now_ms)
 
     def lose(self, name: str, now_ms: float) -> None:
-        """Take in that the bank cannot be asked: blocks stay as they are, and none grows."""
+        """Take in that Redis cannot be asked: blocks stay as they are, and none grows."""
         self._lost.add(name)
         self._aboard.pop(name, None)
         self._decide(name, now_ms)
 
     def regain(self, name: str) -> None:
-        """Take in that the bank answers again."""
+        """Take in that Redis answers again."""
         self._lost.discard(name)
 
     def _open(self, concurrency: ConcurrencyLimit) -> LeasedPermits:
@@ -229,7 +231,7 @@ class Permits:
         return ADMITTED
 
     def _decide(self, name: str, now_ms: float) -> None:
-        """Seat who can be, in order; refuse whose concurrency limit was asked for and is full."""
+        """Admit who can be, in order; refuse whose limit was asked about and is full."""
         waiting, self._waiting = self._waiting, deque()
         for waiter in waiting:
             if waiter.decision is not None:

@@ -22,7 +22,10 @@ from relay.units import PPM
 
 PREFIX: Final = "relay:"
 LINE_BURST_MS: Final = 5_500
-"""6 s would be 1.10x in the worst minute; half a second is left for what leases hold."""
+"""6 s would be 1.10x in the worst minute; half a second is left for what leases hold.
+
+Source: docs/limits.md, "Bursts".
+"""
 BURST_MS: Final = 6_000
 BURST_MS_MAX: Final = 60_000
 """A bucket that holds its whole minute lets 2x through in the worst one: only for small limits."""
@@ -50,7 +53,10 @@ class Measure(enum.StrEnum):
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """How a call limits counts each class of token, in parts per million of a token."""
+    """How a line counts each class of token, in parts per million of a token.
+
+    Source: docs/limits.md, "What providers count".
+    """
 
     input_ppm: int = PPM
     cached_ppm: int = 0
@@ -107,7 +113,7 @@ class Limited(Protocol):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What a line's call limits says beside the numbers; the default fits all that say nothing."""
+    """What a line says of its limits beside the numbers; the default fits all that say nothing."""
 
     weights: Weights = Weights()
     on_loss: OnLoss = OnLoss.SHARE
@@ -181,7 +187,7 @@ def limits_of(
 
 
 def terms_of(line: Line) -> Terms:
-    """Return what a line's call limits says."""
+    """Return what a line says of its limits beside the numbers."""
     weights = Weights(line.input_weight_ppm, line.cached_weight_ppm, line.output_weight_ppm)
     return Terms(weights=weights, on_loss=line.on_limiter_loss)
 

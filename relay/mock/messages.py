@@ -18,8 +18,8 @@ from relay.mock.script import Passage
 _Json: TypeAlias = dict[str, object]
 
 _WRITTEN_SHARE: Final = 4
-"""One of so many tokens of a prompt that no cache gave is written to one, half of these for an
-hour: so both kinds of writing are there to be metered."""
+"""One in this many prompt tokens that no cache gave is written to a cache, half of them for an
+hour: so both kinds of writes are there to be metered."""
 _KINDS: Final = {
     400: "invalid_request_error",
     401: "authentication_error",

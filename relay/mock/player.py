@@ -107,8 +107,8 @@ class Player:
         self._timer = None
         if self._ahead is not None:
             self._write(self._ahead)
-            # Looking one frame ahead, the last one is known for the last: the end follows it at
-            # once, and a next request on this connection does not wait for an interval to pass.
+            # Looking one frame ahead tells which is the last: the end follows it at once, and the
+            # next request on this connection does not wait for an interval to pass.
             self._ahead = next(self._frames, None)
         if self._ahead is None:
             self._finish()

@@ -69,7 +69,7 @@ class Child:
         return cls(process, ours)
 
     def assign(self, settings: Settings, listener: socket.socket | None) -> None:
-        """Tell the child what to be. If it is dead already, `exited` tells, not this."""
+        """Tell the child what to be. If it is dead already, `exited` says so, not this."""
         self.name = settings.name
         self.assigned_s = time.monotonic()
         with contextlib.suppress(OSError):

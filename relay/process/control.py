@@ -41,7 +41,7 @@ from relay.tasks import first_of
 
 TOKEN_BYTES: Final = 32
 LAST_SHIPPING_S: Final = 5.0
-"""What the last records get to reach Postgres; what does not is shipped at the next start."""
+"""Seconds for the last records to reach Postgres; the rest is shipped at the next start."""
 POLL_S: Final = 0.05
 
 

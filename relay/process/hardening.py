@@ -12,6 +12,8 @@ def refuse_dumps() -> None:
     """Make this process leave no core file and let no process of the same user read its memory.
 
     RLIMIT_CORE alone is not enough: a core_pattern that is a pipe is fed whatever the limit says.
+
+    Source: docs/reliability.md, "Keys and secrets".
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

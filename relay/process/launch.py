@@ -129,7 +129,7 @@ def _free_port() -> int:
 async def _prepare(config: Config, data_dir: Path, demo_port: int | None) -> Demo | None:
     """Bring the schema up to date; declare the demonstration if it is wanted and fits."""
     url = database_url(config, data_dir)
-    redis_url(config, data_dir)  # a reference that leads nowhere is told now, not by every worker
+    redis_url(config, data_dir)  # a bad reference is reported once, here, and not by every worker
     connection = await postgres.connect(url, connect_s=config.database.connect_s)
     try:
         for name in await migrate(connection):

@@ -36,7 +36,7 @@ PACKET_BYTES_MAX: Final = 64 * 1024
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child is told to be. `name`: of its post, as "worker-0"."""
+    """What a child is told to be. `name`: of its slot, as "worker-0"."""
 
     name: str
     config: Config
@@ -57,7 +57,7 @@ def send_settings(sock: socket.socket, settings: Settings, listener: socket.sock
 def end_within(wait_s: float) -> None:
     """Have the kernel end this process (SIGALRM) unless it has ended by itself in `wait_s`.
 
-    Not the loop and no thread of ours is needed for it, and the earlier of two calls holds.
+    It needs neither the event loop nor a thread. Of two calls, the earlier deadline holds.
     """
     left_s, _ = signal.getitimer(signal.ITIMER_REAL)
     signal.setitimer(signal.ITIMER_REAL, min(left_s or wait_s, wait_s))

@@ -4,6 +4,8 @@ Each worker slot has a socket of its own in one SO_REUSEPORT group, so the kerne
 connections and no worker wakes for another's. The supervisor never closes one while it runs: when
 a worker dies, what queues on its socket waits for the next worker. (Closing one of two such
 sockets reset 83 of 200 queued clients; keeping it open lost none.)
+
+Source: docs/reliability.md, "Listening sockets".
 """
 
 import errno

@@ -44,13 +44,13 @@ class Slot:
     drains: bool = False
     child: Child | None = None
     served: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once a child on this post has become ready."""
+    """Set once a child on this slot has become ready."""
     swapped: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a roll has put another child here."""
     young_deaths: int = 0
 
     def count_death(self, age_s: float, backoff: RestartBackoff) -> float:
-        """Note that the post's child died at this age; return how long the next one has to wait."""
+        """Note that the slot's child died at this age; return how long the next one has to wait."""
         self.young_deaths = self.young_deaths + 1 if age_s < backoff.young_s else 0
         if self.young_deaths <= 1:
             return 0.0

@@ -4,8 +4,8 @@
                -- Slot "worker-1" (socket) -- Child
                -- Slot "control"  (socket) -- Child
 
-A post outlives whoever serves it, and so does its listening socket. A child that dies is replaced
-at once, and ever more slowly when it keeps dying young. A roll puts a new child on a post and lets
+A slot outlives whoever serves it, and so does its listening socket. A child that dies is replaced
+at once, and ever more slowly when it keeps dying young. A roll puts a new child on a slot and lets
 the old one drain beside it. The end: workers drain, then the control process, which still ships
 what they wrote, then the rest. A second signal cuts every wait short.
 """
@@ -67,7 +67,7 @@ class Supervisor:
         self._backoff = backoff
         self._metrics_dir = data_dir / "run" / "metrics"
         self._alive: dict[Child, Slot | None] = {}
-        """Every process there is, and its post; the spare one has none."""
+        """Every process there is, and its slot; the spare one has none."""
         self._spare: Child | None = None
         self._spare_lock = asyncio.Lock()
         self._keepers: set[asyncio.Task[None]] = set()
@@ -120,7 +120,7 @@ class Supervisor:
             await slot.served.wait()
 
     async def _launch(self, slot: Slot) -> Child:
-        """Return a child that is told to serve `post`: the spare one where there is one."""
+        """Return a child that is told to serve `slot`: the spare one where there is one."""
         child = self._take_spare() if slot.drains else None
         if child is None:
             child = await self._start(slot.command)
@@ -160,7 +160,7 @@ class Supervisor:
             worker_metrics.retire(self._metrics_dir, child.name, child.pid)
 
     async def _keep(self, slot: Slot) -> None:
-        """Fill the post again whenever its child dies, unless a roll put a newer one there."""
+        """Fill the slot again whenever its child dies, unless a roll put a newer one there."""
         while True:
             child = slot.child
             assert child is not None
@@ -199,7 +199,7 @@ class Supervisor:
         return task
 
     def _end_on_failure(self, task: asyncio.Task[None]) -> None:
-        """Stop all when a task of ours fails: better started anew than a post nobody keeps."""
+        """Stop all when a task of ours fails: better started anew than a slot nobody keeps."""
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
             self._asked.set()
@@ -252,7 +252,7 @@ class Supervisor:
             self._roll_task = self._spawn(self._keepers, self._roll())
 
     async def _roll(self) -> None:
-        """Put a new child on each post, one after the other, under the configuration of now."""
+        """Put a new child on each slot, one after the other, under the configuration of now."""
         self._notifier.reloading()
         before = self._config
         try:
@@ -270,7 +270,7 @@ class Supervisor:
         self._notifier.ready()
 
     async def _replace(self, slot: Slot) -> bool:
-        """Swap the post's child for a new one that is ready; else leave it as it was."""
+        """Swap the slot's child for a new one that is ready; else leave it as it was."""
         old = slot.child
         new = await self._launch(slot)
         if not await new.became_ready():

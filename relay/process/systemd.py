@@ -1,6 +1,7 @@
 """Talk to systemd: readiness, status, watchdog. Without systemd every call does nothing.
 
-Source: sd_notify(3), sd_watchdog_enabled(3). The protocol is one datagram of NAME=VALUE lines.
+Source: sd_notify(3), sd_watchdog_enabled(3). The protocol is one datagram of NAME=VALUE lines;
+docs/reliability.md, "Processes".
 """
 
 import contextlib

@@ -42,7 +42,7 @@ from relay.tasks import first_of
 
 PUBLISH_S: Final = 1.0
 CLOSE_S: Final = 2.0
-"""What the journal's last sync and hanging up on Postgres and Redis may take; seconds."""
+"""Seconds for the journal's last sync and for closing the connections to Postgres and Redis."""
 
 _STATM: Final = Path("/proc/self/statm")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")

@@ -42,6 +42,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     healing, worst case, and 30 s typically. Worst is a trial that hangs until `trial_s` lets the
     next one beside it, or fails late and is waited for by `open_s_max` again; typical is half of a
     wait, and what the next call takes to come by.
+
+    Source: docs/reliability.md, "Health".
     """
 
     strikes_max: int = 3

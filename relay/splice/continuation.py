@@ -8,7 +8,7 @@ to change persona and language, and to write prose where a tool call was due.
 The answer is given without its trailing whitespace. Templates and providers strip it or refuse it,
 and models write it anew with the next word; the seam drops what is then there twice.
 
-Source: STREAMS, continuing a partial answer: request forms by target.
+Source: docs/streams.md, "Continuing an answer: forms".
 """
 
 from collections.abc import Mapping
@@ -76,8 +76,8 @@ def _continue_messages(
     turn = _fields_decoder.decode(messages[-1]) if messages else {}
     before = ""
     if turn.get("role") == raw_of("assistant"):
-        # Only a turn that its client marked as unfinished is ours to finish; whether the first
-        # channel took an unmarked one for that nobody can tell.
+        # Only a turn that the client marked as unfinished is ours to finish: nobody can tell
+        # whether the first channel took an unmarked one for unfinished.
         if not _is_marked(turn, fields):
             return SpliceRefusal.LAST_TURN
         before = _text_decoder.decode(turn["content"])

@@ -28,7 +28,10 @@ IDENTITY: Final = (
     "service_tier",
     "provider",
 )
-"""Fields of a chunk that clients expect to stay the same over a stream."""
+"""Fields of a chunk that clients expect to stay the same over a stream.
+
+Source: docs/streams.md, "Continuing an answer: identity".
+"""
 DONE: Final = b"[DONE]"
 
 

@@ -5,7 +5,7 @@ So every gate here is a reason to refuse. What depends on the request alone is j
 call begins (`plan_splice`): a call that could not be spliced anyway keeps nothing for it. The rest
 is judged when the stream has broken (`refuse`), the channel last (`means_on`).
 
-Source: STREAMS, continuing a partial answer: the union of what LiteLLM, aisix and Dynamo refuse.
+Source: docs/streams.md, "Continuing an answer: gates".
 """
 
 import enum

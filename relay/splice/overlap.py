@@ -91,8 +91,8 @@ class JoinOverlap:
     def _is_habit(self, text: str, size: int) -> bool:
         """Tell whether an overlap may as well be the model repeating itself.
 
-        So it is when the words stood in the answer before, or when the overlap is a pattern: then
-        one of half its size and more fits as well.
+        It may where these words stood in the answer before, or where the overlap is a pattern, so
+        that a shorter one of at least half its size fits as well.
         """
         words = self._tail[-size:].strip()
         return self._given.find(words) != self._given.rfind(words) or any(

@@ -5,6 +5,8 @@
 The prefix makes a leaked key findable, the underscore lets a double click select all of it, and
 the checksum tells a typo from a key without asking anyone. 32 base62 characters are 190 bits: such
 a key cannot be guessed, so a fast keyed digest is enough to store it by.
+
+Source: docs/reliability.md, "Keys and secrets".
 """
 
 from hashlib import blake2b

@@ -51,7 +51,7 @@ Source: nginx documents `X-Accel-Buffering: no` as the switch a proxied server h
 buffering; SSE behind such a proxy arrives in lumps without it.
 """
 FRAME_SIZE_DIGITS_MAX: Final = 6
-"""Of a chunk's size in hex: reads are smaller than 16 MiB."""
+"""Hex digits of a chunk's size: reads are smaller than 16 MiB."""
 
 
 def request_head(channel: Channel, endpoint: Endpoint, query: str = "") -> bytes:
@@ -101,11 +101,11 @@ def frame(payload: bytes) -> bytes:
 
 
 FRAME_OF_EVENTS_END: Final = b"\n\n\r\n"
-"""How a read ends that ends on a chunk which ends on an event."""
+"""The last bytes of a read whose last chunk ends with an event."""
 
 
 def _size_line(frame_bytes: int) -> bytes:
-    """Return how the chunk begins that takes so many bytes in all, plainly framed; b"" = none."""
+    """Return the size line of a chunk of `frame_bytes` in all; b"" where no line makes that."""
     for digits in range(1, FRAME_SIZE_DIGITS_MAX + 1):
         size = frame_bytes - digits - 4
         if size >= 0 and len(b"%x" % size) == digits:
@@ -114,7 +114,7 @@ def _size_line(frame_bytes: int) -> bytes:
 
 
 _SIZE_LINES: Final = [_size_line(frame_bytes) for frame_bytes in range(2048)]
-"""What most reads of a stream begin with: comparing costs a third of formatting."""
+"""What most reads of a stream begin with: comparing costs a third of formatting one."""
 
 
 def plain_frame(raw: bytes) -> bytes | None:

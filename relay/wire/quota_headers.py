@@ -5,7 +5,7 @@ HTTP date, a Unix time. A moment is counted from the upstream's own Date header,
 clock has to be right. What cannot be read says nothing, and nothing lasts longer than an hour.
 
 Source: RFC 9110, sections 5.6.7 and 10.2.3; OpenAI, "Rate limits in headers"; Anthropic, "Rate
-limits: response headers".
+limits: response headers"; docs/limits.md, "Rate headers".
 """
 
 import re

@@ -3,6 +3,8 @@
 An event ends at a blank line: LF LF, or CRLF CRLF, or a mix. Lone CRs, which the standard also
 allows, were in none of 1,037 recorded streams and are not taken for line ends. Nothing here looks
 into an event until something else has found a reason to.
+
+Source: docs/streams.md, "Boundaries".
 """
 
 import re

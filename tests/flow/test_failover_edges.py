@@ -15,7 +15,7 @@ from tests.flow.rig import MODEL, Rig, chat, make_channel, make_snapshot, post
 
 IMPATIENT = Config(timeouts=Timeouts(gap_s=0.3))
 FRAMES = 1 + CHUNKS + 1
-"""Of an answer: its role, its tokens, its finish reason; usage and [DONE] are the last one."""
+"""Events of an answer: the role, the tokens, the finish reason; usage and [DONE] come last."""
 
 
 async def test_a_stream_that_stalls_behind_its_finish_reason_is_whole() -> None:

@@ -29,7 +29,7 @@ from tests.flow.rig import (
 CHUNKS = 12
 WORDS = prose(digest(b"hello"), CHUNKS)
 PROMPT_TOKENS = 2
-"""Of the client's own prompt, in every upstream's eyes."""
+"""Tokens of the client's own prompt, as every upstream counts it."""
 
 
 def event(text: str, finish: str | None = None, usage: Any = None) -> bytes:

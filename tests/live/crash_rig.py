@@ -58,7 +58,7 @@ PATIENCE_S = 30.0
 NANOS_IN, NANOS_OUT, MULTIPLIER = 3_100, 7_300, Fraction("0.77")
 RECHARGE_USD = 5
 EXTRA_EVENTS = 2
-"""Of a stream that was cut, the role and the ending may have been counted for tokens."""
+"""Events of a cut stream, its role and its ending, that may have been counted as tokens."""
 CATALOG = """
 [[channel]]
 name = "mine"

@@ -5,8 +5,7 @@ channel_names  The channels of the catalog as the control process knows them: na
                credentials
 channels       The control process's eye on the channels: alarms, probes and metrics, from what
                workers tell
-journals       An eye on the workers' journals: one that cannot be written takes no paid work, and
-               is told of
+journals       Watches the workers' journals, and tells the operator of one that cannot be written
 money          The control process's eye on money and keys: what is due is done, what is new is told
 notices        What operators are told of money and keys: notices for the webhook, lines for the
                log, counters

@@ -1,8 +1,8 @@
-"""An eye on the workers' journals: one that cannot be written takes no paid work, and is told of.
+"""Watches the workers' journals, and tells the operator of one that cannot be written.
 
-The workers say it in their log, this says it to the operator's webhook; both once, and once more
-when it is over. A disk so full that not even a worker's figures can be written makes it look dead:
-readiness tells of that.
+Without its journal a worker takes no paid work. It says so in its log, and this says so to the
+operator's webhook; both once, and once more when it is over. A disk so full that not even a
+worker's figures can be written makes it look dead: readiness tells of that.
 """
 
 import asyncio

@@ -164,7 +164,7 @@ class Attempt(AnswerListener):
         self.stage = ENDED
 
     def fail(self, error: RelayError) -> None:
-        """End with `error`; the first word counts. `stage` stays where it happened."""
+        """End with `error`; only the first one counts. `stage` stays where it happened."""
         stage = self.stage
         self.stop()
         if self.error is None and stage is not ENDED:

@@ -43,7 +43,7 @@ def _describe(call: Call, attempt: Attempt, error: RelayError) -> FailedTry:
 
 
 BYTES_PER_TOKEN: float = 4.0
-"""Of a plain body nobody metered; English text is near this in every tokenizer."""
+"""Bytes to a token in a plain body that nobody metered; English is near this in every tokenizer."""
 
 
 def note_operator_cost(call: Call, attempt: Attempt) -> None:

@@ -69,7 +69,7 @@ class StreamAttempt(Attempt):
 
     _aligned: bool = False
     _events: EventBuffer | None = None
-    """What of an event has come; None where reads have always ended with events so far."""
+    """Cuts reads at the ends of events; None while every read has ended with one."""
     _buffer: Buffer | None = None
     """What came before the first real event."""
 

@@ -14,7 +14,7 @@ from relay.wire.usage import USAGE_OBJECT, find_usage
 TAIL_BLOCKS: Final = 4
 """Usage, finish, moderation and [DONE] may come in a read each: the last four tell the ending."""
 TAIL_BYTES: Final = 16 * 1024
-"""A block over this is tail enough alone: usage sat within 8 KiB of every recorded end."""
+"""A longer block is tail enough by itself: usage was within 8 KiB of every recorded end."""
 
 
 class StreamTail:

@@ -115,7 +115,7 @@ class ChannelQuotas:
 
 
 NO_QUOTAS: Final = ChannelQuotas(None, Estimator())
-"""Of a data plane whose channels are never spent."""
+"""The quotas of a data plane whose channels have none."""
 
 
 def _used_of(attempt: Attempt) -> Tokens:

@@ -77,10 +77,10 @@ class Credit(Reservation):
         self._backoff = Backoff(first_s=2 * AGAIN_S, most_s=BACKOFF_S_MAX)
         self._task: asyncio.Task[None] | None = None
 
-    # --- flow.ports.Toll -----------------------------------------------------------------------
+    # --- flow.ports.Reservation ----------------------------------------------------------------
 
     def take(self, call: Call) -> bool:
-        """Hold what the call may cost, if that much is leased; see flow.ports.Toll."""
+        """Hold what the call may cost, if that much is leased; see flow.ports.Reservation."""
         nanos = self._holds.nanos(call)
         if not nanos:
             return True
@@ -97,7 +97,7 @@ class Credit(Reservation):
         return False
 
     async def wait(self, call: Call) -> None:
-        """Queue for credit until it is held, refused or too late; see flow.ports.Toll."""
+        """Queue for credit until it is held, refused or too late; see flow.ports.Reservation."""
         account = self._account_of(call)
         waiter = account.enqueue(self._holds.nanos(call))
         self._rouse(account)
@@ -125,7 +125,7 @@ class Credit(Reservation):
             self._rouse(account)
 
     def close(self, call: Call, usage: Usage, cost_nanos: int) -> None:
-        """Spend the cost and release the hold; see flow.ports.Toll."""
+        """Spend the cost and release the hold; see flow.ports.Reservation."""
         if not (call.hold_nanos or cost_nanos):
             return
         account = self._account_of(call)

@@ -21,7 +21,7 @@ RESERVE_S: Final = 600.0
 RESERVE_HOLDS: Final = 16
 """...and so many calls at once, however rarely the account calls."""
 SMOOTHING: Final = 0.05
-"""Of the cost of a turn: the rate that the reserve is made from looks back about 20 of them."""
+"""The weight of the newest turn in the rate behind the reserve: it looks back about 20 turns."""
 TIGHT_S: Final = 5.0
 """How long nothing is leased ahead after little was found left."""
 

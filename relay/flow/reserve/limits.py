@@ -1,7 +1,7 @@
 """The reservation of limits: tokens, requests and permits of a call's line, model, account and key.
 
     take    reserved from what this worker has leased --> runs, no waiting
-    wait    it has not leased enough: the bank is asked, in the call's own task
+    wait    it has not leased enough: Redis is asked, in the call's own task
     update  a long stream has used more than was reserved: the difference is booked
     close   what the call used is booked in place of what was reserved, its permits are free
 
@@ -32,7 +32,7 @@ CALL_LIMITS_MAX: Final = 20_000
 LIMITS_MAX: Final = 50_000
 _ANTHROPIC: Final = Dialect.ANTHROPIC
 NOTES_S: Final = 0.1
-"""How long header lines are used again: they are as old as the last lease in any case."""
+"""How long header lines are reused: they are as old as the last lease in any case."""
 
 
 class CallLimits(LimitSet):
@@ -70,7 +70,7 @@ class LimitReservation(Reservation):
         self._limits: dict[tuple[object, ...], Limit] = {}
 
     def take(self, call: Call) -> bool:
-        """Take what is leased already; see flow.ports.Toll."""
+        """Take what is leased already; see flow.ports.Reservation."""
         call_limits = self._call_limits_of(call)
         if call_limits.empty:
             return True
@@ -83,20 +83,20 @@ class LimitReservation(Reservation):
         return True
 
     async def wait(self, call: Call) -> None:
-        """Ask the bank for what is not leased; see flow.ports.Toll."""
+        """Ask Redis for what is not leased; see flow.ports.Reservation."""
         call_limits = self._call_limits_of(call)
         call.reserved = expect(call, call_limits.guess, call_limits)
         costs = call_limits.costs(call.reserved)
         self._begin(call, call_limits, costs, await self._limiter.wait(call_limits, costs))
 
     def update(self, call: Call, usage: Usage) -> None:
-        """Book what a stream has used beyond what was reserved; see flow.ports.Toll."""
+        """Book what a stream has used beyond what was reserved; see flow.ports.Reservation."""
         grant = call.grant
         if grant is not None:
             self._limiter.settle(grant, grant.limit_set.costs(at_least(call.reserved, usage)))
 
     def close(self, call: Call, usage: Usage, cost_nanos: int) -> None:
-        """Book what the call used and free its permits; see flow.ports.Toll."""
+        """Book what the call used and free its permits; see flow.ports.Reservation."""
         grant = call.grant
         if grant is None:
             return

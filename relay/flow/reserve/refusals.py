@@ -1,6 +1,8 @@
 """What a client is told when a limit says no: whose limit, how much of it is used, and when again.
 
 The words are OpenAI's own, which clients and people have learned to read.
+
+Source: docs/limits.md, "Refusals".
 """
 
 from typing import Final

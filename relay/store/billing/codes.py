@@ -1,4 +1,4 @@
-"""Redemption codes: made in numbers, shown once, redeemed once; the books are in orders.py."""
+"""Redemption codes: made by the batch, shown once, redeemed once; the books are in orders.py."""
 
 import os
 from datetime import datetime

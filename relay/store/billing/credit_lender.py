@@ -22,7 +22,7 @@ ANSWER_S: Final = 2.0
 
 
 class PostgresLender:
-    """Leases for one life of a worker (implements flow.ports.Lender).
+    """Leases for one life of a worker (implements flow.ports.CreditLender).
 
     Args:
         url: Returns where Postgres is; raises DependencyDown where nobody knows.
@@ -47,7 +47,7 @@ class PostgresLender:
     async def lease(
         self, asks: Sequence[CreditRequest], surplus: Mapping[int, int]
     ) -> Mapping[int, CreditLease]:
-        """Lease, give back and renew; see flow.ports.Lender."""
+        """Lease, give back and renew; see flow.ports.CreditLender."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 with postgres.border():

@@ -17,7 +17,7 @@ from relay.units import format_usd, parse_multiplier, parse_usd
 
 ORDER_NO_CHARS_MAX: Final = 128
 WORDS_CHARS_MAX: Final = 1_000
-"""Of a reason, an actor, a ticket."""
+"""Characters of a reason, an actor or a ticket."""
 
 Row = dict[str, Any]
 

@@ -17,7 +17,7 @@ from relay.store.secrets.refs import resolve
 from relay.store.secrets.vault import Pepper, Vault
 
 KEY_CHARS_MIN: Final = 8
-"""A declared key is somebody else's make; one shorter than this is found by guessing."""
+"""A declared key was made elsewhere; one shorter than this could be guessed."""
 
 _LOCK: Final = 0x72656C6179  # "relay" in ASCII: a number that no other user of the database takes.
 

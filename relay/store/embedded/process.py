@@ -24,7 +24,7 @@ LOG_BYTES_MAX: Final = 8 * 1024 * 1024
 POLL_S: Final = 0.01
 QUOTE_CHARACTERS_MAX: Final = 300
 PARENT_FIELD: Final = 1
-"""Of /proc/PID/stat, counted after the program's name. Source: proc(5)."""
+"""Fields of /proc/PID/stat, counted after the program's name. Source: proc(5)."""
 ENVIRONMENT: Final = {"LC_ALL": "C", "PATH": os.defpath}
 """All that a server gets to see: our own environment holds secrets and PG* settings."""
 

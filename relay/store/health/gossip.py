@@ -36,7 +36,7 @@ RECONNECT_S_MIN: Final = 0.1
 RECONNECT_S_MAX: Final = 5.0
 """Workers must not come back in step, nor storm a Redis that has just come back."""
 ID_DIGITS_MAX: Final = 19
-"""Of a channel's id, which is a bigint of Postgres."""
+"""Digits of a channel's id, which is a bigint of Postgres."""
 
 _SEPARATOR: Final = b"\0"
 _log = logging.getLogger(__name__)
@@ -50,10 +50,9 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     kept_s: int = 15
     """A worker that is gone is no longer read after this."""
     ping_s: float = 5.0
-    """A connection that stays silent for so long is asked whether it lives; for as long again, it
-    does not."""
+    """A connection silent for this long is asked if it lives; after as long again it is dead."""
     revival_s: float = 5.0
-    """Between a fault that nobody foresaw and the next beginning."""
+    """The pause between a fault that nobody foresaw and a new start."""
 
 
 USUAL: Final = Pace()

@@ -28,7 +28,7 @@ from relay.store.limits.redis_driver import RedisDriver
 
 SWEEP_S: Final = 0.25
 WAIT_S: Final = 0.25
-"""No call waits longer for the bank: a batch is bound by 50 ms, and a full queue is a few."""
+"""No call waits longer for Redis: a batch is bound by 50 ms, and a full queue is a few."""
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Limiter(ports.Limiter):
         """Take a permit in each concurrency limit and the cost of each bucket, all or nothing.
 
         Returns:
-            None: nothing was taken, the bank must be asked: `wait` does.
+            None: nothing was taken, Redis must be asked: `wait` does.
         """
         now_ms = self._now_ms()
         concurrencies = limit_set.concurrencies

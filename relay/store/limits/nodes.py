@@ -19,7 +19,7 @@ from relay.store.limits.resp import connect
 Locate = Callable[[], Awaitable[str]]
 
 ASK_S: Final = 0.05
-"""For one server that is asked the way; the bank bounds the whole search."""
+"""For one server that is asked the way; Redis bounds the whole search."""
 SLOTS: Final = 16_384
 
 

@@ -5,8 +5,10 @@
                                                       +-- late, broken, refused --> lose, back off
 
 Nothing here runs in a request's task, and nothing is retried: a batch whose outcome is unknown is
-a lost lease. While Redis is lost the worker lives on its share, and the bank probes: 250 ms after
+a lost lease. While Redis is lost the worker lives on its share, and Redis probes: 250 ms after
 the loss, then less and less often, up to 2 s. A probe that is granted ends the loss.
+
+Source: docs/limits.md, "Redis lost".
 """
 
 import asyncio
@@ -46,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 class RedisDriver:
-    """The road to one Redis.
+    """Everything that one worker asks of one Redis.
 
     Args:
         locate: Returns its URL; asked again for each connection, so it may follow a failover.
@@ -291,7 +293,7 @@ async def _in_time(work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
     """Return what `work` gives within the deadline.
 
     A worker that got no CPU for as long finds its timers due before it looks at its sockets: so
-    what has arrived by then is read first, else it would take its own delay for the bank's.
+    what has arrived by then is read first, else it would take its own delay for Redis's.
 
     Raises:
         DependencyDown: It took too long.

@@ -9,13 +9,13 @@ from relay.store.limits.nodes import Locate
 from relay.store.limits.resp import connect
 
 ASK_S: Final = 0.05
-"""For one Sentinel; the bank bounds the whole search with its connect deadline."""
+"""For one Sentinel; Redis bounds the whole search with its connect deadline."""
 
 
 def follow_sentinels(sentinels: Sequence[str], service: str, *, login: str = "") -> Locate:
     """Return what finds the primary of `service`, anew for each connection.
 
-    After a failover the bank's connection breaks, or the old primary answers READONLY; both end
+    After a failover Redis's connection breaks, or the old primary answers READONLY; both end
     in a new search.
 
     Args:

@@ -12,7 +12,8 @@ kernel may have dropped the pages and report the next fsync as good, so that fil
 again, and all that was not known to be safe is written to a new one, beside the starts of all open
 calls. That is tried once at once; then once a second, and until it works `healthy` is False.
 
-Source: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
+Source: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020;
+docs/reliability.md, "Disks".
 """
 
 import asyncio

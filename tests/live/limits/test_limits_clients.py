@@ -21,7 +21,7 @@ from tests.live.limits.test_limits_flow import limited
 pytestmark = pytest.mark.live
 
 AT_ONCE = 6
-"""Of 60 a minute: the next one has to wait for about a second."""
+"""Calls allowed of 60 a minute: the next one has to wait for about a second."""
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ CONTRACT = (
     *("cache_write_tokens", "output_tokens", "reasoning_tokens", "estimated", "cost_usd"),
     *("ttft_ms", "total_ms", "attempts"),
 )
-"""DESIGN section 9: a row of `relay logs --json`, in this order."""
+"""A row of `relay logs --json`, in this order: whoever reads the log may rely on it."""
 
 MINUTE_US = 60_000_000
 # 1,100 fresh at 0.15, 100 cached at 0.075, 345 out at 0.60 USD per 1M, x 0.8

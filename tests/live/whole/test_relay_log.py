@@ -25,7 +25,7 @@ FIELDS = [
     *("cache_write_tokens", "output_tokens", "reasoning_tokens", "estimated", "cost_usd"),
     *("ttft_ms", "total_ms", "attempts"),
 ]
-"""The contract: DESIGN, section 9."""
+"""What whoever reads the log may rely on."""
 
 NANOS_PER_TOKEN = {"input": 150, "cached": 75, "output": 600}
 """0.15, 0.075 and 0.60 USD per 1M tokens."""

@@ -87,7 +87,7 @@ ANSWERS: dict[str, bytes] = {
 """Model -> what the upstream says to it."""
 STREAMED = {"streamed", "cut", "error-inside", "error-first", "garbled-chunk"}
 SERVED = {"whole", "streamed", "cut", "error-inside"}
-"""Of these the client gets a 200 and the answer, or its begin."""
+"""Faults after which the client still gets a 200 and the answer, or its beginning."""
 
 
 CALL = {"name": "look_up", "arguments": f'{{"what":"{PROMPT}"}}'}

@@ -1,7 +1,9 @@
 """Goal: leases let workers spend on their own without ever spending money twice.
 
 Method: a state machine drives purses against a small model of the ledger, with replayed batches,
-duplicate orders, crashes and returns, and checks RELIABILITY's I1-I5 and I8 after every step.
+duplicate orders, crashes and returns, and checks I1 to I5 and I8 after every step.
+
+Source: docs/reliability.md, "Invariants of money".
 """
 
 from collections import Counter

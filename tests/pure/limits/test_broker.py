@@ -1,4 +1,4 @@
-"""Goal: a worker's leases are never spent twice, never lost but where LIMITS says so.
+"""Goal: a worker's leases are never spent twice, and lost only where a flight's outcome is unknown.
 
 Method: one broker, batches taken by hand and answered by the reference, or not at all.
 """

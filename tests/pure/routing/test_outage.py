@@ -92,7 +92,7 @@ class World:
         """How each call on ILL fails; its start is filled in."""
         self.lost_calls = 0
         self.failures = 0
-        """Of ILL: all in a row."""
+        """How many calls on ILL failed: all in a row."""
         self.waited_s: list[float] = []
         """How long each call that ILL failed was kept waiting there."""
         self.back_s = 0.0

@@ -1,4 +1,4 @@
-"""The switching table is complete and is DESIGN's: every pair of stage and outcome is asked."""
+"""The switching table is complete and says what it should: all stages and outcomes are asked."""
 
 import itertools
 
