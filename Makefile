@@ -5,7 +5,13 @@ STAMP := .venv/.installed
 CLIENTS := .venv/clients
 OFFLINE := { echo 'The test clients could not be fetched: PyPI and npm are needed once.' >&2; exit 1; }
 
-.PHONY: serve compiled test test-compiled faults check format bench clean
+# What deploy/install.sh installs, each file with its hash: constraints.txt holds the versions, and
+# this asks the registry for the hashes of all their files. Run it after a change of either.
+UV = .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock' --constraint constraints.txt
+LOCK = deploy/requirements
+
+.PHONY: serve lock compiled test test-compiled faults check format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +39,13 @@ compiled: $(STAMP)
 	RELAY_COMPILED=1 $(BIN)/python setup.py --quiet build_ext \
 		--build-lib build/compiled --build-temp build/objects
 	$(BIN)/relay --version | grep ', compiled ('
+
+lock: $(STAMP)
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/pip install --quiet --disable-pip-version-check 'uv>=0.8'
+	$(UV) pyproject.toml --output-file $(LOCK).lock
+	$(UV) pyproject.toml --extra embedded --output-file $(LOCK)-embedded.lock
+	printf 'mypy[mypyc]\nsetuptools\nwheel\n' | $(UV) - --output-file $(LOCK)-build.lock
 
 test: check $(CLIENTS)/.installed
 	$(BIN)/pytest
