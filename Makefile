@@ -45,7 +45,7 @@ lock: $(STAMP)
 	.venv/lock/bin/pip install --quiet --disable-pip-version-check 'uv>=0.8'
 	$(UV) pyproject.toml --output-file $(LOCK).lock
 	$(UV) pyproject.toml --extra embedded --output-file $(LOCK)-embedded.lock
-	printf 'mypy[mypyc]\nsetuptools\nwheel\n' | $(UV) - --output-file $(LOCK)-build.lock
+	printf 'asyncpg-stubs\nmypy[mypyc]\nsetuptools\nwheel\n' | $(UV) pyproject.toml - --output-file $(LOCK)-build.lock
 
 test: check $(CLIENTS)/.installed
 	$(BIN)/pytest

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -27,6 +28,11 @@ PARENT_FIELD: Final = 1
 """Fields of /proc/PID/stat, counted after the program's name. Source: proc(5)."""
 ENVIRONMENT: Final = {"LC_ALL": "C", "PATH": os.defpath}
 """All that a server gets to see: our own environment holds secrets and PG* settings."""
+_DIE_WITH_PARENT: Final = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, int(sys.argv[1])); "
+    "os.execvp(sys.argv[2], sys.argv[2:])"
+)
+"""Source: prctl(2), PR_SET_PDEATHSIG is 1; it outlives an execve of a plain program."""
 
 
 class Identity(NamedTuple):
@@ -126,7 +132,7 @@ class ServerProcess:
         try:
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(  # noqa: S603 -- the command is ours
-                    [*_tied_to_us(self._steps[0].number), *command],
+                    [*_tied_to_us(self._steps[0].number, self._identity), *command],
                     cwd=self._folder,
                     env=ENVIRONMENT,
                     stdin=subprocess.DEVNULL,
@@ -209,12 +215,16 @@ class ServerProcess:
         return f"{line.strip()[:QUOTE_CHARACTERS_MAX]} (see {self._log})"
 
 
-def _tied_to_us(number: signal.Signals) -> list[str]:
+def _tied_to_us(number: signal.Signals, identity: Identity | None) -> list[str]:
     """Return a command prefix under which the kernel sends `number` when our thread dies.
 
-    Where there is no setpriv, a supervisor that is killed leaves the server running; the next
-    start stops it.
+    Another user may not be able to run our Python: for that one it is setpriv. As ourselves it is
+    our Python, because setpriv also sets capabilities, which a service's system call filter
+    forbids. Where there is neither, a supervisor that is killed leaves the server running; the
+    next start stops it.
     """
+    if identity is None and sys.executable:
+        return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(number.value)]
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", number.name.removeprefix("SIG"), "--"] if setpriv else []
 
