@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "credit": "relay.cli.money:credit",
     "db": "relay.cli.database:db",
     "demo-upstream": "relay.cli.serve:demo_upstream",
+    "doctor": "relay.cli.doctor:doctor",
     "key": "relay.cli.keys:key",
     "ledger": "relay.cli.money:ledger",
     "limits": "relay.cli.limits:limits",
