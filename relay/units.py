@@ -4,13 +4,16 @@ Money is nano-USD (1 USD = 10^9). A list price is nano-USD per 1,000,000 tokens.
 parts per million (1.0 = 1_000_000). Multiply first, divide once, round here: no float anywhere.
 """
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from typing import Final
 
 NANOS_PER_USD: Final = 1_000_000_000
 TOKENS_PER_PRICE: Final = 1_000_000
 PPM: Final = 1_000_000
 USD_MAX: Final = 9_000_000_000  # int64 nano-USD holds 9.2 billion dollars
+_PLAIN: Final = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})", re.ASCII)
+"""A decimal as people write amounts: no exponent, no "1_000", no blanks, ASCII digits."""
 
 
 def parse_usd(text: str) -> int:
@@ -52,11 +55,10 @@ def divide_half_up(numerator: int, denominator: int) -> int:
 
 
 def _parse_scaled(text: str, scale: int, what: str) -> int:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise ValueError(f"not {what}: {text[:40]!r}") from None
-    if not value.is_finite() or abs(value) > USD_MAX:
+    if _PLAIN.fullmatch(text) is None:
+        raise ValueError(f"not {what}: {text[:40]!r}")
+    value = Decimal(text)
+    if abs(value) > USD_MAX:
         raise ValueError(f"not {what}: {text[:40]!r}")
     scaled = value * scale
     if scaled != scaled.to_integral_value():

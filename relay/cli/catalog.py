@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from relay.cli.notes import tell_unpriced
 from relay.cli.output import json_option, print_json
 from relay.cli.root import load_context, location_options
 from relay.cli.session import Session, with_database
@@ -14,6 +15,7 @@ from relay.config import Config, load
 from relay.errors import ConfigError
 from relay.store.catalog.apply import apply as apply_declared
 from relay.store.catalog.apply import resolve_credentials
+from relay.store.catalog.coverage import list_unpriced, without_price
 from relay.store.catalog.declaration import Declaration, parse_catalog
 from relay.store.catalog.plan import KINDS, CatalogChange, ChangeKind, entries_of
 from relay.store.migrate import migrate
@@ -32,7 +34,9 @@ def check(ctx: click.Context, file: Path) -> None:
     source = _read(file)
     if _is_catalog(source, file):
         config, _ = load_context(ctx)
-        click.echo(f"{file}: ok, a catalog: {_counts(_parse(source, file, config))}")
+        declared = _parse(source, file, config)
+        click.echo(f"{file}: ok, a catalog: {_counts(declared)}")
+        _tell_unpriced_of(declared)
         return
     load(file, os.environ)
     click.echo(f"{file}: ok, a configuration")
@@ -53,15 +57,18 @@ def apply(ctx: click.Context, file: Path, *, dry_run: bool, prune: bool, as_json
     """Make the catalog hold what FILE declares, in one transaction."""
     source = _read(file)
 
-    async def work(on: Session) -> list[CatalogChange]:
+    async def work(on: Session) -> tuple[list[CatalogChange], list[str]]:
         wanted = resolve_credentials(_parse(source, file, on.config), os.environ, on.load_pepper())
         if not dry_run:
             await migrate(on.connection)
-        return await apply_declared(
+        changes = await apply_declared(
             on.connection, wanted, on.open_vault(), prune=prune, dry_run=dry_run
         )
+        return changes, [] if dry_run else await list_unpriced(on.connection)
 
-    print_changes(with_database(ctx, work), dry_run=dry_run, as_json=as_json)
+    changes, unpriced = with_database(ctx, work)
+    print_changes(changes, dry_run=dry_run, as_json=as_json)
+    tell_unpriced(unpriced)
 
 
 def print_changes(changes: Sequence[CatalogChange], *, dry_run: bool, as_json: bool) -> None:
@@ -100,6 +107,18 @@ def _is_catalog(source: bytes, file: Path) -> bool:
         return not tomllib.loads(source.decode()).keys().isdisjoint(KINDS)
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from error
+
+
+def _tell_unpriced_of(declared: Declaration) -> None:
+    """Name models without a price in the file itself: no database is asked."""
+    models = [name.partition("=")[0] for channel in declared.channel for name in channel.models]
+    missing = without_price(models, {price.model for price in declared.price})
+    if missing:
+        click.echo(
+            f"no [[price]] in this file for {', '.join(missing)}: without one in force already, "
+            "calls for them get 404",
+            err=True,
+        )
 
 
 def _counts(declared: Declaration) -> str:

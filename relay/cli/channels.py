@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import click
 import msgspec
 
+from relay.cli.notes import tell_unpriced, tell_unserved
 from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.probe import probe
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.clock import wall_us
+from relay.store.catalog.coverage import Offer, list_only_here, list_unpriced
 from relay.store.catalog.listings import list_channels, set_drained
 from relay.store.catalog.snapshot import load_channel
 from relay.store.embedded.locate import redis_url
@@ -36,8 +38,9 @@ def list_command(ctx: click.Context, *, as_json: bool) -> None:
     States: in service, open (left alone until its next trial), half-open (a call is trying it),
     drained, evicted (drained, and running calls moved off), unknown (no relay tells).
     """
-    rows = with_database(ctx, _list)
+    rows, unpriced = with_database(ctx, _list)
     print_rows(rows if as_json else [_in_words(row) for row in rows], COLUMNS, as_json=as_json)
+    tell_unpriced(unpriced)
 
 
 @channel.command()
@@ -59,9 +62,15 @@ def test(ctx: click.Context, name: str, *, as_json: bool) -> None:
 @click.pass_context
 def drain(ctx: click.Context, name: str, *, now: bool) -> None:
     """Send new calls elsewhere; running ones finish."""
-    with_database(ctx, lambda on: set_drained(on.connection, name, drained=True, evicted=now))
+
+    async def work(on: Session) -> list[Offer]:
+        await set_drained(on.connection, name, drained=True, evicted=now)
+        return await list_only_here(on.connection, name)
+
+    unserved = with_database(ctx, work)
     moved = ", running calls move off it" if now else ""
     click.echo(f"channel {name} is drained{moved}", err=True)
+    tell_unserved(name, unserved)
 
 
 @channel.command()
@@ -74,10 +83,10 @@ def enable(ctx: click.Context, name: str) -> None:
     click.echo(f"channel {name} is in service", err=True)
 
 
-async def _list(on: Session) -> Sequence[Row]:
+async def _list(on: Session) -> tuple[Sequence[Row], list[str]]:
     rows = await list_channels(on.connection, on.open_vault())
     conditions = await read_conditions(lambda: redis_url(on.config, on.data_dir), wall_us())
-    return add_health(rows, conditions)
+    return add_health(rows, conditions), await list_unpriced(on.connection)
 
 
 def _in_words(row: Row) -> Row:

@@ -7,6 +7,7 @@ import click
 
 from relay.cli.keys import parse_expiry
 from relay.cli.money import ROWS_MAX, actor_option, name_operator, parse_amount
+from relay.cli.numbers import WholeNumber
 from relay.cli.output import json_option, print_fields, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
@@ -27,7 +28,7 @@ def code() -> None:
 @location_options
 @json_option
 @click.option("--amount", required=True, metavar="USD", help="What each is worth.")
-@click.option("--count", type=click.IntRange(1, CODES_MAX), default=1, show_default=True)
+@click.option("--count", type=WholeNumber(1, CODES_MAX), default=1, show_default=True)
 @click.option("--expires", metavar="30d|ISO", help="Until when they can be redeemed.")
 @actor_option
 @click.pass_context
@@ -87,7 +88,7 @@ def redeem(ctx: click.Context, *, name: str, given: str | None, as_json: bool) -
 @code.command("list")
 @location_options
 @json_option
-@click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=100, show_default=True)
+@click.option("--limit", type=WholeNumber(1, ROWS_MAX), default=100, show_default=True)
 @click.pass_context
 def list_command(ctx: click.Context, *, limit: int, as_json: bool) -> None:
     """Show codes, newest first (never the codes themselves)."""

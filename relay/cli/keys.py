@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import click
 
+from relay.cli.numbers import WholeNumber
 from relay.cli.output import json_option, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
@@ -119,7 +120,7 @@ def _limit_options(default: int | None) -> Callable[[_Command], _Command]:
     def add(command: _Command) -> _Command:
         for name, most, what in reversed(_LIMITS):
             command = click.option(
-                f"--{name}", type=click.IntRange(0, most), default=default, metavar="N", help=what
+                f"--{name}", type=WholeNumber(0, most), default=default, metavar="N", help=what
             )(command)
         return command
 

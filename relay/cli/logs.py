@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
-import msgspec
 
-from relay.cli.output import json_option, print_fields, print_rows
+from relay.cli.numbers import WholeNumber
+from relay.cli.output import json_option, print_fields, print_line, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.store.log.reports import (
@@ -119,7 +119,7 @@ def scope_options(command: _Command) -> _Command:
 @click.option("--ip", metavar="IP|CIDR", help="Only from there.")
 @click.option(
     "--limit",
-    type=click.IntRange(1, ROWS_MAX),
+    type=WholeNumber(1, ROWS_MAX),
     default=CALLS_SHOWN,
     show_default=True,
     help="At most so many.",
@@ -152,7 +152,7 @@ def show(ctx: click.Context, request_id: str, *, as_json: bool) -> None:
     """Show one call, the sum that made its cost, and each channel that was asked."""
     row = with_database(ctx, lambda on: show_call(on.connection, request_id))
     if as_json:
-        _print_line(row)
+        print_line(row)
         return
     tries = row.pop("tries")
     print_fields(row, as_json=False)
@@ -181,7 +181,7 @@ def usage(ctx: click.Context, /, *, unit: str, as_json: bool, **scope: Any) -> N
     rows = with_database(ctx, lambda on: list_usage(on.connection, ReportScope(**scope), unit))
     if as_json:
         for row in rows:
-            _print_line(row)
+            print_line(row)
     elif rows:
         print_rows(rows, USAGE_COLUMNS, as_json=False)
     else:
@@ -199,8 +199,4 @@ async def _collect(on: Session, wanted: CallFilter, limit: int) -> list[Row]:
 async def _print_lines(on: Session, wanted: CallFilter, limit: int) -> None:
     """Print page by page: a million rows need not fit into memory."""
     async for row in list_calls(on.connection, wanted, limit):
-        _print_line(row)
-
-
-def _print_line(row: Row) -> None:
-    click.echo(msgspec.json.encode(row).decode())
+        print_line(row)

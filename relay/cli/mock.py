@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from relay.cli.numbers import WholeNumber
 from relay.cli.root import location_options
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ def _file() -> click.Path:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", default=9090, show_default=True, type=click.IntRange(0, 65_535), help="0 = any free."
+    "--port", default=9090, show_default=True, type=WholeNumber(0, 65_535), help="0 = any free."
 )
 @click.option("--name", default="mock", show_default=True, help="Part of ids and fingerprints.")
 @click.option(
     "--chunks",
     default=20,
     show_default=True,
-    type=click.IntRange(0, 1_000_000),
+    type=WholeNumber(0, 1_000_000),
     help="Tokens of a whole answer.",
 )
 @click.option(
@@ -57,21 +58,21 @@ def _file() -> click.Path:
     "--body-bytes",
     default=0,
     show_default=True,
-    type=click.IntRange(0, 64 * 1024 * 1024),
+    type=WholeNumber(0, 64 * 1024 * 1024),
     help="Stretch an answer's text to this size; 0 = plain words.",
 )
 @click.option(
     "--cached-tokens",
     default=0,
     show_default=True,
-    type=click.IntRange(0),
+    type=WholeNumber(0),
     help="Report this much of a prompt as read from a cache.",
 )
 @click.option(
     "--tokens-per-event",
     default=1,
     show_default=True,
-    type=click.IntRange(1, 1000),
+    type=WholeNumber(1, 1000),
     help="In a stream.",
 )
 @click.option("--crlf", is_flag=True, help="End events in CRLF CRLF.")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from relay.billing.recharge import Currency
+from relay.cli.numbers import WholeNumber
 from relay.cli.output import json_option, print_fields, print_json, print_rows
 from relay.cli.root import EXIT_FAILED, location_options
 from relay.cli.session import Session, with_database
@@ -145,7 +146,7 @@ def ledger() -> None:
 @click.option("--account", "name", required=True)
 @click.option(
     "--limit",
-    type=click.IntRange(1, ROWS_MAX),
+    type=WholeNumber(1, ROWS_MAX),
     default=ENTRIES_SHOWN,
     show_default=True,
     help="At most so many.",

@@ -3,6 +3,7 @@
 import click
 
 from relay.cli.money import ROWS_MAX, compose_order, order_options, parse_amount
+from relay.cli.numbers import WholeNumber
 from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
@@ -40,7 +41,7 @@ def open_command(ctx: click.Context, /, *, as_json: bool, **wanted: str) -> None
 @json_option
 @click.option("--account", "name", help="Only this account's.")
 @click.option("--status", type=click.Choice(["pending", "paid", "credited"]))
-@click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=100, show_default=True)
+@click.option("--limit", type=WholeNumber(1, ROWS_MAX), default=100, show_default=True)
 @click.pass_context
 def list_command(
     ctx: click.Context, *, name: str | None, status: str | None, limit: int, as_json: bool

@@ -9,6 +9,11 @@ import msgspec
 
 _Command = TypeVar("_Command")
 
+
+class ReaderGone(Exception):
+    """Whoever read our stdout has left (`| head`): no error of ours, nor of Postgres."""
+
+
 Row = Mapping[str, Any]
 
 json_option = click.option(
@@ -20,6 +25,18 @@ json_option = click.option(
 def print_json(value: object) -> None:
     """Print one JSON value on stdout."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def print_line(value: object) -> None:
+    """Print one JSON value on a line of its own.
+
+    Raises:
+        ReaderGone: Nobody reads on.
+    """
+    try:
+        click.echo(msgspec.json.encode(value).decode())
+    except BrokenPipeError as error:
+        raise ReaderGone from error
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:

@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "channel": "relay.cli.channels:channel",
     "check": "relay.cli.catalog:check",
     "code": "relay.cli.codes:code",
+    "config": "relay.cli.config:config",
     "control": "relay.cli.serve:control",
     "credit": "relay.cli.money:credit",
     "db": "relay.cli.database:db",
@@ -48,6 +49,7 @@ COMMANDS: Final = {
     "price": "relay.cli.prices:price",
     "recharge": "relay.cli.money:recharge",
     "serve": "relay.cli.serve:serve",
+    "top": "relay.cli.top:top",
     "usage": "relay.cli.logs:usage",
     "worker": "relay.cli.serve:worker",
 }
@@ -109,6 +111,13 @@ def load_context(ctx: click.Context) -> tuple[Config, Path]:
         ConfigError: The file or a RELAY_SECTION__KEY variable is wrong.
     """
     return load(ctx.meta.get(_CONFIG_PATH), os.environ), data_dir(ctx)
+
+
+def config_path(ctx: click.Context) -> Path | None:
+    """Return the relay.toml that the command line or environment names; None: defaults."""
+    found = ctx.meta.get(_CONFIG_PATH)
+    assert found is None or isinstance(found, Path)
+    return found
 
 
 def data_dir(ctx: click.Context) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from relay import event_log
+from relay.cli.numbers import WholeNumber
 from relay.cli.root import load_context, location_options
 from relay.compiled import describe
 from relay.config import Config
@@ -37,7 +38,7 @@ _VARIABLES: Final = {
 @location_options
 @click.option("--listen", metavar="HOST:PORT", help="Where clients call. [127.0.0.1:8080]")
 @click.option("--admin", metavar="HOST:PORT", help="Health, metrics, admin. [127.0.0.1:8081]")
-@click.option("--workers", type=click.IntRange(0, 1024), help="0 = one per core.")
+@click.option("--workers", type=WholeNumber(0, 1024), help="0 = one per core.")
 @click.option("--demo", is_flag=True, help="With a scripted upstream, and a key to call it.")
 @click.pass_context
 def serve(ctx: click.Context, /, *, demo: bool, **flags: str | int | None) -> None:

@@ -1,6 +1,7 @@
 """A command's way to the catalog: one connection for as long as its work takes."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import asyncpg
 import click
 import msgspec
 
+from relay.cli.output import ReaderGone
 from relay.cli.root import load_context
 from relay.config import Config
 from relay.errors import ConfigError
@@ -55,6 +57,10 @@ def with_database(ctx: click.Context, work: Callable[[Session], Awaitable[_Resul
         try:
             with postgres.border():
                 return await work(Session(config, data_dir, connection))
+        except ReaderGone as error:
+            # Told on as what click knows, and only here: within the border it would look like
+            # Postgres's connection.
+            raise BrokenPipeError(errno.EPIPE, "nobody reads on") from error
         except asyncpg.UndefinedTableError as error:
             raise ConfigError(
                 "the database has no schema yet: run `relay apply` or `relay serve` first"
