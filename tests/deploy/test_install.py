@@ -61,11 +61,9 @@ class Host:
     def run(self, *words: str, code: int = 0, start: bool = True) -> str:
         """Run the script; return what it said."""
         extra = {"RELAY_INSTALL_START": "1"} if start else {}
+        command: list[str | Path] = ["sh", SCRIPT, "--root", self.root, "--wheel", self.wheel]
         done = subprocess.run(
-            [
-                *("sh", SCRIPT, "--root", self.root, "--python", self.folder / "python"),
-                *("--wheel", self.wheel, *words),
-            ],
+            [*command, "--python", self.folder / "python", *words],
             env={**os.environ, "SYSTEMCTL": str(self.folder / "systemctl"), **extra},
             capture_output=True, text=True, check=False,
         )  # fmt: skip

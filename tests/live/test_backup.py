@@ -96,7 +96,9 @@ async def test_a_new_host_goes_on_where_the_old_one_was_lost(
 ) -> None:
     folder, key = await save(reachable, tmp_path / "kept", where)
     shutil.rmtree(reachable / "saved")
-    assert {"database.dump", "journal", "secrets", "SHA256SUMS"} <= {place.name for place in folder.iterdir()}
+    assert {"database.dump", "journal", "secrets", "SHA256SUMS"} <= {
+        place.name for place in folder.iterdir()
+    }
     assert not any(file.stat().st_mode & 0o077 for file in folder.rglob("*"))
     await run("verify", folder)
     fresh = reachable / "restored"
