@@ -26,6 +26,7 @@ set -eu
 SYSTEMCTL=${SYSTEMCTL:-systemctl}
 READY_URL=${RELAY_READY_URL:-http://127.0.0.1:8081/readyz}
 READY_S=${RELAY_READY_S:-60}
+UNITS="relay.service relay.socket relay-admin.socket relay-refuse.service"
 
 command=install
 dry_run=no root="" prefix=/opt/relay wheel="" compiled=auto embedded=no python=python3 release="" keep=3
@@ -180,7 +181,7 @@ install_files() {
     put 0644 sysusers.d/relay.conf /usr/lib/sysusers.d/relay.conf
     put 0644 tmpfiles.d/relay.conf /usr/lib/tmpfiles.d/relay.conf
     put 0644 sysctl.d/60-relay.conf /usr/lib/sysctl.d/60-relay.conf
-    for unit in relay.service relay.socket relay-admin.socket; do
+    for unit in $UNITS; do
         put 0644 "$unit" "/etc/systemd/system/$unit"
     done
     put 0755 relay-command "/usr/local/bin/relay"
@@ -192,7 +193,9 @@ install_files() {
     if [ -z "$root" ]; then
         run systemd-sysusers /usr/lib/sysusers.d/relay.conf
         run systemd-tmpfiles --create /usr/lib/tmpfiles.d/relay.conf
-        run /usr/lib/systemd/systemd-sysctl /usr/lib/sysctl.d/60-relay.conf
+        # In a container some values belong to the host.
+        run /usr/lib/systemd/systemd-sysctl /usr/lib/sysctl.d/60-relay.conf ||
+            say "not every kernel setting could be made; relay doctor says which are missing"
     else
         run mkdir -p "$root/var/lib/relay"
     fi
@@ -339,9 +342,11 @@ do_uninstall() {
     if [ "$start" = yes ]; then
         run "$SYSTEMCTL" disable --now relay.service relay.socket relay-admin.socket
     fi
-    for file in /etc/systemd/system/relay.service /etc/systemd/system/relay.socket \
-        /etc/systemd/system/relay-admin.socket /usr/lib/sysusers.d/relay.conf \
-        /usr/lib/tmpfiles.d/relay.conf /usr/lib/sysctl.d/60-relay.conf /usr/local/bin/relay; do
+    for unit in $UNITS; do
+        run rm -f "$root/etc/systemd/system/$unit"
+    done
+    for file in /usr/lib/sysusers.d/relay.conf /usr/lib/tmpfiles.d/relay.conf \
+        /usr/lib/sysctl.d/60-relay.conf /usr/local/bin/relay; do
         run rm -f "$root$file"
     done
     run rm -rf "$home"

@@ -89,6 +89,7 @@ def test_a_first_installation(host: Host) -> None:
     for file in (
         "etc/relay/relay.toml", "etc/systemd/system/relay.service",
         "etc/systemd/system/relay.socket", "etc/systemd/system/relay-admin.socket",
+        "etc/systemd/system/relay-refuse.service",
         "usr/lib/sysusers.d/relay.conf", "usr/lib/tmpfiles.d/relay.conf",
         "usr/lib/sysctl.d/60-relay.conf", "usr/local/bin/relay", "opt/relay/current/bin/relay",
     ):  # fmt: skip

@@ -16,7 +16,8 @@ from relay.listeners import take_inherited
 from tests.deploy.programs import find, fresh, needs
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-UNITS = ("relay.service", "relay.socket", "relay-admin.socket")
+UNITS = ("relay.service", "relay.socket", "relay-admin.socket", "relay-refuse.service")
+SOCKETS = UNITS[1:3]
 
 
 def settings(unit: str) -> dict[str, list[str]]:
@@ -36,7 +37,7 @@ def root(tmp_path: Path) -> Path:
     folder = fresh(root / "etc/systemd/system")
     for unit in UNITS:
         (folder / unit).write_text((DEPLOY / unit).read_text("utf-8"))
-    for program in ("opt/relay/current/bin/relay", "bin/kill"):
+    for program in ("opt/relay/current/bin/relay", "bin/kill", "bin/systemctl"):
         file = root / program
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("#!/bin/sh\n")
@@ -92,8 +93,12 @@ def test_a_configuration_that_cannot_work_fails_at_once() -> None:
     assert unit["RestartPreventExitStatus"] == ["78"]
     assert unit["ExecStartPre"] == []
     assert unit["ExecStart"] == ["/opt/relay/current/bin/relay serve"]
-    for socket in UNITS[1:]:
-        assert int(settings(socket)["TriggerLimitBurst"][0]) <= 10
+    assert unit["OnFailure"] == ["relay-refuse.service"]
+    assert settings("relay-refuse.service")["ExecStart"] == [
+        f"/bin/systemctl stop {' '.join(SOCKETS)}"
+    ]
+    for socket in SOCKETS:
+        assert settings(socket)["TriggerLimitIntervalSec"] == ["0"], "else it stays closed"
 
 
 def test_the_service_can_read_what_an_operator_gives_it() -> None:
@@ -110,12 +115,12 @@ def test_the_service_can_read_what_an_operator_gives_it() -> None:
 def test_the_sockets_are_named_as_the_relay_takes_them_and_come_with_the_service() -> None:
     source = Path(take_inherited.__code__.co_filename).parent
     boot = "".join(file.read_text() for file in source.rglob("*.py"))
-    names = {settings(unit)["FileDescriptorName"][0] for unit in UNITS[1:]}
+    names = {settings(unit)["FileDescriptorName"][0] for unit in SOCKETS}
     assert names == {"relay", "admin"}
     assert all(f'inherited.get("{name}")' in boot for name in names)
     service = settings("relay.service")
-    assert service["Sockets"] == [" ".join(UNITS[1:])]
-    assert service["Also"] == [" ".join(UNITS[1:])]
+    assert service["Sockets"] == [" ".join(SOCKETS)]
+    assert service["Also"] == [" ".join(SOCKETS)]
     server = Config().server
     assert settings("relay.socket")["ListenStream"] == [server.listen]
     assert settings("relay-admin.socket")["ListenStream"] == [server.admin]
