@@ -17,7 +17,7 @@ import msgspec
 from relay.cli.output import json_option, print_rows
 from relay.cli.root import config_path, load_context, location_options
 from relay.config import ENV_PREFIX, ENV_SEPARATOR, Config
-from relay.store.secret_refs import is_reference
+from relay.store.secrets.refs import is_reference
 
 HIDDEN: Final = "***"
 _LOGIN: Final = re.compile(r"(?<=//)([^/@:]*):[^/@]*@")

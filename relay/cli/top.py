@@ -19,7 +19,7 @@ from relay.cli.figures import Frame, Scrape, compare, read_scrape
 from relay.cli.numbers import WholeNumber
 from relay.cli.output import json_option, print_line
 from relay.cli.root import load_context, location_options
-from relay.config_check import parse_address
+from relay.config import parse_address
 from relay.errors import ConfigError, DependencyDown
 
 ANSWER_S: Final = 10.0

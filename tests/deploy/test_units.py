@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import Config
-from relay.listeners import take_inherited
+from relay.process.listeners import take_inherited
 from tests.deploy.programs import find, fresh, needs
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import Config
-from relay.store.locate import database_url
+from relay.store.embedded.locate import database_url
 from tests.live.relay_process import RelayProcess, ask, family, kill, question, until_told
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]

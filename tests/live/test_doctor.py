@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from relay.cli.root import main
-from relay.store import resp
+from relay.store.limits import resp
 
 Examine = Callable[..., dict[str, dict[str, Any]]]
 

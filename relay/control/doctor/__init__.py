@@ -1,13 +1,11 @@
-"""What is wrong with this host and what the relay stands on, each with the command that mends it.
+"""What is wrong with this host; each check reads and never writes: no secret, table or setting.
 
-diagnosis     what one check found
-host          what the kernel allows: descriptors, sockets, ports, clock
-disk          room, the journal's backlog, secrets' modes
-certificates  when a certificate file expires
-upstreams     names and TLS of the channels' hosts
-postgres      reachability, latency, version, schema, partitions, pepper, master key
-redis         reachability, latency, version, memory policy
-examine       all of them, each within a deadline
-
-It reads and never writes: no secret is made, no table, no setting.
+certificates  When a certificate in a PEM file expires
+diagnosis     What one check found
+disk          Room for the journal, what of it is not in Postgres yet, and who can read the secrets
+examine       All checks of one relay, each within a deadline
+host          What the kernel allows this relay: descriptors, sockets, ports, clock
+postgres      Is Postgres there, fast and new enough; is its schema ours, do its keys fit our secrets
+redis         Is Redis there, fast and new enough, and does it keep what it is given
+upstreams     Can the channels' hosts be found, and do their certificates hold
 """

@@ -8,8 +8,8 @@ from typing import Final
 
 from relay.config import Config
 from relay.control.doctor.diagnosis import Diagnosis, judge
-from relay.store.journal_files import list_generations, list_segments, segment_path
-from relay.store.log_writer import Mark
+from relay.store.log.files import list_generations, list_segments, segment_path
+from relay.store.log.writer import Mark
 
 ROOM_FACTOR: Final = 4
 """New paid work stops below [journal] reserve_bytes: four times that is time to act."""

@@ -30,9 +30,10 @@ from relay.control.doctor.postgres import (
 from relay.control.doctor.redis import check_redis
 from relay.control.doctor.upstreams import check_upstreams, find_hosts, judge_plain
 from relay.errors import RelayError
-from relay.store import postgres, resp
-from relay.store.limit_nodes import find_nodes
-from relay.store.locate import database_url, redis_url
+from relay.store import postgres
+from relay.store.embedded.locate import database_url, redis_url
+from relay.store.limits import resp
+from relay.store.limits.node_lists import find_nodes
 from relay.store.postgres import Connection
 
 REDIS_S: Final = 3.0

@@ -9,10 +9,10 @@ from typing import Final
 from relay.config import Config
 from relay.control.doctor.diagnosis import Diagnosis, judge
 from relay.errors import ConfigError
-from relay.store.log_writer import DAYS_AHEAD, Mark
+from relay.store.log.writer import DAYS_AHEAD, Mark
 from relay.store.migrate import pending, read_scripts
 from relay.store.postgres import Connection
-from relay.store.vault import channel_owner, load_pepper, open_vault
+from relay.store.secrets.vault import channel_owner, load_pepper, open_vault
 
 MAJOR_MIN: Final = 14
 LATENCY_MS_MAX: Final = 20.0

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from relay.control.doctor.diagnosis import Diagnosis, judge
 from relay.control.doctor.postgres import judge_latency
-from relay.store.resp import Connection
+from relay.store.limits.resp import RespConnection
 
 LATENCY_MS_MAX: Final = 5.0
 """Leases are asked for ahead of need, but a burst of new lines waits one round trip."""
@@ -14,7 +14,7 @@ VERSION_MIN: Final = (6, 2)
 KEEPS: Final = "noeviction"
 
 
-async def check_redis(connection: Connection, where: str) -> list[Diagnosis]:
+async def check_redis(connection: RespConnection, where: str) -> list[Diagnosis]:
     """Judge the server behind a connection; `where` tells several apart ("" = the only one)."""
     took_ms = []
     for _ in range(ASKS):

@@ -2,6 +2,7 @@
 
 apply        `relay apply`: makes a declaration hold in Postgres, in one transaction
 canonical    The canonical forms of what a catalog file may say: URLs, money, multipliers, names
+coverage     What the catalog offers and cannot serve: models without a channel, without a price
 declaration  A catalog declared in TOML: its tables as typed structs, each checked by itself
 follower     Keeps one process's snapshot in step with the catalog in Postgres, for as long as it
              runs

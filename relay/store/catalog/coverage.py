@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from relay.store.catalog import PRICES
+from relay.store.catalog.snapshot import PRICES
 from relay.store.postgres import Connection
 
 _ONLY_HERE: Final = """

@@ -24,7 +24,7 @@ from relay.control.doctor.host import (
 from relay.control.doctor.postgres import judge_latency, judge_skew
 from relay.control.doctor.redis import read_told
 from relay.control.doctor.upstreams import find_hosts, judge_plain
-from relay.store.log_writer import Mark
+from relay.store.log.writer import Mark
 
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
 LIMITS = """Limit                     Soft Limit           Hard Limit           Units
