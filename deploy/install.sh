@@ -13,7 +13,7 @@
 #   --wheel FILE         install this wheel; it may carry compiled modules
 #   --compiled yes|no|auto   compile the hot modules [auto: where gcc and Python's headers are]
 #   --embedded           with the embedded Postgres and Valkey, for hosts that have none of their own
-#   --python PROGRAM     Python 3.11 or newer [python3]
+#   --python PROGRAM     Python 3.11 or newer [/usr/bin/python3]
 #   --release NAME       what the release is called [version and commit]
 #   --keep N             how many old releases stay [3]
 #   --no-start           install only; do not enable or start the service
@@ -29,7 +29,7 @@ READY_S=${RELAY_READY_S:-60}
 UNITS="relay.service relay.socket relay-admin.socket relay-refuse.service"
 
 command=install
-dry_run=no root="" prefix=/opt/relay wheel="" compiled=auto embedded=no python=python3 release="" keep=3
+dry_run=no root="" prefix=/opt/relay wheel="" compiled=auto embedded=no python=/usr/bin/python3 release="" keep=3
 start=yes argument=""
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(dirname "$here")
@@ -90,6 +90,10 @@ check_python() {
         die "$python is not Python 3.11 or newer: apt install python3"
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         die "$python cannot make virtual environments: apt install python3-venv"
+    real=$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))') || real=""
+    case $root$real in
+    /root/* | /home/*) die "$python is $real, where the service may not look: --python another" ;;
+    esac
 }
 
 can_compile() {

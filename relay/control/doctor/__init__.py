@@ -5,7 +5,7 @@ diagnosis     What one check found
 disk          Room for the journal, what of it is not in Postgres yet, and who can read the secrets
 examine       All checks of one relay, each within a deadline
 host          What the kernel allows this relay: descriptors, sockets, ports, clock
-postgres      Is Postgres there, fast and new enough; is its schema ours, do its keys fit our secrets
+postgres      Is Postgres there, fast and new enough; is its schema ours, do keys fit our secrets
 redis         Is Redis there, fast and new enough, and does it keep what it is given
 upstreams     Can the channels' hosts be found, and do their certificates hold
 """
