@@ -270,6 +270,7 @@ activate() { # the release that current names; else back to $1
         exit 1
     fi
     point current "$1"
+    rm -f "$home/previous"
     if begin; then
         die "rolled back to $1, which serves"
     fi
@@ -335,8 +336,8 @@ do_list() {
         [ -f "$place/.complete" ] || continue
         name=${place##*/}
         mark=
-        [ "$name" != "$now" ] || mark=' (current)'
         [ "$name" != "$before" ] || mark=' (previous)'
+        [ "$name" != "$now" ] || mark=' (current)'
         printf '%s%s\n' "$name" "$mark"
     done
 }

@@ -151,6 +151,7 @@ def test_a_release_that_does_not_become_ready_is_left(host: Host) -> None:
     assert host.current == "one"
     restarts = [call for call in host.calls("systemctl") if "restart" in call]
     assert len(restarts) == 3, "one, two, and one again"
+    assert host.run("list").splitlines() == ["one (current)", "two"]
 
 
 def test_a_release_that_refuses_the_configuration_is_never_switched_to(host: Host) -> None:
