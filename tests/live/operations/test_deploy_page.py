@@ -25,7 +25,7 @@ from tests.live.relay_process import all_gone, family
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "deploy" / "README.md").read_text("utf-8")
 NOTHING = "#!/bin/sh\n"
 SYSTEMCTL = """#!/bin/sh

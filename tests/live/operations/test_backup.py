@@ -21,7 +21,7 @@ from tests.live.relay_process import RelayProcess, ask, family, kill, question, 
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
-SCRIPT = Path(__file__).parents[2] / "deploy" / "backup.sh"
+SCRIPT = Path(__file__).parents[3] / "deploy" / "backup.sh"
 CALLS = 3
 
 
