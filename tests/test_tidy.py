@@ -27,6 +27,8 @@ ALLOWED_NAMES: Final = {
 ENTRY_POINTS: Final = {"relay.__main__"}
 """Modules that only the interpreter imports."""
 
+CONTENTS_LINE: Final = re.compile(r"(?m)^([a-z]\w*/?) {2,}\S")
+
 LATE_IMPORT: Final = re.compile(r"(relay(?:\.\w+)+):\w+")
 
 MACHINE_PATH: Final = re.compile(r"(?<![\w.:])/(?:work|root|home|tmp|Users)/\w")
@@ -135,7 +137,7 @@ def test_every_module_is_used() -> None:
 
 
 def test_every_package_begins_with_its_table_of_contents() -> None:
-    """Its lines begin with the name of a module, or of a package and a slash, in their order."""
+    """A line of it is the name of a module, or of a package and a slash, then two blanks."""
     wrong = {}
     for module in modules("relay"):
         folder = (ROOT / module.path).parent
@@ -144,7 +146,7 @@ def test_every_package_begins_with_its_table_of_contents() -> None:
         there = {file.stem for file in folder.glob("*.py")} - {"__init__"}
         there |= {f"{file.parent.name}/" for file in folder.glob("*/__init__.py")}
         _, _, contents = (ast.get_docstring(module.tree) or "").partition("\n\n")
-        listed = {line.split()[0] for line in contents.split("\n") if line[:1].strip()}
+        listed = set(CONTENTS_LINE.findall(contents))
         if listed != there:
             wrong[module.name] = listed ^ there
     assert wrong == {}
