@@ -90,7 +90,7 @@ def read_error(body: bytes | object, status: int = 0) -> Trouble:
 
 
 def _trouble(fault: JsonObject, status: int) -> Trouble:
-    message = fault.get("message")
+    message = fault.get("message", fault.get("Message"))  # AWS writes it so
     text = message[:MESSAGE_CHARS_MAX] if isinstance(message, str) else "The upstream failed."
     code = fault.get("code")
     kind = fault.get("type") or fault.get("status")
