@@ -1,0 +1,59 @@
+"""Goal: every page can be drawn, and says nothing that is not escaped. Method: the samples."""
+
+import re
+
+import pytest
+
+from relay.console.render import (
+    Renderer,
+    StaticFiles,
+    show_compact,
+    show_moment,
+    show_seconds,
+    show_usd,
+)
+from relay.console.views import VIEWS, FailureView
+from tests.console.rig import draw, frame_of
+from tests.console.samples import samples
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    return Renderer(StaticFiles())
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("name", samples())
+def test_every_sample_is_drawn(name: str, language: str, renderer: Renderer) -> None:
+    html = draw(name, language=language, renderer=renderer)
+    assert html.startswith("<!doctype html>")
+
+
+def test_every_view_has_a_sample() -> None:
+    assert {type(view) for _, view in samples().values()} == set(VIEWS)
+
+
+@pytest.mark.parametrize("name", samples())
+def test_nothing_inline_that_the_policy_forbids(name: str, renderer: Renderer) -> None:
+    html = draw(name, renderer=renderer)
+    assert re.search(r"<[^>]*\s(on\w+|style)\s*=", html) is None
+    assert re.search(r"<style", html) is None
+    scripts = re.findall(r"<script([^>]*)>", html)
+    assert all(" src=" in one or 'type="application/json"' in one for one in scripts)
+
+
+def test_what_is_shown_is_escaped(renderer: Renderer) -> None:
+    view = FailureView(status=400, message="<b>no</b>", request_id='"><script>')
+    html = renderer.render(view, frame_of("account", view))
+    assert "<b>no" not in html
+    assert "<script>" not in html
+
+
+def test_numbers_are_shown_as_they_are_read() -> None:
+    assert show_usd("0.051108975") == "0.051109"
+    assert show_usd("1234567.5", 2) == "1,234,567.50"
+    assert show_compact(61_234_567) == "61.2M"
+    assert show_compact(30_000_000) == "30M"
+    assert show_compact(None) == "\N{EN DASH}"
+    assert show_seconds(412.3) == "0.41"
+    assert "2026-11-30 05:22:05.123 UTC" in show_moment("2026-11-30T05:22:05.123Z")
