@@ -94,23 +94,25 @@ def itemise(usage: Usage, price: Price) -> list[Item]:
         hour_tokens = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
     items = [
         *_split(
+            "input",
             usage.input_tokens,
             rates.input,
-            (usage.cached_tokens, rates.cached_input),
-            (usage.cache_write_tokens - hour_tokens, rates.cache_write),
-            (hour_tokens, rates.cache_write_1h),
-            (usage.audio_input_tokens, rates.audio_input),
-            (usage.image_input_tokens, rates.image_input),
+            ("cached input", usage.cached_tokens, rates.cached_input),
+            ("cache write", usage.cache_write_tokens - hour_tokens, rates.cache_write),
+            ("cache write for an hour", hour_tokens, rates.cache_write_1h),
+            ("audio input", usage.audio_input_tokens, rates.audio_input),
+            ("image input", usage.image_input_tokens, rates.image_input),
         ),
         *_split(
+            "output",
             usage.output_tokens,
             rates.output,
-            (usage.reasoning_tokens, rates.reasoning),
-            (usage.audio_output_tokens, rates.audio_output),
-            (usage.image_output_tokens, rates.image_output),
+            ("reasoning", usage.reasoning_tokens, rates.reasoning),
+            ("audio output", usage.audio_output_tokens, rates.audio_output),
+            ("image output", usage.image_output_tokens, rates.image_output),
         ),
-        Item(usage.images if rates.per_image else 0, rates.per_image, apiece=True),
-        Item(1 if rates.per_call else 0, rates.per_call, apiece=True),
+        Item(usage.images if rates.per_image else 0, rates.per_image, apiece=True, name="images"),
+        Item(1 if rates.per_call else 0, rates.per_call, apiece=True, name="call"),
     ]
     return [item for item in items if item.count > 0]
 
@@ -159,10 +161,14 @@ def _sum_plain(usage: Usage, price: Price) -> int:
     )
 
 
-def _split(whole: int, rate: int, *parts: tuple[int, int | None]) -> list[Item]:
+def _split(name: str, whole: int, rate: int, *parts: tuple[str, int, int | None]) -> list[Item]:
     """Return the whole less its parts at `rate`, then the parts; a part without a rate stays in."""
-    told_apart = [Item(count, part_rate) for count, part_rate in parts if part_rate is not None]
-    return [Item(whole - sum([item.count for item in told_apart]), rate), *told_apart]
+    told_apart = [
+        Item(count, part_rate, name=part)
+        for part, count, part_rate in parts
+        if part_rate is not None
+    ]
+    return [Item(whole - sum([item.count for item in told_apart]), rate, name=name), *told_apart]
 
 
 def _scale(nanos: int | None) -> int | None:

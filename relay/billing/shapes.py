@@ -19,12 +19,14 @@ class Charge(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True):
     """One line of a receipt.
 
-    `rate_scaled`: nano-USD x PPM, per 1M tokens, or each where `apiece` (calls, images).
+    `rate_scaled`: nano-USD x PPM, per 1M tokens, or each where `apiece` (calls, images). `name`:
+    what was counted, in words.
     """
 
     count: int
     rate_scaled: int
     apiece: bool = False
+    name: str = ""
 
     @property
     def cost_scaled(self) -> int:

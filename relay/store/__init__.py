@@ -1,18 +1,21 @@
 """What outlives a call: Postgres, Redis, the journal, secrets.
 
-binary_copy  Rows that are new go into a table by COPY in the binary format
-kept         A connection that is kept: dialed by the first who needs it, and anew after a failure
-metrics      What a worker publishes of itself once a second, as one small file that is replaced
-             whole
-migrate      Bring a database to the schema of this code: schema/NNNN_name.sql, each applied once,
-             in order
-postgres     Connections to Postgres, and the border where its failures become ours
-redis        Clients of Redis for what is not urgent, and the border where its failures become ours
-billing/     Money in Postgres: entries, orders, codes, leases of credit
-catalog/     The catalog in Postgres: stated by files, read by workers as one snapshot
-embedded/    Our own Postgres and Valkey, where no others are named
-health/      What workers tell each other about channels, over Redis
-limits/      Buckets and permits in Redis: asked by few scripts, for all workers
-log/         From the journal to the request log, and back out of it
-secrets/     Secrets at rest, and the references that name them
+binary_copy     Rows that are new go into a table by COPY in the binary format
+console_socket  The socket file between the admin listener and the console
+kept            A connection that is kept: dialed by the first who needs it, and anew after a
+                failure
+metrics         What a worker publishes of itself once a second, as one small file that is replaced
+                whole
+migrate         Bring a database to the schema of this code: schema/NNNN_name.sql, each applied
+                once, in order
+postgres        Connections to Postgres, and the border where its failures become ours
+redis           Clients of Redis for what is not urgent, and the border where its failures become
+                ours
+billing/        Money in Postgres: entries, orders, codes, leases of credit
+catalog/        The catalog in Postgres: stated by files, read by workers as one snapshot
+embedded/       Our own Postgres and Valkey, where no others are named
+health/         What workers tell each other about channels, over Redis
+limits/         Buckets and permits in Redis: asked by few scripts, for all workers
+log/            From the journal to the request log, and back out of it
+secrets/        Secrets at rest, and the references that name them
 """

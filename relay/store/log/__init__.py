@@ -4,6 +4,8 @@ addresses  Where keys are used from, and which of these places nobody has seen t
 files      The files of a journal: one folder per life of a worker, locked while it lives, and its
            segments
 frames     The bytes of a journal segment, and their reader: a pure function from bytes to records
+hours      What charts and filters of the console are answered by: sums by hour and day, and what
+           failed
 journal    The worker's own record of its calls: appended in memory, on disk a few milliseconds
            later
 reports    What the request log answers: calls newest first, one call with its receipt, usage over

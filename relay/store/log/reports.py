@@ -155,16 +155,34 @@ async def show_call(connection: Connection, request_id: str) -> Row:
         BadRequest: CLIENT; that is no request id.
         NotFound: CLIENT; there is no such call, or it is older than the retention.
     """
+    return await explain_call(connection, await find_call(connection, request_id))
+
+
+async def find_call(
+    connection: Connection, request_id: str, account_id: int | None = None
+) -> asyncpg.Record:
+    """Return the record of one call, of any account or of one.
+
+    Raises:
+        BadRequest: CLIENT; that is no request id.
+        NotFound: CLIENT; there is no such call there, or it is older than the retention.
+    """
     query = _Query()
     query.add("request_id = {}", parse_request_id(request_id))
+    query.add("account_id = {}", account_id)
     statement = query.fill(_CALLS, limit=query.put(1))
     record = await connection.fetchrow(statement, *query.values)
     if record is None:
         raise NotFound("there is no call of this id in the request log")
+    return record
+
+
+async def explain_call(connection: Connection, record: asyncpg.Record) -> Row:
+    """Return a record's row, its attempts, the sum that made its cost, and where it was booked."""
     took = datetime.timedelta(microseconds=record["total_us"])
     return {
         **to_row(record),
-        "started": _format_moment(record["ended_at"] - took),
+        "started": format_moment(record["ended_at"] - took),
         "error_code": record["error_code"],
         "price_id": record["price_id"] or None,
         "group_multiplier": format_multiplier(record["group_multiplier_ppm"]),
@@ -188,7 +206,7 @@ async def list_usage(connection: Connection, scope: ReportScope, unit: str) -> l
     statement = query.fill(_USAGE, unit=query.put(unit))
     return [
         {
-            "time": _format_moment(record["time"]),
+            "time": format_moment(record["time"]),
             **{name: record[name] for name in ("requests", "errors", "limited")},
             **{name: record[name] for name in ("input_tokens", "cached_tokens", "output_tokens")},
             "tokens": record["input_tokens"] + record["output_tokens"],
@@ -202,7 +220,7 @@ def to_row(record: asyncpg.Record) -> Row:
     """Return a record as the row that commands and API show: the fields of the contract."""
     return {
         "request_id": f"{REQUEST_ID_PREFIX}{record['request_id'].hex}",
-        "time": _format_moment(record["ended_at"]),
+        "time": format_moment(record["ended_at"]),
         "account": record["account"],
         "key_id": record["key_id"],
         "key_name": record["key_name"],
@@ -292,9 +310,13 @@ async def _write_receipt(connection: Connection, record: asyncpg.Record) -> str 
     row = await connection.fetchrow("SELECT * FROM prices WHERE id = $1", record["price_id"])
     if row is None:
         return None
-    usage = Usage(**{field.name: record[field.name] for field in dataclasses.fields(Usage)})
     price = read_price(row)
-    return receipt(usage, price, group_multiplier_ppm=record["group_multiplier_ppm"])
+    return receipt(read_usage(record), price, group_multiplier_ppm=record["group_multiplier_ppm"])
+
+
+def read_usage(record: asyncpg.Record) -> Usage:
+    """Return what a call of the log used."""
+    return Usage(**{field.name: record[field.name] for field in dataclasses.fields(Usage)})
 
 
 def _start_whole(scope: ReportScope, unit: str) -> ReportScope:
@@ -308,5 +330,6 @@ def _start_whole(scope: ReportScope, unit: str) -> ReportScope:
     return msgspec.structs.replace(scope, since=since)
 
 
-def _format_moment(moment: datetime.datetime) -> str:
+def format_moment(moment: datetime.datetime) -> str:
+    """Return a moment as it is shown: ISO 8601 in UTC, to the millisecond."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

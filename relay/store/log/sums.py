@@ -6,12 +6,20 @@ other, and never in a circle.
 """
 
 import datetime
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from typing import Final, TypeVar
 
 import msgspec
 
 from relay.records import CallEnd
+from relay.store.log.hours import (
+    STEPS,
+    add_steps,
+    format_steps,
+    step_of,
+    write_channels,
+    write_hours,
+)
 from relay.store.log.rows import EPOCH, clean_word, read_address
 from relay.store.postgres import Connection
 
@@ -19,13 +27,14 @@ MINUTE_US: Final = 60_000_000
 FAULTLESS: Final = frozenset({"completed", "client_gone"})
 LIMITED_STATUS: Final = 429
 
-_MINUTES: Final = """
+_MINUTES: Final = f"""
     INSERT INTO usage_minutes AS kept
         (minute, account_id, key_id, model, line_id, requests, errors, limited, input_tokens,
-         cached_tokens, output_tokens, cost_nanos)
-    SELECT * FROM unnest($1::timestamptz[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[],
+         cached_tokens, output_tokens, cost_nanos, ttft_counts)
+    SELECT n, a, k, m, l, r, e, d, i, c, o, p, s::integer[] FROM
+        unnest($1::timestamptz[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[],
         $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
-        $12::bigint[])
+        $12::bigint[], $13::text[]) AS t (n, a, k, m, l, r, e, d, i, c, o, p, s)
     ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (minute, account_id, key_id, model, line_id) DO UPDATE SET
         requests = kept.requests + excluded.requests,
@@ -34,7 +43,8 @@ _MINUTES: Final = """
         input_tokens = kept.input_tokens + excluded.input_tokens,
         cached_tokens = kept.cached_tokens + excluded.cached_tokens,
         output_tokens = kept.output_tokens + excluded.output_tokens,
-        cost_nanos = kept.cost_nanos + excluded.cost_nanos"""
+        cost_nanos = kept.cost_nanos + excluded.cost_nanos,
+        ttft_counts = {add_steps("ttft_counts")}"""  # noqa: S608
 _LOCK_KEYS: Final = """
     SELECT FROM keys WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE"""
 _KEYS: Final = """
@@ -71,6 +81,8 @@ class Fold(msgspec.Struct):
     cost_nanos: int
     first_us: int
     last_us: int
+    steps: list[int] | None = None
+    """Times to the first byte, counted; replaced by `add`, never changed in place."""
 
     def add(self, other: "Fold") -> None:
         """Take in the calls of another one."""
@@ -83,6 +95,12 @@ class Fold(msgspec.Struct):
         self.cost_nanos += other.cost_nanos
         self.first_us = min(self.first_us, other.first_us)
         self.last_us = max(self.last_us, other.last_us)
+        if self.steps is None:
+            self.steps = other.steps
+        elif other.steps is not None:
+            self.steps = [
+                ours + theirs for ours, theirs in zip(self.steps, other.steps, strict=True)
+            ]
 
 
 def fold_calls(ends: Iterable[CallEnd]) -> dict[Place, Fold]:
@@ -103,6 +121,10 @@ def fold_calls(ends: Iterable[CallEnd]) -> dict[Place, Fold]:
         fold.cached_tokens += end.cached_tokens
         fold.output_tokens += end.output_tokens
         fold.cost_nanos += end.cost_nanos
+        if end.ttft_us:
+            if fold.steps is None:
+                fold.steps = [0] * STEPS
+            fold.steps[step_of(end.ttft_us)] += 1
         if time_us > fold.last_us:
             fold.last_us = time_us
         elif time_us < fold.first_us:
@@ -114,11 +136,13 @@ def fold_calls(ends: Iterable[CallEnd]) -> dict[Place, Fold]:
     )
 
 
-async def write_folds(connection: Connection, ends: Iterable[CallEnd]) -> None:
+async def write_folds(connection: Connection, ends: Collection[CallEnd]) -> None:
     """Add bounded records, each of which is new in the log, to all that is folded from it."""
     folds = fold_calls(ends)
     if folds:
         await _write_minutes(connection, folds)
+        await write_hours(connection, ends)
+        await write_channels(connection, ends)
         await _write_keys(connection, folds)
         await _write_addresses(connection, folds)
 
@@ -137,6 +161,7 @@ async def _write_minutes(connection: Connection, folds: dict[Place, Fold]) -> No
         [fold.cached_tokens for fold in sums],
         [fold.output_tokens for fold in sums],
         [fold.cost_nanos for fold in sums],
+        [format_steps(fold.steps) for fold in sums],
     )
 
 

@@ -26,6 +26,7 @@ DAYS_AHEAD: Final = 7
 """Partitions made ahead: a week in which nobody looks after the database loses nothing."""
 USAGE_DAYS: Final = 400
 """Minutes are kept for a year and a month, to compare with; they are few beside the log's rows."""
+CHANNEL_DAYS: Final = 7
 
 _MARK: Final = """
     INSERT INTO journal_offsets AS kept (generation, segment, byte_offset, closed)
@@ -57,8 +58,9 @@ async def write_batch(connection: Connection, parts: Sequence[Part]) -> None:
     Any record that decodes can be written: what Postgres would refuse is bounded, not raised.
 
     Whoever writes any of these locks in one order, so that nobody waits in a circle: log rows,
-    settlements, minutes, keys, addresses, marks, balances, leases; and each table's in the order of
-    its keys. Balances are nearly last because workers wait for them when they ask for credit.
+    settlements, minutes, hours, days, failures, channels, keys, addresses, marks, balances, leases;
+    and each table's in the order of its keys. Balances are nearly last because workers wait for
+    them when they ask for credit.
     """
     calls = [(part.generation, bound(end)) for part in parts for end in part.ends]
     async with connection.transaction():
@@ -133,6 +135,14 @@ async def keep_partitions(connection: Connection, retention_days: int) -> None:
         await connection.execute("SELECT partitions_prepare($1, $2)", parent, DAYS_AHEAD)
         before = today - datetime.timedelta(days=days)
         await connection.execute("SELECT partitions_drop($1, $2)", parent, before)
+    # Few rows a day: no partitions, and a day's worth is deleted in a moment.
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=kept_days)
+    await connection.execute("DELETE FROM usage_hours WHERE hour < $1", before)
+    await connection.execute("DELETE FROM usage_days WHERE day < $1", before)
+    await connection.execute("DELETE FROM usage_failures WHERE minute < $1", before)
+    await connection.execute(
+        "DELETE FROM channel_minutes WHERE minute < now() - make_interval(days => $1)", CHANNEL_DAYS
+    )
 
 
 def _bill(generation: str, end: CallEnd) -> CallCharge:
