@@ -38,6 +38,8 @@ class Server(Section, frozen=True):
 
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:8081"
+    console: str = "127.0.0.1:8082"
+    """Account holders' pages and API: fit for the public behind a TLS proxy. Empty: none."""
     workers: Annotated[int, Meta(ge=0, le=1024)] = 0
     """0 = one per core."""
     trusted_proxies: list[str] = []
@@ -198,6 +200,17 @@ class Billing(Section, frozen=True):
     """on so many whole days (UTC) in a row: one busy day is no custom yet, a week is."""
 
 
+class Console(Section, frozen=True):
+    """`[console]`: what account holders are told of where things are."""
+
+    url: str = ""
+    """Where they reach the console, for links in invitations. Empty: http://[server] console."""
+    relay_url: str = ""
+    """Where they call models, for snippets. Empty: http://[server] listen."""
+    public_prices: bool = False
+    """Whether a stranger may see the official prices."""
+
+
 class Alerts(Section, frozen=True):
     """`[alerts]`: whom to tell when an operator has to act."""
 
@@ -231,6 +244,7 @@ class Config(Section, frozen=True):
     journal: JournalConfig = JournalConfig()
     log: Log = Log()
     billing: Billing = Billing()
+    console: Console = Console()
     alerts: Alerts = Alerts()
     secrets: Secrets = Secrets()
 
@@ -315,6 +329,8 @@ _PROBLEMS: Final = {
     "billing.enterprise_cny": "not a positive amount",
     "billing.enterprise_day_usd": "not a positive amount",
     "billing.payment_secret": "not env:NAME, file:PATH or cred:NAME",
+    "console.url": "not an http(s) URL",
+    "console.relay_url": "not an http(s) URL",
     "alerts.webhook": "not env:NAME, file:PATH, cred:NAME, nor a URL with https or to this machine",
 }
 """What to say instead of a library's message, which quotes the value."""
@@ -323,6 +339,7 @@ WEBHOOK: Final = re.compile(
     r"https://[^/?#\s]+\S*|http://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?([/?#]\S*)?"
 )
 """URLs under which nobody can read along: https, or http to this very machine."""
+_ADDRESS: Final = re.compile(r"https?://[^/?#\s]+[^?#\s]*")
 _REFERENCE: Final = re.compile("(env|file|cred):")
 
 
@@ -350,6 +367,7 @@ def check(config: "Config") -> None:
     for name in ("listen", "admin"):
         with _named(f"server.{name}"):
             parse_address(getattr(config.server, name))
+    _check_console(config)
     with _named("server.trusted_proxies"):
         for network in config.server.trusted_proxies:
             ip_network(network)
@@ -390,6 +408,17 @@ def _check_window(window: str) -> None:
     match = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", window)
     if match is None or match.group(1, 2) == match.group(3, 4):
         raise ValueError
+
+
+def _check_console(config: "Config") -> None:
+    if config.server.console:
+        with _named("server.console"):
+            parse_address(config.server.console)
+    for name in ("url", "relay_url"):
+        with _named(f"console.{name}"):
+            address = getattr(config.console, name)
+            if address and not _ADDRESS.fullmatch(address):
+                raise ValueError
 
 
 def _check_amount(text: str) -> None:

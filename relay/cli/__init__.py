@@ -28,4 +28,5 @@ root      The `relay` command: finds its subcommands when they are called, and t
 serve     `relay serve`, and the hidden commands that its children run
 session   A command's way to the catalog: one connection for as long as its work takes
 top       `relay top`: lines, channels, workers and keys of a running relay, as they are now
+users     `relay user`: who may sign in to the console; invited, listed, switched off, given a link
 """

@@ -12,7 +12,11 @@ from relay.cli.numbers import WholeNumber
 from relay.cli.output import json_option, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
+from relay.console.rows import FreshKey
+from relay.console.signin import audit, management
+from relay.console.signin.actor import command_actor
 from relay.model import Allowance
+from relay.store.billing.recharges import find_account
 from relay.store.catalog.canonical import canonical_networks, canonical_usd
 from relay.store.catalog.keys import (
     KeyTerms,
@@ -152,10 +156,16 @@ def key() -> None:
     "--quota", "quota_nanos", callback=_quota, metavar="USD", help="What it may spend in all."
 )
 @_limit_options(default=0)
+@click.option("--manage", is_flag=True, help="A key for the account's own API; it calls no model.")
 @json_option
 @click.pass_context
-def create(ctx: click.Context, /, account: str, name: str, *, as_json: bool, **terms: Any) -> None:
+def create(
+    ctx: click.Context, /, account: str, name: str, *, manage: bool, as_json: bool, **terms: Any
+) -> None:
     """Make a key. It is shown once, now; only its digest is stored."""
+    if manage:
+        _create_management(ctx, account, name, KeyTerms(**terms), as_json=as_json)
+        return
     made = with_database(
         ctx,
         lambda on: create_key(on.connection, on.load_pepper(), account, name, KeyTerms(**terms)),
@@ -165,6 +175,31 @@ def create(ctx: click.Context, /, account: str, name: str, *, as_json: bool, **t
         return
     click.echo(f"key {made.id} ({account}/{made.name}); it is shown this once:", err=True)
     click.echo(made.key.reveal())
+
+
+def _create_management(
+    ctx: click.Context, account: str, name: str, terms: KeyTerms, *, as_json: bool
+) -> None:
+    if terms != KeyTerms(expires_at=terms.expires_at):
+        raise click.UsageError("a management key calls no model: only --expires means something")
+
+    async def work(on: Session) -> FreshKey:
+        account_id = await find_account(on.connection, account)
+        pepper = on.load_pepper()
+        made = await management.make_key(on.connection, pepper, account_id, name, terms.expires_at)
+        actor = command_actor()
+        target = f"{made.id} ({made.name})"
+        await audit.note(
+            on.connection, actor, "management_key.create", target, account_id=account_id
+        )
+        return made
+
+    made = with_database(ctx, work)
+    if as_json:
+        print_json({"id": made.id, "key": made.key})
+        return
+    click.echo(f"management key {made.id} ({account}/{made.name}); shown this once:", err=True)
+    click.echo(made.key)
 
 
 @key.command("list")

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "check": "relay.cli.catalog:check",
     "code": "relay.cli.codes:code",
     "config": "relay.cli.config:config",
+    "console": "relay.cli.serve:console",
     "control": "relay.cli.serve:control",
     "credit": "relay.cli.money:credit",
     "db": "relay.cli.database:db",
@@ -51,6 +52,7 @@ COMMANDS: Final = {
     "serve": "relay.cli.serve:serve",
     "top": "relay.cli.top:top",
     "usage": "relay.cli.logs:usage",
+    "user": "relay.cli.users:user",
     "worker": "relay.cli.serve:worker",
 }
 

@@ -29,6 +29,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _VARIABLES: Final = {
     "listen": "RELAY_SERVER__LISTEN",
     "admin": "RELAY_SERVER__ADMIN",
+    "console": "RELAY_SERVER__CONSOLE",
     "workers": "RELAY_SERVER__WORKERS",
 }
 """A flag is put into the environment, so that it also wins when the file is read again."""
@@ -38,6 +39,7 @@ _VARIABLES: Final = {
 @location_options
 @click.option("--listen", metavar="HOST:PORT", help="Where clients call. [127.0.0.1:8080]")
 @click.option("--admin", metavar="HOST:PORT", help="Health, metrics, admin. [127.0.0.1:8081]")
+@click.option("--console", metavar="HOST:PORT", help="Account holders' pages. [127.0.0.1:8082]")
 @click.option("--workers", type=WholeNumber(0, 1024), help="0 = one per core.")
 @click.option("--demo", is_flag=True, help="With a scripted upstream, and a key to call it.")
 @click.pass_context
@@ -91,6 +93,16 @@ def control(fd: int) -> None:
     run_control(Lifeline(fd))
 
 
+@click.command(hidden=True)
+@_child
+def console(fd: int) -> None:
+    """Run the console; started by the supervisor."""
+    from relay.process.console import run_console
+
+    event_log.configure(os.environ)
+    run_console(Lifeline(fd))
+
+
 @click.command("demo-upstream", hidden=True)
 @_child
 @click.option("--port", type=int, required=True)
@@ -111,6 +123,14 @@ def _tell(report: "Report", data_dir: Path) -> None:
     click.echo(f"relay {version('relay')}: http://{report.listen}/v1", err=True)
     click.echo(f"workers  {report.workers}, {describe()}", err=True)
     click.echo(f"admin    http://{report.admin} (token in {token})", err=True)
+    if report.console:
+        click.echo(f"console  http://{report.console}", err=True)
+    if report.demo is not None and report.demo.operator_link:
+        if report.console:
+            link = f"http://{report.console}{report.demo.owner_link}"
+            click.echo(f"         as the account's owner, once: {link}", err=True)
+        link = f"http://{report.admin}{report.demo.operator_link}"
+        click.echo(f"         as an operator, once:          {link}", err=True)
     click.echo(f"data     {data_dir}", err=True)
     if report.demo is not None:
         from relay.process.demo import describe_call

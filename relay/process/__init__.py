@@ -1,6 +1,7 @@
 """The processes: how they start, what they are made of, how they end.
 
 child          One child process of the supervisor, from its birth to its end
+console        The console process, wired: the account's listener and the operator's socket file
 control        The control process, wired: admin listener, shipper, upkeep, an eye on channels and
                on money
 demo           The demonstration: a scripted upstream beside the relay and all it takes to call it

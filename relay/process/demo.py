@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from relay.config import Config
+from relay.console.signin.links import sign_in_link
 from relay.model import Secret
 from relay.store.catalog.apply import apply, resolve_credentials
 from relay.store.catalog.declaration import Declaration, parse_catalog
@@ -23,6 +24,8 @@ from relay.wire.api_keys import RANDOM_BYTES, mint
 
 NAME: Final = "demo"
 MODEL: Final = "demo-model"
+OWNER: Final = "owner@demo.example"
+OPERATOR: Final = "operator@demo.example"
 
 _CATALOG: Final = """
 [[channel]]
@@ -52,10 +55,15 @@ key = "file:{key_file}"
 
 
 class Demo(msgspec.Struct, frozen=True):
-    """What a person needs to call the demonstration. `key` None: it was deleted since."""
+    """What a person needs to call the demonstration. `key` None: it was deleted since.
+
+    `owner_link`, `operator_link`: paths of the console's two sides that sign in, once.
+    """
 
     model: str
     key: Secret | None
+    owner_link: str = ""
+    operator_link: str = ""
 
 
 async def declare_demo(
@@ -86,6 +94,21 @@ async def declare_demo(
     await apply(connection, credentials, vault, prune=False, dry_run=False)
     held = not channels or any((k.account, k.name) == (NAME, NAME) for k in present.key)
     return Demo(MODEL, key if held else None)
+
+
+async def invite_demo(
+    connection: Connection, config: Config, data_dir: Path, environ: Mapping[str, str], demo: Demo
+) -> Demo:
+    """Return the demonstration with links that sign in to the console, once and within an hour."""
+    account_id: int | None = await connection.fetchval(
+        "SELECT id FROM accounts WHERE name = $1 AND deleted_at IS NULL", NAME
+    )
+    if account_id is None:
+        return demo
+    pepper = load_pepper(config, data_dir, environ)
+    owner = await sign_in_link(connection, pepper, OWNER, account_id)
+    operator = await sign_in_link(connection, pepper, OPERATOR, None)
+    return msgspec.structs.replace(demo, owner_link=owner, operator_link=operator)
 
 
 def describe_call(base_url: str, demo: Demo) -> str:

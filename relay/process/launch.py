@@ -21,7 +21,7 @@ import msgspec
 from relay.config import Config, Server
 from relay.errors import DependencyDown
 from relay.process.child import own_command
-from relay.process.demo import Demo, declare_demo
+from relay.process.demo import Demo, declare_demo, invite_demo
 from relay.process.listeners import address_of, open_listeners, take_inherited
 from relay.process.slots import RestartBackoff, Slot
 from relay.process.supervisor import Supervisor
@@ -41,10 +41,15 @@ _log = logging.getLogger(__name__)
 
 
 class Sockets(msgspec.Struct, frozen=True):
-    """What the relay listens on: one socket for each worker, and the admin's."""
+    """What the relay listens on: one socket for each worker, the admin's, and the console's."""
 
     workers: list[socket.socket]
     admin: socket.socket
+    console: socket.socket | None
+
+    def all(self) -> list[socket.socket]:
+        """Return each of them."""
+        return [*self.workers, self.admin, *([] if self.console is None else [self.console])]
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -52,6 +57,8 @@ class Report(msgspec.Struct, frozen=True):
 
     listen: str
     admin: str
+    console: str
+    """Empty: none."""
     workers: int
     demo: Demo | None
 
@@ -85,7 +92,7 @@ async def run_relay(
     demo_port = _free_port() if demo else None
     async with contextlib.AsyncExitStack() as parts:
         sockets = _open_sockets(config.server)
-        for sock in (*sockets.workers, sockets.admin):
+        for sock in sockets.all():
             parts.callback(sock.close)
         embedded = Embedded(data_dir, postgres=not config.database.url, valkey=not config.redis.url)
         await embedded.start()
@@ -100,6 +107,7 @@ async def run_relay(
         report = Report(
             listen=address_of(sockets.workers[0]),
             admin=address_of(sockets.admin),
+            console="" if sockets.console is None else address_of(sockets.console),
             workers=len(sockets.workers),
             demo=declared,
         )
@@ -107,7 +115,7 @@ async def run_relay(
 
 
 def _open_sockets(server: Server) -> Sockets:
-    """Take the sockets "relay" and "admin" from systemd, or open them."""
+    """Take the sockets "relay", "admin" and "console" from systemd, or open them."""
     inherited = take_inherited(os.environ, os.getpid())
     count = server.workers or len(os.sched_getaffinity(0))
     given = inherited.get("relay")
@@ -117,7 +125,10 @@ def _open_sockets(server: Server) -> Sockets:
         else open_listeners(server.listen, count, server.backlog, PREDECESSOR_S)
     )
     admin = inherited.get("admin") or open_listeners(server.admin, 1, ADMIN_BACKLOG, PREDECESSOR_S)
-    return Sockets(workers, admin[0])
+    console = inherited.get("console")
+    if console is None and server.console:
+        console = open_listeners(server.console, 1, ADMIN_BACKLOG, PREDECESSOR_S)
+    return Sockets(workers, admin[0], console[0] if console else None)
 
 
 def _free_port() -> int:
@@ -139,6 +150,8 @@ async def _prepare(config: Config, data_dir: Path, demo_port: int | None) -> Dem
         upstream = f"http://{DEMO_HOST}:{demo_port}/v1"
         with postgres.border():
             found = await declare_demo(connection, config, data_dir, os.environ, upstream)
+            if found is not None:
+                found = await invite_demo(connection, config, data_dir, os.environ, found)
         if found is None:
             _log.warning("no demo: the catalog has channels of its own")
         return found
@@ -147,7 +160,10 @@ async def _prepare(config: Config, data_dir: Path, demo_port: int | None) -> Dem
 
 
 def _slots(sockets: Sockets, demo_port: int | None) -> list[Slot]:
-    slots = [Slot(name="control", command=own_command("control"), listener=sockets.admin)]
+    slots = [
+        Slot(name="control", command=own_command("control"), listener=sockets.admin),
+        Slot(name="console", command=own_command("console"), listener=sockets.console, vital=False),
+    ]
     if demo_port is not None:
         command = own_command("demo-upstream", "--port", str(demo_port))
         slots.append(Slot(name="demo-upstream", command=command))

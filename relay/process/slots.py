@@ -35,13 +35,15 @@ class RestartBackoff:
 class Slot:
     """A place that has to be filled: its command, its socket, and who serves it now.
 
-    `drains`: its child has client streams to finish, and gets server.drain_s for it.
+    `drains`: its child has client streams to finish, and gets server.drain_s for it. `vital`: the
+    relay serves only once it is filled.
     """
 
     name: str
     command: Sequence[str]
     listener: socket.socket | None = None
     drains: bool = False
+    vital: bool = True
     child: Child | None = None
     served: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once a child on this slot has become ready."""

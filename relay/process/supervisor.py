@@ -3,6 +3,7 @@
     Supervisor -- Slot "worker-0" (socket) -- Child, Child that drains
                -- Slot "worker-1" (socket) -- Child
                -- Slot "control"  (socket) -- Child
+               -- Slot "console"  (socket) -- Child
 
 A slot outlives whoever serves it, and so does its listening socket. A child that dies is replaced
 at once, and ever more slowly when it keeps dying young. A roll puts a new child on a slot and lets
@@ -117,7 +118,8 @@ class Supervisor:
 
     async def _all_served(self) -> None:
         for slot in self._slots:
-            await slot.served.wait()
+            if slot.vital:
+                await slot.served.wait()
 
     async def _launch(self, slot: Slot) -> Child:
         """Return a child that is told to serve `slot`: the spare one where there is one."""
@@ -173,7 +175,7 @@ class Supervisor:
             if slot.child is not child:
                 continue
             code = await child.exited()
-            if code == EX_CONFIG and not slot.served.is_set():
+            if code == EX_CONFIG and slot.vital and not slot.served.is_set():
                 raise ConfigError(f"{slot.name} refused its configuration; it said why above")
             wait_s = slot.count_death(child.age_s, self._backoff)
             reason = {"reason": describe_exit(code), "wait_s": wait_s}
@@ -342,6 +344,6 @@ class Supervisor:
 
 def _warn_of_fixed(old: Config, new: Config) -> None:
     """Say which changes wait for a restart: the sockets stay what they are."""
-    for name in ("listen", "admin", "workers", "backlog"):
+    for name in ("listen", "admin", "console", "workers", "backlog"):
         if getattr(old.server, name) != getattr(new.server, name):
             _log.warning("restart to apply this change", extra={"path": f"server.{name}"})

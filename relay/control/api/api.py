@@ -7,6 +7,7 @@
     GET  /admin/v1/usage          requests, tokens, errors, cost over time
     GET  /admin/v1/keys/{id}/addresses     where a key was used from
     money: see money_api.py        POST /hooks/payment: see payment.py
+    everything else: the operator's pages, in a process of their own; see console_proxy.py
 
 Rows are those of the commands with --json; money is decimal strings in USD. A failure is
 {"error": {"message", "type", "code"}}; nothing that was sent is quoted in it.
@@ -37,6 +38,7 @@ from relay.control.api.money import MoneyApi
 from relay.control.api.payment import PaymentHook
 from relay.control.api.queries import parse_log_query, parse_usage_query
 from relay.control.api.readiness import judge
+from relay.control.console_proxy import PASSED_ON, ConsoleProxy
 from relay.control.watch.notices import Notices
 from relay.errors import BadRequest, Unauthenticated
 from relay.model import Secret
@@ -114,6 +116,7 @@ class AdminApi:
         self._metrics_dir = data_dir / "run" / "metrics"
         self._vault = open_vault(config, data_dir, os.environ)
         self._pepper = load_pepper(config, data_dir, os.environ)
+        self._console = ConsoleProxy(data_dir)
         self._connections = asyncio.Semaphore(CONNECTIONS_MAX)
         self._money = MoneyApi(config.billing, self._pepper, self._connection, notices)
         secret = secret_refs.resolve(
@@ -144,13 +147,16 @@ class AdminApi:
                 web.get(r"/admin/v1/keys/{id:\d+}/addresses", self._list_addresses),
                 *self._money.routes(),
                 web.post("/hooks/payment", self._payment.receive),
+                web.route("*", PASSED_ON, self._console.pass_on),
             ]
         )
+        app.on_cleanup.append(self._console.close)
         return app
 
     @web.middleware
     async def _authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path.startswith("/admin/"):
+        ours = request.match_info.handler != self._console.pass_on
+        if request.path.startswith("/admin/") and ours:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
             good = hmac.compare_digest(token.strip().encode(errors="replace"), self._token)
             if scheme.lower() != "bearer" or not good:

@@ -30,6 +30,7 @@ from relay.store.secrets.vault import Pepper
 from relay.units import format_usd
 
 ACTOR: Final = "admin API"
+"""Who acts is who showed what: a caller's own word for itself is kept as a claim, no more."""
 
 Connect = Callable[[], AbstractAsyncContextManager[Connection]]
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -154,7 +155,7 @@ class MoneyApi:
             wanted.account,
             (wanted.amount, wanted.currency),
             order_no=wanted.order,
-            actor=wanted.actor,
+            actor=name_actor(wanted.actor),
         )
 
     async def _list_orders(self, request: web.Request) -> web.Response:
@@ -170,7 +171,7 @@ class MoneyApi:
                 connection,
                 wanted.account,
                 wanted.amount_usd,
-                actor=wanted.actor,
+                actor=name_actor(wanted.actor),
                 reason=wanted.reason,
                 ref=wanted.ref,
             )
@@ -203,7 +204,7 @@ class MoneyApi:
                 self._pepper,
                 nanos,
                 wanted.count,
-                actor=wanted.actor,
+                actor=name_actor(wanted.actor),
                 expires_at=wanted.expires,
             )
         rows = [{"id": one.id, "code": one.code.reveal()} for one in made]
@@ -223,3 +224,8 @@ def _parse(query: Mapping[str, str], kind: type[_Query]) -> _Query:
         return msgspec.convert(dict(query), kind, strict=False)
     except msgspec.ValidationError as error:
         raise BadRequest(str(error)) from None
+
+
+def name_actor(claimed: str) -> str:
+    """Return who is written down: the holder of the admin token, and whom it claims to act for."""
+    return ACTOR if claimed == ACTOR else f"{ACTOR} for {claimed}"

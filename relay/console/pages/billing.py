@@ -1,0 +1,144 @@
+"""Billing: what there is, what was booked, orders and what to do about them, codes, statements."""
+
+import csv
+import io
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+
+from relay.billing.recharge import Currency
+from relay.console.account_api import money as api
+from relay.console.account_api.money import OrderRequest
+from relay.console.pages.looking import as_curl, kept
+from relay.console.queries import money
+from relay.console.queries.forms import decode_cursor
+from relay.console.queries.money import LedgerCursor
+from relay.console.routes import Ask, Page, Redirect, Shown
+from relay.console.rows import BonusRow, StatementRow
+from relay.console.signin import audit
+from relay.console.signin.actor import Permit
+from relay.console.views import BillingView, Notice
+from relay.errors import BadRequest, NotFound
+from relay.store.billing import low_balances
+from relay.store.billing.orders import sum_recharged_cny
+from relay.store.billing.recharges import parse_positive
+from relay.store.postgres import Connection
+from relay.units import format_usd
+
+ENTRIES_SHOWN: Final = 50
+ORDERS_SHOWN: Final = 20
+NOTE_CHARS_MAX: Final = 1_000
+
+
+async def _show_billing(ask: Ask) -> Shown:
+    before = decode_cursor(ask.request.query.get("cursor", ""), LedgerCursor)
+    async with ask.services.connect() as connection:
+        view = await _draw(ask, connection, before)
+    return Shown(view, as_curl(ask, "/account/v1/ledger"))
+
+
+async def _draw(ask: Ask, connection: Connection, before: LedgerCursor | None) -> BillingView:
+    account_id, billing = ask.actor.own, ask.services.config.billing
+    page = await money.list_entries(connection, account_id, ENTRIES_SHOWN, before)
+    following = None
+    if page.next is not None:
+        following = "/billing?" + urlencode(kept(ask, cursor=page.next))
+    orders = await money.list_orders(connection, account_id=account_id, limit=ORDERS_SHOWN)
+    alert: int | None = await connection.fetchval(
+        "SELECT low_balance_nanos FROM accounts WHERE id = $1", account_id
+    )
+    group: str = await connection.fetchval(
+        "SELECT groups.name FROM accounts JOIN groups ON groups.id = group_id"
+        " WHERE accounts.id = $1",
+        account_id,
+    )
+    to_earn = bool(billing.enterprise_group) and group != billing.enterprise_group
+    return BillingView(
+        balance=await money.show_balance(connection, account_id, ask.actor.account),
+        low_balance_alert_usd=None if alert is None else format_usd(alert),
+        entries=page.entries,
+        next_url=following,
+        orders=orders.orders,
+        bonus=[BonusRow(from_usd=usd, share=share) for usd, share in billing.bonus.items()],
+        currencies=[one.value for one in Currency],
+        cny_per_usd=billing.cny_per_usd,
+        providers=["manual"],
+        enterprise_cny=billing.enterprise_cny if to_earn else None,
+        recharged_cny=format_usd(await sum_recharged_cny(connection, account_id)),
+        statements=await money.list_statements(connection, account_id),
+    )
+
+
+async def _open_order(ask: Ask) -> Redirect:
+    body = {"amount": ask.text("amount", 40), "currency": ask.text("currency", 8) or "USD"}
+    try:
+        wanted = msgspec.convert(body, OrderRequest)
+    except msgspec.ValidationError as error:
+        raise BadRequest(str(error)) from None
+    order = await api.open_order(ask, wanted)
+    text = f"Order {order.order} is open: name it with your payment of {order.amount} "
+    return Redirect("/billing", Notice(kind="good", text=f"{text}{order.currency}."))
+
+
+async def _note_order(ask: Ask) -> Redirect:
+    number, note = ask.part("order"), ask.text("note", NOTE_CHARS_MAX)
+    async with ask.services.connect() as connection, connection.transaction():
+        await money.note_order(connection, ask.actor.own, number, note)
+        await audit.note(connection, ask.actor, "order.note", number, note)
+    return Redirect("/billing", Notice(kind="good", text="Support sees your note."))
+
+
+async def _redeem(ask: Ask) -> Redirect:
+    found = await api.redeem(ask, ask.text("code"))
+    text = f"{found.amount_usd} USD were credited."
+    return Redirect("/billing", Notice(kind="good", text=text))
+
+
+async def _set_alert(ask: Ask) -> Redirect:
+    text = ask.text("low_balance_usd", 40)
+    nanos = parse_positive(text) if text else None
+    async with ask.services.connect() as connection, connection.transaction():
+        await low_balances.set_threshold(connection, ask.actor.own, nanos)
+        await audit.note(connection, ask.actor, "account.alert", "", text or "off")
+    return Redirect("/billing", Notice(kind="good", text="The alert is set."))
+
+
+async def _send_statement(ask: Ask) -> web.Response:
+    async with ask.services.connect() as connection:
+        months = await money.list_statements(connection, ask.actor.own, months=1_200)
+    for row in months:
+        if row.month == ask.part("month"):
+            return _to_csv(row)
+    raise NotFound("nothing was booked in that month")
+
+
+def _to_csv(row: StatementRow) -> web.Response:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(StatementRow.__struct_fields__)
+    writer.writerow(msgspec.structs.astuple(row))
+    name = f'attachment; filename="statement-{row.month}.csv"'
+    return web.Response(
+        text=out.getvalue(), content_type="text/csv", headers={"Content-Disposition": name}
+    )
+
+
+def _post(path: str, work: Any) -> Page:
+    return Page(method="POST", path=path, permit=Permit.MONEY, work=work)
+
+
+PAGES: Final = (
+    Page(method="GET", path="/billing", permit=Permit.LOOK, work=_show_billing),
+    Page(
+        method="GET",
+        path=r"/billing/statements/{month:\d{4}-\d{2}}.csv",
+        permit=Permit.LOOK,
+        work=_send_statement,
+    ),
+    _post("/billing/orders", _open_order),
+    _post("/billing/orders/{order}/note", _note_order),
+    _post("/billing/redeem", _redeem),
+    _post("/billing/alert", _set_alert),
+)

@@ -1,0 +1,226 @@
+"""The operator's pages of money: orders and what is stuck, prices and what a change would do."""
+
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from relay.billing.recharge import Currency
+from relay.console.pages.looking import kept
+from relay.console.queries import money, prices
+from relay.console.queries.forms import MomentCursor, decode_cursor
+from relay.console.queries.prices import PUBLIC, Terms
+from relay.console.routes import Ask, Page, Redirect, Shown
+from relay.console.signin import audit
+from relay.console.signin.actor import Permit
+from relay.console.views import (
+    Notice,
+    OperatorPricesView,
+    OrdersView,
+    PriceDraft,
+    PricePreview,
+)
+from relay.errors import BadRequest
+from relay.model import Price
+from relay.store.billing import orders, recharges
+from relay.store.catalog.snapshot import PRICES, read_price
+from relay.store.postgres import Connection
+from relay.units import format_multiplier, format_usd, parse_multiplier, parse_usd
+
+ROWS: Final = 100
+STUCK_SHOWN: Final = 50
+GROUPS_SHOWN: Final = 200
+PREVIEW_DAYS: Final = 30
+PREVIEW_ACCOUNTS: Final = 20
+
+_USED: Final = """
+    SELECT accounts.name, groups.name AS "group", multiplier_ppm,
+        sum(requests)::bigint AS requests, sum(input_tokens)::bigint AS input_tokens,
+        sum(cached_tokens)::bigint AS cached_tokens, sum(output_tokens)::bigint AS output_tokens,
+        sum(cost_nanos)::bigint AS charged
+    FROM usage_hours JOIN accounts ON accounts.id = account_id
+    JOIN groups ON groups.id = group_id
+    WHERE model = $1 AND hour > now() - make_interval(days => $2)
+    GROUP BY 1, 2, 3"""
+_ADD: Final = """
+    INSERT INTO prices (model, input, output, cached_input, cache_write, per_call,
+        model_multiplier_ppm, completion_multiplier_ppm, detail)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id"""
+
+
+async def _show_orders(ask: Ask) -> OrdersView:
+    search = ask.request.query.get("search", "")[:256].strip()
+    status = ask.request.query.get("status", "")
+    if status not in {"", "pending", "paid", "credited"}:
+        raise BadRequest("status: pending, paid or credited", param="status")
+    before = decode_cursor(ask.request.query.get("cursor", ""), MomentCursor)
+    async with ask.services.connect() as connection:
+        page = await money.list_orders(
+            connection, account_id=None, limit=ROWS, before=before, status=status, search=search
+        )
+        stuck = await money.list_stuck(connection, None, STUCK_SHOWN)
+    following = None
+    if page.next is not None:
+        following = "/orders?" + urlencode(kept(ask, cursor=page.next))
+    return OrdersView(
+        search=search, status=status, stuck=stuck, orders=page.orders, next_url=following
+    )
+
+
+async def _credit_order(ask: Ask) -> Redirect:
+    """Credit an order whose money is there though nobody told us: once, with who and why."""
+    number, reason = ask.part("order"), ask.text("reason", 1_000)
+    if not reason:
+        raise BadRequest("reason: say how you know that it is paid", param="reason")
+    billing = ask.services.config.billing
+    async with ask.services.connect() as connection, connection.transaction():
+        row = await money.find_order(connection, number)
+        account: str = await connection.fetchval(
+            "SELECT name FROM accounts WHERE id = $1", row["account_id"]
+        )
+        order = await recharges.compose_order(
+            connection,
+            billing,
+            account,
+            (format_usd(row["amount_nanos"]), Currency(row["currency"])),
+            order_no=number,
+            actor=ask.actor.label,
+        )
+        await orders.mark_paid(connection, order)
+        done, _ = await recharges.credit_paid(connection, billing, number, order.account_id)
+        await audit.note(
+            connection, ask.actor, "order.credit", number, reason, account_id=order.account_id
+        )
+    said = "is credited" if done.fresh else "had been credited before"
+    return Redirect("/orders", Notice(kind="good", text=f"Order {number} {said}."))
+
+
+async def _show_prices(ask: Ask) -> Shown:
+    return await _draw_prices(ask, None, None)
+
+
+async def _draw_prices(ask: Ask, draft: PriceDraft | None, preview: PricePreview | None) -> Shown:
+    search = ask.request.query.get("search", "")[:256].strip()
+    async with ask.services.connect() as connection:
+        groups = await connection.fetch(
+            """SELECT name, multiplier_ppm FROM groups WHERE deleted_at IS NULL
+            ORDER BY name LIMIT $1""",
+            GROUPS_SHOWN,
+        )
+        return Shown(
+            OperatorPricesView(
+                search=search,
+                prices=await prices.list_prices(connection, PUBLIC, search),
+                groups=[(row["name"], format_multiplier(row["multiplier_ppm"])) for row in groups],
+                draft=draft,
+                preview=preview,
+                changes=await prices.list_changes(connection, PUBLIC, None),
+            )
+        )
+
+
+async def _preview(ask: Ask) -> Shown:
+    draft, price = _read_draft(ask)
+    async with ask.services.connect() as connection:
+        preview = await _compare(connection, draft, price)
+    return await _draw_prices(ask, draft, preview)
+
+
+async def _set_price(ask: Ask) -> Redirect | Shown:
+    draft, price = _read_draft(ask)
+    if not ask.text("confirmed"):
+        return await _preview(ask)
+    async with ask.services.connect() as connection, connection.transaction():
+        before = await _find_price(connection, price.model)
+        detail: str | None = await connection.fetchval(
+            "SELECT detail FROM prices WHERE id = $1", 0 if before is None else before.id
+        )
+        await connection.fetchval(
+            _ADD,
+            *(price.model, price.input, price.output, price.cached_input, price.cache_write),
+            *(price.per_call, price.model_multiplier_ppm, price.completion_multiplier_ppm, detail),
+        )
+        was = "none" if before is None else _say(before)
+        await audit.note(
+            connection, ask.actor, "price.set", price.model, f"from {was} to {_say(price)}"
+        )
+    text = f"The price of {draft.model} holds for calls from now on."
+    return Redirect("/prices", Notice(kind="good", text=text))
+
+
+async def _find_price(connection: Connection, model: str) -> Price | None:
+    rows = await connection.fetch(PRICES)
+    return next((read_price(row) for row in rows if row["model"] == model), None)
+
+
+async def _compare(connection: Connection, draft: PriceDraft, price: Price) -> PricePreview:
+    """Return what the last 30 days were charged, and what they would have been."""
+    rows = []
+    for used in await connection.fetch(_USED, price.model, PREVIEW_DAYS):
+        would = prices.estimate(used, price, Terms(used["group"], used["multiplier_ppm"]))
+        rows.append((used["name"], used["charged"], would, used["requests"]))
+    rows.sort(key=lambda row: -abs(row[2] - row[1]))
+    return PricePreview(
+        draft=draft,
+        requests=sum(row[3] for row in rows),
+        charged_usd=format_usd(sum(row[1] for row in rows)),
+        would_be_usd=format_usd(sum(row[2] for row in rows)),
+        accounts=[
+            (name, format_usd(charged), format_usd(would))
+            for name, charged, would, _ in rows[:PREVIEW_ACCOUNTS]
+        ],
+    )
+
+
+def _read_draft(ask: Ask) -> tuple[PriceDraft, Price]:
+    """Return a price as it was typed, and as it would be.
+
+    Raises:
+        BadRequest: CLIENT; no model, or an amount that is none.
+    """
+    draft = PriceDraft(**{name: ask.text(name) for name in PriceDraft.__struct_fields__})
+    if not draft.model:
+        raise BadRequest("model: which?", param="model")
+    completion = draft.completion_multiplier
+    try:
+        price = Price(
+            id=0,
+            model=draft.model,
+            input=_amount(draft.input_usd),
+            output=_amount(draft.output_usd),
+            cached_input=_amount(draft.cached_input_usd or draft.input_usd),
+            cache_write=_amount(draft.cache_write_usd or "0"),
+            per_call=_amount(draft.per_call_usd or "0"),
+            model_multiplier_ppm=parse_multiplier(draft.model_multiplier or "1"),
+            completion_multiplier_ppm=parse_multiplier(completion) if completion else None,
+        )
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    return draft, price
+
+
+def _amount(text: str) -> int:
+    nanos = parse_usd(text or "0")
+    if nanos < 0:
+        raise ValueError("a price is not negative")
+    return nanos
+
+
+def _say(price: Price) -> str:
+    completion = price.completion_multiplier_ppm
+    return (
+        f"input {format_usd(price.input)}, cached {format_usd(price.cached_input)}, "
+        f"output {format_usd(price.output)}, x {format_multiplier(price.model_multiplier_ppm)}"
+        + ("" if completion is None else f", completion x {format_multiplier(completion)}")
+    )
+
+
+def _page(method: str, path: str, work: Any) -> Page:
+    return Page(method=method, path=path, permit=Permit.OPERATE, work=work)
+
+
+PAGES: Final = (
+    _page("GET", "/orders", _show_orders),
+    _page("POST", "/orders/{order}/credit", _credit_order),
+    _page("GET", "/prices", _show_prices),
+    _page("POST", "/prices/preview", _preview),
+    _page("POST", "/prices", _set_price),
+)

@@ -1,0 +1,142 @@
+"""What the console's handlers work with: the pool, the keys of digests, the renderer, the throttle.
+
+The pool is small and every statement of it is bounded in time: a view that takes longer than a
+person waits is cancelled by Postgres, and whoever wants more rows exports them over a connection of
+their own.
+"""
+
+import asyncio
+import contextlib
+import datetime
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from relay.config import Config
+from relay.console.render import Renderer, StaticFiles
+from relay.console.signin.passwords import Passwords
+from relay.console.signin.throttle import Throttle
+from relay.console.signin.users import Side
+from relay.errors import RateLimited, Unavailable
+from relay.store import postgres
+from relay.store.embedded.locate import database_url, redis_url
+from relay.store.postgres import Connection, Pool
+from relay.store.secrets.vault import load_pepper, open_vault
+
+CONNECTIONS_MAX: Final = 6
+STATEMENT_S: Final = 8.0
+ACQUIRE_S: Final = 10.0
+EXPORTS_MAX: Final = 2
+"""At once, of all accounts: an export is as fast as its reader, and holds a snapshot."""
+EXPORT_S: Final = 1_800.0
+IDLE_S: Final = 300.0
+
+
+class Services:
+    """Made once a process, in its loop."""
+
+    def __init__(self, config: Config, data_dir: Path) -> None:
+        self.config = config
+        self.data_dir = data_dir
+        self.pepper = load_pepper(config, data_dir, os.environ)
+        self.vault = open_vault(config, data_dir, os.environ)
+        self.static = StaticFiles()
+        self.renderer = Renderer(self.static)
+        self.passwords = Passwords()
+        self.throttle = Throttle(time.monotonic)
+        self._pool: Pool | None = None
+        self._opening = asyncio.Lock()
+        self._exports = asyncio.Semaphore(EXPORTS_MAX)
+
+    @property
+    def calls_url(self) -> str:
+        """Return where models are called, for snippets."""
+        public = self.config.console.relay_url
+        return (public.rstrip("/") or f"http://{self.config.server.listen}") + "/v1"
+
+    def address(self, side: Side) -> str:
+        """Return where people reach a side of the console, for links."""
+        server = self.config.server
+        if side == "account":
+            return self.config.console.url.rstrip("/") or f"http://{server.console}"
+        return f"http://{server.admin}"
+
+    def now(self) -> datetime.datetime:
+        """Return this moment."""
+        return datetime.datetime.now(datetime.UTC)
+
+    def redis_url(self) -> str:
+        """Return where the workers' gossip is."""
+        return redis_url(self.config, self.data_dir)
+
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncIterator[Connection]:
+        """Give a connection for as long as a view takes.
+
+        Raises:
+            DependencyDown: RELAY; Postgres does not answer, or not in time.
+            Unavailable: RELAY; everybody looks at once.
+        """
+        with postgres.border():
+            pool = self._pool or await self._open()
+            try:
+                async with asyncio.timeout(ACQUIRE_S):
+                    connection = await pool.acquire()
+            except TimeoutError:
+                raise Unavailable("the console is busy: try again", retry_after_s=5) from None
+            try:
+                yield connection  # type: ignore[misc]  # a proxy of one
+            finally:
+                await pool.release(connection)
+
+    @contextlib.asynccontextmanager
+    async def connect_for_export(self) -> AsyncIterator[Connection]:
+        """Give a connection of its own to an export, which may take as long as its reader does.
+
+        Raises:
+            RateLimited: CLIENT; others export at this moment.
+            DependencyDown: RELAY; Postgres does not answer.
+        """
+        if self._exports.locked():
+            raise RateLimited("other exports are running: try again", retry_after_s=10)
+        async with self._exports:
+            connection = await postgres.connect(
+                database_url(self.config, self.data_dir), application="relay console export"
+            )
+            try:
+                with postgres.border():
+                    await connection.execute(f"SET statement_timeout = '{EXPORT_S:.0f}s'")
+                    yield connection
+            finally:
+                connection.terminate()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        self.passwords.close()
+        if self._pool is not None:
+            self._pool.terminate()
+
+    async def _open(self) -> Pool:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    database_url(self.config, self.data_dir),
+                    min_size=0,
+                    max_size=CONNECTIONS_MAX,
+                    max_inactive_connection_lifetime=IDLE_S,
+                    timeout=self.config.database.connect_s,
+                    command_timeout=STATEMENT_S + 2,
+                    server_settings={
+                        "application_name": "relay console",
+                        "statement_timeout": f"{STATEMENT_S:.0f}s",
+                        "idle_in_transaction_session_timeout": "30s",
+                        "timezone": "UTC",
+                        # A page is short; compiling its statement would take longer than it.
+                        "jit": "off",
+                    },
+                )
+            return self._pool

@@ -1,0 +1,72 @@
+"""How often somebody may try: a leaky bucket for each name and each address. In memory.
+
+A person who forgot a password tries five times; a program that guesses tries for ever. The bound
+for an address is higher: an office shares one. What is counted is forgotten when it has leaked
+away, and the oldest when there are too many.
+"""
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from relay.errors import RateLimited
+
+PER_NAME_MAX: Final = 6
+PER_ADDRESS_MAX: Final = 30
+LEAK_S: Final = 20.0
+"""One try is forgiven every so often."""
+KEPT_MAX: Final = 50_000
+
+
+class Throttle:
+    """Counts tries that failed or may fail.
+
+    Args:
+        now_s: A clock that never jumps.
+    """
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """key -> (level, when it was that)."""
+
+    def admit(self, name: str, ip: str) -> None:
+        """Count one try.
+
+        Raises:
+            RateLimited: CLIENT; of this name or from this address there were too many.
+        """
+        checks = ((f"n:{name[:256]}", PER_NAME_MAX), (f"a:{_network(ip)}", PER_ADDRESS_MAX))
+        for key, most in checks:
+            if self._level(key) > most - 1:
+                raise RateLimited("too many tries: wait a little", retry_after_s=LEAK_S)
+        for key, _ in checks:
+            self._put(key, self._level(key) + 1)
+
+    def forgive(self, name: str, ip: str) -> None:
+        """Take back a try that was right: its name starts anew, its address one lower."""
+        self._levels.pop(f"n:{name[:256]}", None)
+        key = f"a:{_network(ip)}"
+        self._put(key, max(0.0, self._level(key) - 1))
+
+    def _level(self, key: str) -> float:
+        level, at_s = self._levels.get(key, (0.0, 0.0))
+        return max(0.0, level - (self._now_s() - at_s) / LEAK_S)
+
+    def _put(self, key: str, level: float) -> None:
+        self._levels[key] = (level, self._now_s())
+        self._levels.move_to_end(key)
+        if len(self._levels) > KEPT_MAX:
+            self._levels.popitem(last=False)
+
+
+def _network(ip: str) -> str:
+    """Return an IPv6 /64 for its addresses: who has one has all of them."""
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return ip
+    if address.version == 6:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return ip
