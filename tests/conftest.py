@@ -24,6 +24,9 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
     "asyncio": asyncio.new_event_loop,
 }
+os.environ.setdefault("RELAY_SERVER__CONSOLE", "")
+"""Relays of tests run beside each other: only those of the console's own tests listen for it."""
+
 TEMPLATE = "template_relay"
 MEMORY = "/dev/shm"
 MEMORY_BYTES_MIN = 1024 * 1024 * 1024

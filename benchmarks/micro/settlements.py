@@ -64,7 +64,7 @@ def serving(folder: Path) -> Iterator[tuple[str, str, str]]:
     """Run a relay with its demonstration; give address, admin address and key."""
     words = folder / "words"
     command = [RELAY, "serve", "--demo", "--data-dir", str(folder / "var"), "--workers", "1"]
-    listening = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    listening = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--console", ""]
     with words.open("wb") as out:
         environ = {**os.environ, "RELAY_LOG": "json"}
         process = subprocess.Popen([*command, *listening], stdout=out, stderr=out, env=environ)

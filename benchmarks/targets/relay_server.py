@@ -88,7 +88,7 @@ def start_relay(place: Place) -> Iterator[Server]:
         env["SSL_CERT_FILE"] = place.trust
     command = [
         *(relay, "serve", *options, "--workers", str(place.workers)),
-        *("--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"),
+        *("--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", "--console", ""),
     ]
     log = place.folder / "output.log"
     with running(command, cores=set(place.cores), port=port, log=log, env=env) as pid:

@@ -107,7 +107,7 @@ async def test_the_ledger_shows_the_balance_after_each_entry(shop: Shop) -> None
     entries = (await shop.api("GET", "/ledger?account=acme"))[1]["entries"]
     told = [(row["kind"], row["amount_usd"], row["balance_usd"], row["actor"]) for row in entries]
     assert told == [
-        ("manual", "-5.525", "100", "ann"),
+        ("manual", "-5.525", "100", "admin API for ann"),
         ("order", "105.525", "105.525", "admin API"),
     ]
     (newest,) = (await shop.api("GET", "/ledger?account=acme&limit=1"))[1]["entries"]
