@@ -1,26 +1,27 @@
 """The console: a process of its own that shows and changes, and carries no call.
 
-headers        What every answer of the console says to a browser: nothing from elsewhere, nothing
-               inline
-render         Views into HTML: one Jinja environment, the filters of numbers and moments, texts,
-               static files
-routes         A path of the console as a value: what it asks for, what it answers, and who may
-               call it
-rows           What API and pages show, as typed rows: one name for one thing, in JSON, on a page,
-               in a CSV
-server         The two applications, and what all their paths have in common
-services       What the console's handlers work with: the pool, the keys of digests, the renderer,
-               the throttle
-sites          The two sides of the console: which paths each has. Nothing of the one is on the
-               other
-account_api/   /account/v1: what an account does with itself, by a session or a management key
-operator_api/  /admin/v1: what the console adds to it, and the document of all of it
-pages/         The pages' paths: a handler reads what its view needs and returns it, or acts and
-               redirects
-queries/       What Postgres is asked: few statements a view, never a count of the log, never an
-               OFFSET
-signin/        Who somebody is, and what they may do
-views/         The pages: a struct of everything a template is given, and the template's name
+account_notices  Tells an account itself, by the webhook it gave, of what its operator is told
+headers          What every answer of the console says to a browser: nothing from elsewhere,
+                 nothing inline
+render           Views into HTML: one Jinja environment, the filters of numbers and moments, texts,
+                 static files
+routes           A path of the console as a value: what it asks for, what it answers, and who may
+                 call it
+rows             What API and pages show, as typed rows: one name for one thing, in JSON, on a
+                 page, in a CSV
+server           The two applications, and what all their paths have in common
+services         What the console's handlers work with: the pool, the keys of digests, the
+                 renderer, the throttle
+sites            The two sides of the console: which paths each has. Nothing of the one is on the
+                 other
+account_api/     /account/v1: what an account does with itself, by a session or a management key
+operator_api/    /admin/v1: what the console adds to it, and the document of all of it
+pages/           The pages' paths: a handler reads what its view needs and returns it, or acts and
+                 redirects
+queries/         What Postgres is asked: few statements a view, never a count of the log, never an
+                 OFFSET
+signin/          Who somebody is, and what they may do
+views/           The pages: a struct of everything a template is given, and the template's name
 
   Templates, texts and static files are in folders of these names.
 

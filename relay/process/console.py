@@ -16,6 +16,7 @@ from typing import Final
 import uvloop
 from aiohttp import web
 
+from relay.console.account_notices import AccountNotices
 from relay.console.server import ConsoleServer
 from relay.console.services import Services
 from relay.console.sites import account_side, operator_side
@@ -59,13 +60,15 @@ async def _run(settings: Settings, lifeline: Lifeline, listener: socket.socket |
         if webhook is not None:
             telling = asyncio.create_task(webhook.run(), name="webhook")
             parts.callback(telling.cancel)
+        account_notices = asyncio.create_task(AccountNotices(services).run(), name="notices")
+        parts.callback(account_notices.cancel)
         sides = [(operator_side(services), listen(data_dir))]
         if listener is not None:
             sides.append((account_side(services, notices), listener))
         for side, sock in sides:
             await _serve(parts, side, sock)
         lifeline.tell_ready()
-        await first_of(asked.wait(), alone)
+        await first_of(asked.wait(), alone, account_notices)
 
 
 async def _serve(

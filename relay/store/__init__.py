@@ -1,5 +1,6 @@
 """What outlives a call: Postgres, Redis, the journal, secrets.
 
+acts            The audit log: what was done, by whom, when, from where. Only ever added to
 binary_copy     Rows that are new go into a table by COPY in the binary format
 console_socket  The socket file between the admin listener and the console
 kept            A connection that is kept: dialed by the first who needs it, and anew after a

@@ -122,14 +122,14 @@ async def _logout(ask: Ask) -> Redirect:
 
 
 async def _find(ask: Ask, *kinds: links.Kind) -> tuple[User, links.Kind]:
-    ask.services.throttle.admit("links", ask.ip)
+    ask.services.throttle.admit(f"links of {ask.ip}", ask.ip)
     async with ask.services.connect() as connection:
         found = await links.find_link(
             connection, ask.services.pepper, ask.part("token"), ask.side, kinds
         )
     if found is None:
         raise NotFound(_GONE)
-    ask.services.throttle.forgive("links", ask.ip)
+    ask.services.throttle.forgive(f"links of {ask.ip}", ask.ip)
     return found
 
 

@@ -1,9 +1,9 @@
 """Settings: one's own password, second factor and sessions; an owner's users and webhook."""
 
 import os
-import re
 from typing import Any, Final, cast
 
+from relay.console.account_notices import may_ask, webhook_owner
 from relay.console.pages.entrances import open_totp, totp_owner
 from relay.console.routes import ID, Ask, Page, Redirect, Shown
 from relay.console.rows import Role
@@ -19,12 +19,6 @@ from relay.units import format_usd
 AUDIT_SHOWN: Final = 50
 URL_CHARS_MAX: Final = 2_000
 ROLES: Final = ("owner", "member", "viewer")
-WEBHOOK: Final = re.compile(r"https://[^/?#\s]+\S*")
-
-
-def webhook_owner(account_id: int) -> str:
-    """Return the owner under which an account's webhook is sealed."""
-    return f"account:{account_id}:webhook"
 
 
 async def _show(ask: Ask, *, invited_url: str = "", notice: Notice | None = None) -> Shown:
@@ -202,8 +196,8 @@ async def _enable(ask: Ask) -> Redirect:
 
 async def _set_webhook(ask: Ask) -> Redirect:
     url = ask.text("url", URL_CHARS_MAX)
-    if url and not WEBHOOK.fullmatch(url):
-        raise BadRequest("url: an https address", param="url")
+    if url and not may_ask(url):
+        raise BadRequest("url: an https address that everybody reaches", param="url")
     account_id = ask.actor.own
     sealed = ask.services.vault.seal(Secret(url), webhook_owner(account_id)) if url else b""
     async with ask.services.connect() as connection, connection.transaction():

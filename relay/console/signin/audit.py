@@ -7,9 +7,8 @@ import asyncpg
 from relay.console.queries.forms import format_moment
 from relay.console.rows import AuditRow
 from relay.console.signin.actor import Actor
+from relay.store.acts import Act, keep_act
 from relay.store.postgres import Connection
-
-DETAIL_CHARS_MAX = 1_000
 
 
 async def note(
@@ -31,17 +30,16 @@ async def note(
         detail: What else there is to know; no secret.
         account_id: Whose matter it is; None = the actor's own account.
     """
-    await connection.execute(
-        """INSERT INTO audit_log (actor, user_id, account_id, act, target, detail, ip)
-        VALUES ($1, $2, $3, $4, $5, $6, $7::text::inet)""",
-        actor.label,
-        actor.user_id,
-        actor.account_id if account_id is None else account_id,
-        act,
-        target[:DETAIL_CHARS_MAX],
-        detail[:DETAIL_CHARS_MAX],
-        actor.ip or None,
+    kept = Act(
+        actor=actor.label,
+        act=act,
+        target=target,
+        detail=detail,
+        user_id=actor.user_id,
+        account_id=actor.account_id if account_id is None else account_id,
+        ip=actor.ip,
     )
+    await keep_act(connection, kept)
 
 
 async def list_acts(

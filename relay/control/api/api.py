@@ -34,7 +34,7 @@ from relay.control.api import metrics
 from relay.control.api.json import Handler, answer_in_json
 from relay.control.api.json import decode_body as _decode
 from relay.control.api.json import json_answer as _json
-from relay.control.api.money import MoneyApi
+from relay.control.api.money import ACTOR, MoneyApi
 from relay.control.api.payment import PaymentHook
 from relay.control.api.queries import parse_log_query, parse_usage_query
 from relay.control.api.readiness import judge
@@ -44,6 +44,7 @@ from relay.errors import BadRequest, Unauthenticated
 from relay.model import Secret
 from relay.store import metrics as worker_metrics
 from relay.store import postgres
+from relay.store.acts import Act, keep_act
 from relay.store.catalog import keys, listings
 from relay.store.catalog.canonical import canonical_networks, canonical_usd
 from relay.store.catalog.declaration import Concurrency, Limit
@@ -161,7 +162,22 @@ class AdminApi:
             good = hmac.compare_digest(token.strip().encode(errors="replace"), self._token)
             if scheme.lower() != "bearer" or not good:
                 raise Unauthenticated("Send the admin token: Authorization: Bearer TOKEN.")
+            answer = await handler(request)
+            if request.method != "GET":
+                await self._keep_act(request)
+            return answer
         return await handler(request)
+
+    async def _keep_act(self, request: web.Request) -> None:
+        """Write down that the holder of the token changed something; a body may hold secrets."""
+        act = Act(
+            actor=ACTOR,
+            act=f"api.{request.method.lower()}",
+            target=request.path,
+            ip=request.remote or "",
+        )
+        async with self._connection() as connection:
+            await keep_act(connection, act)
 
     # --- open -------------------------------------------------------------------------------
 

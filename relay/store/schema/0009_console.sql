@@ -83,6 +83,15 @@ CREATE TABLE account_contacts (
     webhook_sealed bytea NOT NULL DEFAULT ''  -- a URL may hold a token
 );
 
+-- What an account was told there: a row is a claim, so that one of many hosts tells, and once.
+CREATE TABLE account_told (
+    account_id bigint NOT NULL REFERENCES accounts,
+    event      text NOT NULL,
+    subject    text NOT NULL,
+    told_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (account_id, event, subject)
+);
+
 -- A key that was rotated works until expires_at, beside the one that took its name.
 ALTER TABLE keys ADD COLUMN replaced_by bigint REFERENCES keys;
 

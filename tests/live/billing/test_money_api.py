@@ -99,6 +99,17 @@ async def test_codes_are_shown_once_and_redeemed_once(shop: Shop, connection: Co
     assert (await shop.api("POST", "/codes/redeem", {**wanted, "code": code}))[0] == 400
 
 
+async def test_every_change_is_written_down(shop: Shop, database_url: str) -> None:
+    await shop.api("POST", "/recharges", PAID)
+    await shop.api("POST", "/recharges", {"account": "nobody"})
+    await shop.api("GET", "/ledger?account=acme")
+    async with connected(database_url) as connection:
+        rows = await connection.fetch("SELECT actor, act, target, host(ip) AS ip FROM audit_log")
+    assert [tuple(row) for row in rows] == [
+        ("admin API", "api.post", "/admin/v1/recharges", "127.0.0.1")
+    ]
+
+
 async def test_the_ledger_shows_the_balance_after_each_entry(shop: Shop) -> None:
     await shop.api("POST", "/recharges", PAID)
     credit = {"account": "acme", "reason": "outage of monday", "actor": "ann", "ref": "T-1"}
