@@ -245,7 +245,7 @@ def _operator_pages() -> dict[str, views.View]:
                     starts="2026-12-01T20:00:00.000Z", ends="2026-12-01T21:00:00.000Z", state="next"
                 )
             ],
-            journal_lag_bytes=0, partitions=[("request_log", 90), ("usage_minutes", 400)],
+            partitions=[("request_log", 90), ("usage_minutes", 400)],
             table_bytes={"request_log": 4_812_345_678},
         ),
         "operator-audit": views.AuditView(

@@ -194,7 +194,6 @@ async def read_maintenance(
         window=config.maintenance.window,
         zone=config.maintenance.zone,
         windows=windows,
-        journal_lag_bytes=0,
         partitions=[(row["name"], row["days"]) for row in rows],
         table_bytes={row["name"]: row["bytes"] for row in rows},
     )

@@ -126,7 +126,6 @@ class MaintenanceView(View, frozen=True):
     window: str
     zone: str
     windows: list[WindowRow]
-    journal_lag_bytes: int
     partitions: list[tuple[str, int]]
     """(table, days kept)"""
     table_bytes: dict[str, int]
