@@ -11,11 +11,18 @@ import msgspec
 
 
 class Dialect(enum.StrEnum):
-    """The dialect an upstream speaks."""
+    """The dialect an upstream speaks; wire.dialects holds a table for each."""
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
     GEMINI = "gemini"
+
+    # Enum's own is a function in Python, and every call looks its dialect's table up.
+    __hash__ = str.__hash__
+
+
+DEFAULT_DIALECT = Dialect.OPENAI
+"""What a channel speaks that says nothing of it, and a client that cannot be asked."""
 
 
 class LineKind(enum.StrEnum):
@@ -89,7 +96,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str
     api_key: Secret
     models: dict[str, str]
-    protocol: Dialect = Dialect.OPENAI
+    protocol: Dialect = DEFAULT_DIALECT
     weight: int = 1
     tier: int = 0
     tpm: int = 0

@@ -1,9 +1,10 @@
 """Whole answers of our own: errors, model lists, greetings."""
 
 from relay.errors import RelayError
-from relay.model import Dialect
-from relay.wire.dialects.openai import error_body, error_headers, error_status
+from relay.model import DEFAULT_DIALECT, Dialect
+from relay.wire.dialects.known import TABLES
 from relay.wire.http import CLOSE, JSON, identity_head, status_line
+from relay.wire.retry_headers import error_headers
 
 
 def error_answer(
@@ -13,13 +14,14 @@ def error_answer(
     *,
     notes: bytes = b"",
     closing: bool,
-    dialect: Dialect = Dialect.OPENAI,
+    dialect: Dialect = DEFAULT_DIALECT,
 ) -> bytes:
     """Return the whole answer that tells `error`; `notes`: header lines."""
     lines = [f"{name}: {value}\r\n" for name, value in error_headers(error, dice)]
     extra = "".join(lines).encode("latin-1") + notes
-    body = error_body(error, request_id, dialect)
-    return _answer(error_status(error, dialect), request_id, body, extra, closing=closing)
+    table = TABLES[dialect]
+    body = table.error_body(error, request_id)
+    return _answer(table.error_status(error), request_id, body, extra, closing=closing)
 
 
 def json_answer(body: bytes, request_id: str, *, closing: bool) -> bytes:

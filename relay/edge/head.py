@@ -8,10 +8,10 @@ from multidict import CIMultiDictProxy
 
 from relay.edge.body import too_large
 from relay.errors import BadRequest, NotImplementedHere, UnsupportedMedia
-from relay.model import Dialect
+from relay.model import DEFAULT_DIALECT, Dialect
 from relay.records import Endpoint
 from relay.wire.api_keys import PREFIX
-from relay.wire.dialects.anthropic import passed_on
+from relay.wire.dialects.known import KEY_HEADERS, MARKS, TABLES
 
 
 class ParsedHead(Protocol):
@@ -128,26 +128,30 @@ def _is_host(text: str) -> bool:
 
 Headers = CIMultiDictProxy[str]
 
-QUERIES: Final = {Endpoint.MESSAGES: ("beta=true",), Endpoint.COUNT_TOKENS: ("beta=true",)}
-"""Parts of a query that go on to an upstream; all others end here."""
-
 
 def presented_key(headers: Headers) -> str | None:
     """Return the key that a client presents; None without one.
 
-    Clients of both dialects send either form, and those that were set up twice send both: then the
+    Clients of all dialects send any form, and those that were set up twice send several: then the
     one that looks like a key of ours is meant.
     """
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
-    found = [key for key in (bearer, headers.get("x-api-key"), headers.get("api-key")) if key]
+    found = [bearer] if bearer else []
+    for name in KEY_HEADERS:
+        key = headers.get(name)
+        if key:
+            found.append(key)
     ours = (key for key in found if key.startswith(PREFIX))
     return next(ours, found[0] if found else None)
 
 
 def spoken_in(headers: Headers) -> Dialect:
     """Return the dialect of a client whose path does not tell it."""
-    return Dialect.ANTHROPIC if "anthropic-version" in headers else Dialect.OPENAI
+    for mark, dialect in MARKS.items():
+        if mark in headers:
+            return dialect
+    return DEFAULT_DIALECT
 
 
 def forwarded_headers(endpoint: Endpoint, headers: Headers) -> bytes:
@@ -156,13 +160,11 @@ def forwarded_headers(endpoint: Endpoint, headers: Headers) -> bytes:
     Raises:
         BadRequest: CLIENT; one of them is malformed.
     """
-    if endpoint.dialect is not Dialect.ANTHROPIC:
-        return b""
-    return passed_on(headers.get("anthropic-version"), headers.getall("anthropic-beta", ()))
+    return TABLES[endpoint.dialect].forward(headers.items())
 
 
 def forwarded_query(endpoint: Endpoint, target: str) -> str:
     """Return what of a request target's query goes on to an upstream, with its question mark."""
     given = target.partition("?")[2].split("&")
-    kept = [part for part in QUERIES.get(endpoint, ()) if part in given]
+    kept = [part for part in TABLES[endpoint.dialect].queries.get(endpoint, ()) if part in given]
     return f"?{'&'.join(kept)}" if kept else ""

@@ -13,19 +13,15 @@ from relay.errors import UnsupportedMedia
 from relay.flow.call import Call
 from relay.flow.ports import Question
 from relay.flow.request import RequestFacts
-from relay.model import Channel, Dialect
+from relay.model import Channel
 from relay.records import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, Endpoint
+from relay.wire.dialects.known import TABLES
 from relay.wire.http import JSON
 from relay.wire.multipart import Form, peek_multipart, reframe_multipart
 from relay.wire.request import Request, peek_json, reframe_json
 from relay.wire.text_size import weigh
 from relay.wire.usage import estimate_tokens
 
-USAGE_ON_DEMAND: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
-"""Endpoints whose streams report usage only where `stream_options.include_usage` asks for it."""
-SESSION_FIELDS: Final = ("prompt_cache_key", "messages", "input", "prompt")
-ANTHROPIC_SESSION_FIELDS: Final = ("metadata", "messages")
-"""Its metadata holds the user's id and nothing else; Claude Code puts the session into that."""
 SESSION_BYTES: Final = 512
 """How much of a prompt tells sessions apart: system messages differ early, turns do not."""
 TEXT_ANSWERS: Final = frozenset(
@@ -33,7 +29,6 @@ TEXT_ANSWERS: Final = frozenset(
 )
 
 # Looked up once: a member of an enum is searched in its class each time it is named.
-_ANTHROPIC: Final = Dialect.ANTHROPIC
 _MULTIPART: Final = MULTIPART_ENDPOINTS
 _FREE: Final = FREE_ENDPOINTS
 
@@ -58,10 +53,10 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
     if kind not in ("application/json", ""):
         raise UnsupportedMedia("Send this request as application/json.")
     request = peek_json(body, call.head.endpoint)
-    unasked = request.stream and not request.usage_asked and call.head.endpoint in USAGE_ON_DEMAND
-    anthropic = call.head.dialect is _ANTHROPIC
-    sessions = ANTHROPIC_SESSION_FIELDS if anthropic else SESSION_FIELDS
-    call.question = JsonQuestion(request, sessions, strips_usage=unasked)
+    table = TABLES[call.head.dialect]
+    on_demand = call.head.endpoint in table.usage_on_demand
+    unasked = request.stream and not request.usage_asked and on_demand
+    call.question = JsonQuestion(request, table.session_fields, strips_usage=unasked)
     weighed = call.head.endpoint not in _FREE
     text_bytes, images = weigh(body) if weighed else (0, 0)
     call.request = RequestFacts(
@@ -84,7 +79,7 @@ class JsonQuestion(Question):
     def __init__(
         self,
         request: Request,
-        sessions: tuple[str, ...] = SESSION_FIELDS,
+        sessions: tuple[str, ...],
         *,
         strips_usage: bool,
     ) -> None:

@@ -47,7 +47,7 @@ from relay.flow.settle import Settlement
 from relay.ports import Journal
 from relay.records import Endpoint
 from relay.wire.client_ip import Network, client_ip
-from relay.wire.dialects.openai import model_body, models_body
+from relay.wire.dialects.known import TABLES
 from relay.wire.http import CONTINUE
 
 log = logging.getLogger("relay.edge")
@@ -287,10 +287,11 @@ class Service(ServicePort):
     def _answer_page(self, call: Call, client: ClientConnection, page: Page, model: str) -> None:
         names = self._admission.models(call)
         created = call.time_us // 1_000_000
+        table = TABLES[call.head.dialect]
         if page is Page.MODELS:
-            body = models_body(names, created, call.head.dialect)
+            body = table.models_body(names, created)
         elif model in names:
-            body = model_body(model, created, call.head.dialect)
+            body = table.model_body(model, created)
         else:
             raise ModelNotFound("This model is not offered here, or not to your key.")
         client.write(json_answer(body, call.request_id, closing=not client.keeps_alive))

@@ -21,10 +21,9 @@ from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.model import FREE_PRICE, Account, Channel, Dialect, Group, Key, Snapshot
 from relay.records import FREE_ENDPOINTS, Endpoint
 from relay.wire.api_keys import digest
+from relay.wire.dialects.known import TABLES
 
 KEY_CHARS_MAX: Final = 256
-ENTRANCES: Final = {Dialect.OPENAI: Endpoint.CHAT, Dialect.ANTHROPIC: Endpoint.MESSAGES}
-"""Where a model of each dialect is asked for most often."""
 RIGHTS_MAX: Final = 100_000
 """Combinations of key, endpoint and model that are remembered; beyond it they start afresh."""
 
@@ -174,11 +173,14 @@ class Admission:
 
     def _direct(self, call: Call) -> str:
         """Return where to go with a model that is not offered where it was asked for."""
-        for dialect, endpoint in ENTRANCES.items():
-            if dialect is not call.head.dialect and call.request.model in self._offered(
-                call, dialect
-            ):
-                return f"This model is offered at /v1/{endpoint} only: nothing is translated here."
+        for dialect, table in TABLES.items():
+            if dialect is call.head.dialect or table.entrance is None:
+                continue
+            if call.request.model in self._offered(call, dialect):
+                return (
+                    f"This model is offered at /v1/{table.entrance} only: nothing is translated "
+                    "here."
+                )
         return "This model is not offered here: GET /v1/models lists what your key may use."
 
     def _refusal(self, key: Key, account: Account | None) -> str | None:

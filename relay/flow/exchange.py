@@ -37,7 +37,7 @@ from relay.routing.pick import affinity_of
 from relay.routing.table import Action, Outcome, classify_error, decide
 from relay.splice.rewrite import Continuation
 from relay.stage import COMMITTED
-from relay.wire.dialects.openai import error_event
+from relay.wire.dialects.known import TABLES
 
 RETRY_AFTER_S: Final = 5.0
 """What a client is told when no channel is left and none said when to come back."""
@@ -298,12 +298,8 @@ class Exchange:
         """End an answer that has begun: a stream with an error event, a body by breaking off."""
         call.client.keeps_alive = False
         if call.request.stream:
-            event = error_event(
-                error,
-                call.request_id,
-                call.head.endpoint,
-                opening=call.opening,
-                events_out=call.events_out,
+            event = TABLES[call.head.dialect].error_event(
+                error, call.request_id, call.head.endpoint, call.opening, call.events_out
             )
             call.response.send_events(event, last=True)
         else:

@@ -11,7 +11,7 @@ has the others put in their place as admission goes on.
 from typing import Final
 
 from relay.billing.tariff import Tariff
-from relay.model import Account, Channel, Dialect, Group, Key, Line
+from relay.model import DEFAULT_DIALECT, Account, Channel, Dialect, Group, Key, Line
 from relay.records import Endpoint
 
 
@@ -126,6 +126,6 @@ def unread_head(dialect: Dialect, endpoint: Endpoint = Endpoint.CHAT) -> Request
     return RequestHead(endpoint, None, "", "", dialect, "", b"")
 
 
-UNREAD: Final = unread_head(Dialect.OPENAI)
+UNREAD: Final = unread_head(DEFAULT_DIALECT)
 NO_FACTS: Final = RequestFacts("")
 NO_RIGHTS: Final = Rights()

@@ -13,7 +13,7 @@ from relay.errors import ChannelTimeout, DeadlineSpent, RelayError
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 from relay.stage import COMMITTED
-from relay.wire.dialects.openai import KEEPALIVES
+from relay.wire.dialects.known import TABLES
 
 SWEEP_S: Final = 0.25
 
@@ -126,4 +126,6 @@ class RunningCalls:
         since_s = response.spoke_s or call.begun_s
         if call.request.stream and now_s - since_s > self._timeouts.keepalive_comment_s:
             response.spoke_s = now_s
-            response.send_comment(KEEPALIVES[call.head.dialect])
+            comment = TABLES[call.head.dialect].keep_alive
+            if comment is not None:
+                response.send_comment(comment)

@@ -31,7 +31,7 @@ from relay.ports import Journal
 from relay.records import CallCheckpoint, CallEnd, EndReason
 from relay.stage import COMMITTED
 from relay.usage import Usage
-from relay.wire.dialects.openai import error_status
+from relay.wire.dialects.known import TABLES
 
 NOTHING: Final = Usage()
 _COMPLETED: Final = EndReason.COMPLETED
@@ -66,7 +66,7 @@ class Settlement:
             return
         reason = _reason(call, error)
         # The status is what the client saw: the 200 was out once the stream had begun.
-        told = error_status(error, call.head.dialect)
+        told = TABLES[call.head.dialect].error_status(error)
         status = 200 if call.stage is COMMITTED else told
         if reason is EndReason.CLIENT_GONE:
             status = told

@@ -1,4 +1,4 @@
-"""What a client is told about its limits: the rate headers of both dialects."""
+"""What a client is told about its limits: the rate headers, by the names of its dialect."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -36,42 +36,28 @@ def tightest(levels: list[BucketLevel], measure: Measure) -> BucketLevel | None:
     return min(found, key=_tightness, default=None)
 
 
-def openai_headers(levels: list[BucketLevel]) -> HeaderList:
-    """Return `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for what is limited.
+def rate_headers(
+    levels: list[BucketLevel], names: tuple[bytes, bytes, bytes], wall_ms: int | None
+) -> HeaderList:
+    """Return limit, remaining and reset of requests and of tokens, for what is limited.
 
-    Source: platform.openai.com/docs/guides/rate-limits, "Rate limits in headers".
+    Args:
+        levels: Of all buckets that the call draws on.
+        names: Of the three headers, with a place for "requests" or "tokens".
+        wall_ms: Milliseconds since 1970, where the reset is told as a moment; None: as a span.
     """
+    limit, remaining, reset = names
     headers: HeaderList = []
     for measure in (Measure.REQUESTS, Measure.TOKENS):
         found = tightest(levels, measure)
         if found is not None:
             name = measure.value.encode()
+            wait_ms = found.reset_ms
+            at = go_duration(wait_ms) if wall_ms is None else rfc3339(wall_ms + wait_ms)
             headers += (
-                (b"x-ratelimit-limit-" + name, b"%d" % found.bucket.rule.per_minute),
-                (b"x-ratelimit-remaining-" + name, b"%d" % found.remaining),
-                (b"x-ratelimit-reset-" + name, go_duration(found.reset_ms)),
-            )
-    return headers
-
-
-def anthropic_headers(levels: list[BucketLevel], wall_ms: int) -> HeaderList:
-    """Return `anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}`.
-
-    Args:
-        levels: Of all buckets that the call draws on.
-        wall_ms: Milliseconds since 1970, for the time of the reset.
-
-    Source: docs.anthropic.com/en/api/rate-limits, "Response headers" (reset in RFC 3339).
-    """
-    headers: HeaderList = []
-    for measure in (Measure.REQUESTS, Measure.TOKENS):
-        found = tightest(levels, measure)
-        if found is not None:
-            name = b"anthropic-ratelimit-" + measure.value.encode()
-            headers += (
-                (name + b"-limit", b"%d" % found.bucket.rule.per_minute),
-                (name + b"-remaining", b"%d" % found.remaining),
-                (name + b"-reset", rfc3339(wall_ms + found.reset_ms)),
+                (limit % name, b"%d" % found.bucket.rule.per_minute),
+                (remaining % name, b"%d" % found.remaining),
+                (reset % name, at),
             )
     return headers
 

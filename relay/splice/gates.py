@@ -14,9 +14,10 @@ from typing import Final
 
 import msgspec
 
-from relay.model import Channel, Dialect, Resume
+from relay.model import Channel, Resume
 from relay.records import Endpoint
 from relay.routing.table import Outcome
+from relay.wire.dialects.known import TABLES
 
 SPLICES_MAX: Final = 1
 REPLAY_TOKENS_MAX: Final = 200
@@ -251,7 +252,7 @@ def means_on(channel: Channel, plan: SplicePlan, delivered: Delivered) -> Means 
 
     A text completion continues from any prompt, so there no channel needs a capability.
     """
-    if channel.protocol is not Dialect.OPENAI:
+    if not TABLES[channel.protocol].splices:
         return None
     if not delivered.text.strip():
         return Means.RESTART

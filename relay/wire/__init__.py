@@ -14,6 +14,7 @@ quota_headers    What an upstream's headers say about its own quota: when to com
 request          A JSON request: what routing, limits and billing need of it, and its body for an
                  upstream
 request_shapes   What is read of a JSON request
+retry_headers    The headers by which official clients are told whether and when to come back
 sse              Where server-sent events begin and end, as bytes
 text_size        How much text a request holds, told from its bytes: what limits reckon with before
                  it runs
@@ -22,5 +23,5 @@ upstream_errors  What an upstream's refusal means: whose fault it is, whether an
 usage            What an answer used, found in its last bytes without decoding it
 usage_shapes     The shapes that usage has on the wire, by every name that a dialect gives to a
                  count
-dialects/        What is said differently by each provider's API
+dialects/        What is said differently by each provider's API: one table for each dialect
 """

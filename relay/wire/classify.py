@@ -14,6 +14,7 @@ import msgspec
 
 from relay.records import Endpoint
 from relay.wire.answer_shapes import Choice, Event
+from relay.wire.dialects.known import TABLES
 from relay.wire.sse import event_name, event_payload, split_events
 from relay.wire.usage import find_usage
 
@@ -28,19 +29,9 @@ _COUNTED_LAST: Final = frozenset(Endpoint) - {Endpoint.CHAT, Endpoint.COMPLETION
 _UNMARKED: Final = frozenset({Endpoint.RESPONSES, Endpoint.MESSAGES})
 """Streams that have a last word of their own; a `[DONE]` behind it proves nothing."""
 
-_NO_OUTPUT_YET: Final = frozenset(
-    {
-        *("ping", "message_start", "content_block_start"),
-        *("response.created", "response.in_progress", "response.queued"),
-    }
-)
-_LAST_WORDS: Final = frozenset(
-    {
-        *("response.completed", "response.incomplete", MESSAGE_STOP),
-        *("message-end", "speech.audio.done", "transcript.text.done"),
-        *("image_generation.completed", "image_edit.completed"),
-    }
-)
+# The events say what they are, so that a mixed-up protocol is still judged right.
+_NO_OUTPUT_YET: Final = frozenset().union(*(table.no_output_yet for table in TABLES.values()))
+_LAST_WORDS: Final = frozenset().union(*(table.last_words for table in TABLES.values()))
 
 
 class FirstBlock(enum.Enum):

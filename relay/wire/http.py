@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
-from relay.model import Channel, Dialect
+from relay.model import Channel
 from relay.records import Endpoint
+from relay.wire.dialects.known import TABLES
 
 EVENT_STREAM: Final = b"text/event-stream"
 JSON: Final = b"application/json"
@@ -62,8 +63,9 @@ def request_head(channel: Channel, endpoint: Endpoint, query: str = "") -> bytes
     from what a client sent; `query` is from an allow-list of ours.
     """
     url = urlsplit(channel.api_root)
+    table = TABLES[channel.protocol]
     lines = [
-        f"POST {url.path}/{endpoint.value}{query} HTTP/1.1",
+        f"POST {url.path}{table.path(endpoint, '')}{query} HTTP/1.1",
         f"Host: {url.netloc.rpartition('@')[2]}",
         "User-Agent: relay",
         "Accept: */*",
@@ -71,10 +73,9 @@ def request_head(channel: Channel, endpoint: Endpoint, query: str = "") -> bytes
         "Accept-Encoding: identity",
     ]
     credential = channel.api_key.reveal()
-    if credential and channel.protocol is Dialect.OPENAI:
-        lines.append(f"Authorization: Bearer {credential}")
-    elif credential:
-        lines.append(f"x-api-key: {credential}")
+    if credential:
+        name, before = table.upstream_credential
+        lines.append(f"{name}: {before}{credential}")
     lines.append("Content-Length: ")
     return "\r\n".join(lines).encode("latin-1")
 

@@ -64,7 +64,7 @@ class Bench:
         call = Call(bytes(16), self.client, 0)
         call.request = RequestFacts("m", stream=True)
         request = peek_json(b'{"model":"a","stream":true}', Endpoint.CHAT)
-        call.question = JsonQuestion(request, strips_usage=False)
+        call.question = JsonQuestion(request, (), strips_usage=False)
         call.response = Response(self.client, call.id)
         self.pump = StreamAttempt(
             call, make_channel(1, 1), lambda _: None, self.settled.append, Switching()

@@ -3,7 +3,8 @@
 GET {base_url}/models costs nothing at any provider and needs a good credential.
 """
 
-from relay.model import Channel, Dialect
+from relay.model import Channel
+from relay.wire.dialects.known import TABLES
 
 
 def models_url(channel: Channel) -> str:
@@ -11,8 +12,7 @@ def models_url(channel: Channel) -> str:
 
     Source: Gemini API, models.list: the only one that lists by pages, of 50 unless told.
     """
-    query = "?pageSize=1000" if channel.protocol is Dialect.GEMINI else ""
-    return f"{channel.api_root}/models{query}"
+    return f"{channel.api_root}/models{TABLES[channel.protocol].models_query}"
 
 
 def request_headers(channel: Channel) -> dict[str, str]:
@@ -20,10 +20,6 @@ def request_headers(channel: Channel) -> dict[str, str]:
     api_key = channel.api_key.reveal()
     if not api_key:
         return {}
-    match channel.protocol:
-        case Dialect.ANTHROPIC:
-            return {"x-api-key": api_key, "anthropic-version": "2023-06-01"}
-        case Dialect.GEMINI:
-            return {"x-goog-api-key": api_key}
-        case Dialect.OPENAI:
-            return {"authorization": f"Bearer {api_key}"}
+    table = TABLES[channel.protocol]
+    name, before = table.upstream_credential
+    return {name: f"{before}{api_key}", **dict(table.probe_headers)}

@@ -20,17 +20,17 @@ from relay.flow.reserve.refusals import refusal
 from relay.limits.decision import Denied, Why
 from relay.limits.estimate import Estimator, Guess
 from relay.limits.limit_set import Costs, Grant, LimitSet, Tokens
-from relay.limits.rate_headers import anthropic_headers, openai_headers
+from relay.limits.rate_headers import rate_headers
 from relay.limits.scopes import PLAIN, Bucket, Limit, Limited, Scope, Terms, limit_of, limits_of
 from relay.model import Account, Dialect, Key, Line
 from relay.ports import Limiter
 from relay.stage import COMMITTED
 from relay.usage import Usage
+from relay.wire.dialects.known import TABLES
 
 CALL_LIMITS_MAX: Final = 20_000
 """Kinds of calls that are kept worked out; the one made first is forgotten first."""
 LIMITS_MAX: Final = 50_000
-_ANTHROPIC: Final = Dialect.ANTHROPIC
 NOTES_S: Final = 0.1
 """How long header lines are reused: they are as old as the last lease in any case."""
 
@@ -66,7 +66,7 @@ class LimitReservation(Reservation):
         self._limiter = limiter
         self._estimator = estimator
         self._counters = counters
-        self._call_limits: dict[tuple[int, int, str, bool], CallLimits] = {}
+        self._call_limits: dict[tuple[int, int, str, Dialect], CallLimits] = {}
         self._limits: dict[tuple[object, ...], Limit] = {}
 
     def take(self, call: Call) -> bool:
@@ -142,16 +142,15 @@ class LimitReservation(Reservation):
     def _note(self, call: Call, call_limits: CallLimits) -> bytes:
         """Return the header lines that tell how the limits stand, in the client's dialect."""
         standings = self._limiter.standings(call_limits)
-        if call.head.dialect is _ANTHROPIC:
-            lines = anthropic_headers(standings, wall_ns() // 1_000_000)
-        else:
-            lines = openai_headers(standings)
+        table = TABLES[call.head.dialect]
+        wall_ms = wall_ns() // 1_000_000 if table.rate_reset_is_moment else None
+        lines = rate_headers(standings, table.rate_names, wall_ms)
         return b"".join(b"%b: %b\r\n" % line for line in lines)
 
     def _call_limits_of(self, call: Call) -> CallLimits:
         key, line, account = call.rights.key, call.rights.line, call.rights.account
         assert key is not None and line is not None and account is not None, "it was admitted"
-        name = (key.id, line.id, call.request.model, call.head.dialect is _ANTHROPIC)
+        name = (key.id, line.id, call.request.model, call.head.dialect)
         found = self._call_limits.get(name)
         if (
             found is not None

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from relay.errors import ConfigError
-from relay.model import AbortBills, Dialect, LineKind, OnLoss, Resume
+from relay.model import DEFAULT_DIALECT, AbortBills, Dialect, LineKind, OnLoss, Resume
 from relay.store.catalog.canonical import (
     MODEL_CHARS_MAX,
     canonical_multiplier,
@@ -52,7 +52,7 @@ class ChannelEntry(Entry, frozen=True):
     base_url: str
     models: Annotated[list[str], Meta(min_length=1)]
     api_key: str | UnsetType = UNSET
-    protocol: Dialect = Dialect.OPENAI
+    protocol: Dialect = DEFAULT_DIALECT
     weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     tier: Annotated[int, Meta(ge=0, le=1_000)] = 0
     tpm: Limit = 0

@@ -1,4 +1,4 @@
-"""Our own words in Anthropic's dialect: errors, pings, model lists, and what a head passes on.
+"""Anthropic's dialect: its table, errors, pings, model lists, and what a head passes on.
 
 Source: Anthropic API reference: "Errors", "Streaming messages", "List models", "Versioning".
 """
@@ -18,6 +18,10 @@ from relay.errors import (
     ShuttingDown,
     Unavailable,
 )
+from relay.model import Dialect
+from relay.records import Endpoint
+from relay.wire.dialects.openai import path
+from relay.wire.dialects.table import DialectTable, HeaderItems
 
 PING_EVENT: Final = b'event: ping\ndata: {"type": "ping"}\n\n'
 """Its clients drop it unseen, wherever it comes; a comment would do them no harm either, but some
@@ -79,7 +83,13 @@ def error_body(error: RelayError, request_id: str) -> bytes:
     )
 
 
-def error_event(error: RelayError, request_id: str) -> bytes:
+def error_event(
+    error: RelayError,
+    request_id: str,
+    endpoint: Endpoint,
+    opening: bytes = b"",
+    events_out: int = 0,
+) -> bytes:
     """Return the event that ends a stream which has failed; its clients raise on it."""
     return b"event: error\ndata: %b\n\n" % error_body(error, request_id)
 
@@ -132,3 +142,48 @@ def _model(name: str, created: int) -> dict[str, object]:
         "created_at": at,
         "lifecycle": "active",
     }
+
+
+def _forward(items: HeaderItems) -> bytes:
+    version, betas = None, []
+    for given, value in items:
+        name = given.lower()
+        if name == "anthropic-version":
+            version = value if version is None else version
+        elif name == "anthropic-beta":
+            betas.append(value)
+    return passed_on(version, betas)
+
+
+TABLE: Final = DialectTable(
+    dialect=Dialect.ANTHROPIC,
+    entrance=Endpoint.MESSAGES,
+    mark="anthropic-version",
+    error_status=error_status,
+    error_body=error_body,
+    error_event=error_event,
+    keep_alive=PING_EVENT,
+    models_body=models_body,
+    model_body=model_body,
+    client_credentials=("x-api-key",),
+    query_credential="",
+    upstream_credential=("x-api-key", ""),
+    path=path,
+    queries={Endpoint.MESSAGES: ("beta=true",), Endpoint.COUNT_TOKENS: ("beta=true",)},
+    models_query="",
+    probe_headers=(("anthropic-version", VERSION),),
+    forward=_forward,
+    returned=(),
+    rate_names=(
+        b"anthropic-ratelimit-%b-limit",
+        b"anthropic-ratelimit-%b-remaining",
+        b"anthropic-ratelimit-%b-reset",
+    ),
+    rate_reset_is_moment=True,
+    # Its metadata holds the user's id and nothing else; Claude Code puts the session into that.
+    session_fields=("metadata", "messages"),
+    usage_on_demand=frozenset(),
+    last_words=frozenset({"message_stop"}),
+    no_output_yet=frozenset({"ping", "message_start", "content_block_start"}),
+    splices=False,
+)

@@ -1,11 +1,10 @@
-"""Our own answers, in the dialect they are asked in: errors as bodies and as events, model lists.
+"""OpenAI's dialect: its table, errors as bodies and as events, model lists.
 
-The shapes here are OpenAI's; wire.dialects.anthropic has the others. Every
-error has the same body whatever its cause, with the request id in it, and tells the official
-clients by header whether and when to come back.
+Every error has the same body whatever its cause, with the request id in it.
+
+Source: OpenAI API reference: "Error codes", "Streaming events", "List models".
 """
 
-import math
 from typing import Final
 
 import msgspec
@@ -13,33 +12,22 @@ import msgspec
 from relay.errors import RelayError
 from relay.model import Dialect
 from relay.records import Endpoint
-from relay.wire.dialects import anthropic
+from relay.wire.dialects.table import DialectTable, HeaderItems
 from relay.wire.sse import event_payload, split_events
 
-KEEPALIVES: Final = {
-    Dialect.OPENAI: b": keepalive\n\n",
-    Dialect.ANTHROPIC: anthropic.PING_EVENT,
-}
-"""What keeps the way to a client alive while an upstream is silent."""
-RETRY_AFTER_S_MAX: Final = 60.0
-"""anthropic's Python client sleeps whatever it is told, openai's gives up above two minutes."""
-RETRY_AFTER_MS_MIN: Final = 20
-JITTER_SHARE: Final = 0.25
-JITTER_MS: Final = 250
+KEEP_ALIVE: Final = b": keepalive\n\n"
 OWNER: Final = "relay"
 
 _encode = msgspec.json.Encoder().encode
 
 
-def error_status(error: RelayError, dialect: Dialect) -> int:
-    """Return the HTTP status that tells `error` to a client of `dialect`."""
-    return anthropic.error_status(error) if dialect is Dialect.ANTHROPIC else error.status
+def error_status(error: RelayError) -> int:
+    """Return the HTTP status that tells `error` in this dialect."""
+    return error.status
 
 
-def error_body(error: RelayError, request_id: str, dialect: Dialect = Dialect.OPENAI) -> bytes:
+def error_body(error: RelayError, request_id: str) -> bytes:
     """Return the JSON body that tells `error`."""
-    if dialect is Dialect.ANTHROPIC:
-        return anthropic.error_body(error, request_id)
     return _encode({"error": _error_object(error, request_id)})
 
 
@@ -47,63 +35,29 @@ def error_event(
     error: RelayError,
     request_id: str,
     endpoint: Endpoint,
-    *,
     opening: bytes = b"",
     events_out: int = 0,
 ) -> bytes:
-    """Return the event that tells a client its stream has failed: the last one it gets.
-
-    The official clients raise on it. A stream that just ended would look whole to them.
-
-    Args:
-        error: What happened.
-        request_id: Of the call.
-        endpoint: Decides the dialect.
-        opening: The first events the client got: a failed response must keep their id.
-        events_out: How many it got: the number of this one.
-    """
-    if endpoint is Endpoint.MESSAGES:
-        return anthropic.error_event(error, request_id)
+    """Return the event that tells a client its stream has failed: the last one it gets."""
     if endpoint is Endpoint.RESPONSES:
         failed = _failed_response(error, request_id, _read_opening(opening), events_out)
         return b"event: response.failed\ndata: %b\n\n" % _encode(failed)
     return b"data: %b\n\n" % error_body(error, request_id)
 
 
-def error_headers(error: RelayError, dice: float) -> list[tuple[str, str]]:
-    """Return the headers that say whether and when to try again.
-
-    Args:
-        error: What is answered.
-        dice: Uniform in [0, 1): spreads clients that were told the same moment; their own code adds
-            no jitter to a server's delay.
-    """
-    headers: list[tuple[str, str]] = []
-    if error.should_retry is not None:
-        headers.append(("x-should-retry", "true" if error.should_retry else "false"))
-    if error.retry_after_s is not None and error.should_retry is False:
-        # For people: the clients are told not to come back, so they do not sleep for it.
-        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
-    elif error.retry_after_s is not None:
-        wait_ms = error.retry_after_s * 1000 * (1 + JITTER_SHARE * dice) + JITTER_MS * dice
-        wait_ms = min(max(wait_ms, RETRY_AFTER_MS_MIN), RETRY_AFTER_S_MAX * 1000)
-        headers.append(("retry-after-ms", str(math.ceil(wait_ms))))
-        headers.append(("retry-after", str(max(1, math.ceil(wait_ms / 1000)))))
-    return headers
-
-
-def models_body(names: list[str], created: int, dialect: Dialect = Dialect.OPENAI) -> bytes:
+def models_body(names: list[str], created: int) -> bytes:
     """Return the list of models; `created`: seconds since 1970."""
-    if dialect is Dialect.ANTHROPIC:
-        return anthropic.models_body(names, created)
     return _encode({"object": "list", "data": [_model(name, created) for name in names]})
 
 
-def model_body(name: str, created: int, dialect: Dialect = Dialect.OPENAI) -> bytes:
+def model_body(name: str, created: int) -> bytes:
     """Return one model."""
-    if dialect is Dialect.ANTHROPIC:
-        return anthropic.model_body(name, created)
     return _encode(_model(name, created))
+
+
+def path(endpoint: Endpoint, model: str) -> str:
+    """Return where an endpoint is below an API's root: the model is named in the body."""
+    return f"/{endpoint.value}"
 
 
 class _Response(msgspec.Struct):
@@ -169,3 +123,42 @@ def _failed_response(
         "usage": None,
     }
     return {"type": "response.failed", "sequence_number": number, "response": response}
+
+
+def _forward(items: HeaderItems) -> bytes:
+    return b""
+
+
+TABLE: Final = DialectTable(
+    dialect=Dialect.OPENAI,
+    entrance=Endpoint.CHAT,
+    mark="",
+    error_status=error_status,
+    error_body=error_body,
+    error_event=error_event,
+    keep_alive=KEEP_ALIVE,
+    models_body=models_body,
+    model_body=model_body,
+    client_credentials=("api-key",),
+    query_credential="",
+    upstream_credential=("Authorization", "Bearer "),
+    path=path,
+    queries={},
+    models_query="",
+    probe_headers=(),
+    forward=_forward,
+    returned=(),
+    rate_names=(b"x-ratelimit-limit-%b", b"x-ratelimit-remaining-%b", b"x-ratelimit-reset-%b"),
+    rate_reset_is_moment=False,
+    session_fields=("prompt_cache_key", "messages", "input", "prompt"),
+    usage_on_demand=frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS}),
+    last_words=frozenset(
+        {
+            *("response.completed", "response.incomplete"),
+            *("message-end", "speech.audio.done", "transcript.text.done"),
+            *("image_generation.completed", "image_edit.completed"),
+        }
+    ),
+    no_output_yet=frozenset({"response.created", "response.in_progress", "response.queued"}),
+    splices=True,
+)

@@ -10,8 +10,10 @@ from redis.asyncio import Redis
 
 from relay.limits.decision import Denied, Why
 from relay.limits.limit_set import Grant
-from relay.limits.rate_headers import openai_headers
+from relay.limits.rate_headers import rate_headers
 from relay.limits.scopes import Measure
+from relay.model import DEFAULT_DIALECT
+from relay.wire.dialects.known import TABLES
 from tests.live.limit_rig import ask, ask_all, bucket, concurrency, limiter_on, spend, until
 
 pytestmark = pytest.mark.live
@@ -99,7 +101,8 @@ async def test_headers_tell_what_is_left(url: str) -> None:
     async with limiter_on(url) as limiter:
         grant = await ask_all(limiter, [(line, 1_000), (calls, 1)])
         assert isinstance(grant, Grant)
-        headers = dict(openai_headers(limiter.standings(grant.limit_set)))
+        names = TABLES[DEFAULT_DIALECT].rate_names
+        headers = dict(rate_headers(limiter.standings(grant.limit_set), names, None))
         assert headers[b"x-ratelimit-limit-tokens"] == b"60000"
         assert 58_900 <= int(headers[b"x-ratelimit-remaining-tokens"]) <= 59_100
         assert headers[b"x-ratelimit-remaining-requests"] == b"59"

@@ -10,12 +10,16 @@ from hypothesis import strategies as st
 from relay.limits.bucket import Rule
 from relay.limits.rate_headers import (
     BucketLevel,
-    anthropic_headers,
     go_duration,
-    openai_headers,
+    rate_headers,
     tightest,
 )
 from relay.limits.scopes import Bucket, Measure, Scope
+from relay.model import Dialect
+from relay.wire.dialects.known import TABLES
+
+OPENAI = TABLES[Dialect.OPENAI].rate_names
+ANTHROPIC = TABLES[Dialect.ANTHROPIC].rate_names
 
 
 def bucket(per_minute: int, measure: Measure = Measure.TOKENS) -> Bucket:
@@ -49,7 +53,7 @@ def test_the_tightest_bucket_is_told() -> None:
         BucketLevel(bucket(6_000), 0),
         BucketLevel(bucket(600, Measure.REQUESTS), 100),
     ]
-    assert openai_headers(standings) == [
+    assert rate_headers(standings, OPENAI, None) == [
         (b"x-ratelimit-limit-requests", b"600"),
         (b"x-ratelimit-remaining-requests", b"59"),
         (b"x-ratelimit-reset-requests", b"100ms"),
@@ -60,7 +64,7 @@ def test_the_tightest_bucket_is_told() -> None:
 
 
 def test_the_other_dialect_tells_a_time() -> None:
-    headers = anthropic_headers([BucketLevel(bucket(60_000), 1_500)], 1_760_000_000_000)
+    headers = rate_headers([BucketLevel(bucket(60_000), 1_500)], ANTHROPIC, 1_760_000_000_000)
     assert headers == [
         (b"anthropic-ratelimit-tokens-limit", b"60000"),
         (b"anthropic-ratelimit-tokens-remaining", b"4500"),
@@ -69,7 +73,7 @@ def test_the_other_dialect_tells_a_time() -> None:
 
 
 def test_no_limit_is_not_told() -> None:
-    assert openai_headers([]) == [] and anthropic_headers([], 0) == []
+    assert rate_headers([], OPENAI, None) == [] and rate_headers([], ANTHROPIC, 0) == []
     assert tightest([], Measure.TOKENS) is None
 
 

@@ -28,7 +28,7 @@ from relay.errors import (
 )
 from relay.model import Dialect
 from relay.records import Endpoint
-from relay.wire.dialects import openai
+from relay.wire.dialects import anthropic, openai
 from relay.wire.dialects.anthropic import (
     BETA_CHARS_MAX,
     PING_EVENT,
@@ -36,6 +36,7 @@ from relay.wire.dialects.anthropic import (
     error_status,
     passed_on,
 )
+from relay.wire.dialects.known import TABLES
 
 
 @pytest.mark.parametrize(
@@ -65,14 +66,13 @@ def test_every_error_has_its_status_and_type(
     kind: type[RelayError], status: int, told: str
 ) -> None:
     error = kind("Do this.")
-    assert error_status(error) == openai.error_status(error, Dialect.ANTHROPIC) == status
+    assert error_status(error) == TABLES[Dialect.ANTHROPIC].error_status(error) == status
     assert json.loads(error_body(error, "req_1")) == {
         "type": "error",
         "error": {"type": told, "message": "Do this."},
         "request_id": "req_1",
     }
-    assert openai.error_body(error, "req_1", Dialect.ANTHROPIC) == error_body(error, "req_1")
-    assert openai.error_status(error, Dialect.OPENAI) == error.status
+    assert openai.error_status(error) == error.status
 
 
 @pytest.mark.parametrize(
@@ -86,20 +86,20 @@ def test_an_error_inside_an_answer_keeps_its_type(code: str, status: int) -> Non
 
 
 def test_the_event_that_ends_a_broken_stream() -> None:
-    event = openai.error_event(ChannelTruncated("Cut."), "req_1", Endpoint.MESSAGES)
+    event = anthropic.error_event(ChannelTruncated("Cut."), "req_1", Endpoint.MESSAGES)
     name, payload = event.split(b"\n", 1)
     assert name == b"event: error"
     assert json.loads(payload.removeprefix(b"data: "))["error"]["type"] == "api_error"
     assert event.endswith(b"}\n\n")
-    assert openai.KEEPALIVES[Dialect.ANTHROPIC] == PING_EVENT
+    assert TABLES[Dialect.ANTHROPIC].keep_alive == PING_EVENT
 
 
 def test_models() -> None:
-    listed = json.loads(openai.models_body(["a", "b"], 1_763_900_000, Dialect.ANTHROPIC))
+    listed = json.loads(anthropic.models_body(["a", "b"], 1_763_900_000))
     assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, "a", "b")
-    assert listed["data"][1] == json.loads(openai.model_body("b", 1_763_900_000, Dialect.ANTHROPIC))
+    assert listed["data"][1] == json.loads(anthropic.model_body("b", 1_763_900_000))
     assert listed["data"][0]["created_at"] == "2025-11-23T12:13:20Z"
-    empty = json.loads(openai.models_body([], 7, Dialect.ANTHROPIC))
+    empty = json.loads(anthropic.models_body([], 7))
     assert (empty["data"], empty["first_id"], empty["last_id"]) == ([], None, None)
 
 

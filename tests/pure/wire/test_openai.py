@@ -10,10 +10,10 @@ from relay.records import Endpoint
 from relay.wire.dialects.openai import (
     error_body,
     error_event,
-    error_headers,
     model_body,
     models_body,
 )
+from relay.wire.retry_headers import error_headers
 
 
 def test_error_body() -> None:
@@ -41,7 +41,7 @@ def test_error_events() -> None:
     assert failed["response"]["status"] == "failed"
     assert "req_1" in failed["response"]["error"]["message"]
     created = b'event: response.created\ndata: {"response":{"id":"resp_abc-1","model":"m"}}\n\n'
-    event = error_event(error, "req_1", Endpoint.RESPONSES, opening=created, events_out=4)
+    event = error_event(error, "req_1", Endpoint.RESPONSES, created, 4)
     failed = json.loads(event.partition(b"data: ")[2])
     assert (failed["response"]["id"], failed["sequence_number"]) == ("resp_abc-1", 4)
     assert failed["response"]["model"] == "m"

@@ -1,0 +1,134 @@
+"""Gemini's dialect: its table, errors as bodies and as events, model lists, where its methods are.
+
+Source: Gemini API reference: "Models", "Generate content", "Troubleshooting" (error codes); the
+google-genai clients for Python and Node, which read `error.code`, `error.status` and
+`error.message`, and fail on a comment in a stream; google.rpc.RetryInfo.
+"""
+
+import math
+from typing import Final
+
+import msgspec
+
+from relay.errors import RelayError
+from relay.model import Dialect
+from relay.records import Endpoint
+from relay.wire.dialects.openai import path
+from relay.wire.dialects.table import DialectTable, HeaderItems, forwarded
+
+RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
+ERROR_INFO: Final = "type.googleapis.com/google.rpc.ErrorInfo"
+DOMAIN: Final = "relay"
+_STATUSES: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    402: "FAILED_PRECONDITION",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "UNIMPLEMENTED",
+    408: "DEADLINE_EXCEEDED",
+    409: "ABORTED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+"""Source: google.rpc.Code and the HTTP status that each is mapped to."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+def error_status(error: RelayError) -> int:
+    """Return the HTTP status that tells `error` in this dialect."""
+    return error.status
+
+
+def error_body(error: RelayError, request_id: str) -> bytes:
+    """Return the JSON body that tells `error`.
+
+    When to come back stands in the body: Gemini's clients read no header for it.
+    """
+    status = error_status(error)
+    said = _STATUSES.get(status, "UNAVAILABLE" if status >= 500 else "INVALID_ARGUMENT")
+    reason: dict[str, object] = {
+        "@type": ERROR_INFO,
+        "reason": (error.code or error.kind).upper(),
+        "domain": DOMAIN,
+        "metadata": {"request_id": request_id},
+    }
+    details = [reason]
+    if error.retry_after_s is not None:
+        delay = f"{max(1, math.ceil(error.retry_after_s))}s"
+        details.append({"@type": RETRY_INFO, "retryDelay": delay})
+    body: dict[str, object] = {
+        "code": status,
+        "message": f"{error.message} (request id: {request_id})",
+        "status": said,
+        "details": details,
+    }
+    return _encode({"error": body})
+
+
+def error_event(
+    error: RelayError,
+    request_id: str,
+    endpoint: Endpoint,
+    opening: bytes = b"",
+    events_out: int = 0,
+) -> bytes:
+    """Return the event that ends a stream which has failed; its clients raise on it."""
+    return b"data: %b\n\n" % error_body(error, request_id)
+
+
+def models_body(names: list[str], created: int) -> bytes:
+    """Return the list of models, all on one page."""
+    return _encode({"models": [_model(name) for name in names]})
+
+
+def model_body(name: str, created: int) -> bytes:
+    """Return one model."""
+    return _encode(_model(name))
+
+
+def _model(name: str) -> dict[str, object]:
+    return {
+        "name": f"models/{name}",
+        "displayName": name,
+        "supportedGenerationMethods": ["generateContent", "countTokens"],
+    }
+
+
+def _forward(items: HeaderItems) -> bytes:
+    return forwarded(items, frozenset({"x-goog-api-client"}))
+
+
+TABLE: Final = DialectTable(
+    dialect=Dialect.GEMINI,
+    entrance=None,
+    mark="x-goog-api-key",
+    error_status=error_status,
+    error_body=error_body,
+    error_event=error_event,
+    keep_alive=None,
+    models_body=models_body,
+    model_body=model_body,
+    client_credentials=("x-goog-api-key",),
+    query_credential="key",
+    upstream_credential=("x-goog-api-key", ""),
+    path=path,
+    queries={},
+    models_query="?pageSize=1000",
+    probe_headers=(),
+    forward=_forward,
+    returned=(),
+    rate_names=(b"x-ratelimit-limit-%b", b"x-ratelimit-remaining-%b", b"x-ratelimit-reset-%b"),
+    rate_reset_is_moment=False,
+    session_fields=("cachedContent", "systemInstruction", "contents"),
+    usage_on_demand=frozenset(),
+    last_words=frozenset(),
+    no_output_yet=frozenset(),
+    splices=False,
+)
