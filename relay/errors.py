@@ -43,6 +43,8 @@ class RelayError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.own_body = b""
+        """An upstream's own body, where that is what a client is to read; b"" = ours."""
 
 
 # --- the client's fault: another channel would say the same ---------------------------------
@@ -167,7 +169,11 @@ class ClientGone(ClientError):
 
 
 class UpstreamRejected(ClientError):
-    """The upstream called the request itself wrong (4xx other than 401/402/403/404/408/429)."""
+    """The upstream called the request itself wrong: which refusals are that, wire.blame says.
+
+    `message` has the provider's own words, and `own_body` its whole body, both without what names
+    the account that asked: they may quote the request, so they go to who wrote it and nowhere else.
+    """
 
 
 # --- the channel's fault: another channel may do better --------------------------------------
@@ -195,9 +201,20 @@ class ChannelOverloaded(ChannelRefused):
 
 
 class ChannelLacksModel(ChannelError):
-    """Answered 404: this channel does not have the model, though the catalog says so."""
+    """This channel does not have the model, or the endpoint, though the catalog says so."""
 
     code = "upstream_model_missing"
+
+
+class ChannelForbade(ChannelError):
+    """Answered 403 or the like without saying that its credential is at fault.
+
+    A firewall's page, a right to one model, what another account keeps: one other channel is asked.
+    """
+
+    status = 403
+    kind = "permission_error"
+    code = "upstream_forbidden"
 
 
 class ChannelReportedError(ChannelError):
@@ -220,7 +237,7 @@ class ChannelOutrun(ChannelError):
 
 
 class ChannelDenied(ChannelError):
-    """Answered 401, 402 or 403: its credential or its balance is at fault, not the client's."""
+    """Its credential or its balance is at fault, as its own words say: not the client's."""
 
     code = "upstream_credential"
 
@@ -271,6 +288,12 @@ class NetworkError(RelayError):
 
 class ConnectFailed(NetworkError):
     """Refused, unreachable, unresolvable, TLS not verified, or too slow to connect."""
+
+
+class CertificateInvalid(ConnectFailed):
+    """Its TLS certificate is no good; the message says why."""
+
+    code = "upstream_certificate"
 
 
 class ConnectionBroken(NetworkError):

@@ -20,7 +20,7 @@ def error_answer(
     lines = [f"{name}: {value}\r\n" for name, value in error_headers(error, dice)]
     extra = "".join(lines).encode("latin-1") + notes
     table = TABLES[dialect]
-    body = table.error_body(error, request_id)
+    body = error.own_body or table.error_body(error, request_id)
     return _answer(table.error_status(error), request_id, body, extra, closing=closing)
 
 

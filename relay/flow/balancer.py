@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from relay.clock import dice, now_us
 from relay.config import Config
-from relay.errors import ChannelTimeout, RelayError
+from relay.errors import ChannelForbade, ChannelTimeout, RelayError
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 from relay.flow.counters import Counters
@@ -57,6 +57,8 @@ class Balancer:
         self._limited: frozenset[int] = frozenset()
         """Ids of the channels that have a quota of their own."""
         self._in_flight: defaultdict[int, int] = defaultdict(int)
+        self._forbidden: dict[tuple[int, str], int] = {}
+        """Channel and model -> the account that was last forbidden there, until it serves one."""
 
     def choose(self, call: Call, among: tuple[Channel, ...] | None = None) -> Channel | None:
         """Return the channel to ask next, None when none is left.
@@ -155,6 +157,8 @@ class Balancer:
         if now < started_us:
             now = now_us()  # it carries on what another attempt began
         self._patience.note(model, now - started_us)
+        if self._forbidden:
+            self._forbidden.pop((channel_id, model), None)
         changes = self.health.succeed(channel_id, model, started_us=started_us, now_us=now)
         if attempt.spent_s is not None:
             spent_s = attempt.spent_s
@@ -167,8 +171,23 @@ class Balancer:
         channel = attempt.channel
         if outcome in CHANNEL_FAILURES:
             self._counters.upstream_errors[channel.name, error.code or error.kind] += 1
+        if outcome is Outcome.FORBIDDEN and self._is_witnessed(attempt, error):
+            outcome = Outcome.SERVER_ERROR
         if not (attempt.struck and BLAME.get(outcome) is Reason.FAILING):
             self._blame(attempt, outcome, error)
+
+    def _is_witnessed(self, attempt: Attempt, error: RelayError) -> bool:
+        """Tell whether another account was forbidden there as well, and nobody served since.
+
+        One account's prompts can have a firewall answer so as often as it likes.
+        """
+        account = attempt.call.rights.account
+        if account is None or error.code != ChannelForbade.code:
+            return False
+        name = (attempt.channel.id, attempt.call.request.model)
+        before = self._forbidden.get(name)
+        self._forbidden[name] = account.id
+        return before is not None and before != account.id
 
     def _blame(self, attempt: Attempt, outcome: Outcome, error: RelayError) -> None:
         changes = self.health.fail(
@@ -201,4 +220,5 @@ class Balancer:
         served = {channel.id: channel.models for channel in channels.values()}
         self._limited = frozenset(channel.id for channel in channels.values() if channel.limited)
         self.health.prune(served)
+        self._forbidden.clear()
         self._patience.keep({model for models in served.values() for model in models})

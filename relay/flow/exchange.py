@@ -258,6 +258,7 @@ class Exchange:
         other = None if committed or call.doom else self._balancer.choose(call)
         may_switch = (
             other is not None
+            and not (outcome is Outcome.FORBIDDEN and _count(call, outcome) > 1)
             and effort.left(now_us())
             # What an operator moves is no retry, and must not be lost to a budget for those.
             and (outcome is Outcome.DRAINED or self._balancer.take_retry(other, model))
@@ -273,6 +274,8 @@ class Exchange:
             return carried
         if action is Action.SWITCH and other is not None:
             return other, None
+        if outcome is Outcome.MODEL_GONE and _count(call, outcome) == len(call.failed_tries):
+            _tell_missing(error)
         if error.switch and error.retry_after_s is None:
             # Our tries are spent: without this every client would multiply them by its own.
             error.should_retry = False
@@ -304,6 +307,18 @@ class Exchange:
             call.response.send_events(event, last=True)
         else:
             call.client.cut()
+
+
+def _count(call: Call, outcome: Outcome) -> int:
+    """Return how many of the call's attempts ended so."""
+    return sum(failed.outcome == outcome.value for failed in call.failed_tries)
+
+
+def _tell_missing(error: RelayError) -> None:
+    """Have a model that no channel has be told as missing: nobody need come back for it."""
+    error.status, error.code, error.kind = 404, "model_not_found", "invalid_request_error"
+    error.message = "No provider of this model has it now, or has it at this endpoint."
+    error.param = "model"
 
 
 def _start_record(call: Call) -> CallStart:

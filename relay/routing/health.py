@@ -245,6 +245,8 @@ class Health:
             if changed_us <= breaker.changed_us + SKEW_US:
                 continue
             before = breaker.state
+            if _asks_longer(before, breaker, finding):
+                due_us = max(due_us, breaker.due_us)
             breaker.adopt(finding.state, finding.reason, changed_us, due_us)
             breaker.openings = finding.openings
             if breaker.state is not before:
@@ -315,7 +317,11 @@ class Health:
             if reason is Reason.FAILING and not breaker.should_trip(policy):
                 return
         elif not breaker.is_trial(failure.started_us):
-            return  # began before it opened, or went there for want of another: no news
+            # Began before it opened, or went there for want of another: no news but a longer wait.
+            if wait_s and breaker.state is BreakerState.OPEN:
+                asked_us = policy.wait_us(reason, 1, retry_after_s=wait_s, dice=dice)
+                breaker.due_us = max(breaker.due_us, now_us + asked_us)
+            return
         breaker.trip(policy, reason, now_us, retry_after_s=wait_s, dice=dice)
 
     def _changed(
@@ -331,3 +337,9 @@ class Health:
             self.troubled.pop(channel_id, None)
         alarm = before is BreakerState.CLOSED and breaker.reason is Reason.DENIED
         return HealthChange(channel_id, model, before, after, breaker.reason, alarm)
+
+
+def _asks_longer(before: BreakerState, breaker: Breaker, finding: Finding) -> bool:
+    """Tell whether both of us were asked by the upstream to wait: then the longer wait counts."""
+    open_states = before is BreakerState.OPEN and finding.state is BreakerState.OPEN
+    return open_states and breaker.reason is finding.reason is Reason.LIMITED

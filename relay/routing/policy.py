@@ -18,7 +18,7 @@ class Reason(enum.StrEnum):
     LIMITED = "limited"
     """429, or an explicit Retry-After."""
     DENIED = "denied"
-    """401, 402, 403: needs an operator, so the breaker that opens raises an alarm."""
+    """Its credential: needs an operator, so the breaker that opens raises an alarm."""
 
 
 BLAME: Final = {
@@ -31,7 +31,8 @@ BLAME: Final = {
     Outcome.DENIED: Reason.DENIED,
 }
 """The outcomes that count against a channel. MODEL_GONE does not: any client can provoke a 404 by
-asking a good channel at an endpoint that it lacks, and must not take it from all others so."""
+asking a good channel at an endpoint that it lacks, and must not take it from all others so. Nor
+does FORBIDDEN, by itself: a prompt that a firewall does not like is enough for it."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

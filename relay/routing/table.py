@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from relay.errors import (
     ChannelDenied,
     ChannelDrained,
+    ChannelForbade,
     ChannelLacksModel,
     ChannelLimited,
     ChannelOutrun,
@@ -39,9 +40,12 @@ class Outcome(enum.Enum):
     LIMITED = "limited"
     """429: the upstream's own quota is spent."""
     DENIED = "denied"
-    """401, 402, 403: the channel's credential or balance, or a firewall's page."""
+    """The channel's credential or balance, by its own words."""
+    FORBIDDEN = "forbidden"
+    """403 and the like for no reason given: a firewall's page, a right, what another account
+    keeps. One other channel is asked, no more."""
     MODEL_GONE = "model gone"
-    """404, where configuration says that this is the channel's fault."""
+    """No such model or endpoint, where configuration says that this is the channel's fault."""
     SERVER_ERROR = "server error"
     """5xx, 408, a redirect, a head or body that is no answer to what was asked."""
     ERROR_EVENT = "error event"
@@ -51,7 +55,7 @@ class Outcome(enum.Enum):
     STALLED = "stalled"
     """Silent past the deadline for the first byte or for the gap between two."""
     CLIENT_FAULT = "client's fault"
-    """Any other 4xx, be it the status or an error event: another channel would say the same."""
+    """A wrong request, be it the status or an error event: another channel would say the same."""
     CLIENT_GONE = "client gone"
     OUT_OF_TIME = "out of time"
     """The whole call's time is spent."""
@@ -102,6 +106,7 @@ CHANNEL_FAILURES: Final = frozenset(
         Outcome.REFUSED,
         Outcome.LIMITED,
         Outcome.DENIED,
+        Outcome.FORBIDDEN,
         Outcome.MODEL_GONE,
         Outcome.SERVER_ERROR,
         Outcome.ERROR_EVENT,
@@ -186,6 +191,7 @@ _ERROR_OUTCOMES: Final[tuple[tuple[type[RelayError], Outcome], ...]] = (
     (ChannelTimeout, Outcome.STALLED),
     (ChannelLimited, Outcome.LIMITED),
     (ChannelDenied, Outcome.DENIED),
+    (ChannelForbade, Outcome.FORBIDDEN),
     (ChannelLacksModel, Outcome.MODEL_GONE),
     (ChannelReportedError, Outcome.ERROR_EVENT),
     (ChannelDrained, Outcome.DRAINED),

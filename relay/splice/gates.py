@@ -17,23 +17,12 @@ import msgspec
 from relay.model import Channel, Resume
 from relay.records import Endpoint
 from relay.routing.table import Outcome
+from relay.wire.blame import CLIENT_FAULT_CODES
 from relay.wire.dialects.known import TABLES
 
 SPLICES_MAX: Final = 1
 REPLAY_TOKENS_MAX: Final = 200
 """A replay pays for the delivered part again, in money and in silence: only for short ones."""
-CLIENT_FAULT_CODES: Final = frozenset(
-    {
-        "content_filter",
-        "content_policy_violation",
-        "context_length_exceeded",
-        "invalid_prompt",
-        "invalid_request_error",
-        "request_too_large",
-        "tool_use_failed",
-    }
-)
-"""Codes of errors inside a stream that another channel would repeat, or must not evade."""
 
 
 class SpliceRefusal(enum.StrEnum):

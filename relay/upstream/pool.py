@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from relay.clock import clock_s
 from relay.config import Timeouts
-from relay.errors import ConnectFailed
+from relay.errors import CertificateInvalid, ConnectFailed
 from relay.model import Channel
 from relay.ports import Connections
 from relay.records import Endpoint
@@ -25,6 +25,18 @@ from relay.wire.http import request_head
 Origin = tuple[str, str, int]
 """(scheme, host, port)"""
 
+CERTIFICATE_FAULTS: Final = {
+    9: "is not valid yet",
+    10: "has expired",
+    18: "is signed by nobody but itself",
+    19: "comes from an authority that is not trusted",
+    20: "comes from an authority that is not known",
+    21: "comes without the certificates between it and its authority",
+    23: "was revoked",
+    62: "is for another host name",
+    64: "is for another address",
+}
+"""Source: OpenSSL, X509_STORE_CTX_get_error: X509_V_ERR_..., as `verify_code` has them."""
 PEER_SILENT_MS: Final = 60_000
 """TCP_USER_TIMEOUT: a peer that acknowledges nothing for this long is gone."""
 
@@ -96,8 +108,11 @@ class UpstreamPool(Connections):
                     ssl=self._context() if secure else None,
                     server_hostname=host if secure else None,
                 )
-        except ssl.SSLCertVerificationError:
-            raise ConnectFailed("The upstream's TLS certificate could not be verified.") from None
+        except ssl.SSLCertVerificationError as error:
+            fault = CERTIFICATE_FAULTS.get(error.verify_code, "could not be verified")
+            raise CertificateInvalid(f"The upstream's TLS certificate {fault}.") from None
+        except ssl.SSLError:
+            raise ConnectFailed("The upstream did not agree to speak TLS.") from None
         except TimeoutError:
             raise ConnectFailed("The upstream did not take a connection in time.") from None
         except OSError:

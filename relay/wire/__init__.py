@@ -3,10 +3,15 @@
 answer_shapes    What is read of an answer beside its usage: events of any dialect, and the error in
                  a body
 api_keys         API keys: their form, their checksum, and the digest they are known by
+blame            Whose fault an upstream's refusal is: one table of status and words, the first row
+                 that fits
 classify         Judgements on an answer's events: has it begun, is it whole, is this an error
 client_ip        Whose address a call comes from: the socket's peer, or what trusted proxies say of
                  it
+fault_body       What an upstream says instead of an answer, read from any shape that a provider
+                 gives it
 http             HTTP/1.1 heads, written by us in both directions and never passed through
+identity         Our own identity, taken out of what a provider says to us before a client reads it
 multipart        Multipart forms: the few text fields the relay needs, and the model's name replaced
                  in place
 quota_headers    What an upstream's headers say about its own quota: when to come back, and whether
@@ -18,8 +23,8 @@ retry_headers    The headers by which official clients are told whether and when
 sse              Where server-sent events begin and end, as bytes
 text_size        How much text a request holds, told from its bytes: what limits reckon with before
                  it runs
-upstream_errors  What an upstream's refusal means: whose fault it is, whether another channel may do
-                 better
+upstream_errors  What an upstream's refusal means, as an error that can be answered and held against
+                 somebody
 usage            What an answer used, found in its last bytes without decoding it
 usage_shapes     The shapes that usage has on the wire, by every name that a dialect gives to a
                  count

@@ -15,12 +15,12 @@ import msgspec
 from relay.records import Endpoint
 from relay.wire.answer_shapes import Choice, Event
 from relay.wire.dialects.known import TABLES
+from relay.wire.fault_body import safe_code
 from relay.wire.sse import event_name, event_payload, split_events
 from relay.wire.usage import find_usage
 
 UNKNOWN_ERROR: Final = "upstream_error"
 MESSAGE_STOP: Final = "message_stop"
-_SAFE: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _DONE: Final = b"[DONE]"
 _FINISH: Final = re.compile(rb'"(?:finish_reason|finishReason)"\s*:\s*"(?!error")')
 _COUNTED_LAST: Final = frozenset(Endpoint) - {Endpoint.CHAT, Endpoint.COMPLETIONS}
@@ -116,12 +116,6 @@ def find_error(block: bytes) -> str | None:
         if code is not None:
             return code
     return None
-
-
-def safe_code(code: object) -> str | None:
-    """Return `code` if it is a plain token that can hold nothing private, else None."""
-    text = str(code) if isinstance(code, int) else code
-    return text if isinstance(text, str) and _SAFE.fullmatch(text) else None
 
 
 def drop_usage_event(block: bytes) -> bytes:

@@ -22,4 +22,4 @@ def request_headers(channel: Channel) -> dict[str, str]:
         return {}
     table = TABLES[channel.protocol]
     name, before = table.upstream_credential
-    return {name: f"{before}{api_key}", **dict(table.probe_headers)}
+    return {name.lower(): f"{before}{api_key}", **dict(table.probe_headers)}

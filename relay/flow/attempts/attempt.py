@@ -125,7 +125,7 @@ class Attempt(AnswerListener):
         self.stage = HEADED
         if not 200 <= status < 300:
             gone = self._limits.model_gone_switches
-            self._refusal = RefusalReader(status, headers, model_gone_switches=gone)
+            self._refusal = RefusalReader(status, headers, self.channel, model_gone_switches=gone)
             return
         self.answered = True
         if headers.get(b"content-encoding", b"identity") not in (b"identity", b""):

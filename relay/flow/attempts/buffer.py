@@ -4,6 +4,8 @@ from typing import Final
 
 from relay.clock import wall_s
 from relay.errors import RelayError
+from relay.model import Channel
+from relay.wire.identity import known_by
 from relay.wire.upstream_errors import read_refusal
 
 REFUSAL_BYTES_MAX: Final = 64 * 1024
@@ -32,19 +34,26 @@ class Buffer:
 
 
 class RefusalReader:
-    """An upstream's answer other than 2xx: none of it reaches a client, it only tells what to do.
+    """An upstream's answer other than 2xx: it tells what to do, and whom to tell what it says.
 
     Args:
         status: Its HTTP status.
         headers: Its headers, names in lower case.
+        channel: Whose it is.
         model_gone_switches: Whose fault a 404 is (`[switching]`).
     """
 
-    __slots__ = ("_buffer", "_gone_switches", "_headers", "status")
+    __slots__ = ("_buffer", "_channel", "_gone_switches", "_headers", "status")
 
     def __init__(
-        self, status: int, headers: dict[bytes, bytes], *, model_gone_switches: bool
+        self,
+        status: int,
+        headers: dict[bytes, bytes],
+        channel: Channel,
+        *,
+        model_gone_switches: bool,
     ) -> None:
+        self._channel = channel
         self._gone_switches = model_gone_switches
         self.status = status
         self._headers = headers
@@ -60,5 +69,7 @@ class RefusalReader:
                 self._buffer.release(),
                 now_s=wall_s(),
                 model_gone_switches=self._gone_switches,
+                dialect=self._channel.protocol,
+                ours=known_by(self._channel),
             )
         return None

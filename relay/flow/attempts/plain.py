@@ -12,7 +12,13 @@ from relay.flow.attempts.buffer import Buffer
 from relay.flow.attempts.tail import StreamTail
 from relay.usage import Usage
 from relay.wire.http import EVENT_STREAM
-from relay.wire.upstream_errors import find_wrong, find_wrong_start
+from relay.wire.identity import known_by
+from relay.wire.upstream_errors import (
+    find_wrong,
+    find_wrong_start,
+    is_error_body,
+    read_reported_error,
+)
 from relay.wire.usage import find_usage_of_body
 
 
@@ -78,9 +84,12 @@ class PlainAttempt(Attempt):
 
     def _end_whole(self, body: bytes) -> None:
         """Send the body in one piece."""
-        if not self._fits(find_wrong(body, self.call.head.endpoint)):
-            return
         call = self.call
+        if is_error_body(body):
+            self.fail(read_reported_error(body, None, known_by(self.channel)))
+            return
+        if not self._fits(find_wrong(body, call.head.endpoint)):
+            return
         self._commit()
         call.bytes_out = len(body)
         self._finish(find_usage_of_body(body))

@@ -16,7 +16,6 @@ from relay.config import Switching
 from relay.errors import (
     ChannelGarbled,
     ChannelRefused,
-    ChannelReportedError,
     ChannelTruncated,
     RelayError,
 )
@@ -26,11 +25,9 @@ from relay.flow.attempts.tail import StreamTail
 from relay.flow.call import Call
 from relay.model import Channel
 from relay.records import Endpoint
-from relay.splice.gates import CLIENT_FAULT_CODES
 from relay.stage import COMMITTED
 from relay.usage import Usage
 from relay.wire.classify import (
-    UNKNOWN_ERROR,
     FirstBlock,
     StreamEnding,
     drop_usage_event,
@@ -38,8 +35,9 @@ from relay.wire.classify import (
     judge_first,
 )
 from relay.wire.http import EVENT_STREAM, FRAME_OF_EVENTS_END, frame, is_canonical
-from relay.wire.sse import EventBuffer, close_event, split_events
-from relay.wire.upstream_errors import reject
+from relay.wire.identity import known_by
+from relay.wire.sse import EventBuffer, close_event, event_payload, split_events
+from relay.wire.upstream_errors import read_reported_error
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 MARKED_ENDPOINTS: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
@@ -187,7 +185,7 @@ class StreamAttempt(Attempt):
             buffer.add(whole)
             verdict = judge_first(whole, self.call.head.endpoint)
             if verdict is FirstBlock.ERROR:
-                self.fail(_error_event(find_error(whole)))
+                self.fail(self._reported(whole, find_error(whole)))
                 return
             if verdict is FirstBlock.OUTPUT or buffer.size_bytes > self._limits.gate_bytes_max:
                 self._open_gate(buffer.release(), done=done)
@@ -252,15 +250,25 @@ class StreamAttempt(Attempt):
 
     def _cut_at_error(self, whole: bytes, code: str) -> None:
         good: list[bytes] = []
+        told = b""
         for event in split_events(whole):
             if b'"error"' in event and find_error(event) is not None:
+                told = event
                 break
             good.append(event)
         if good:
             block = b"".join(good)
             self._note(block)
             self._response.send_events(drop_usage_event(block) if self._strip_usage else block)
-        self.fail(_error_event(code))
+        if b'"usage' in told:
+            self._tail.note(told)  # what it used until then is said nowhere else
+        self.fail(self._reported(told, code))
+
+    def _reported(self, block: bytes, code: str | None) -> RelayError:
+        """Return what an error among these events amounts to."""
+        events = (event for event in split_events(block) if find_error(event) is not None)
+        said = event_payload(next(events, b""))
+        return read_reported_error(said, code, known_by(self.channel))
 
     def _end_events(self, whole: bytes) -> None:
         """End an event stream: complete only if the protocol's own last word was said."""
@@ -287,12 +295,3 @@ class StreamAttempt(Attempt):
         self._mode = _ENDED
         self.call.usage = usage
         self._complete()
-
-
-def _error_event(code: str | None) -> RelayError:
-    """Return what an error inside a 200 amounts to: some, another channel would only repeat."""
-    if code in CLIENT_FAULT_CODES:
-        return reject(400, code)
-    return ChannelReportedError(
-        "The upstream reported an error inside its answer.", upstream_code=code or UNKNOWN_ERROR
-    )

@@ -20,6 +20,7 @@ from relay.errors import (
 )
 from relay.model import Dialect
 from relay.records import Endpoint
+from relay.wire.blame import Blame, Row, of
 from relay.wire.dialects.openai import path
 from relay.wire.dialects.table import DialectTable, HeaderItems
 
@@ -185,5 +186,21 @@ TABLE: Final = DialectTable(
     usage_on_demand=frozenset(),
     last_words=frozenset({"message_stop"}),
     no_output_yet=frozenset({"ping", "message_start", "content_block_start"}),
+    blames=(
+        Row(
+            statuses=of(400, 404),
+            begins=("file not found", "container"),
+            holds=("invalid `signature` in `thinking` block",),
+            blame=Blame.OWNER,
+            source="Anthropic, Files and Extended thinking: kept by one workspace, signed for one "
+            "provider",
+        ),
+        Row(
+            statuses=of(429),
+            codes=frozenset({"billing_error"}),
+            blame=Blame.CREDENTIAL,
+            source="Anthropic, Errors: the spend limit of the account",
+        ),
+    ),
     splices=False,
 )

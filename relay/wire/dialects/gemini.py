@@ -13,6 +13,7 @@ import msgspec
 from relay.errors import RelayError
 from relay.model import Dialect
 from relay.records import Endpoint
+from relay.wire.blame import Blame, Row, of
 from relay.wire.dialects.openai import path
 from relay.wire.dialects.table import DialectTable, HeaderItems, forwarded
 
@@ -130,5 +131,34 @@ TABLE: Final = DialectTable(
     usage_on_demand=frozenset(),
     last_words=frozenset(),
     no_output_yet=frozenset(),
+    blames=(
+        Row(
+            statuses=of(400, 401, 403),
+            codes=frozenset(
+                {
+                    *("api_key_invalid", "api_key_expired", "api_key_service_blocked"),
+                    *("api_key_ip_address_blocked", "api_key_http_referrer_blocked"),
+                    *("consumer_suspended", "consumer_invalid", "billing_disabled"),
+                    *("service_disabled", "access_token_expired", "account_state_invalid"),
+                }
+            ),
+            begins=("user location is not supported", "api key expired"),
+            blame=Blame.CREDENTIAL,
+            source="google.api.ErrorReason; Gemini API, Troubleshooting (free tier's regions)",
+        ),
+        Row(
+            statuses=of(400, 403, 404),
+            begins=("cachedcontent not found", "you do not have permission to access the file"),
+            holds=("thought signature", "thought_signature"),
+            blame=Blame.OWNER,
+            source="Gemini API, Context caching, Files, Thought signatures: kept by one project",
+        ),
+        Row(
+            statuses=of(503),
+            begins=("the model is overloaded",),
+            blame=Blame.OVERLOADED,
+            source="Gemini API, Troubleshooting: 503",
+        ),
+    ),
     splices=False,
 )

@@ -9,9 +9,10 @@ from typing import Final
 
 import msgspec
 
-from relay.errors import RelayError
+from relay.errors import RelayError, UpstreamRejected
 from relay.model import Dialect
 from relay.records import Endpoint
+from relay.wire.blame import Blame, Row, of
 from relay.wire.dialects.table import DialectTable, HeaderItems
 from relay.wire.sse import event_payload, split_events
 
@@ -105,6 +106,8 @@ def _failed_response(
 
     Source: OpenAI API reference, Responses streaming events, response.failed.
     """
+    refused = isinstance(error, UpstreamRejected) and error.code
+    code = error.code if refused else "server_error"  # Codex compacts, or gives up, on such codes
     response: dict[str, object] = {
         "id": opened.id or f"resp_{request_id.removeprefix('req_')}",
         "object": "response",
@@ -116,7 +119,7 @@ def _failed_response(
         "tool_choice": "auto",
         "tools": [],
         "error": {
-            "code": "server_error",
+            "code": code,
             "message": f"{error.message} (request id: {request_id})",
         },
         "incomplete_details": None,
@@ -160,5 +163,27 @@ TABLE: Final = DialectTable(
         }
     ),
     no_output_yet=frozenset({"response.created", "response.in_progress", "response.queued"}),
+    blames=(
+        Row(
+            statuses=of(400, 404),
+            codes=frozenset({"previous_response_not_found", "invalid_encrypted_content"}),
+            begins=("previous response with id", "item with id", "invalid previous_response_id"),
+            blame=Blame.OWNER,
+            source="OpenAI, Responses: what one organisation or project keeps, as gateways and "
+            "agents recorded it",
+        ),
+        Row(
+            statuses=of(404),
+            begins=("no such file object", "conversation with id", "vector store"),
+            blame=Blame.OWNER,
+            source="OpenAI, Files, Conversations, Vector stores: kept by one project",
+        ),
+        Row(
+            statuses=of(503),
+            codes=frozenset({"server_is_overloaded", "slow_down", "engine_overloaded_error"}),
+            blame=Blame.OVERLOADED,
+            source="OpenAI, Error codes; Codex; Moonshot, Error codes",
+        ),
+    ),
     splices=True,
 )

@@ -17,6 +17,7 @@ from typing import Final
 from relay.errors import RelayError
 from relay.model import Dialect
 from relay.records import Endpoint
+from relay.wire.blame import Row
 
 HeaderItems = Iterable[tuple[str, str]]
 """Names in any case, values as they came."""
@@ -95,6 +96,8 @@ class DialectTable:
     """Types of the events that end a stream well."""
     no_output_yet: frozenset[str]
     """Types of the events that announce an answer and hold nothing of it."""
+    blames: tuple[Row, ...]
+    """Refusals that only its providers say so; asked before those that hold for all."""
     splices: bool
     """A broken stream of it can be carried on over another channel."""
 

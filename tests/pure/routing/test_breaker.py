@@ -44,7 +44,7 @@ def test_every_move_is_in_the_table_or_refused(state: BreakerState, signal: Sign
 
 
 def test_only_the_channels_failures_are_blamed() -> None:
-    assert set(BLAME) == CHANNEL_FAILURES - {Outcome.MODEL_GONE}
+    assert set(BLAME) == CHANNEL_FAILURES - {Outcome.MODEL_GONE, Outcome.FORBIDDEN}
 
 
 def test_three_in_a_row_trip_it_and_a_success_between_does_not() -> None:

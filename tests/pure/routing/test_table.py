@@ -87,14 +87,15 @@ def test_draining_never_harms_a_healthy_attempt() -> None:
 @pytest.mark.parametrize(
     ("statuses", "outcomes"),
     [
-        ((401, 402, 403), {Outcome.DENIED}),
-        ((404,), {Outcome.MODEL_GONE}),
+        ((401, 402), {Outcome.DENIED}),
+        ((403,), {Outcome.FORBIDDEN}),
+        ((404, 405, 410, 501), {Outcome.MODEL_GONE}),
         ((429,), {Outcome.LIMITED}),
         (
-            (301, 302, 408, 500, 502, 503, 504, 524, 529, 600),
+            (301, 302, 407, 408, 421, 424, 425, 426, 460, 498, 499, 500, 502, 503, 504, 524, 529),
             {Outcome.SERVER_ERROR, Outcome.STALLED},
         ),
-        ((400, 405, 409, 413, 415, 422, 499), {Outcome.CLIENT_FAULT}),
+        ((400, 406, 409, 411, 413, 414, 415, 418, 422, 431, 451), {Outcome.CLIENT_FAULT}),
     ],
 )
 def test_every_refusing_status_has_its_outcome(
@@ -119,6 +120,7 @@ def test_404_is_whose_fault_configuration_says() -> None:
         (errors.ChannelTimeout("x"), Outcome.STALLED),
         (errors.ChannelLimited("x"), Outcome.LIMITED),
         (errors.ChannelDenied("x"), Outcome.DENIED),
+        (errors.ChannelForbade("x"), Outcome.FORBIDDEN),
         (errors.ChannelRefused("x"), Outcome.SERVER_ERROR),
         (errors.ChannelGarbled("x"), Outcome.SERVER_ERROR),
         (errors.UpstreamRejected("x"), Outcome.CLIENT_FAULT),

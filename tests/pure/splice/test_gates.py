@@ -11,7 +11,6 @@ from relay.model import Channel, Dialect, Resume, Secret
 from relay.records import Endpoint
 from relay.routing.table import CHANNEL_FAILURES, Outcome
 from relay.splice.gates import (
-    CLIENT_FAULT_CODES,
     Delivered,
     Facts,
     Means,
@@ -22,6 +21,7 @@ from relay.splice.gates import (
     refuse,
     remaining_tokens,
 )
+from relay.wire.blame import CLIENT_FAULT_CODES
 from tests.pure.splice.scripted_stream import client_body, raw_fields
 
 OPEN = Facts(

@@ -14,8 +14,8 @@ from relay.wire.classify import (
     find_error,
     judge_ending,
     judge_first,
-    safe_code,
 )
+from relay.wire.fault_body import safe_code
 
 CHAT, RESPONSES, MESSAGES = Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES
 DONE = b"data: [DONE]\n\n"

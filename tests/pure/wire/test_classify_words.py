@@ -17,8 +17,8 @@ from relay.wire.classify import (
     find_error,
     judge_ending,
     judge_first,
-    safe_code,
 )
+from relay.wire.fault_body import safe_code
 from relay.wire.sse import split_events
 
 DONE = b"data: [DONE]\n\n"

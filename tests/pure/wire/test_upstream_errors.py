@@ -1,4 +1,4 @@
-"""Every refusal of an upstream gets the right blame, and none of its text goes on."""
+"""A refusal becomes the right error: its words for who wrote the request, nothing for others."""
 
 import pytest
 from hypothesis import given
@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from relay.errors import (
     ChannelDenied,
+    ChannelForbade,
     ChannelLacksModel,
     ChannelLimited,
     ChannelOverloaded,
@@ -23,8 +24,11 @@ from relay.wire.upstream_errors import find_wrong, find_wrong_start, is_error_bo
     [
         (401, ChannelDenied),
         (402, ChannelDenied),
-        (403, ChannelDenied),
+        (403, ChannelForbade),
         (404, ChannelLacksModel),
+        (405, ChannelLacksModel),
+        (410, ChannelLacksModel),
+        (501, ChannelLacksModel),
         (408, ChannelTimeout),
         (429, ChannelLimited),
         (302, ChannelRefused),
@@ -43,42 +47,51 @@ def test_blame(status: int, kind: type[RelayError]) -> None:
     assert error.switch is (kind is not UpstreamRejected)
 
 
-def test_a_rejection_keeps_only_plain_tokens() -> None:
+def test_a_rejection_is_told_in_the_providers_own_words() -> None:
     body = (
-        b'{"error":{"message":"your prompt SECRET","code":"context_length_exceeded",'
-        b'"param":"messages","type":"invalid_request_error"}}'
+        b'{"error":{"message":"Unsupported value: \'temperature\' does not support 0.1.",'
+        b'"type":"invalid_request_error","param":"messages[0].content","code":"unsupported_value"}}'
     )
     error = read_refusal(400, {}, body, now_s=0.0)
-    assert error.status == 400
-    assert error.code == "context_length_exceeded"
-    assert error.param == "messages"
-    assert "SECRET" not in error.message
-    odd = read_refusal(
-        422, {}, b'{"error":{"code":"I said: SECRET","type":"x y","param":"a b"}}', now_s=0.0
-    )
+    assert (error.status, error.code) == (400, "unsupported_value")
+    assert error.param == "messages[0].content"
+    assert error.message == "Unsupported value: 'temperature' does not support 0.1."
+    assert error.own_body == body
+
+
+def test_what_is_logged_of_a_rejection_is_a_plain_token() -> None:
+    body = b'{"error":{"code":"I said: SECRET","type":"x y","param":"a\\nb","message":"m"}}'
+    odd = read_refusal(422, {}, body, now_s=0.0)
     assert (odd.code, odd.param) == (None, None)
-    assert "SECRET" not in odd.message
+    numeric = read_refusal(400, {}, b'{"error":{"code":400,"message":"No."}}', now_s=0.0)
+    assert (numeric.code, numeric.message) == (None, "No.")
 
 
 @pytest.mark.parametrize(
-    ("said", "kept"),
+    "body",
+    [b"", b"<html>No</html>", b"[1]", b'"no"', b"{}", b'{"error":', b"\xff", b'[{"error":1}]'],
+)
+def test_a_body_without_words_is_told_in_ours(body: bytes) -> None:
+    error = read_refusal(400, {}, body, now_s=0.0)
+    assert error.message == "The model's provider refused this request as invalid (400)."
+    assert error.own_body == b""
+
+
+@pytest.mark.parametrize(
+    "said",
     [
-        (
-            "messages.1: SECRET prompt is too long: 200123 tokens > 200000 maximum SECRET",
-            "prompt is too long: 200123 tokens > 200000 maximum",
-        ),
-        (
-            "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, SECRET",
-            "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000",
-        ),
-        ("max_tokens: 64000 > 8192, which SECRET may", "max_tokens: 64000 > 8192"),
+        "messages.1: prompt is too long: 200123 tokens > 200000 maximum",
+        "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000",
+        "This model's maximum context length is 128000 tokens. However, you requested 130000.",
+        "the request exceeds the available context size. try increasing the context size",
+        "The input token count (1250074) exceeds the maximum number of tokens allowed (1048576).",
     ],
 )
-def test_what_agents_read_in_a_rejection_is_kept(said: str, kept: str) -> None:
+def test_what_agents_read_in_a_rejection_is_kept(said: str) -> None:
     body = b'{"type":"error","error":{"type":"invalid_request_error","message":"%b"}}'
     error = read_refusal(400, {}, body % said.encode(), now_s=0.0)
-    assert error.message.endswith(f"(400: invalid_request_error: {kept}).")
-    assert "SECRET" not in error.message
+    assert error.message == said
+    assert said.encode() in error.own_body
 
 
 def test_an_account_without_credit_is_the_channels_fault_whatever_the_status() -> None:
