@@ -38,6 +38,8 @@ class Response:
     """When the watch last saw the client being sent something; 0.0 = not yet."""
     opened = False
     """The 200 is out, be it only with a comment: failures must be told in band from now on."""
+    returned = b""
+    """Header lines of the upstream whose answer it is."""
     comments_safe = True
     """False once the stream sent an `id:` line: openai's Python client then takes every blank line
     for an empty event and fails on it."""
@@ -75,12 +77,13 @@ class Response:
         name = hexlify(self._request_id)
         self.write(
             b"%bx-request-id: req_%b\r\nrequest-id: req_%b\r\n"
-            b"%bContent-Length: %d\r\n%b\r\n%b"
+            b"%b%bContent-Length: %d\r\n%b\r\n%b"
             % (
                 answer_head(content_type or UNTYPED),
                 name,
                 name,
                 self._notes,
+                self.returned,
                 len(body),
                 b"" if self._client.keeps_alive else CLOSE,
                 body,
@@ -120,7 +123,8 @@ class Response:
         if streamed:
             head += UNBUFFERED
         identity = identity_head(b"req_" + hexlify(self._request_id))
-        return head + identity + self._notes + framing + closing + b"\r\n"
+        head += identity + self._notes + self.returned
+        return head + framing + closing + b"\r\n"
 
 
 def swallow(data: bytes) -> None:

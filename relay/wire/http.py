@@ -1,10 +1,11 @@
 """HTTP/1.1 heads, written by us in both directions and never passed through.
 
 What crosses is an allow-list, so nothing hop-by-hop, no cookie, no organisation id and no rate
-header of an upstream key can: a client gets its content type and our own request id; an upstream
-gets its credential and the body's frame.
+header of an upstream key can: a client gets its content type and our own request id, an upstream
+its credential and the body's frame, and each of them what the dialect's table lists.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
@@ -41,6 +42,8 @@ REASONS: Final[dict[int, bytes]] = {
     529: b"Overloaded",
 }
 
+RETURNED_BYTES_MAX: Final = 4096
+"""Of one header's value."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 CLOSE: Final = b"Connection: close\r\n"
@@ -78,6 +81,23 @@ def request_head(channel: Channel, endpoint: Endpoint, query: str = "") -> bytes
         lines.append(f"{name}: {before}{credential}")
     lines.append("Content-Length: ")
     return "\r\n".join(lines).encode("latin-1")
+
+
+def returned_lines(
+    headers: Mapping[bytes, bytes], returned: tuple[tuple[bytes, bytes], ...]
+) -> bytes:
+    """Return the header lines of an upstream's answer that a client gets.
+
+    Args:
+        headers: Of the answer, names in lower case.
+        returned: Their names, and what they are called to the client.
+    """
+    lines = b""
+    for name, told in returned:
+        value = headers.get(name)
+        if value and len(value) <= RETURNED_BYTES_MAX:
+            lines += b"%b: %b\r\n" % (told, value)
+    return lines
 
 
 def status_line(status: int) -> bytes:

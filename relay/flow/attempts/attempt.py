@@ -19,7 +19,8 @@ from relay.model import Channel
 from relay.ports import AnswerListener, Connection
 from relay.stage import ASKED, COMMITTED, DIALED, ENDED, HEADED, Stage
 from relay.usage import Usage
-from relay.wire.http import JSON
+from relay.wire.dialects.known import TABLES
+from relay.wire.http import JSON, returned_lines
 from relay.wire.quota_headers import rest_of_quota
 
 
@@ -59,6 +60,8 @@ class Attempt(AnswerListener):
     moved_s: float = 0.0
     seen_bytes: int = 0
     unsent_bytes: int = 0
+    _returned: bytes = b""
+    """Header lines of the upstream's answer that the client gets."""
     _refusal: RefusalReader | None = None
     """What the upstream says instead of an answer."""
 
@@ -133,6 +136,9 @@ class Attempt(AnswerListener):
         else:
             if b"0" in headers.values():  # it may be what is left of a quota
                 self.spent_s = rest_of_quota(headers, now_s=wall_s())
+            returned = TABLES[self.channel.protocol].returned
+            if returned:
+                self._returned = returned_lines(headers, returned)
             content_type = kind = headers.get(b"content-type", b"")
             if kind != JSON:
                 kind = kind.partition(b";")[0].strip().lower()
@@ -199,6 +205,7 @@ class Attempt(AnswerListener):
     def _commit(self) -> None:
         """From here on the client has output of this attempt."""
         self.stage = COMMITTED
+        self.call.response.returned = self._returned
         self.call.commit()
         self._committed(self)
 

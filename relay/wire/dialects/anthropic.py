@@ -22,7 +22,7 @@ from relay.model import Dialect
 from relay.records import Endpoint
 from relay.wire.blame import Blame, Row, of
 from relay.wire.dialects.openai import path
-from relay.wire.dialects.table import DialectTable, HeaderItems
+from relay.wire.dialects.table import TRACE, DialectTable, HeaderItems, forwarded
 
 PING_EVENT: Final = b'event: ping\ndata: {"type": "ping"}\n\n'
 """Its clients drop it unseen, wherever it comes; a comment would do them no harm either, but some
@@ -32,6 +32,11 @@ VERSION: Final = "2023-06-01"
 BETA_CHARS_MAX: Final = 2048
 """Claude Code names about a dozen betas, in 300 characters."""
 OVERLOADED: Final = 529
+FORWARDED: Final = TRACE | {
+    *("x-claude-code-session-id", "x-claude-code-agent-id", "x-claude-code-parent-agent-id"),
+    *("x-session-affinity", "x-session-id"),
+}
+"""Source: Claude Code, "LLM gateways": by these a gateway finds a session's prompt cache."""
 
 _VERSION: Final = re.compile(r"[0-9A-Za-z.\-]{1,32}")
 _BETA: Final = re.compile(r"[0-9A-Za-z.,_:\- ]+")
@@ -146,14 +151,15 @@ def _model(name: str, created: int) -> dict[str, object]:
 
 
 def _forward(items: HeaderItems) -> bytes:
+    given_items = list(items)
     version, betas = None, []
-    for given, value in items:
+    for given, value in given_items:
         name = given.lower()
         if name == "anthropic-version":
             version = value if version is None else version
         elif name == "anthropic-beta":
             betas.append(value)
-    return passed_on(version, betas)
+    return passed_on(version, betas) + forwarded(given_items, FORWARDED)
 
 
 TABLE: Final = DialectTable(
@@ -174,7 +180,7 @@ TABLE: Final = DialectTable(
     models_query="",
     probe_headers=(("anthropic-version", VERSION),),
     forward=_forward,
-    returned=(),
+    returned=((b"request-id", b"x-upstream-request-id"),),
     rate_names=(
         b"anthropic-ratelimit-%b-limit",
         b"anthropic-ratelimit-%b-remaining",

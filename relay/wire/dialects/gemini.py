@@ -15,11 +15,13 @@ from relay.model import Dialect
 from relay.records import Endpoint
 from relay.wire.blame import Blame, Row, of
 from relay.wire.dialects.openai import path
-from relay.wire.dialects.table import DialectTable, HeaderItems, forwarded
+from relay.wire.dialects.table import TRACE, DialectTable, HeaderItems, forwarded
 
 RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
 ERROR_INFO: Final = "type.googleapis.com/google.rpc.ErrorInfo"
 DOMAIN: Final = "relay"
+FORWARDED: Final = TRACE | {"x-goog-api-client", "x-goog-request-params", "x-server-timeout"}
+"""Source: the google-genai clients."""
 _STATUSES: Final = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -103,7 +105,7 @@ def _model(name: str) -> dict[str, object]:
 
 
 def _forward(items: HeaderItems) -> bytes:
-    return forwarded(items, frozenset({"x-goog-api-client"}))
+    return forwarded(items, FORWARDED)
 
 
 TABLE: Final = DialectTable(

@@ -13,11 +13,20 @@ from relay.errors import RelayError, UpstreamRejected
 from relay.model import Dialect
 from relay.records import Endpoint
 from relay.wire.blame import Blame, Row, of
-from relay.wire.dialects.table import DialectTable, HeaderItems
+from relay.wire.dialects.table import TRACE, DialectTable, HeaderItems, forwarded
 from relay.wire.sse import event_payload, split_events
 
 KEEP_ALIVE: Final = b": keepalive\n\n"
 OWNER: Final = "relay"
+FORWARDED: Final = TRACE | {
+    *("openai-beta", "originator", "version", "session_id", "session-id", "thread-id"),
+    *("conversation_id", "conversation-id", "x-openai-subagent"),
+    *("x-session-affinity", "x-session-id", "x-opencode-session", "x-grok-conv-id"),
+}
+"""Source: OpenAI's clients and Codex (betas, who asks, which turn of which session); xAI, Fireworks
+and opencode (a session, by which a provider finds its prompt cache)."""
+FORWARDED_PREFIXES: Final = ("x-codex-",)
+"""Codex tells of its turn in half a dozen of them, and wants one of them back."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -129,7 +138,7 @@ def _failed_response(
 
 
 def _forward(items: HeaderItems) -> bytes:
-    return b""
+    return forwarded(items, FORWARDED, FORWARDED_PREFIXES)
 
 
 TABLE: Final = DialectTable(
@@ -150,7 +159,10 @@ TABLE: Final = DialectTable(
     models_query="",
     probe_headers=(),
     forward=_forward,
-    returned=(),
+    returned=(
+        (b"x-request-id", b"x-upstream-request-id"),
+        (b"x-codex-turn-state", b"x-codex-turn-state"),
+    ),
     rate_names=(b"x-ratelimit-limit-%b", b"x-ratelimit-remaining-%b", b"x-ratelimit-reset-%b"),
     rate_reset_is_moment=False,
     session_fields=("prompt_cache_key", "messages", "input", "prompt"),

@@ -30,9 +30,13 @@ OURS: Final = frozenset(
     {
         *("authorization", "proxy-authorization", "cookie", "api-key", "x-api-key"),
         *("x-goog-api-key", "x-goog-user-project", "openai-organization", "openai-project"),
+        "anthropic-workspace-id",
     }
 )
 """Never passed on, whatever a table says: who pays an upstream is not the client's to name."""
+TRACE: Final = frozenset({"traceparent", "tracestate", "idempotency-key", "x-client-request-id"})
+"""What clients of any dialect send along to find a call again. Source: W3C Trace Context; the
+Idempotency-Key and X-Client-Request-Id of the official clients."""
 _VALUE: Final = re.compile(r"[\x20-\x7e]+")
 
 
