@@ -162,7 +162,7 @@ def _forward(items: HeaderItems) -> bytes:
     return passed_on(version, betas) + forwarded(given_items, FORWARDED)
 
 
-TABLE: Final = DialectTable(
+TABLE: Final[DialectTable] = DialectTable(
     dialect=Dialect.ANTHROPIC,
     entrance=Endpoint.MESSAGES,
     mark="anthropic-version",

@@ -108,7 +108,7 @@ def _forward(items: HeaderItems) -> bytes:
     return forwarded(items, FORWARDED)
 
 
-TABLE: Final = DialectTable(
+TABLE: Final[DialectTable] = DialectTable(
     dialect=Dialect.GEMINI,
     entrance=None,
     mark="x-goog-api-key",

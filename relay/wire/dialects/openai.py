@@ -141,7 +141,7 @@ def _forward(items: HeaderItems) -> bytes:
     return forwarded(items, FORWARDED, FORWARDED_PREFIXES)
 
 
-TABLE: Final = DialectTable(
+TABLE: Final[DialectTable] = DialectTable(
     dialect=Dialect.OPENAI,
     entrance=Endpoint.CHAT,
     mark="",
