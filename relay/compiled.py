@@ -33,7 +33,7 @@ _HOT: Final = {
     "relay.store.limits": "limiter",
     "relay.store.log": "journal",
     "relay.upstream": "connection pool",
-    "relay.wire": "api_keys classify http quota_headers request sse text_size "
+    "relay.wire": "api_keys classify content_request http quota_headers request sse text_size "
     "upstream_errors usage",
 }
 """What mypyc cannot do is not among them: classes with a foreign base (msgspec's structs, aiohttp's

@@ -25,6 +25,9 @@ DEFAULT_DIALECT = Dialect.OPENAI
 """What a channel speaks that says nothing of it, and a client that cannot be asked."""
 
 
+_GEMINI_VERSIONS = ("/v1beta", "/v1", "/v1alpha", "/v1beta1")
+
+
 class LineKind(enum.StrEnum):
     """What a line is sold as."""
 
@@ -116,12 +119,14 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     def api_root(self) -> str:
         """Where its endpoints are, without a slash at the end.
 
-        Anthropic's clients, and the providers that follow it, give the address without the /v1:
-        both ways of writing it are taken.
+        The clients of Anthropic and Gemini, and the providers that follow those, give the address
+        without the version: both ways of writing it are taken. Vertex has its models elsewhere.
         """
         root = self.base_url.rstrip("/")
         if self.protocol is Dialect.ANTHROPIC and not root.endswith("/v1"):
             return f"{root}/v1"
+        if self.protocol is Dialect.GEMINI and "/publishers/" not in root:
+            return root if root.endswith(_GEMINI_VERSIONS) else f"{root}/v1beta"
         return root
 
     @property

@@ -101,7 +101,7 @@ class Connections(Protocol):
 
     __slots__ = ()
 
-    def head(self, channel: Channel, endpoint: Endpoint, query: str) -> bytes:
+    def head(self, channel: Channel, endpoint: Endpoint, query: str, model: str) -> bytes:
         """Return the prepared request head (wire.http.request_head) for a channel's endpoint."""
         ...
 

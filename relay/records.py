@@ -11,7 +11,10 @@ from relay.model import Dialect
 
 
 class Endpoint(enum.StrEnum):
-    """What a client may ask for; the value is the path below /v1 and goes into the request log."""
+    """What a client may ask for; the value is the path below /v1 and goes into the request log.
+
+    Gemini names the model in the path: there it is the path without it.
+    """
 
     CHAT = "chat/completions"
     COMPLETIONS = "completions"
@@ -25,6 +28,11 @@ class Endpoint(enum.StrEnum):
     TRANSCRIPTIONS = "audio/transcriptions"
     MESSAGES = "messages"
     COUNT_TOKENS = "messages/count_tokens"
+    GENERATE = "models:generateContent"
+    STREAM_GENERATE = "models:streamGenerateContent"
+    COUNT_CONTENT_TOKENS = "models:countTokens"
+    EMBED_CONTENT = "models:embedContent"
+    BATCH_EMBED_CONTENTS = "models:batchEmbedContents"
 
     # Enum's own is a Python function, and every call looks its endpoint up in several dicts.
     __hash__ = str.__hash__
@@ -32,11 +40,23 @@ class Endpoint(enum.StrEnum):
     @property
     def dialect(self) -> Dialect:
         """Whose API it is part of: only channels of that protocol can serve it."""
-        return Dialect.ANTHROPIC if self in ANTHROPIC_ENDPOINTS else Dialect.OPENAI
+        return _DIALECTS.get(self, Dialect.OPENAI)
 
 
 ANTHROPIC_ENDPOINTS = frozenset({Endpoint.MESSAGES, Endpoint.COUNT_TOKENS})
-FREE_ENDPOINTS = frozenset({Endpoint.COUNT_TOKENS})
+GEMINI_ENDPOINTS = frozenset(
+    {
+        Endpoint.GENERATE,
+        Endpoint.STREAM_GENERATE,
+        Endpoint.COUNT_CONTENT_TOKENS,
+        Endpoint.EMBED_CONTENT,
+        Endpoint.BATCH_EMBED_CONTENTS,
+    }
+)
+_DIALECTS = dict.fromkeys(ANTHROPIC_ENDPOINTS, Dialect.ANTHROPIC) | dict.fromkeys(
+    GEMINI_ENDPOINTS, Dialect.GEMINI
+)
+FREE_ENDPOINTS = frozenset({Endpoint.COUNT_TOKENS, Endpoint.COUNT_CONTENT_TOKENS})
 """What no provider charges for."""
 MULTIPART_ENDPOINTS = frozenset({Endpoint.IMAGE_EDITS, Endpoint.TRANSCRIPTIONS})
 

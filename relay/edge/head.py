@@ -3,6 +3,7 @@
 import re
 from functools import lru_cache
 from typing import Final, Protocol
+from urllib.parse import unquote
 
 from multidict import CIMultiDictProxy
 
@@ -127,6 +128,7 @@ def _is_host(text: str) -> bool:
 
 
 Headers = CIMultiDictProxy[str]
+QUERY_KEYS: Final = frozenset(table.query_credential for table in TABLES.values()) - {""}
 
 
 def presented_key(headers: Headers) -> str | None:
@@ -146,8 +148,20 @@ def presented_key(headers: Headers) -> str | None:
     return next(ours, found[0] if found else None)
 
 
-def spoken_in(headers: Headers) -> Dialect:
-    """Return the dialect of a client whose path does not tell it."""
+def query_key(target: str) -> str | None:
+    """Return the key that a client presents in its query, None without one. It is never logged."""
+    for part in target.partition("?")[2].split("&"):
+        name, _, value = part.partition("=")
+        if name in QUERY_KEYS and value:
+            return unquote(value)
+    return None
+
+
+def spoken_in(headers: Headers, target: str) -> Dialect:
+    """Return the dialect of a client whose endpoint does not tell it."""
+    for table in TABLES.values():
+        if table.versions and target.startswith(table.versions):
+            return table.dialect
     for mark, dialect in MARKS.items():
         if mark in headers:
             return dialect

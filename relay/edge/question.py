@@ -15,6 +15,7 @@ from relay.flow.ports import Question
 from relay.flow.request import RequestFacts
 from relay.model import Channel
 from relay.records import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, Endpoint
+from relay.wire.content_request import peek_content, reframe_content
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import JSON
 from relay.wire.multipart import Form, peek_multipart, reframe_multipart
@@ -25,7 +26,10 @@ from relay.wire.usage import estimate_tokens
 SESSION_BYTES: Final = 512
 """How much of a prompt tells sessions apart: system messages differ early, turns do not."""
 TEXT_ANSWERS: Final = frozenset(
-    {Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES}
+    {
+        *(Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES),
+        *(Endpoint.GENERATE, Endpoint.STREAM_GENERATE),
+    }
 )
 
 # Looked up once: a member of an enum is searched in its class each time it is named.
@@ -52,11 +56,17 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
         return
     if kind not in ("application/json", ""):
         raise UnsupportedMedia("Send this request as application/json.")
-    request = peek_json(body, call.head.endpoint)
     table = TABLES[call.head.dialect]
+    named = call.head.model
+    if named:
+        request = peek_content(body, named, stream=call.head.query != "")
+    else:
+        request = peek_json(body, call.head.endpoint)
     on_demand = call.head.endpoint in table.usage_on_demand
     unasked = request.stream and not request.usage_asked and on_demand
-    call.question = JsonQuestion(request, table.session_fields, strips_usage=unasked)
+    call.question = JsonQuestion(
+        request, table.session_fields, strips_usage=unasked, named_in_path=named != ""
+    )
     weighed = call.head.endpoint not in _FREE
     text_bytes, images = weigh(body) if weighed else (0, 0)
     call.request = RequestFacts(
@@ -74,7 +84,7 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
 class JsonQuestion(Question):
     """A JSON request."""
 
-    __slots__ = ("_request", "_sessions", "strips_usage")
+    __slots__ = ("_request", "_sessions", "named_in_path", "strips_usage")
 
     def __init__(
         self,
@@ -82,7 +92,9 @@ class JsonQuestion(Question):
         sessions: tuple[str, ...],
         *,
         strips_usage: bool,
+        named_in_path: bool = False,
     ) -> None:
+        self.named_in_path = named_in_path
         self._request = request
         self._sessions = sessions
         self.strips_usage = strips_usage
@@ -103,6 +115,8 @@ class JsonQuestion(Question):
 
     def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
         """Return the body as `channel` wants it."""
+        if self.named_in_path:
+            return JSON, reframe_content(self._request, model=model)
         add_usage = self.strips_usage and channel.include_usage
         return JSON, reframe_json(self._request, model=model, add_usage=add_usage)
 

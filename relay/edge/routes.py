@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from relay.errors import MethodNotAllowed, NotFound
 from relay.records import Endpoint
+from relay.wire.dialects.known import TABLES
 
 PREFIXES: Final = ("/v1/", "/", "/v1/v1/")
 
@@ -22,15 +23,24 @@ class Page(enum.Enum):
     MODEL = "model"
 
 
-_ENDPOINTS: Final = {f"{prefix}{point.value}": point for prefix in PREFIXES for point in Endpoint}
+VERSIONS: Final = tuple(
+    f"{again}{version}"
+    for table in TABLES.values()
+    for version in table.versions
+    for again in ("", "/v1beta")
+)
+VERBS: Final = {verb: point for table in TABLES.values() for verb, point in table.verbs.items()}
+"""What follows a model that is named in the path."""
+_FLAT: Final = tuple(point for point in Endpoint if point not in VERBS.values())
+_ENDPOINTS: Final = {f"{prefix}{point.value}": point for prefix in PREFIXES for point in _FLAT}
 KNOWN: Final = tuple(
-    sorted((*(f"/v1/{point.value}" for point in Endpoint), "/v1/models"), key=len, reverse=True)
+    sorted((*(f"/v1/{point.value}" for point in _FLAT), "/v1/models"), key=len, reverse=True)
 )
 """The paths as they should be; the longest first, since one may be the end of another."""
 LIKENESS: Final = 0.75
 MEANT_CHARS_MAX: Final = 64
 """Comparing longer paths with ours would be work that any stranger can order."""
-_MODELS: Final = frozenset(f"{prefix}models" for prefix in PREFIXES)
+_MODELS: Final = frozenset(f"{prefix}models" for prefix in (*PREFIXES, *VERSIONS))
 
 
 def find_route(method: str, target: str) -> tuple[Endpoint | Page, str]:
@@ -49,10 +59,17 @@ def find_route(method: str, target: str) -> tuple[Endpoint | Page, str]:
         path = target.partition("?")[0]
         endpoint = _ENDPOINTS.get(path)
         if endpoint is None:
+            endpoint = VERBS.get(path.rpartition(":")[2])
+            if endpoint is not None and "/models/" in path:
+                return _use_post(method, endpoint), _model_in(path.rpartition(":")[0])
             return _find_page(method, path)
+    return _use_post(method, endpoint), ""
+
+
+def _use_post(method: str, endpoint: Endpoint) -> Endpoint:
     if method != "POST":
         raise MethodNotAllowed(f"Use POST for /v1/{endpoint.value}.")
-    return endpoint, ""
+    return endpoint
 
 
 def _find_page(method: str, path: str) -> tuple[Page, str]:
@@ -68,7 +85,7 @@ def _find_page(method: str, path: str) -> tuple[Page, str]:
 
 
 def _model_in(path: str) -> str:
-    for prefix in PREFIXES:
+    for prefix in (*PREFIXES, *VERSIONS):
         if path.startswith(f"{prefix}models/"):
             return unquote(path.removeprefix(f"{prefix}models/"))
     raise NotFound(_explain(path))

@@ -24,6 +24,7 @@ from relay.edge.head import (
     forwarded_headers,
     forwarded_query,
     presented_key,
+    query_key,
     spoken_in,
 )
 from relay.edge.ids import RequestIds
@@ -224,7 +225,7 @@ class Service(ServicePort):
     ) -> RequestHead | None:
         """Find out from the head what is asked, and by whom; None if that is answered already."""
         headers = message.headers
-        call.head = unread_head(spoken_in(headers))
+        call.head = unread_head(spoken_in(headers, message.path))
         check_head(message)
         found, model = find_route(message.method, message.path)
         if found is Page.ROOT:
@@ -236,12 +237,13 @@ class Service(ServicePort):
         endpoint = Endpoint.CHAT if isinstance(found, Page) else found
         request_head = RequestHead(
             endpoint,
-            self._admission.digest(presented_key(headers)),
+            self._admission.digest(presented_key(headers) or query_key(message.path)),
             client_ip(client.peer_ip, headers.get("X-Forwarded-For"), self._trusted),
             headers.get("Content-Type", ""),
             call.head.dialect,
             forwarded_query(endpoint, message.path),
             forwarded_headers(endpoint, headers),
+            model,
         )
         self._authenticate(call, request_head)
         if isinstance(found, Page):

@@ -174,12 +174,11 @@ class Admission:
     def _direct(self, call: Call) -> str:
         """Return where to go with a model that is not offered where it was asked for."""
         for dialect, table in TABLES.items():
-            if dialect is call.head.dialect or table.entrance is None:
+            if dialect is call.head.dialect:
                 continue
             if call.request.model in self._offered(call, dialect):
                 return (
-                    f"This model is offered at /v1/{table.entrance} only: nothing is translated "
-                    "here."
+                    f"This model is offered at {table.entrance} only: nothing is translated here."
                 )
         return "This model is not offered here: GET /v1/models lists what your key may use."
 

@@ -20,6 +20,7 @@ from relay.model import Channel
 from relay.ports import Connection, Connections
 from relay.routing.table import classify_error
 from relay.splice.rewrite import Continuation
+from relay.wire.dialects.known import TABLES
 
 
 class Asker:
@@ -212,8 +213,9 @@ class Asker:
         call.channel = channel
         call.served_model = model = channel.models[call.request.model]
         content_type, body = attempt.question.frame(channel, model)
+        named = model if TABLES[channel.protocol].verbs else ""  # else the body names it
         head = b"%b%d\r\nContent-Type: %b\r\n%b\r\n" % (
-            self._connections.head(channel, call.head.endpoint, call.head.query),
+            self._connections.head(channel, call.head.endpoint, call.head.query, named),
             len(body),
             content_type,
             call.head.forwarded,

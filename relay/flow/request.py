@@ -22,6 +22,7 @@ class RequestHead:
     `ip`: the client's address. `content_type`: as it came. `dialect`: what the client speaks:
     errors are told in it, and channels that speak it serve the call. `query`, `forwarded`: what of
     the query (with its question mark) and of the headers (whole lines) goes on to an upstream.
+    `model`: where the path names it, else "".
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class RequestHead:
         "endpoint",
         "forwarded",
         "ip",
+        "model",
         "query",
     )
 
@@ -43,7 +45,9 @@ class RequestHead:
         dialect: Dialect,
         query: str,
         forwarded: bytes,
+        model: str = "",
     ) -> None:
+        self.model = model
         self.endpoint = endpoint
         self.credential = credential
         self.ip = ip

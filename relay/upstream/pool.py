@@ -54,7 +54,7 @@ class UpstreamPool(Connections):
         # Bound once: a method bound for each connection is 64 bytes of it.
         self._on_idle, self._on_closed = self._keep, self._forget
         self._origins: dict[str, Origin] = {}
-        self._heads: dict[tuple[int, int, str, str], bytes] = {}
+        self._heads: dict[tuple[int, int, str, str, str], bytes] = {}
 
     def __repr__(self) -> str:
         idle = sum(len(queue) for queue in self._idle.values())
@@ -65,12 +65,12 @@ class UpstreamPool(Connections):
         """Connections open, in use or idle."""
         return len(self._open)
 
-    def head(self, channel: Channel, endpoint: Endpoint, query: str) -> bytes:
-        """Return the prepared request head for a channel's endpoint."""
-        key = (channel.id, channel.version, endpoint, query)
+    def head(self, channel: Channel, endpoint: Endpoint, query: str, model: str) -> bytes:
+        """Return the prepared head for a channel's endpoint, and a model where paths name it."""
+        key = (channel.id, channel.version, endpoint, query, model)
         head = self._heads.get(key)
         if head is None:
-            head = self._heads[key] = request_head(channel, endpoint, query)
+            head = self._heads[key] = request_head(channel, endpoint, query, model)
         return head
 
     def forget_heads(self) -> None:

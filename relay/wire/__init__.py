@@ -8,6 +8,8 @@ blame            Whose fault an upstream's refusal is: one table of status and w
 classify         Judgements on an answer's events: has it begun, is it whole, is this an error
 client_ip        Whose address a call comes from: the socket's peer, or what trusted proxies say of
                  it
+content_request  A JSON request whose path names the model (Gemini's): what is needed of it, and its
+                 body anew
 fault_body       What an upstream says instead of an answer, read from any shape that a provider
                  gives it
 http             HTTP/1.1 heads, written by us in both directions and never passed through

@@ -30,6 +30,7 @@ class Event(msgspec.Struct):
     usage: Any = None
     response: Response | None = None
     candidates: list[dict[str, Any]] | None = None
+    promptFeedback: dict[str, Any] | None = None  # noqa: N815 - the wire's own name
 
 
 class ErrorFields(msgspec.Struct):

@@ -198,6 +198,8 @@ def _is_last_word(judged: Event, endpoint: Endpoint) -> bool:
         return True
     if judged.candidates and any(one.get("finishReason") for one in judged.candidates):
         return True
+    if judged.promptFeedback and judged.promptFeedback.get("blockReason"):
+        return True  # Gemini did not like the prompt: that is all there will be
     return judged.type in _LAST_WORDS
 
 

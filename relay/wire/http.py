@@ -58,17 +58,17 @@ FRAME_SIZE_DIGITS_MAX: Final = 6
 """Hex digits of a chunk's size: reads are smaller than 16 MiB."""
 
 
-def request_head(channel: Channel, endpoint: Endpoint, query: str = "") -> bytes:
+def request_head(channel: Channel, endpoint: Endpoint, query: str = "", model: str = "") -> bytes:
     """Return the head of a request to `channel`, up to and including "Content-Length: ".
 
     What is left to add is the length, CRLF, a content type, what else the call's dialect wants, and
     the empty line. The path is made from the channel's own base URL and the endpoint's name, never
-    from what a client sent; `query` is from an allow-list of ours.
+    from what a client sent; `query` is from an allow-list of ours, `model` the catalog's.
     """
     url = urlsplit(channel.api_root)
     table = TABLES[channel.protocol]
     lines = [
-        f"POST {url.path}{table.path(endpoint, '')}{query} HTTP/1.1",
+        f"POST {url.path}{table.path(endpoint, model)}{query} HTTP/1.1",
         f"Host: {url.netloc.rpartition('@')[2]}",
         "User-Agent: relay",
         "Accept: */*",

@@ -84,7 +84,7 @@ def peek_json(body: bytes, endpoint: Endpoint) -> Request:
         BadRequest: CLIENT; not JSON, not UTF-8, not an object, too deep, no model, or a field of
             the wrong type. The message quotes none of the body.
     """
-    fields = _decode_fields(body)
+    fields = decode_fields(body)
     raw_model = fields.get("model")
     if raw_model is None:
         raise BadRequest(f"The request to /v1/{endpoint.value} names no model.", param="model")
@@ -165,7 +165,8 @@ def reframe_json(request: Request, *, model: str, add_usage: bool) -> bytes:
     return _encoder.encode({**fields, **changed})
 
 
-def _decode_fields(body: bytes) -> Fields:
+def decode_fields(body: bytes) -> Fields:
+    """Return the top level of a body, values as they came; see `peek_json`."""
     try:
         if not body.isascii():
             body.decode()

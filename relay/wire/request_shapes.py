@@ -9,3 +9,12 @@ class StreamOptions(msgspec.Struct):
     """The part of `stream_options` that we have to know."""
 
     include_usage: bool | None = None
+
+
+class GenerationConfig(msgspec.Struct):
+    """The part of Gemini's `generationConfig` that we have to know, in both of its spellings."""
+
+    maxOutputTokens: int | None = None  # noqa: N815 - the wire's own names
+    max_output_tokens: int | None = None
+    candidateCount: int | None = None  # noqa: N815
+    candidate_count: int | None = None

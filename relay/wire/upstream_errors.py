@@ -35,8 +35,8 @@ from relay.wire.quota_headers import rest_of_quota, retry_after
 
 MESSAGE_CHARS_MAX: Final = 4096
 
-_SHAPELESS: Final = frozenset({Endpoint.SPEECH, Endpoint.TRANSCRIPTIONS})
-"""Their answers may be sound or text, in JSON's name too; all others are JSON objects."""
+_SHAPELESS: Final = frozenset({Endpoint.SPEECH, Endpoint.TRANSCRIPTIONS, Endpoint.STREAM_GENERATE})
+"""Their answers may be sound, text or a list, in JSON's name too; all others are JSON objects."""
 _JSON_SPACE: Final = b" \t\r\n"
 _decoder = msgspec.json.Decoder(FaultBody)
 

@@ -7,6 +7,7 @@ import asyncio
 
 import pytest
 
+from relay.model import Dialect
 from tests.flow.rig import (
     DONE,
     FINISH,
@@ -86,7 +87,7 @@ async def test_only_the_channel_that_served_is_told_of(script: object) -> None:
 
 
 async def test_sessions_of_claude_code_go_on() -> None:
-    channel = {"protocol": "anthropic", "models": {MODEL: "claude"}}
+    channel = {"protocol": Dialect.ANTHROPIC, "models": {MODEL: "claude"}}
     async with (
         Peer(answer) as peer,
         Rig(make_snapshot([make_channel(1, peer.port, **channel)])) as rig,

@@ -164,7 +164,9 @@ def _forward(items: HeaderItems) -> bytes:
 
 TABLE: Final[DialectTable] = DialectTable(
     dialect=Dialect.ANTHROPIC,
-    entrance=Endpoint.MESSAGES,
+    entrance="/v1/messages",
+    versions=(),
+    verbs={},
     mark="anthropic-version",
     error_status=error_status,
     error_body=error_body,

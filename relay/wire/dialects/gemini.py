@@ -7,14 +7,14 @@ google-genai clients for Python and Node, which read `error.code`, `error.status
 
 import math
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 
 from relay.errors import RelayError
 from relay.model import Dialect
-from relay.records import Endpoint
+from relay.records import GEMINI_ENDPOINTS, Endpoint
 from relay.wire.blame import Blame, Row, of
-from relay.wire.dialects.openai import path
 from relay.wire.dialects.table import TRACE, DialectTable, HeaderItems, forwarded
 
 RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
@@ -22,6 +22,9 @@ ERROR_INFO: Final = "type.googleapis.com/google.rpc.ErrorInfo"
 DOMAIN: Final = "relay"
 FORWARDED: Final = TRACE | {"x-goog-api-client", "x-goog-request-params", "x-server-timeout"}
 """Source: the google-genai clients."""
+EVENTS_QUERY: Final = "alt=sse"
+"""Without it a stream is a JSON array, in pieces."""
+VERBS: Final = {point.value.rpartition(":")[2]: point for point in GEMINI_ENDPOINTS}
 _STATUSES: Final = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -96,6 +99,11 @@ def model_body(name: str, created: int) -> bytes:
     return _encode(_model(name))
 
 
+def path(endpoint: Endpoint, model: str) -> str:
+    """Return where an endpoint is below an API's root: the model is named in its path."""
+    return f"/models/{quote(model, safe='/@-._~')}:{endpoint.value.rpartition(':')[2]}"
+
+
 def _model(name: str) -> dict[str, object]:
     return {
         "name": f"models/{name}",
@@ -110,7 +118,9 @@ def _forward(items: HeaderItems) -> bytes:
 
 TABLE: Final[DialectTable] = DialectTable(
     dialect=Dialect.GEMINI,
-    entrance=None,
+    entrance="/v1beta/models/{model}:generateContent",
+    versions=("/v1beta/", "/v1alpha/"),
+    verbs=VERBS,
     mark="x-goog-api-key",
     error_status=error_status,
     error_body=error_body,
@@ -122,7 +132,7 @@ TABLE: Final[DialectTable] = DialectTable(
     query_credential="key",
     upstream_credential=("x-goog-api-key", ""),
     path=path,
-    queries={},
+    queries={Endpoint.STREAM_GENERATE: (EVENTS_QUERY,)},
     models_query="?pageSize=1000",
     probe_headers=(),
     forward=_forward,

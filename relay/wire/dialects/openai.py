@@ -143,7 +143,9 @@ def _forward(items: HeaderItems) -> bytes:
 
 TABLE: Final[DialectTable] = DialectTable(
     dialect=Dialect.OPENAI,
-    entrance=Endpoint.CHAT,
+    entrance="/v1/chat/completions",
+    versions=(),
+    verbs={},
     mark="",
     error_status=error_status,
     error_body=error_body,

@@ -45,8 +45,12 @@ class DialectTable:
     """What one dialect says differently. Header names of clients are in lower case."""
 
     dialect: Dialect
-    entrance: Endpoint | None
-    """Where its models are asked for most often; None: nowhere here."""
+    entrance: str
+    """Where its models are asked for most often."""
+    versions: tuple[str, ...]
+    """What the paths of its clients begin with, once the host is taken off."""
+    verbs: dict[str, Endpoint]
+    """Endpoints whose path names the model before these; empty: its bodies name the model."""
     mark: str
     """A header that only its clients send; "" = none does."""
 
