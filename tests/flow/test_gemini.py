@@ -7,7 +7,6 @@ in pieces that are cut at random.
 import asyncio
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +23,10 @@ from tests.flow.rig import (
     make_snapshot,
     unchunked,
 )
+from tests.recorded import recorded_streams
 
 SEED = 20_261_130
-FOLDER = Path(__file__).parent / "gemini_streams"
-STREAMS = {path.stem: path.read_bytes() for path in sorted(FOLDER.glob("*.sse"))}
+STREAMS = {path.stem: path.read_bytes() for path in recorded_streams("gemini")}
 ANSWER = (
     b'{\n  "candidates": [{"content": {"parts": [{"text": "Hi"}],"role": "model"},'
     b'"finishReason": "STOP"}],\n  "usageMetadata": {"promptTokenCount": 9,'
