@@ -8,6 +8,7 @@ head        What the head of a request says: whom it is from, what it asks, how 
 head_cache  The head of a connection's last request, remembered for those that begin alike
 ids         The ids that requests are known by
 parser      aiohttp's request handler as what a connection lets its requests be parsed by
+phase       How far a client's connection has come, and which way it may go from there
 ports       What a connection asks of whoever answers its requests (edge.service)
 question    A request's body: read for what routing and billing need, framed anew for each channel
 routes      Which path is what: exact paths only, never built from, never passed on

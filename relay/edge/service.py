@@ -94,12 +94,10 @@ class Service(ServicePort):
                 message = _DROPPED  # its headers take 2 KiB, and the answer may take minutes
                 exchange = self._exchange
                 running = exchange.ask_at_once(call, client) or await exchange.run(call, client)
-        except RelayError as error:
+        except Exception as error:  # noqa: BLE001 - the guard sorts them
             # With a body still on its way, the connection cannot be used for another request.
             client.keeps_alive = client.keeps_alive and payload.is_eof()
-            self._refuse(call, client, error)
-        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
-            self._fall(call, client, error)
+            self._guard(call, client, error)
         finally:
             if not running:
                 self.let_go(call)
@@ -118,10 +116,8 @@ class Service(ServicePort):
                     call, client, request_head, take_whole(payload, self._limits.body_bytes_max)
                 )
                 return Served(request_head if comes_again(message) else None, running=True)
-        except RelayError as error:
-            self._refuse(call, client, error)
-        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
-            self._fall(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the guard sorts them
+            self._guard(call, client, error)
         self.let_go(call)
         return Served(request_head if comes_again(message) else None, running=False)
 
@@ -134,10 +130,8 @@ class Service(ServicePort):
             self._authenticate(call, request_head)
             self._begin_answer(call, client, request_head, body)
             return True
-        except RelayError as error:
-            self._refuse(call, client, error)
-        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
-            self._fall(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the guard sorts them
+            self._guard(call, client, error)
         self.let_go(call)
         return False
 
@@ -155,10 +149,8 @@ class Service(ServicePort):
         running = False
         try:
             running = await self._exchange.run(call, client, failed)
-        except RelayError as error:
-            self._refuse(call, client, error)
-        except Exception as error:  # noqa: BLE001 - the one place where our own bugs end
-            self._fall(call, client, error)
+        except Exception as error:  # noqa: BLE001 - the guard sorts them
+            self._guard(call, client, error)
         finally:
             if not running:
                 self.let_go(call)
@@ -185,6 +177,16 @@ class Service(ServicePort):
         self._counters.inflight += 1
         return call
 
+    def _guard(self, call: Call, client: ClientConnection, error: Exception) -> None:
+        """Answer a failure of a call; the one place where our own bugs end."""
+        if isinstance(error, RelayError):
+            self._refuse(call, client, error)
+            return
+        # Reduced by event_log to its class and places: its text may quote the request.
+        log.error("unexpected failure", exc_info=error)
+        self._settlement.fail(call, RelayError("The relay failed on this request."))
+        client.cut()
+
     def _refuse(self, call: Call, client: ClientConnection, error: RelayError) -> None:
         self._settlement.fail(call, error)
         closing = not client.keeps_alive
@@ -198,14 +200,6 @@ class Service(ServicePort):
                 dialect=call.head.dialect,
             )
         )
-
-    def _fall(self, call: Call, client: ClientConnection, error: Exception) -> None:
-        """Drop a connection over a bug of ours."""
-        # Only the type and place: an exception's text or its frames may quote the request.
-        log.error("unexpected failure", extra={"error": type(error).__name__, **_place(error)})
-        failure = RelayError("The relay failed on this request; its operators are told.")
-        self._settlement.fail(call, failure)
-        client.cut()
 
     def refuse(self, client: ClientConnection, error: RelayError) -> None:
         """Answer what could not be parsed; the connection closes after it."""
@@ -299,14 +293,9 @@ class Service(ServicePort):
         client.write(json_answer(body, call.request_id, closing=not client.keeps_alive))
 
 
-def _place(error: BaseException) -> dict[str, str | int]:
-    """Return where an exception was raised: file and line, no values."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return {}
-    return {"file": trace.tb_frame.f_code.co_filename, "lineno_raised": trace.tb_lineno}
+def _dice() -> float:
+    """Return a number in [0, 1), to spread clients that come back."""
+    return random.random()  # noqa: S311 - no secret
 
 
 def _networks(cidrs: list[str]) -> tuple[Network, ...]:

@@ -12,7 +12,6 @@ class ClientSocket(Client):
 
     __slots__ = (
         "_backpressure",
-        "_closing",
         "_writing_paused",
         "keeps_alive",
         "peer_ip",
@@ -26,8 +25,6 @@ class ClientSocket(Client):
         self.write: Callable[[bytes], None] = swallow
         """The transport's own write; a connection that is gone swallows what comes."""
         self._writing_paused = False
-        self._closing = False
-        """It takes no more requests."""
         self._backpressure: Backpressure | None = None
         self.peer_ip = ""
         self.keeps_alive = True
@@ -43,14 +40,12 @@ class ClientSocket(Client):
     def let_out(self) -> None:
         """End: the client is gone, and whoever feeds it hears of it now."""
         self.write = swallow
-        self._closing = True
         self.transport = None
         if self._backpressure is not None:
             self._backpressure.leave()
 
-    def close(self) -> None:
-        """Take no more; close when what was written is out."""
-        self._closing = True
+    def hang_up(self) -> None:
+        """Close when what was written is out."""
         if self.transport is not None:
             self.transport.close()
 
