@@ -48,6 +48,9 @@ class Server(Section, frozen=True):
     """A request body over this gets 413. Vision prompts carry images; Whisper files are 25 MB."""
     buffered_bytes_max: Count = 1024 * 1024 * 1024
     """Request bodies held by one worker at once; beyond it 503."""
+    buffered_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.25
+    """Of that, what one account or one address may take; beyond it 429. Four must collude to keep
+    the others out, and 256 MiB are eight of the largest bodies."""
     connections_max: Count = 20_000
     """Client connections of one worker; beyond it the newest is closed."""
     backlog: Annotated[int, Meta(ge=1, le=65_535)] = 4096

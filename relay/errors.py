@@ -131,8 +131,29 @@ class UnsupportedMedia(ClientError):
     code = "unsupported_media_type"
 
 
+class TargetTooLong(ClientError):
+    """414: the request target is over the limit."""
+
+    status = 414
+    code = "uri_too_long"
+
+
+class HeadTooLarge(ClientError):
+    """431: a header field, or the head of the request, is over the limit."""
+
+    status = 431
+    code = "request_header_fields_too_large"
+
+
+class UpgradeRequired(ClientError):
+    """426: what was asked for over another protocol is served over HTTP/1.1."""
+
+    status = 426
+    code = "upgrade_required"
+
+
 class NotImplementedHere(ClientError):
-    """501: a transfer coding or an upgrade that this relay does not speak."""
+    """501: a transfer coding that this relay does not speak."""
 
     status = 501
     code = "not_implemented"

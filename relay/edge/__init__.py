@@ -2,8 +2,11 @@
 
 answers     Whole answers of our own: errors, model lists, greetings
 body        Request bodies off a parser's stream: whole within bounds, or dropped within bounds
+body_room   The memory that request bodies may take: of all of them, and of one account's or one
+            address's
 connection  One client connection: a leaner loop of requests around aiohttp's low-level handler and
             C parser
+early       What a client sends before its turn: kept in order, handed out in pieces, and bounded
 head        What the head of a request says: whom it is from, what it asks, how long it is
 head_cache  The head of a connection's last request, remembered for those that begin alike
 ids         The ids that requests are known by
@@ -15,5 +18,5 @@ routes      Which path is what: exact paths only, never built from, never passed
 server      The data plane of one worker, wired: listener in front, flow in the middle, upstreams
             behind
 service     One request from its head to its answer: route, key, body, rights, then the exchange
-socket      A client's socket: what of a connection outlasts its requests, and knows nothing of them
+socket      A client's socket: where a connection stands, and what of it outlasts its requests
 """

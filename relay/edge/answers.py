@@ -1,10 +1,15 @@
 """Whole answers of our own: errors, model lists, greetings."""
 
-from relay.errors import RelayError
+from typing import Final
+
+from relay.errors import RelayError, UpgradeRequired
 from relay.model import DEFAULT_DIALECT, Dialect
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import CLOSE, JSON, identity_head, status_line
 from relay.wire.retry_headers import error_headers
+
+UPGRADE: Final = b"Upgrade: HTTP/1.1\r\nConnection: Upgrade\r\n"
+"""Source: RFC 9110, section 15.5.22: a 426 names the protocol that is served."""
 
 
 def error_answer(
@@ -19,6 +24,8 @@ def error_answer(
     """Return the whole answer that tells `error`; `notes`: header lines."""
     lines = [f"{name}: {value}\r\n" for name, value in error_headers(error, dice)]
     extra = "".join(lines).encode("latin-1") + notes
+    if isinstance(error, UpgradeRequired):
+        extra += UPGRADE
     table = TABLES[dialect]
     body = error.own_body or table.error_body(error, request_id)
     return _answer(table.error_status(error), request_id, body, extra, closing=closing)
@@ -32,6 +39,11 @@ def json_answer(body: bytes, request_id: str, *, closing: bool) -> bytes:
 def empty_answer(request_id: str, *, closing: bool) -> bytes:
     """Return a 200 without a body, as to HEAD."""
     return _answer(200, request_id, b"", b"", closing=closing)
+
+
+def without_body(answer: bytes) -> bytes:
+    """Return the head of a whole answer: what a HEAD gets in place of a GET's."""
+    return answer[: answer.index(b"\r\n\r\n") + 4]
 
 
 def _answer(status: int, request_id: str, body: bytes, extra: bytes, *, closing: bool) -> bytes:

@@ -10,6 +10,9 @@ from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.errors import BadRequest, RelayError, TooLarge
 
+TakeBytes = Callable[[int], None]
+"""Told how many more bytes have come."""
+
 LINGER_S: Final = 2.0
 """How long an answered client may go on sending what we refused: closing at once would make the
 kernel reset the connection, and the client would never see why."""
@@ -20,15 +23,20 @@ async def read_paced(
     bytes_max: int,
     timeouts: Timeouts,
     expect_by: Callable[[float], None],
+    take: TakeBytes,
 ) -> bytes:
     """Return the whole body of a client that has to keep a pace; see `read_whole`.
 
     `timeouts`: what it begins with, and what each byte earns it. `expect_by`: told until when more
-    has to come, in seconds of time.monotonic.
+    has to come, in seconds of time.monotonic. `take`: told of each piece.
     """
     begun_s = clock_s()
+    taken = 0
 
     def extend(size: int) -> None:
+        nonlocal taken
+        take(size - taken)
+        taken = size
         expect_by(begun_s + timeouts.body_s + size / timeouts.body_bytes_per_s_min)
 
     extend(0)

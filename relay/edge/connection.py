@@ -5,12 +5,16 @@ call, and logs and echoes raw bytes when parsing fails. Here answers go straight
 and no byte of a request can reach a log or an error body.
 
 A request that one read brought whole is served at once, within that read's callback. A task serves
-what has to wait for anything but its answer, and ends when nothing is left for it; what parses is
-put away with it. So an open stream is a call, and neither a task nor a parser.
+one that has to wait for anything but its answer, and ends with it; what parses is put away with it.
+So an open stream is a call, and neither a task nor a parser.
 
-Where a connection stands is its phase (edge.phase), which `_move` alone changes. It sets with it
-until when the client has to do its part, `deadline_s`; a sweep once a second acts on that, so that
-no request needs a timer.
+One request is served at a time, and one a turn of the loop: of what a client sends ahead the parser
+gets a small piece whenever the request before is answered, and no more while the client has not
+taken its answers. What waits is bounded; a client that sends more ahead of an answer is cut, since
+a connection that is not read cannot show that its client has left.
+
+Where a connection stands is its phase (edge.phase). Until when the client has to do its part is set
+with it; a sweep once a second acts on that, so that no request needs a timer.
 """
 
 import asyncio
@@ -21,27 +25,26 @@ from aiohttp.streams import StreamReader
 
 from relay.clock import clock_s
 from relay.config import Timeouts
-from relay.edge.body import drop_rest, read_paced, take_whole
-from relay.edge.head import ParsedHead, survey
+from relay.edge.body import TakeBytes, drop_rest, read_paced, take_whole
+from relay.edge.early import EarlyBytes
+from relay.edge.head import HEAD_BYTES_MAX, ParsedHead, survey
 from relay.edge.head_cache import HeadCache, remember
 from relay.edge.parser import RequestParser
 from relay.edge.phase import (
     ANSWERING,
     CARRIED,
     CLOSING,
-    FRESH,
     GONE,
     HEAD,
+    HELD,
     QUEUED,
     RECEIVING,
     RESTING,
     RUNNING,
-    illegal_move,
-    may_move,
 )
 from relay.edge.ports import ServicePort
-from relay.edge.socket import ClientSocket
-from relay.errors import BadRequest, RequestTimeout
+from relay.edge.socket import EARLY_HOLDS, PARSER_HOLDS, ClientSocket
+from relay.errors import HeadTooLarge, RelayError, RequestTimeout
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call, CallOwner
 from relay.flow.request import RequestHead
@@ -49,8 +52,8 @@ from relay.flow.request import RequestHead
 if TYPE_CHECKING:
     from relay.edge.server import ConnectionServer
 
-EARLY_BYTES_MAX: Final = 256 * 1024
-"""Of requests that come before the last one was answered."""
+PIECE_BYTES_MAX: Final = 16 * 1024
+"""What the parser gets at once where nobody knows how long the request is."""
 
 FIRST_REQUEST_S: Final = 2.0
 """How long a connection that has asked nothing yet is kept while draining."""
@@ -70,20 +73,20 @@ class ClientConnection(ClientSocket, CallOwner):
     """
 
     __slots__ = (
-        "_body",
+        "_body_bytes",
         "_body_bytes_max",
         "_early",
         "_head",
+        "_head_bytes",
         "_head_cache",
         "_left",
         "_owed_bytes",
         "_parsing",
-        "_phase",
+        "_payload",
         "_server",
         "_service",
         "_task",
-        "_timeouts",
-        "deadline_s",
+        "bodiless",
     )
 
     def __init__(
@@ -93,27 +96,30 @@ class ClientConnection(ClientSocket, CallOwner):
         timeouts: Timeouts,
         body_bytes_max: int,
     ) -> None:
-        super().__init__()
-        self._phase = FRESH
+        super().__init__(timeouts)
         self._server = server
         self._service = service
-        self._timeouts = timeouts
         self._body_bytes_max = body_bytes_max
         self._parsing: RequestParser | None = None
         self._task: asyncio.Task[None] | None = None
-        """The loop of requests, while it runs."""
-        self._body: StreamReader | None = None
-        """What a request's body comes in, while RECEIVING."""
+        """Serves one request, or carries a call on."""
+        self._payload: StreamReader | None = None
+        """What the body of that request comes in."""
         self._owed_bytes = 0
         """What the parser still waits for; 0 = it is between requests, below 0 = nobody knows."""
         self._head = b""
-        """The head of the request that the loop begins with, where one read brought it whole."""
+        """The head of a request that waits for the task, where one read brought it whole."""
+        self._head_bytes = 0
+        """What has come of a head that is not whole, or since a body in chunks last grew."""
+        self._body_bytes = 0
+        """What a body in chunks had grown to by then."""
         self._head_cache: HeadCache | None = None
         self._left: tuple[Call, Attempt | None] | None = None
         """A call that is CARRIED by a task which has not begun, and the attempt that failed."""
-        self._early = b""
-        """What came while a call was RUNNING or CARRIED."""
-        self.deadline_s = math.inf
+        self._early: EarlyBytes | None = None
+        """What came before its turn, where anything did."""
+        self.bodiless = False
+        """The request was a HEAD: its answer has no body."""
 
     # --- asyncio's and the sweep's side --------------------------------------------------------
 
@@ -123,44 +129,96 @@ class ClientConnection(ClientSocket, CallOwner):
         The loop has set TCP_NODELAY, and SO_KEEPALIVE comes with the listener's.
         """
         self.take_in(cast("asyncio.Transport", transport))
-        self.deadline_s = clock_s() + self._timeouts.head_s
         self._server.open_connection(self)
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent: what becomes of it depends on the phase."""
-        phase = self._phase
-        if phase < QUEUED:
-            self._take_request(data)
-        elif phase < RUNNING:
-            self._feed(data)
-        elif phase < CLOSING:
-            self._keep_early(data)
-
-    def _take_request(self, data: bytes) -> None:
-        """Serve a request that begins as the last one did; leave all others to the parser."""
-        begins = not self._owed_bytes
-        if begins and self._head_cache is not None:
-            body = self._head_cache.body_of(data, self._body_bytes_max)
-            if body is not None:
-                self._serve_at_once(self._head_cache.request_head, body)
+        if self._phase < HELD and self._early is None and not self._writing_paused:
+            if self._head_cache is not None and not self._owed_bytes:
+                body = self._head_cache.body_of(data, self._body_bytes_max)
+                if body is not None:
+                    self._serve_at_once(self._head_cache.request_head, body)
+                    return
+            if len(data) <= PIECE_BYTES_MAX:
+                self._parse(data)
                 return
-        parsing = self._parsing
-        if parsing is None:
-            parsing = self._parsing = RequestParser(self._server, self.transport)
-        parsing.data_received(data)
-        self._see_request(parsing, data, begins=begins)
+        elif self._early is None and self._body_is_open():
+            self._feed(data)
+            return
+        elif self._phase >= CLOSING:
+            return
+        self._keep(data)
+        if self._phase < HELD or self._body_is_open():
+            self._take_early()
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what came before its turn, within bounds."""
+        if self._early is None:
+            self._early = EarlyBytes()
+        if self._early.keep(data):
+            return
+        if self._phase >= QUEUED and not self._body_is_open():
+            self.cut()
+        else:
+            self.hold_reading(EARLY_HOLDS)
+
+    def _take_early(self) -> None:
+        """Go on with what came before its turn, as far as it is wanted now."""
+        while self._early is not None:
+            if self._phase < HELD:
+                if self._writing_paused and self._phase != HEAD:
+                    self._move(HELD)
+                    return
+                self._parse(self._piece(PIECE_BYTES_MAX))
+            elif self._body_is_open():
+                self._feed(
+                    self._piece(self._owed_bytes if self._owed_bytes > 0 else PIECE_BYTES_MAX)
+                )
+            else:
+                return
+
+    def _piece(self, bytes_max: int) -> bytes:
+        """Take out the next bytes of what came before its turn."""
+        early = self._early
+        assert early is not None
+        piece = early.take(bytes_max)
+        if not len(early):
+            self._early = None
+            self.let_read(EARLY_HOLDS)
+        return piece
+
+    def _put_back(self, rest: bytes) -> None:
+        """Keep what came with a request but is behind it."""
+        if self._early is None:
+            self._early = EarlyBytes()
+        self._early.put_back(rest)
+
+    def _body_is_open(self) -> bool:
+        """Tell whether the request that a task serves has not come whole."""
+        if not QUEUED <= self._phase <= ANSWERING or self._payload is None:
+            return False
+        return self._owed_bytes > 0 or not self._payload.is_eof()
 
     def _feed(self, data: bytes) -> None:
-        """Give more to the parser, while a task serves what came before."""
-        assert self._parsing is not None
-        self._parsing.data_received(data)
-        if self._owed_bytes >= 0:
-            self._owed_bytes -= len(data)  # below 0: a further request has begun
-
-    def _keep_early(self, data: bytes) -> None:
-        self._early += data
-        if len(self._early) > EARLY_BYTES_MAX and self.transport is not None:
-            self.transport.pause_reading()
+        """Give more of a body to the parser, and nothing that is behind it."""
+        parsing, owed = self._parsing, self._owed_bytes
+        assert parsing is not None
+        if owed > 0:
+            if len(data) > owed:
+                self._put_back(data[owed:])
+                data = data[:owed]
+            self._owed_bytes = owed - len(data)
+            parsing.data_received(data)
+            return
+        parsing.data_received(data)
+        payload = self._payload
+        if payload is None or payload.total_bytes != self._body_bytes:
+            self._body_bytes = payload.total_bytes if payload is not None else 0
+            self._head_bytes = 0
+        elif not self._read_holds & PARSER_HOLDS:  # else the parser keeps what it is given
+            self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES_MAX and payload is not None and not payload.is_eof():
+            payload.set_exception(HeadTooLarge(f"Over {HEAD_BYTES_MAX} bytes between two chunks."))
 
     def eof_received(self) -> bool:
         """Let the transport close."""
@@ -178,19 +236,16 @@ class ClientConnection(ClientSocket, CallOwner):
         if self._task is not None:
             self._task.cancel()
 
-    def close(self) -> None:
-        """Take no more; close when what was written is out."""
-        if self._phase < CLOSING:
-            self._move(CLOSING)
-        self.hang_up()
-
     def expire(self) -> None:
         """The client did not do its part in time."""
         self.deadline_s = math.inf
-        if self._body is not None:
-            self._body.set_exception(
+        if self._phase == RECEIVING and self._payload is not None:
+            self._payload.set_exception(
                 RequestTimeout("The request body did not arrive in time."),
             )
+        elif self._phase == HELD and self.unsent_bytes < self._unsent_bytes:
+            self._unsent_bytes = self.unsent_bytes
+            self.deadline_s = clock_s() + self._timeouts.write_s
         elif not self.serving:
             self.cut()
 
@@ -206,36 +261,11 @@ class ClientConnection(ClientSocket, CallOwner):
         else:
             self.close()
 
-    @property
-    def awaited(self) -> bool:
-        """Whether an answer is due, or a first request may be on its way."""
-        return self._phase != RESTING and self._phase < CLOSING
-
-    @property
-    def serving(self) -> bool:
-        """Whether a request is being served."""
-        return RECEIVING <= self._phase < CLOSING
-
-    @property
-    def phase(self) -> int:
-        """Where it stands (edge.phase)."""
-        return self._phase
-
-    def _move(self, phase: int) -> None:
-        """Go to another phase; the one place that changes it, and the deadline with it.
-
-        Raises:
-            AssertionError: `phase` does not follow the one it is in: a bug of ours.
-        """
-        if not may_move(self._phase, phase):
-            raise illegal_move(self._phase, phase)
-        self._phase = phase
-        if phase == RESTING:
-            self.deadline_s = clock_s() + self._timeouts.idle_s
-        elif phase == HEAD:
-            self.deadline_s = clock_s() + self._timeouts.head_s
-        else:
-            self.deadline_s = math.inf
+    def resume_writing(self) -> None:
+        """The client has caught up: its next request may be served."""
+        super().resume_writing()
+        if self._phase == HELD:
+            asyncio.get_running_loop().call_soon(self._take_turn)
 
     def _has_requests(self) -> bool:
         """Tell whether a request was parsed that nobody serves yet."""
@@ -262,33 +292,68 @@ class ClientConnection(ClientSocket, CallOwner):
 
     def _serve_at_once(self, request_head: RequestHead, body: bytes) -> None:
         self._move(RUNNING)
+        self.bodiless = False
         if not self._service.serve_at_once(self, request_head, body):
             self._rest()
 
-    def _see_request(self, parsing: RequestParser, data: bytes, *, begins: bool) -> None:
-        """See whether a request has come, while none is served: one that is whole is, at once.
-
-        `begins`: it is the first thing in `data`, so that where it ends can be told.
-        """
+    def _parse(self, piece: bytes) -> None:
+        """Give the parser what may begin a request; serve one that came whole."""
+        begins = not self._owed_bytes
+        parsing = self._parsing
+        if parsing is None:
+            parsing = self._parsing = RequestParser(self._server, self)
+        parsing.data_received(piece)
         self._owed_bytes, self._head = -1, b""
         waiting = parsing.waiting
         if not waiting:
-            if self._phase != HEAD:
-                # A head that is not whole with its first bytes has a deadline from then on.
-                self._move(HEAD)
+            self._wait_for_head(len(piece))
             return
         message, payload = parsing.first()
         if begins and waiting == 1 and message is not None:
-            self._owed_bytes, self._head = survey(message, data)
-        if message is not None and not self._owed_bytes and payload.is_eof():
-            self._serve_whole(message, payload)
-        else:
-            self._move(QUEUED)
-            self._start_task()
+            self._owed_bytes, self._head = survey(message, piece)
+            if self._owed_bytes < 0 and message.upgrade and self._head:
+                # The parser has stopped behind it, as if another protocol followed.
+                self._put_back(piece[self._owed_bytes :])
+                self._owed_bytes = 0
+        self._see_request(parsing, payload)
 
-    def _serve_whole(self, message: ParsedHead, payload: StreamReader) -> None:
+    def _wait_for_head(self, size: int) -> None:
+        """Wait for the rest of a head, which has a deadline from its first bytes on."""
+        if self._phase != HEAD:
+            self._move(HEAD)
+            self._head_bytes = 0
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(HeadTooLarge(f"The head of the request is over {HEAD_BYTES_MAX} bytes."))
+
+    def _see_request(self, parsing: RequestParser, payload: StreamReader) -> None:
+        """Serve the first request that was parsed: at once where it is whole, else by a task."""
+        error = parsing.fault() if parsing.waiting == 1 else None
+        if error is not None:
+            self._refuse(error)
+            return
+        self._payload = parsing.payload = payload
+        if not payload.is_eof() and self._early is not None:
+            self._move(QUEUED)
+            self._take_early()
+        if payload.is_eof():
+            self._serve_whole(parsing)
+            return
+        if self._phase < HELD:
+            self._move(QUEUED)
+        self._start_task()
+
+    def _refuse(self, error: RelayError) -> None:
+        """Answer what is no request, and close."""
+        self.keeps_alive = False
+        self._service.refuse(self, error)
+        self.close()
+
+    def _serve_whole(self, parsing: RequestParser) -> None:
         head, self._head = self._head, b""
-        self._parsing = None
+        message, payload = parsing.take()
+        assert message is not None
+        self._put_parser_away()
         self._move(RUNNING)
         self._note(message)
         request_head, running = self._service.serve_whole(self, message, payload)
@@ -299,23 +364,48 @@ class ClientConnection(ClientSocket, CallOwner):
             self._rest()
 
     def _note(self, message: ParsedHead) -> None:
-        """Note what a head says of its connection."""
-        self.keeps_alive = self.keeps_alive and not message.should_close
-        self.takes_chunks = message.version >= (1, 1)
+        """Note what a head says of its connection.
+
+        HTTP/1.0 is served one request a connection: what it says of keeping one is an extension,
+        and with a Transfer-Encoding its framing cannot be trusted.
+        Source: RFC 9112, section 6.1.
+        """
+        current = message.version >= (1, 1)
+        self.keeps_alive = self.keeps_alive and current and not message.should_close
+        if message.upgrade and self._owed_bytes < 0:
+            self.keeps_alive = False  # the parser has lost what is behind it
+        self.takes_chunks = current
+        self.bodiless = message.method == "HEAD"
+
+    def _put_parser_away(self) -> None:
+        """Let go of the parser and the body where nothing more may come of them."""
+        self._payload = None
+        self.let_read(PARSER_HOLDS)
+        if self._owed_bytes == 0 and not self._has_requests():
+            self._parsing = None
 
     def _rest(self) -> None:
-        """Wait for the next request, or go on with what came of it already."""
+        """Wait for the next request; where it has come already, for its turn."""
         if self._phase >= CLOSING or not self.keeps_alive:
             self.close()
             return
         self._move(RESTING)
-        if self._has_requests():
-            self._move(QUEUED)
-            self._start_task()
-        if self._early and self.transport is not None:
-            early, self._early = self._early, b""
-            self.transport.resume_reading()
-            self.data_received(early)
+        if self._early is not None or self._has_requests():
+            self._move(HELD)
+            if not self._writing_paused:
+                asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Go on with what came early, unless its client has answers to take first."""
+        if self._phase != HELD or self._writing_paused:
+            return
+        self._move(RESTING)
+        if self._parsing is not None and self._has_requests():
+            self._see_request(self._parsing, self._parsing.first()[1])
+        else:
+            self._take_early()
+        if self._phase >= QUEUED:
+            self.let_read(EARLY_HOLDS)  # a client that is not read cannot be seen to leave
 
     # --- the task, where something has to be waited for ------------------------------------------
 
@@ -324,41 +414,30 @@ class ClientConnection(ClientSocket, CallOwner):
             self._task = asyncio.get_running_loop().create_task(self._serve())
 
     async def _serve(self) -> None:
-        """Serve what could not be served at once, until nothing is left or one side had enough."""
+        """Serve a request that could not be served at once, or carry a call on."""
         running = False
         try:
             if self._left is not None:
                 (call, failed), self._left = self._left, None
                 running = await self._service.go_on(self, call, failed)
-            else:
-                while self._wants_next(running=running):
-                    running = await self._serve_parsed()
+            elif self._phase < CLOSING:
+                running = await self._serve_parsed()
         except BaseException:
             self.keeps_alive = False
             raise
         finally:
             self._task = None
-            if not self._owed_bytes and not self._has_requests():
-                self._parsing = None
+            self._put_parser_away()
             if not running:
                 self._rest()
-            elif self._phase < CLOSING:
+            elif self._phase < CLOSING and self._phase != RUNNING:
                 self._move(RUNNING)
-
-    def _wants_next(self, *, running: bool) -> bool:
-        """Tell whether the task has one more request to serve."""
-        if running or not self.keeps_alive or self._phase >= CLOSING:
-            return False
-        return self._has_requests()
 
     async def _serve_parsed(self) -> bool:
         """Serve one request that was parsed; return whether its answer runs on without us."""
         assert self._parsing is not None
         message, payload = self._parsing.take()
-        if message is None:
-            # The parser's own words quote the request; ours do not.
-            self._service.refuse(self, BadRequest("The request is not valid HTTP/1.1."))
-            return False
+        assert message is not None
         head, self._head = self._head, b""
         self._move(ANSWERING)
         self._note(message)
@@ -373,8 +452,13 @@ class ClientConnection(ClientSocket, CallOwner):
             await drop_rest(payload)
         return running
 
-    async def read_body(self, payload: StreamReader, bytes_max: int) -> bytes:
+    async def read_body(self, payload: StreamReader, bytes_max: int, take: TakeBytes) -> bytes:
         """Return the whole body.
+
+        Args:
+            payload: What it comes in.
+            bytes_max: Beyond it nothing is read.
+            take: Told of each piece; raises where there is no room for it.
 
         Raises:
             TooLarge: CLIENT; it is over `bytes_max`.
@@ -382,13 +466,13 @@ class ClientConnection(ClientSocket, CallOwner):
             BadRequest: CLIENT; it broke off or its framing is wrong.
         """
         if payload.is_eof():
-            return take_whole(payload, bytes_max)
-        self._body = payload
+            body = take_whole(payload, bytes_max)
+            take(len(body))
+            return body
         self._move(RECEIVING)
         try:
-            return await read_paced(payload, bytes_max, self._timeouts, self._expect_by)
+            return await read_paced(payload, bytes_max, self._timeouts, self._expect_by, take)
         finally:
-            self._body = None
             if self._phase < CLOSING:
                 self._move(ANSWERING)
 

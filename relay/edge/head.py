@@ -8,11 +8,18 @@ from urllib.parse import unquote
 from multidict import CIMultiDictProxy
 
 from relay.edge.body import too_large
-from relay.errors import BadRequest, NotImplementedHere, UnsupportedMedia
+from relay.errors import BadRequest, NotImplementedHere, UnsupportedMedia, UpgradeRequired
 from relay.model import DEFAULT_DIALECT, Dialect
 from relay.records import Endpoint
 from relay.wire.api_keys import PREFIX
 from relay.wire.dialects.known import KEY_HEADERS, MARKS, TABLES
+
+TARGET_BYTES_MAX: Final = 8190
+FIELD_BYTES_MAX: Final = 32 * 1024
+"""Of one header field: browsers behind a single sign-on send cookies of 10 KB and more."""
+FIELDS_MAX: Final = 128
+HEAD_BYTES_MAX: Final = 64 * 1024
+"""Of a whole head."""
 
 
 class ParsedHead(Protocol):
@@ -70,7 +77,7 @@ def survey(message: ParsedHead, data: bytes) -> tuple[int, bytes]:
         whole in `data`.
     """
     end = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
-    if end < len(b"\r\n\r\n") or message.chunked or message.upgrade:
+    if end < len(b"\r\n\r\n") or message.chunked:
         return -1, b""
     body_bytes = int(message.headers.get("Content-Length", 0))
     return end + body_bytes - len(data), data[:end]
@@ -79,23 +86,22 @@ def survey(message: ParsedHead, data: bytes) -> tuple[int, bytes]:
 _HOST: Final = re.compile(r"[A-Za-z0-9._\-\[\]:]*")
 
 
-def announced_bytes(message: ParsedHead, bytes_max: int) -> int:
-    """Return what the body will take at most.
+def check_length(message: ParsedHead, bytes_max: int) -> None:
+    """Refuse a body that announces itself as too long.
 
     Raises:
         TooLarge: CLIENT; it says so itself.
     """
-    announced = message.headers.get("Content-Length")
-    size = int(announced) if announced else (bytes_max if message.chunked else 0)
-    if size > bytes_max:
+    if int(message.headers.get("Content-Length", 0)) > bytes_max:
         raise too_large(bytes_max)
-    return size
 
 
 def comes_again(message: ParsedHead) -> bool:
     """Tell whether the next request of the connection may have the same head."""
     headers = message.headers
-    return not message.should_close and message.version == (1, 1) and "Expect" not in headers
+    if message.should_close or message.upgrade or message.version != (1, 1):
+        return False
+    return "Expect" not in headers
 
 
 def check_head(message: ParsedHead) -> None:
@@ -103,7 +109,9 @@ def check_head(message: ParsedHead) -> None:
 
     Raises:
         BadRequest: CLIENT; the version or the Host header is none.
-        NotImplementedHere: CLIENT; an upgrade, or a transfer coding other than chunked.
+        UpgradeRequired: CLIENT; a WebSocket is asked for. All other offers of another protocol
+            (h2c, as curl and Java's client make them) are ignored, as an offer may be.
+        NotImplementedHere: CLIENT; a transfer coding other than chunked.
         UnsupportedMedia: CLIENT; an encoded body.
 
     Source: docs/reliability.md, "Bare aiohttp".
@@ -111,8 +119,9 @@ def check_head(message: ParsedHead) -> None:
     headers = message.headers
     if message.version not in ((1, 1), (1, 0)):
         raise BadRequest("This relay speaks HTTP/1.1.")
-    if message.upgrade:
-        raise NotImplementedHere("Connections cannot be upgraded here.")
+    if message.upgrade and asks_for_websocket(message):
+        # Coding agents fall back to HTTP at once on this status, and on no other.
+        raise UpgradeRequired("There is no WebSocket here: send this request over HTTP/1.1.")
     if not _is_host(headers.get("Host", "")):
         raise BadRequest("The Host header is not a host name.")
     coding = headers.get("Transfer-Encoding")
@@ -120,6 +129,15 @@ def check_head(message: ParsedHead) -> None:
         raise NotImplementedHere("The only transfer coding taken is chunked.")
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Send the body without a content encoding.")
+
+
+def asks_for_websocket(message: ParsedHead) -> bool:
+    """Tell whether a head is the opening handshake of a WebSocket.
+
+    Source: RFC 6455, section 4.1: a GET whose Upgrade field holds the word "websocket".
+    """
+    offers = message.headers.get("Upgrade", "").lower().split(",")
+    return message.method == "GET" and any(offer.strip() == "websocket" for offer in offers)
 
 
 @lru_cache(maxsize=256)

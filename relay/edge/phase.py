@@ -1,10 +1,10 @@
 """How far a client's connection has come, and which way it may go from there.
 
-    FRESH --> HEAD --> QUEUED --> ANSWERING <--> RECEIVING      a task serves
-      |         |         ^           |
-      +---------+---------|-----------+--> RUNNING <--> CARRIED  no task reads requests
-                          |                   |            |
-    RESTING <-------------+-------------------+------------+
+    FRESH --> HEAD --> QUEUED --> ANSWERING <--> RECEIVING       a task serves
+      |        |          ^          |  |
+      +--------+----------|----------|--+--> RUNNING <--> CARRIED   an answer on its way
+                          |          v           |           |
+    HELD <--> RESTING ----+----------+-----------+-----------+
     (and from everywhere: CLOSING, GONE)
 
 In their order: below QUEUED nothing is asked, from CLOSING on nothing is taken any more. The names
@@ -24,41 +24,45 @@ class Phase(enum.IntEnum):
     """Its next request (idle_s)."""
     HEAD = 2
     """The rest of a head (head_s)."""
-    QUEUED = 3
+    HELD = 3
+    """Its turn: a request of it has come, others go first; or it has answers to take (write_s)."""
+    QUEUED = 4
     """A task that takes what was parsed: the loop runs it next."""
-    RECEIVING = 4
+    RECEIVING = 5
     """The rest of a body, as fast as it has to come (body_s); a task waits for it."""
-    ANSWERING = 5
+    ANSWERING = 6
     """An answer; a task has it made."""
-    RUNNING = 6
+    RUNNING = 7
     """An answer that no task waits for."""
-    CARRIED = 7
+    CARRIED = 8
     """An answer that was begun without a task: one carries it on."""
-    CLOSING = 8
+    CLOSING = 9
     """Nothing but that what was written goes out."""
-    GONE = 9
+    GONE = 10
     """Nothing: the client has left."""
 
 
 FRESH: Final = 0
 RESTING: Final = 1
 HEAD: Final = 2
-QUEUED: Final = 3
-RECEIVING: Final = 4
-ANSWERING: Final = 5
-RUNNING: Final = 6
-CARRIED: Final = 7
-CLOSING: Final = 8
-GONE: Final = 9
+HELD: Final = 3
+QUEUED: Final = 4
+RECEIVING: Final = 5
+ANSWERING: Final = 6
+RUNNING: Final = 7
+CARRIED: Final = 8
+CLOSING: Final = 9
+GONE: Final = 10
 
 _ENDS: Final = (CLOSING, GONE)
 MOVES: Final[dict[int, tuple[int, ...]]] = {
-    FRESH: (HEAD, QUEUED, RUNNING, *_ENDS),
-    RESTING: (HEAD, QUEUED, RUNNING, *_ENDS),
+    FRESH: (HEAD, HELD, QUEUED, RUNNING, *_ENDS),
+    RESTING: (HEAD, HELD, QUEUED, RUNNING, *_ENDS),
     HEAD: (QUEUED, RUNNING, *_ENDS),
-    QUEUED: (ANSWERING, RESTING, *_ENDS),
+    HELD: (RESTING, *_ENDS),
+    QUEUED: (ANSWERING, RUNNING, *_ENDS),
     RECEIVING: (ANSWERING, *_ENDS),
-    ANSWERING: (RECEIVING, ANSWERING, RUNNING, RESTING, *_ENDS),
+    ANSWERING: (RECEIVING, RUNNING, RESTING, *_ENDS),
     RUNNING: (CARRIED, RESTING, *_ENDS),
     CARRIED: (RUNNING, RESTING, *_ENDS),
     CLOSING: (GONE,),

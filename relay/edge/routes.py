@@ -3,7 +3,6 @@
 Clients often get the base URL wrong by one `/v1`; both slips are served instead of refused.
 """
 
-import difflib
 import enum
 from typing import Final
 from urllib.parse import unquote
@@ -37,7 +36,6 @@ KNOWN: Final = tuple(
     sorted((*(f"/v1/{point.value}" for point in _FLAT), "/v1/models"), key=len, reverse=True)
 )
 """The paths as they should be; the longest first, since one may be the end of another."""
-LIKENESS: Final = 0.75
 MEANT_CHARS_MAX: Final = 64
 """Comparing longer paths with ours would be work that any stranger can order."""
 _MODELS: Final = frozenset(f"{prefix}models" for prefix in (*PREFIXES, *VERSIONS))
@@ -102,9 +100,6 @@ def _explain(path: str) -> str:
                 f"No such path: it should be {known}, but more stands before it. The base URL of "
                 "this relay is its address with /v1 (OpenAI's clients) or without (Anthropic's)."
             )
-    if len(meant) < MEANT_CHARS_MAX:
-        for known in difflib.get_close_matches(meant, KNOWN, n=1, cutoff=LIKENESS):
-            return f"No such path: do you mean {known}?"
     return (
         "No such path. This relay serves /v1/chat/completions, /v1/responses, /v1/messages and "
         "their like; its base URL ends in /v1 for OpenAI's clients, in nothing for Anthropic's."

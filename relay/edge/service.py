@@ -13,13 +13,14 @@ from aiohttp.streams import StreamReader
 
 from relay.clock import clock_s, dice, wall_ns
 from relay.config import Server
-from relay.edge.answers import empty_answer, error_answer, json_answer
+from relay.edge.answers import empty_answer, error_answer, json_answer, without_body
 from relay.edge.body import take_whole
+from relay.edge.body_room import RETRY_AFTER_S, BodyRoom
 from relay.edge.connection import ClientConnection
 from relay.edge.head import (
     ParsedHead,
-    announced_bytes,
     check_head,
+    check_length,
     comes_again,
     forwarded_headers,
     forwarded_query,
@@ -53,7 +54,7 @@ from relay.wire.http import CONTINUE
 
 log = logging.getLogger("relay.edge")
 
-RETRY_AFTER_S: Final = 1.0
+EXPECTED: Final = "100-continue"
 _DROPPED: Final = cast("ParsedHead", None)
 
 
@@ -76,8 +77,8 @@ class Service(ServicePort):
         self._counters = counters
         self._limits = limits
         self._trusted = _networks(limits.trusted_proxies)
-        self._held_bytes = 0
-        self._on_free = self._free_body  # bound once, not for each call
+        self._room = BodyRoom(limits)
+        self._on_free = self._room.free  # bound once, not for each call
         self._ids = RequestIds(random.getrandbits(74))
 
     async def serve(
@@ -159,11 +160,7 @@ class Service(ServicePort):
     def let_go(self, call: Call) -> None:
         """Note that a call is over."""
         self._counters.inflight -= 1
-        self._free_body(call)
-
-    def _free_body(self, call: Call) -> None:
-        self._held_bytes -= call.body_bytes
-        call.body_bytes = 0
+        self._room.free(call)
 
     def desert(self, call: Call) -> None:
         """Settle a call whose client went before anybody was asked, and note that it is over."""
@@ -190,7 +187,8 @@ class Service(ServicePort):
     def _refuse(self, call: Call, client: ClientConnection, error: RelayError) -> None:
         self._settlement.fail(call, error)
         closing = not client.keeps_alive
-        client.write(
+        _send(
+            client,
             error_answer(
                 error,
                 call.request_id,
@@ -198,7 +196,7 @@ class Service(ServicePort):
                 notes=call.notes,
                 closing=closing,
                 dialect=call.head.dialect,
-            )
+            ),
         )
 
     def refuse(self, client: ClientConnection, error: RelayError) -> None:
@@ -224,7 +222,7 @@ class Service(ServicePort):
         found, model = find_route(message.method, message.path)
         if found is Page.ROOT:
             # Coding agents send HEAD / before their first call: no key, no work.
-            client.write(empty_answer(call.request_id, closing=not client.keeps_alive))
+            _send(client, empty_answer(call.request_id, closing=not client.keeps_alive))
             return None
         if isinstance(found, Endpoint):
             call.head = unread_head(found.dialect, found)
@@ -259,26 +257,22 @@ class Service(ServicePort):
     ) -> None:
         """Read the body within bounds, then see whether the call may run."""
         bytes_max = self._limits.body_bytes_max
-        self._hold_body(call, announced_bytes(message, bytes_max))
-        if message.headers.get("Expect", "").lower() == "100-continue":
+        check_length(message, bytes_max)
+        self._admission.check_quota(call)
+        self._hold_body(call, 0)
+        if message.version >= (1, 1) and message.headers.get("Expect", "").lower() == EXPECTED:
             client.write(CONTINUE)
-        body = await client.read_body(payload, bytes_max)
-        # In chunks it announces no size, and the most that it could be was held for it.
-        self._held_bytes += len(body) - call.body_bytes
-        call.body_bytes = len(body)
+        body = await client.read_body(payload, bytes_max, lambda size: self._hold_body(call, size))
         read_question(call, request_head.content_type, body)
         self._admission.admit(call)
 
     def _hold_body(self, call: Call, size: int) -> None:
-        """Take the room that a body needs, or refuse it unread."""
+        """Take the room that so many more bytes of a body need, or refuse them."""
         if not self._journal.healthy:
             # A call that cannot be written down cannot be billed.
             raise Unavailable("The relay cannot take calls now.", retry_after_s=RETRY_AFTER_S)
-        if self._held_bytes + size > self._limits.buffered_bytes_max:
-            raise Unavailable("The relay is overloaded; try again.", retry_after_s=RETRY_AFTER_S)
-        call.body_bytes = size
         call.free_body = self._on_free
-        self._held_bytes += size
+        self._room.take(call, size)
 
     def _answer_page(self, call: Call, client: ClientConnection, page: Page, model: str) -> None:
         names = self._admission.models(call)
@@ -290,7 +284,12 @@ class Service(ServicePort):
             body = table.model_body(model, created)
         else:
             raise ModelNotFound("This model is not offered here, or not to your key.")
-        client.write(json_answer(body, call.request_id, closing=not client.keeps_alive))
+        _send(client, json_answer(body, call.request_id, closing=not client.keeps_alive))
+
+
+def _send(client: ClientConnection, answer: bytes) -> None:
+    """Send a whole answer of our own."""
+    client.write(without_body(answer) if client.bodiless else answer)
 
 
 def _dice() -> float:

@@ -1,10 +1,32 @@
-"""A client's socket: what of a connection outlasts its requests, and knows nothing of them."""
+"""A client's socket: where a connection stands, and what of it outlasts its requests.
+
+Where it stands is its phase (edge.phase), which `_move` alone changes, and with it the deadline.
+"""
 
 import asyncio
+import math
 from collections.abc import Callable
+from typing import Final
 
+from relay.clock import clock_s
+from relay.config import Timeouts
+from relay.edge.phase import (
+    CLOSING,
+    FRESH,
+    HEAD,
+    HELD,
+    RECEIVING,
+    RESTING,
+    illegal_move,
+    may_move,
+)
 from relay.flow.ports import Backpressure, Client
 from relay.flow.response import swallow
+
+PARSER_HOLDS: Final = 1
+"""Reading stops: the parser has as much of a body as it takes."""
+EARLY_HOLDS: Final = 2
+"""Reading stops: enough has come before its turn."""
 
 
 class ClientSocket(Client):
@@ -12,7 +34,12 @@ class ClientSocket(Client):
 
     __slots__ = (
         "_backpressure",
+        "_phase",
+        "_read_holds",
+        "_timeouts",
+        "_unsent_bytes",
         "_writing_paused",
+        "deadline_s",
         "keeps_alive",
         "peer_ip",
         "takes_chunks",
@@ -20,7 +47,15 @@ class ClientSocket(Client):
         "write",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._phase = FRESH
+        self.deadline_s = math.inf
+        """Until when the client has to do its part, in seconds of time.monotonic."""
+        self._read_holds = 0
+        """Why the transport is paused: PARSER_HOLDS, EARLY_HOLDS, or both."""
+        self._unsent_bytes = 0
+        """What the client had not taken when it was last looked at, HELD."""
         self.transport: asyncio.Transport | None = None
         self.write: Callable[[bytes], None] = swallow
         """The transport's own write; a connection that is gone swallows what comes."""
@@ -36,6 +71,7 @@ class ClientSocket(Client):
         self.peer_ip = peer[0] if peer else ""
         self.transport = transport
         self.write = transport.write
+        self.deadline_s = clock_s() + self._timeouts.head_s
 
     def let_out(self) -> None:
         """End: the client is gone, and whoever feeds it hears of it now."""
@@ -44,10 +80,46 @@ class ClientSocket(Client):
         if self._backpressure is not None:
             self._backpressure.leave()
 
-    def hang_up(self) -> None:
-        """Close when what was written is out."""
+    def close(self) -> None:
+        """Take no more; close when what was written is out."""
+        if self._phase < CLOSING:
+            self._move(CLOSING)
         if self.transport is not None:
             self.transport.close()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether an answer is due, or a first request may be on its way."""
+        return self._phase != RESTING and self._phase < CLOSING
+
+    @property
+    def serving(self) -> bool:
+        """Whether a request is being served."""
+        return RECEIVING <= self._phase < CLOSING
+
+    @property
+    def phase(self) -> int:
+        """Where it stands (edge.phase)."""
+        return self._phase
+
+    def _move(self, phase: int) -> None:
+        """Go to another phase; the one place that changes it, and the deadline with it.
+
+        Raises:
+            AssertionError: `phase` does not follow the one it is in: a bug of ours.
+        """
+        if not may_move(self._phase, phase):
+            raise illegal_move(self._phase, phase)
+        self._phase = phase
+        if phase == RESTING:
+            self.deadline_s = clock_s() + self._timeouts.idle_s
+        elif phase == HEAD:
+            self.deadline_s = clock_s() + self._timeouts.head_s
+        elif phase == HELD and self._writing_paused:
+            self._unsent_bytes = self.unsent_bytes
+            self.deadline_s = clock_s() + self._timeouts.write_s
+        else:
+            self.deadline_s = math.inf
 
     @property
     def unsent_bytes(self) -> int:
@@ -59,6 +131,29 @@ class ClientSocket(Client):
         self._backpressure = backpressure
         if backpressure is not None and self._writing_paused:
             backpressure.pause()
+
+    def hold_reading(self, reason: int) -> None:
+        """Read no more, for one of the reasons."""
+        if not self._read_holds and self.transport is not None:
+            self.transport.pause_reading()
+        self._read_holds |= reason
+
+    def let_read(self, reason: int) -> None:
+        """Read on, unless there is another reason not to."""
+        held, self._read_holds = self._read_holds, self._read_holds & ~reason
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if held and not self._read_holds:
+            transport.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Do as a transport does, for the parser: it has enough."""
+        self.hold_reading(PARSER_HOLDS)
+
+    def resume_reading(self) -> None:
+        """Do as a transport does, for the parser: it can take more."""
+        self.let_read(PARSER_HOLDS)
 
     def cut(self) -> None:
         """Drop the connection at once, unsent bytes with it."""

@@ -107,6 +107,17 @@ class Admission:
         assert key is not None
         found = self._rights.get((key.id, call.head.endpoint, call.request.model))
         call.rights = found or self._find_rights(call, call.rights)
+        if key.quota_nanos is not None:
+            self.check_quota(call)
+
+    def check_quota(self, call: Call) -> None:
+        """Refuse what no body can make good.
+
+        Raises:
+            QuotaExhausted: CLIENT; the key has spent its quota.
+        """
+        key = call.rights.key
+        assert key is not None
         if key.quota_nanos is not None and not self._key_quotas.has_left(key):
             raise QuotaExhausted("This API key has spent its quota.")
 

@@ -103,28 +103,35 @@ class RunningCalls:
             attempt.fail(ChannelTimeout("The upstream did not begin its answer in time."))
 
     def _look_at_stream(self, attempt: Attempt, now_s: float) -> None:
+        client = attempt.call.client
+        unsent_bytes = client.unsent_bytes
+        if not unsent_bytes or unsent_bytes < attempt.unsent_bytes or not attempt.taken_s:
+            attempt.taken_s = now_s
+        attempt.unsent_bytes = unsent_bytes
         if attempt.bytes_in != attempt.seen_bytes:
             attempt.seen_bytes = attempt.bytes_in
             attempt.moved_s = attempt.call.response.spoke_s = now_s
         elif attempt.paused:
-            client = attempt.call.client
-            if client.unsent_bytes != attempt.unsent_bytes:
-                attempt.unsent_bytes = client.unsent_bytes
-                attempt.moved_s = now_s
-            elif now_s - attempt.moved_s > self._timeouts.write_s:
-                client.cut()
-        elif now_s - attempt.moved_s > self._timeouts.gap_s:
+            attempt.moved_s = attempt.taken_s
+        if unsent_bytes and now_s - attempt.taken_s > self._timeouts.write_s:
+            client.cut()
+        elif not attempt.paused and now_s - attempt.moved_s > self._timeouts.gap_s:
             attempt.lapse(ChannelTimeout("The upstream fell silent in the middle of its answer."))
 
     def _speak(self, call: Call, now_s: float) -> None:
         """Say something to the client of a silent stream.
 
         A comment sends the head, but no part of an answer: another channel may still begin one
-        behind it. Only the status of a failure is lost; it is told in band.
+        behind it. Only the status of a failure is lost; it is told in band. A client that has not
+        taken what was sent before needs none, and must not seem to move by it.
         """
         response = call.response
         since_s = response.spoke_s or call.begun_s
-        if call.request.stream and now_s - since_s > self._timeouts.keepalive_comment_s:
+        if (
+            call.request.stream
+            and not call.client.unsent_bytes
+            and now_s - since_s > self._timeouts.keepalive_comment_s
+        ):
             response.spoke_s = now_s
             comment = TABLES[call.head.dialect].keep_alive
             if comment is not None:

@@ -28,6 +28,7 @@ REASONS: Final[dict[int, bytes]] = {
     408: b"Request Timeout",
     409: b"Conflict",
     413: b"Content Too Large",
+    414: b"URI Too Long",
     415: b"Unsupported Media Type",
     417: b"Expectation Failed",
     422: b"Unprocessable Content",

@@ -89,7 +89,9 @@ CHAT = "/v1/chat/completions"
         (post("/v1/audio/transcriptions", b"{}"), 415, "unsupported_media_type"),
         (post(CHAT, chat(), "Content-Encoding: gzip"), 415, "unsupported_media_type"),
         (get("/", "Transfer-Encoding: gzip, chunked"), 501, "not_implemented"),
-        (get("/", "Connection: Upgrade", "Upgrade: websocket"), 501, "not_implemented"),
+        (get("/", "Connection: Upgrade", "Upgrade: websocket"), 426, "upgrade_required"),
+        (get("/" + "y" * 9000), 414, "uri_too_long"),
+        (get("/", *["x: y"] * 200), 431, "request_header_fields_too_large"),
         (b"GET / HTTP/1.1\r\nHost: a@b/c\r\nConnection: close\r\n\r\n", 400, None),
         (b"GET / HTTP/2.0\r\nHost: a\r\nConnection: close\r\n\r\n", 400, None),
         (b"\x16\x03\x01\x02\x00" + CANARY.encode() + b"\r\n\r\n", 400, None),
@@ -99,7 +101,8 @@ CHAT = "/v1/chat/completions"
             None,
         ),
         (get("/", "Content-Length: 1", "Transfer-Encoding: chunked"), 400, None),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"x: " + b"y" * 9000 + b"\r\n\r\n", 400, None),
+        (get("/", "Cookie: " + "y" * 40_000), 431, "request_header_fields_too_large"),
+        (get("/", *["x: " + "y" * 9000] * 12), 431, "request_header_fields_too_large"),
     ],
 )
 async def test_a_wrong_request_gets_a_clear_answer(

@@ -62,6 +62,8 @@ class Attempt(AnswerListener):
     unsent_bytes: int = 0
     _returned: bytes = b""
     """Header lines of the upstream's answer that the client gets."""
+    taken_s: float = 0.0
+    """When its client was last seen to take something, or to have taken all."""
     _refusal: RefusalReader | None = None
     """What the upstream says instead of an answer."""
 
