@@ -5,9 +5,12 @@ drain.
 """
 
 import asyncio
+import logging
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final, cast
 
 from aiohttp import web
@@ -33,21 +36,33 @@ from relay.ports import Journal
 from relay.routing.health import HealthChange
 from relay.upstream.pool import UpstreamPool
 
+log = logging.getLogger("relay.edge")
+
 SWEEP_S: Final = 1.0
 POLL_S: Final = 0.05
+IDLE_LOOKS_MAX: Final = 64
+"""Of the longest open connections, that one is looked for among which nobody needs now."""
+FILES_KEPT: Final = 64
+"""Descriptors that clients and upstreams leave to the journal, the databases and the like."""
 LAST_WORDS_S: Final = 1.0
 """After the drain deadline: time for error events to reach their clients."""
 
 
 class ConnectionServer(web.Server):
-    """aiohttp's low-level server, making our connections."""
+    """aiohttp's low-level server, making our connections; it knows those that are open.
+
+    `on_full`: told that a client had to be turned away.
+    """
 
     def __init__(self, config: Config, service: Service, counters: Counters) -> None:
         super().__init__(_unused, handler_cancellation=True)
         self._config = config
         self._service = service
         self._counters = counters
-        self.open: set[ClientConnection] = set()
+        self.connections_max = config.server.connections_max
+        self.on_full: Callable[[], None] = _nothing
+        self.open: dict[ClientConnection, None] = {}
+        """In the order in which they came."""
 
     def __call__(self) -> ClientConnection:  # type: ignore[override]  # it stands for their handler
         """Make the protocol object of a new connection."""
@@ -55,15 +70,21 @@ class ConnectionServer(web.Server):
         return ClientConnection(self, self._service, config.timeouts, config.server.body_bytes_max)
 
     def open_connection(self, connection: ClientConnection) -> None:
-        """Count a connection; over the limit the newest is closed at once."""
-        self.open.add(connection)
+        """Count a connection; over the limit an idle one has to go, else the newest."""
+        self.open[connection] = None
         self._counters.connections = len(self.open)
-        if len(self.open) > self._config.server.connections_max:
+        if len(self.open) <= self.connections_max:
+            return
+        idle = next((c for c in islice(self.open, IDLE_LOOKS_MAX) if c.idle), connection)
+        if idle is not connection:
+            idle.cut()
+        else:
             connection.cut()
+            self.on_full()
 
     def forget_connection(self, connection: ClientConnection) -> None:
         """Forget a connection."""
-        self.open.discard(connection)
+        self.open.pop(connection, None)
         self._counters.connections = len(self.open)
 
 
@@ -115,7 +136,10 @@ class DataServer:
             config.server,
         )
         self._connections = ConnectionServer(config, service, counters)
+        self._connections.on_full = self._stop_accepting
+        self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
     def swap(self, snapshot: Snapshot) -> None:
@@ -132,13 +156,41 @@ class DataServer:
         """Listen on `sock`, which is bound already."""
         loop = asyncio.get_running_loop()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # its connections inherit it
-        self._listener = await loop.create_server(
-            cast("Callable[[], asyncio.Protocol]", self._connections),
-            sock=sock,
-            backlog=self._config.server.backlog,
-        )
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = self._config.server.connections_max
+        self._connections.connections_max = allowed = connections_allowed(wanted, files)
+        if allowed < wanted:
+            log.warning(
+                "the limit of open files allows fewer connections than connections_max",
+                extra={"count": allowed},
+            )
+        self._socket = sock
+        await self._accept()
         self._running_calls.start()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+
+    async def _accept(self) -> None:
+        """Take connections from the socket's queue; a copy of it is closed to stop that."""
+        assert self._socket is not None
+        self._listener = await asyncio.get_running_loop().create_server(
+            cast("Callable[[], asyncio.Protocol]", self._connections),
+            sock=self._socket.dup(),
+            backlog=self._config.server.backlog,
+        )
+
+    def _stop_accepting(self) -> None:
+        """Leave who comes in the socket's queue until one of those here has gone."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _accept_again(self) -> None:
+        """Take connections again where there is room for some."""
+        if self._listener is not None or self._socket is None:
+            return
+        room = self._connections.connections_max - len(self._connections.open)
+        if room > 0 and (self._opening is None or self._opening.done()):
+            self._opening = asyncio.get_running_loop().create_task(self._accept())
 
     async def drain(self, deadline_s: float) -> None:
         """Take no new connection, let running calls end, then end what is left.
@@ -147,10 +199,14 @@ class DataServer:
             deadline_s: Seconds that running calls have.
         """
         loop = asyncio.get_running_loop()
+        if self._opening is not None:
+            self._opening.cancel()
         if self._listener is not None:
             await asyncio.sleep(POLL_S)  # who queues in the kernel has connected: take them in
-            self._listener.close()
-            self._listener = None
+        self._stop_accepting()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
         for connection in list(self._connections.open):
             connection.retire()
         until_s = loop.time() + deadline_s
@@ -191,12 +247,25 @@ class DataServer:
         for connection in list(self._connections.open):
             if connection.deadline_s < now_s:
                 connection.expire()
+        self._accept_again()
         self._pool.close_idle(now_s)
+
+
+def connections_allowed(wanted: int, files: int) -> int:
+    """Return how many clients may be connected where `files` may be open: each may need two.
+
+    Source: RLIMIT_NOFILE in getrlimit(2); a call takes its client's socket and its upstream's.
+    """
+    return max(1, min(wanted, (files - FILES_KEPT) // 2))
+
+
+def _nothing() -> None:
+    """Stand where nobody listens."""
 
 
 async def _unused(request: web.BaseRequest) -> web.StreamResponse:
     """Stand where aiohttp wants a handler; ClientConnection.start never calls it."""
-    raise AssertionError("requests are served by edge.site")
+    raise AssertionError("requests are served by edge.service")
 
 
 def _any(call: Call) -> bool:

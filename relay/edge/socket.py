@@ -93,6 +93,11 @@ class ClientSocket(Client):
         return self._phase != RESTING and self._phase < CLOSING
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing of a request has come since the last answer, or at all."""
+        return self._phase < HEAD
+
+    @property
     def serving(self) -> bool:
         """Whether a request is being served."""
         return RECEIVING <= self._phase < CLOSING

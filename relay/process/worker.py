@@ -200,8 +200,11 @@ def _on_sigterm(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio
 
 
 def _resident_bytes() -> int:
-    """Return this process's resident memory.
+    """Return this process's resident memory; 0 where that cannot be read now.
 
     Source: proc(5), /proc/pid/statm: the second field, in pages.
     """
-    return int(_STATM.read_bytes().split()[1]) * _PAGE_BYTES
+    try:
+        return int(_STATM.read_bytes().split()[1]) * _PAGE_BYTES
+    except OSError:  # no descriptor is free: a figure is missing, and calls go on
+        return 0

@@ -6,6 +6,7 @@ taken first, so that surplus ones fall idle and are closed before the server clo
 """
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections import deque
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 from relay.clock import clock_s
 from relay.config import Timeouts
-from relay.errors import CertificateInvalid, ConnectFailed
+from relay.errors import CertificateInvalid, ConnectFailed, Unavailable
 from relay.model import Channel
 from relay.ports import Connections
 from relay.records import Endpoint
@@ -37,6 +38,8 @@ CERTIFICATE_FAULTS: Final = {
     64: "is for another address",
 }
 """Source: OpenSSL, X509_STORE_CTX_get_error: X509_V_ERR_..., as `verify_code` has them."""
+OUR_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What a connection cannot be made of because this process or machine has used it up."""
 PEER_SILENT_MS: Final = 60_000
 """TCP_USER_TIMEOUT: a peer that acknowledges nothing for this long is gone."""
 
@@ -92,6 +95,7 @@ class UpstreamPool(Connections):
 
         Raises:
             ConnectFailed: NETWORK; refused, unresolved, TLS not verified, or too slow.
+            Unavailable: RELAY; this process can open nothing more: no fault of the channel's.
         """
         origin = self._origin(channel)
         scheme, host, port = origin
@@ -115,7 +119,11 @@ class UpstreamPool(Connections):
             raise ConnectFailed("The upstream did not agree to speak TLS.") from None
         except TimeoutError:
             raise ConnectFailed("The upstream did not take a connection in time.") from None
-        except OSError:
+        except OSError as error:
+            if error.errno in OUR_SHORTAGES:
+                raise Unavailable(
+                    "The relay is overloaded; try again.", retry_after_s=1.0
+                ) from None
             # The system's text names addresses; the client has no use for those.
             raise ConnectFailed("The upstream could not be reached.") from None
         tune_socket(transport.get_extra_info("socket"))

@@ -1,0 +1,158 @@
+"""Goal: a relay that has no descriptor left goes on, blames nobody else, and turns clients away.
+
+Method: limits that are lowered while a data plane runs in the test's own process.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from relay.clock import now_us
+from relay.config import Config, Server
+from relay.edge.server import FILES_KEPT, connections_allowed
+from relay.process import worker
+from tests.flow.rig import Peer, Rig, chat, make_channel, make_snapshot, post
+from tests.flow.test_bad_input import CHAT, answer_json, get, read
+
+
+@contextlib.contextmanager
+def files_left(count: int) -> Iterator[None]:
+    """Leave so many descriptors to this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 - names, not paths
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + count, hard))
+    taken: list[int] = []
+    with contextlib.suppress(OSError):
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    for file in taken[-count:] if count else ():
+        os.close(file)
+        taken.remove(file)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for file in taken:
+            os.close(file)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "files", "allowed"),
+    [
+        (20_000, 1_048_576, 20_000),
+        (20_000, 40_064, 20_000),
+        (20_000, 40_000, 19_968),
+        (20_000, 1024, 480),
+        (10, 1024, 10),
+        (20_000, FILES_KEPT, 1),
+        (20_000, 8, 1),
+    ],
+)
+def test_a_client_may_need_two_descriptors(wanted: int, files: int, allowed: int) -> None:
+    assert connections_allowed(wanted, files) == allowed
+
+
+async def test_fewer_connections_than_were_set_are_told_at_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        async with Rig(make_snapshot([make_channel(1, 1)])) as rig:
+            assert rig.server._connections.connections_max == 480
+        (record,) = [r for r in caplog.records if r.name == "relay.edge"]
+        assert vars(record)["count"] == 480
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_figure_that_cannot_be_read_is_missing_and_no_more() -> None:
+    assert worker._resident_bytes() > 0
+    with files_left(0):
+        assert worker._resident_bytes() == 0
+    assert worker._resident_bytes() > 0
+
+
+async def test_what_is_used_up_here_is_no_fault_of_the_channels() -> None:
+    async with Peer(answer_json) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        call = post(CHAT, chat()).replace(b"Connection: close\r\n", b"")
+        for _ in range(8):
+            with files_left(0):
+                writer.write(call)
+                head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 "), head
+            size = int(head.lower().split(b"content-length: ")[1].split()[0])
+            await reader.readexactly(size)
+        assert not rig.server.balancer.health.describe(now_us())
+        writer.write(call)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+async def test_connections_without_end_leave_the_running_ones_and_the_next() -> None:
+    async with Peer(answer_json) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        others = []
+        with files_left(20):
+            with contextlib.suppress(OSError):
+                for _ in range(40):
+                    pair = await asyncio.open_connection("127.0.0.1", rig.port)
+                    others += [pair]
+            await asyncio.sleep(0.1)
+            writer.write(get("/", method="HEAD").replace(b"Connection: close\r\n", b""))
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        for _, other in others:
+            other.close()
+        assert read(await rig.say(post(CHAT, chat())))[0] == 200
+        writer.close()
+
+
+async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(60)
+
+
+async def test_the_idle_make_room_for_those_that_come() -> None:
+    config = Config(server=Server(connections_max=5))
+    async with (
+        Peer(answer_json) as peer,
+        Rig(make_snapshot([make_channel(1, peer.port)]), config) as rig,
+    ):
+        idle = [await asyncio.open_connection("127.0.0.1", rig.port) for _ in range(30)]
+        for _ in range(5):
+            assert read(await rig.say(post(CHAT, chat())))[0] == 200
+        assert len(rig.server._connections.open) <= 5
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_where_nobody_is_idle_accepting_stops_and_goes_on() -> None:
+    config = Config(server=Server(connections_max=5))
+    async with (
+        Peer(silent) as peer,
+        Rig(make_snapshot([make_channel(1, peer.port)]), config) as rig,
+    ):
+        busy = []
+        for count in range(1, 6):
+            _, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+            writer.write(post(CHAT, chat()))
+            busy.append(writer)
+            async with asyncio.timeout(5):
+                while rig.server.counters.inflight < count:
+                    await asyncio.sleep(0.005)
+        with contextlib.suppress(ConnectionError):
+            assert await rig.say(get("/")) == b""  # one is turned away...
+        async with asyncio.timeout(5):
+            while rig.server._listener is not None:
+                await asyncio.sleep(0.005)
+        waits = asyncio.ensure_future(rig.say(get("/", method="HEAD")))  # ...the next ones wait
+        await asyncio.sleep(0.2)
+        assert not waits.done() and rig.server.counters.inflight == 5
+        busy.pop().close()
+        assert (await waits).startswith(b"HTTP/1.1 200 ")
+        for writer in busy:
+            writer.close()
