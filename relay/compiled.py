@@ -23,7 +23,7 @@ from typing import Final
 _HOT: Final = {
     "relay": "clock ports stage units usage",
     "relay.billing": "hold price purse tariff",
-    "relay.edge": "body body_room connection early head head_cache ids phase ports "
+    "relay.edge": "body body_room connection cors early head head_cache ids phase ports "
     "question service socket",
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
     "request response running settle splice",

@@ -44,6 +44,9 @@ class Server(Section, frozen=True):
     """0 = one per core."""
     trusted_proxies: list[str] = []
     """CIDRs whose X-Forwarded-For is believed, walked from the right. Empty: the socket's peer."""
+    cors_origins: list[str] = []
+    """Origins whose web pages may call the relay, as `https://chat.example.org`; "*": all. Empty:
+    none. A page that calls holds its user's key, so this is for those who want that."""
     body_bytes_max: Count = 32 * 1024 * 1024
     """A request body over this gets 413. Vision prompts carry images; Whisper files are 25 MB."""
     buffered_bytes_max: Count = 1024 * 1024 * 1024

@@ -6,6 +6,7 @@ body_room   The memory that request bodies may take: of all of them, and of one 
             address's
 connection  One client connection: a leaner loop of requests around aiohttp's low-level handler and
             C parser
+cors        What lets web pages of other origins call the relay, where the operator wants that
 early       What a client sends before its turn: kept in order, handed out in pieces, and bounded
 head        What the head of a request says: whom it is from, what it asks, how long it is
 head_cache  The head of a connection's last request, remembered for those that begin alike

@@ -31,14 +31,11 @@ def error_answer(
     return _answer(table.error_status(error), request_id, body, extra, closing=closing)
 
 
-def json_answer(body: bytes, request_id: str, *, closing: bool) -> bytes:
-    """Return a 200 with a JSON body."""
-    return _answer(200, request_id, body, b"", closing=closing)
-
-
-def empty_answer(request_id: str, *, closing: bool) -> bytes:
-    """Return a 200 without a body, as to HEAD."""
-    return _answer(200, request_id, b"", b"", closing=closing)
+def json_answer(
+    body: bytes, request_id: str, *, closing: bool, notes: bytes = b"", status: int = 200
+) -> bytes:
+    """Return an answer with a JSON body, b"" for none; `notes`: header lines."""
+    return _answer(status, request_id, body, notes, closing=closing)
 
 
 def without_body(answer: bytes) -> bytes:

@@ -27,7 +27,7 @@ from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.edge.body import TakeBytes, drop_rest, read_paced, take_whole
 from relay.edge.early import EarlyBytes
-from relay.edge.head import HEAD_BYTES_MAX, ParsedHead, survey
+from relay.edge.head import HEAD_BYTES_MAX, survey
 from relay.edge.head_cache import HeadCache, remember
 from relay.edge.parser import RequestParser
 from relay.edge.phase import (
@@ -54,9 +54,6 @@ if TYPE_CHECKING:
 
 PIECE_BYTES_MAX: Final = 16 * 1024
 """What the parser gets at once where nobody knows how long the request is."""
-
-FIRST_REQUEST_S: Final = 2.0
-"""How long a connection that has asked nothing yet is kept while draining."""
 
 
 class ClientConnection(ClientSocket, CallOwner):
@@ -86,7 +83,6 @@ class ClientConnection(ClientSocket, CallOwner):
         "_server",
         "_service",
         "_task",
-        "bodiless",
     )
 
     def __init__(
@@ -118,8 +114,6 @@ class ClientConnection(ClientSocket, CallOwner):
         """A call that is CARRIED by a task which has not begun, and the attempt that failed."""
         self._early: EarlyBytes | None = None
         """What came before its turn, where anything did."""
-        self.bodiless = False
-        """The request was a HEAD: its answer has no body."""
 
     # --- asyncio's and the sweep's side --------------------------------------------------------
 
@@ -249,18 +243,6 @@ class ClientConnection(ClientSocket, CallOwner):
         elif not self.serving:
             self.cut()
 
-    def retire(self) -> None:
-        """Close after the answer that is due (draining); now where none is.
-
-        A client that has just connected cannot know of the end: its first request may be on its
-        way, and gets an answer. So does one that has sent a part of a request.
-        """
-        self.keeps_alive = False
-        if self.awaited:
-            self.deadline_s = min(self.deadline_s, clock_s() + FIRST_REQUEST_S)
-        else:
-            self.close()
-
     def resume_writing(self) -> None:
         """The client has caught up: its next request may be served."""
         super().resume_writing()
@@ -355,27 +337,13 @@ class ClientConnection(ClientSocket, CallOwner):
         assert message is not None
         self._put_parser_away()
         self._move(RUNNING)
-        self._note(message)
+        self.note(message, loses_rest=self._owed_bytes < 0)
         request_head, running = self._service.serve_whole(self, message, payload)
         self._head_cache = (
             remember(head, request_head) if head and request_head is not None else None
         )
         if not running:
             self._rest()
-
-    def _note(self, message: ParsedHead) -> None:
-        """Note what a head says of its connection.
-
-        HTTP/1.0 is served one request a connection: what it says of keeping one is an extension,
-        and with a Transfer-Encoding its framing cannot be trusted.
-        Source: RFC 9112, section 6.1.
-        """
-        current = message.version >= (1, 1)
-        self.keeps_alive = self.keeps_alive and current and not message.should_close
-        if message.upgrade and self._owed_bytes < 0:
-            self.keeps_alive = False  # the parser has lost what is behind it
-        self.takes_chunks = current
-        self.bodiless = message.method == "HEAD"
 
     def _put_parser_away(self) -> None:
         """Let go of the parser and the body where nothing more may come of them."""
@@ -440,7 +408,7 @@ class ClientConnection(ClientSocket, CallOwner):
         assert message is not None
         head, self._head = self._head, b""
         self._move(ANSWERING)
-        self._note(message)
+        self.note(message, loses_rest=self._owed_bytes < 0)
         serving = self._service.serve(self, message, payload)
         del message  # the service drops it as soon as it has read it
         request_head, running = await serving

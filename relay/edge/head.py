@@ -101,7 +101,7 @@ def comes_again(message: ParsedHead) -> bool:
     headers = message.headers
     if message.should_close or message.upgrade or message.version != (1, 1):
         return False
-    return "Expect" not in headers
+    return "Expect" not in headers and "Origin" not in headers
 
 
 def check_head(message: ParsedHead) -> None:

@@ -4,6 +4,7 @@ Clients often get the base URL wrong by one `/v1`; both slips are served instead
 """
 
 import enum
+import re
 from typing import Final
 from urllib.parse import unquote
 
@@ -36,8 +37,12 @@ KNOWN: Final = tuple(
     sorted((*(f"/v1/{point.value}" for point in _FLAT), "/v1/models"), key=len, reverse=True)
 )
 """The paths as they should be; the longest first, since one may be the end of another."""
+GEMINI_CHARS_MAX: Final = 256
 MEANT_CHARS_MAX: Final = 64
-"""Comparing longer paths with ours would be work that any stranger can order."""
+"""Longer paths are not compared with ours: any stranger can order that work."""
+_ALIVE: Final = frozenset({"/", "/health", "/healthz", "/api/hello"})
+"""What clients and balancers ask, without a key, to see whether somebody is there."""
+_GEMINI: Final = re.compile(r"(/v1(beta|alpha)?)+/models/[^/]+:[A-Za-z]+")
 _MODELS: Final = frozenset(f"{prefix}models" for prefix in (*PREFIXES, *VERSIONS))
 
 
@@ -71,14 +76,21 @@ def _use_post(method: str, endpoint: Endpoint) -> Endpoint:
 
 
 def _find_page(method: str, path: str) -> tuple[Page, str]:
-    if path == "/":
+    if path in _ALIVE:
         page, model = Page.ROOT, ""
     elif path in _MODELS:
         page, model = Page.MODELS, ""
+    elif len(path) < GEMINI_CHARS_MAX and _GEMINI.fullmatch(path):
+        raise NotFound(
+            "No such method of a model. Those served here are " + ", ".join(sorted(VERBS)) + "."
+        )
     else:
         page, model = Page.MODEL, _model_in(path)
     if method not in ("GET", "HEAD"):
-        raise MethodNotAllowed("Use GET here.")
+        raise MethodNotAllowed(
+            "This path is read with GET. Models are asked with POST, at /v1/chat/completions, "
+            "/v1/responses, /v1/messages and their like."
+        )
     return page, model
 
 
@@ -93,6 +105,8 @@ def _explain(path: str) -> str:
     """Return what is wrong with a path that is none, without quoting it."""
     meant = path.rstrip("/").lower()
     for known in KNOWN:
+        if f"{meant}s" == known:
+            return f"No such path: do you mean {known}?"
         if meant == known:
             return f"No such path: use {known}, in lower case and without a slash at its end."
         if meant.endswith(known.removeprefix("/v1")) and len(meant) < MEANT_CHARS_MAX:

@@ -10,6 +10,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from email.utils import formatdate
 from itertools import islice
 from typing import Final, cast
 
@@ -35,6 +36,7 @@ from relay.model import Snapshot
 from relay.ports import Journal
 from relay.routing.health import HealthChange
 from relay.upstream.pool import UpstreamPool
+from relay.wire.http import renew_date
 
 log = logging.getLogger("relay.edge")
 
@@ -165,6 +167,7 @@ class DataServer:
                 extra={"count": allowed},
             )
         self._socket = sock
+        renew_date(formatdate(usegmt=True))
         await self._accept()
         self._running_calls.start()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
@@ -243,6 +246,7 @@ class DataServer:
         """Act on client deadlines and idle upstream connections, once a second."""
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+        renew_date(formatdate(usegmt=True))
         now_s = clock_s()
         for connection in list(self._connections.open):
             if connection.deadline_s < now_s:

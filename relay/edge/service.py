@@ -13,10 +13,11 @@ from aiohttp.streams import StreamReader
 
 from relay.clock import clock_s, dice, wall_ns
 from relay.config import Server
-from relay.edge.answers import empty_answer, error_answer, json_answer, without_body
+from relay.edge.answers import error_answer, json_answer, without_body
 from relay.edge.body import take_whole
 from relay.edge.body_room import RETRY_AFTER_S, BodyRoom
 from relay.edge.connection import ClientConnection
+from relay.edge.cors import Cors
 from relay.edge.head import (
     ParsedHead,
     check_head,
@@ -78,6 +79,7 @@ class Service(ServicePort):
         self._limits = limits
         self._trusted = _networks(limits.trusted_proxies)
         self._room = BodyRoom(limits)
+        self._cors = Cors(limits.cors_origins)
         self._on_free = self._room.free  # bound once, not for each call
         self._ids = RequestIds(random.getrandbits(74))
 
@@ -218,11 +220,14 @@ class Service(ServicePort):
         """Find out from the head what is asked, and by whom; None if that is answered already."""
         headers = message.headers
         call.head = unread_head(spoken_in(headers, message.path))
+        call.notes = self._cors.lines(headers)
         check_head(message)
+        if message.method == "OPTIONS" and self._answer_preflight(call, client, message):
+            return None
         found, model = find_route(message.method, message.path)
         if found is Page.ROOT:
             # Coding agents send HEAD / before their first call: no key, no work.
-            _send(client, empty_answer(call.request_id, closing=not client.keeps_alive))
+            self._answer_with(call, client, b"")
             return None
         if isinstance(found, Endpoint):
             call.head = unread_head(found.dialect, found)
@@ -284,7 +289,23 @@ class Service(ServicePort):
             body = table.model_body(model, created)
         else:
             raise ModelNotFound("This model is not offered here, or not to your key.")
-        _send(client, json_answer(body, call.request_id, closing=not client.keeps_alive))
+        self._answer_with(call, client, body)
+
+    def _answer_preflight(self, call: Call, client: ClientConnection, message: ParsedHead) -> bool:
+        """Answer a browser that asks whether a page may call; False: it does not ask that."""
+        lines = self._cors.preflight(message.headers)
+        if lines is None:
+            return False
+        call.notes = lines
+        self._answer_with(call, client, b"")
+        return True
+
+    def _answer_with(self, call: Call, client: ClientConnection, body: bytes) -> None:
+        """Answer with JSON of our own."""
+        answer = json_answer(
+            body, call.request_id, closing=not client.keeps_alive, notes=call.notes
+        )
+        _send(client, answer)
 
 
 def _send(client: ClientConnection, answer: bytes) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from relay.clock import clock_s
 from relay.config import Timeouts
+from relay.edge.head import ParsedHead
 from relay.edge.phase import (
     CLOSING,
     FRESH,
@@ -23,6 +24,8 @@ from relay.edge.phase import (
 from relay.flow.ports import Backpressure, Client
 from relay.flow.response import swallow
 
+FIRST_REQUEST_S: Final = 2.0
+"""How long a connection that has asked nothing yet is kept while draining."""
 PARSER_HOLDS: Final = 1
 """Reading stops: the parser has as much of a body as it takes."""
 EARLY_HOLDS: Final = 2
@@ -39,6 +42,7 @@ class ClientSocket(Client):
         "_timeouts",
         "_unsent_bytes",
         "_writing_paused",
+        "bodiless",
         "deadline_s",
         "keeps_alive",
         "peer_ip",
@@ -63,6 +67,8 @@ class ClientSocket(Client):
         self._backpressure: Backpressure | None = None
         self.peer_ip = ""
         self.keeps_alive = True
+        self.bodiless = False
+        """The request was a HEAD: its answer has no body."""
         self.takes_chunks = True
 
     def take_in(self, transport: asyncio.Transport) -> None:
@@ -126,6 +132,34 @@ class ClientSocket(Client):
         else:
             self.deadline_s = math.inf
 
+    def retire(self) -> None:
+        """Close after the answer that is due (draining); now where none is.
+
+        A client that has just connected cannot know of the end: its first request may be on its
+        way, and gets an answer. So does one that has sent a part of a request.
+        """
+        self.keeps_alive = False
+        if self.awaited:
+            self.deadline_s = min(self.deadline_s, clock_s() + FIRST_REQUEST_S)
+        else:
+            self.close()
+
+    def note(self, message: ParsedHead, *, loses_rest: bool) -> None:
+        """Note what a head says of its connection.
+
+        `loses_rest`: the parser may have lost what is behind it.
+
+        HTTP/1.0 is served one request a connection: what it says of keeping one is an extension,
+        and with a Transfer-Encoding its framing cannot be trusted.
+        Source: RFC 9112, section 6.1.
+        """
+        current = message.version >= (1, 1)
+        self.keeps_alive = self.keeps_alive and current and not message.should_close
+        if message.upgrade and loses_rest:
+            self.keeps_alive = False
+        self.takes_chunks = current
+        self.bodiless = message.method == "HEAD"
+
     @property
     def unsent_bytes(self) -> int:
         """What the client has not taken yet."""
@@ -145,11 +179,11 @@ class ClientSocket(Client):
 
     def let_read(self, reason: int) -> None:
         """Read on, unless there is another reason not to."""
-        held, self._read_holds = self._read_holds, self._read_holds & ~reason
-        transport = self.transport
-        if transport is None or transport.is_closing():
+        if not self._read_holds:
             return
-        if held and not self._read_holds:
+        self._read_holds &= ~reason
+        transport = self.transport
+        if not self._read_holds and transport is not None and not transport.is_closing():
             transport.resume_reading()
 
     def pause_reading(self) -> None:

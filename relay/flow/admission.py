@@ -157,8 +157,8 @@ class Admission:
         return 0, ()
 
     def models(self, call: Call) -> list[str]:
-        """Return the models that the call's key may use in the call's dialect, sorted."""
-        return sorted(self._offered(call, call.head.dialect))
+        """Return the models that the call's key may use, in whatever dialect, sorted."""
+        return sorted(set().union(*(self._offered(call, dialect) for dialect in ENTRANCES)))
 
     def still_good(self, key: Key) -> bool:
         """Tell whether a key that was good at admission still is."""

@@ -19,6 +19,7 @@ JSON: Final = b"application/json"
 
 REASONS: Final[dict[int, bytes]] = {
     200: b"OK",
+    204: b"No Content",
     400: b"Bad Request",
     401: b"Unauthorized",
     402: b"Payment Required",
@@ -101,14 +102,38 @@ def returned_lines(
     return lines
 
 
+class AnswerDate:
+    """The line that says when an answer was made; b"" until the first `renew_date`."""
+
+    __slots__ = ("line",)
+
+    def __init__(self) -> None:
+        self.line = b""
+
+
+_DATE: Final = AnswerDate()
+
+
+def renew_date(text: str) -> None:
+    """Have answers say this time from now on; called once a second, so that no answer formats it.
+
+    Args:
+        text: As `Sun, 06 Nov 1994 08:49:37 GMT`.
+
+    Source: RFC 9110, section 6.6.1: an origin server with a clock sends a Date in every answer.
+    """
+    _DATE.line = b"Date: %b\r\n" % text.encode("ascii")
+    answer_head.cache_clear()
+
+
 def status_line(status: int) -> bytes:
-    """Return the status line of an answer to a client."""
-    return b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Error"))
+    """Return how an answer to a client begins: its status line and its date."""
+    return b"HTTP/1.1 %d %b\r\n%b" % (status, REASONS.get(status, b"Error"), _DATE.line)
 
 
 @lru_cache(maxsize=64)
 def answer_head(content_type: bytes) -> bytes:
-    """Return how the head of a 200 begins: status and type."""
+    """Return how the head of a 200 begins: status, date and type."""
     return b"%bContent-Type: %b\r\n" % (status_line(200), content_type)
 
 

@@ -23,6 +23,11 @@ FIELD_BYTES_MAX: Final = 1024
 _PARAMETER: Final = re.compile(
     rb';[ \t]*([a-z*]+)=(?:"([^"\r\n]*(?<!\\))"|([^\s";\\]+))[ \t]*', re.IGNORECASE
 )
+# Python's clients escape the quotes of a file's name. A parser that knows no escapes takes the name
+# to end at the first of them; without a semicolon behind it, it can read no other parameter there.
+_FILE_NAME: Final = re.compile(
+    rb';[ \t]*(filename)="((?:[^"\\\r\n;]|\\[^\r\n;])*)"[ \t]*(?=;|$)', re.IGNORECASE
+)
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _HEADER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n]*)")
 _DISPOSITION: Final = b"content-disposition"
@@ -143,9 +148,10 @@ def _parameters(text: bytes) -> dict[bytes, bytes] | None:
     parameters: dict[bytes, bytes] = {}
     at = 0
     while at < len(text):
-        found = _PARAMETER.match(text, at)
+        found = _FILE_NAME.match(text, at) or _PARAMETER.match(text, at)
         if found is None or found[1].lower() in parameters:
             return None
-        parameters[found[1].lower()] = found[2] if found[2] is not None else found[3]
+        # The last group that took part: a quoted value, or a bare one.
+        parameters[found[1].lower()] = found[found.lastindex or 0]
         at = found.end()
     return parameters

@@ -364,9 +364,11 @@ async def test_no_channel_of_the_other_dialect_is_ever_asked() -> None:
 @pytest.mark.parametrize(
     ("path", "headers", "ids"),
     [
-        ("/v1/models", ["anthropic-version: 2023-06-01"], ["a", "b"]),
-        ("/models", ["anthropic-version: 2023-06-01"], ["a", "b"]),
-        ("/v1/v1/models", [], ["b", "c"]),
+        ("/v1/models", ["anthropic-version: 2023-06-01"], ["a", "b", "c"]),
+        ("/v1/models?limit=1000", ["anthropic-version: 2023-06-01"], ["a", "b", "c"]),
+        ("/models", ["anthropic-version: 2023-06-01"], ["a", "b", "c"]),
+        ("/v1/v1/models", [], ["a", "b", "c"]),
+        ("/v1/models?limit=1000", [], ["a", "b", "c"]),
     ],
 )
 async def test_models_are_listed_in_the_dialect_they_are_asked_for(
@@ -381,7 +383,7 @@ async def test_models_are_listed_in_the_dialect_they_are_asked_for(
         status, found = read(await rig.say("\r\n".join([*lines, *headers, "", ""]).encode()))
         assert (status, [row["id"] for row in found["data"]]) == (200, ids)
         if headers:
-            assert (found["has_more"], found["first_id"], found["last_id"]) == (False, "a", "b")
+            assert (found["has_more"], found["first_id"], found["last_id"]) == (False, "a", "c")
             assert {row["type"] for row in found["data"]} == {"model"}
         else:
             assert found["object"] == "list"

@@ -54,7 +54,8 @@ def test_an_anthropic_address_is_taken_with_and_without_v1(url: str, path: bytes
 
 
 def test_answer_heads() -> None:
-    assert answer_head(b"a/b") == b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\n"
+    head = answer_head(b"a/b")  # with a date, once a server runs in this process
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n") and head.endswith(b"Content-Type: a/b\r\n")
     assert identity_head(b"r") == b"x-request-id: r\r\nrequest-id: r\r\n"
 
 

@@ -1,0 +1,120 @@
+"""Goal: browsers, balancers and agents of today find what they look for. Method: their requests."""
+
+import asyncio
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import pytest
+
+from relay.config import Config, Server
+from tests.flow.rig import KEY, Peer, Rig, chat, make_channel, make_snapshot, post
+from tests.flow.test_bad_input import AUTH, CHAT, answer_json, get, read
+
+PAGE = "https://chat.example.org"
+
+
+def fields(raw: bytes) -> dict[str, str]:
+    lines = raw.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+
+
+def status(raw: bytes) -> int:
+    return int(raw.split()[1])
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        ([], PAGE, None),
+        ([PAGE], PAGE, PAGE),
+        ([PAGE], "https://evil.example.org", None),
+        ([PAGE], PAGE + ":444", None),
+        ([PAGE], "null", None),
+        (["*"], PAGE, "*"),
+        ([PAGE, "http://localhost:3000"], "http://localhost:3000", "http://localhost:3000"),
+    ],
+)
+async def test_pages_of_chosen_origins_may_call(
+    origins: list[str], origin: str, allowed: str | None
+) -> None:
+    config = Config(server=Server(cors_origins=origins))
+    async with (
+        Peer(answer_json) as peer,
+        Rig(make_snapshot([make_channel(1, peer.port)]), config) as rig,
+    ):
+        asks = get(
+            CHAT,
+            f"Origin: {origin}",
+            "Access-Control-Request-Method: POST",
+            "Access-Control-Request-Headers: authorization,content-type,x-stainless-os",
+            method="OPTIONS",
+        )
+        answer = await rig.say(asks)
+        assert (status(answer) == 200) is bool(allowed)
+        found = fields(answer)
+        assert found.get("access-control-allow-origin") == allowed
+        if allowed:
+            assert "POST" in found["access-control-allow-methods"]
+            assert "authorization" in found["access-control-allow-headers"]
+            assert (found.get("vary") == "Origin") is (allowed != "*")
+        # Answers and errors alike, on one connection and not mixed up with others of it.
+        call = post(CHAT, chat(), f"Origin: {origin}").replace(b"Connection: close\r\n", b"")
+        bad = call.replace(KEY.encode(), b"relay_test-bad")
+        plain = post(CHAT, chat()).replace(b"Connection: close\r\n", b"")
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        for raw, code in ((call, 200), (call, 200), (bad, 401), (plain, 200), (plain, 200)):
+            writer.write(raw)
+            head = await reader.readuntil(b"\r\n\r\n")
+            found = fields(head)
+            await reader.readexactly(int(found["content-length"]))
+            assert status(head) == code
+            expected = None if raw is plain else allowed
+            assert found.get("access-control-allow-origin") == expected
+            assert ("access-control-expose-headers" in found) is bool(expected)
+        writer.close()
+        models = fields(await rig.say(get("/v1/models", AUTH, f"Origin: {origin}")))
+        assert models.get("access-control-allow-origin") == allowed
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/healthz", "/api/hello", "/healthz?full=1"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_who_asks_whether_we_live_needs_no_key(path: str, method: str) -> None:
+    async with Rig(make_snapshot([make_channel(1, 1)])) as rig:
+        assert status(await rig.say(get(path, method=method))) == 200
+        assert status(await rig.say(get(path, method="DELETE"))) == 405
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code", "word"),
+    [
+        ("POST", "/v1beta/models/gemini-2.5-pro:generateContent", 404, "Gemini"),
+        ("POST", "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse", 404, "Gemini"),
+        ("POST", "/v1/v1beta/models/gemini-2.5-flash:countTokens", 404, "Gemini"),
+        ("POST", "/v1/models/gemini-2.5-pro:generateContent", 404, "Gemini"),
+        ("POST", "/v1/models/gpt-test", 405, "read with GET"),
+        ("OPTIONS", "/v1/models", 405, "read with GET"),
+        ("OPTIONS", CHAT, 405, "Use POST"),
+        ("GET", CHAT, 405, "Use POST"),
+        ("CONNECT", "example.org:443", 404, "serves"),
+        ("GET", "/v1/engines", 404, "serves"),
+    ],
+)
+async def test_the_words_say_what_is_served(method: str, path: str, code: int, word: str) -> None:
+    async with Rig(make_snapshot([make_channel(1, 1)])) as rig:
+        found, _, body = read(await rig.say(get(path, AUTH, method=method)))
+        assert found == code
+        assert word in body["error"]["message"]
+
+
+async def test_every_answer_says_when_it_was_made() -> None:
+    async with Peer(answer_json) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        for raw in (
+            post(CHAT, chat()),
+            post(CHAT, chat(), key="relay_x"),
+            get("/nope"),
+            get("/", method="HEAD"),
+            get("/v1/models", AUTH),
+            b"no request\r\n\r\n",
+        ):
+            made = parsedate_to_datetime(fields(await rig.say(raw))["date"])
+            assert abs((datetime.now(UTC) - made).total_seconds()) < 4
