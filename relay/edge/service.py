@@ -55,6 +55,7 @@ from relay.wire.http import CONTINUE
 
 log = logging.getLogger("relay.edge")
 
+BUG_LINES_PER_S_MAX: Final = 10
 EXPECTED: Final = "100-continue"
 _DROPPED: Final = cast("ParsedHead", None)
 
@@ -80,6 +81,9 @@ class Service(ServicePort):
         self._trusted = _networks(limits.trusted_proxies)
         self._room = BodyRoom(limits)
         self._cors = Cors(limits.cors_origins)
+        self._bugs_second = 0
+        self._bugs_logged = 0
+        self._bugs_unlogged = 0
         self._on_free = self._room.free  # bound once, not for each call
         self._ids = RequestIds(random.getrandbits(74))
 
@@ -181,10 +185,21 @@ class Service(ServicePort):
         if isinstance(error, RelayError):
             self._refuse(call, client, error)
             return
-        # Reduced by event_log to its class and places: its text may quote the request.
-        log.error("unexpected failure", exc_info=error)
+        self._log_bug(error)
         self._settlement.fail(call, RelayError("The relay failed on this request."))
         client.cut()
+
+    def _log_bug(self, error: Exception) -> None:
+        """Log where a bug of ours showed itself, so often that nobody can fill the log with it."""
+        second = int(clock_s())
+        if second != self._bugs_second:
+            self._bugs_second, self._bugs_logged = second, 0
+        self._bugs_unlogged += 1
+        if self._bugs_logged < BUG_LINES_PER_S_MAX:
+            self._bugs_logged += 1
+            # Reduced by event_log to its class and places: its text may quote the request.
+            log.error("unexpected failure", exc_info=error, extra={"count": self._bugs_unlogged})
+            self._bugs_unlogged = 0
 
     def _refuse(self, call: Call, client: ClientConnection, error: RelayError) -> None:
         self._settlement.fail(call, error)

@@ -8,6 +8,7 @@ import asyncio
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -95,3 +96,18 @@ async def test_the_place_of_a_bug_is_logged_and_no_content(
         assert (end.status, end.cost_nanos) == (500, 0)
         # and the relay goes on
         assert b"401" in await rig.say(post(CHAT, chat(), key="relay_other"))
+
+
+async def test_a_bug_that_somebody_has_found_does_not_fill_the_log(lines: io.StringIO) -> None:
+    limiter = cast("Limiter", BuggyLimiter(waits=False))
+    snapshot = make_snapshot([make_channel(1, 1)], rpm=9)
+    async with Rig(snapshot, limiter=limiter) as rig:
+        begun_s = time.monotonic()
+        for _ in range(100):
+            await rig.say(question())
+        seconds = int(time.monotonic() - begun_s) + 2
+        found = lines.getvalue().splitlines()
+        events = [json.loads(line) for line in found]
+        counts = [e["count"] for e in events if e["event"] == "unexpected failure"]
+        assert 0 < len(counts) <= 10 * seconds
+        assert sum(counts) <= 100
