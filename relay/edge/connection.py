@@ -318,7 +318,7 @@ class ClientConnection(ClientSocket, CallOwner):
         if not payload.is_eof() and self._early is not None:
             self._move(QUEUED)
             self._take_early()
-        if payload.is_eof():
+        if payload.is_eof() and not parsing.encoded:
             self._serve_whole(parsing)
             return
         if self._phase < HELD:

@@ -8,11 +8,12 @@ from urllib.parse import unquote
 from multidict import CIMultiDictProxy
 
 from relay.edge.body import too_large
-from relay.errors import BadRequest, NotImplementedHere, UnsupportedMedia, UpgradeRequired
+from relay.errors import BadRequest, NotImplementedHere, UpgradeRequired
 from relay.model import DEFAULT_DIALECT, Dialect
 from relay.records import Endpoint
 from relay.wire.api_keys import PREFIX
 from relay.wire.dialects.known import KEY_HEADERS, MARKS, TABLES
+from relay.wire.encodings import check_encoding
 
 TARGET_BYTES_MAX: Final = 8190
 FIELD_BYTES_MAX: Final = 32 * 1024
@@ -60,6 +61,11 @@ class ParsedHead(Protocol):
         ...
 
     @property
+    def compression(self) -> str | None:
+        """The body's encoding, where it is gzip, deflate, br or zstd."""
+        ...
+
+    @property
     def chunked(self) -> bool:
         """The body comes in chunks."""
         ...
@@ -101,6 +107,8 @@ def comes_again(message: ParsedHead) -> bool:
     headers = message.headers
     if message.should_close or message.upgrade or message.version != (1, 1):
         return False
+    if message.compression is not None:
+        return False
     return "Expect" not in headers and "Origin" not in headers
 
 
@@ -112,9 +120,7 @@ def check_head(message: ParsedHead) -> None:
         UpgradeRequired: CLIENT; a WebSocket is asked for. All other offers of another protocol
             (h2c, as curl and Java's client make them) are ignored, as an offer may be.
         NotImplementedHere: CLIENT; a transfer coding other than chunked.
-        UnsupportedMedia: CLIENT; an encoded body.
-
-    Source: docs/reliability.md, "Bare aiohttp".
+        UnsupportedMedia: CLIENT; a body in an encoding that is not taken.
     """
     headers = message.headers
     if message.version not in ((1, 1), (1, 0)):
@@ -127,8 +133,9 @@ def check_head(message: ParsedHead) -> None:
     coding = headers.get("Transfer-Encoding")
     if coding is not None and coding.lower() != "chunked":
         raise NotImplementedHere("The only transfer coding taken is chunked.")
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMedia("Send the body without a content encoding.")
+    encoding = headers.get("Content-Encoding")
+    if encoding is not None:
+        check_encoding(encoding)
 
 
 def asks_for_websocket(message: ParsedHead) -> bool:

@@ -76,6 +76,12 @@ class RequestParser(RequestHandler):
         """How many requests were parsed and not taken."""
         return len(self._messages)
 
+    @property
+    def encoded(self) -> bool:
+        """Whether the body of the first request has to be decoded, which takes time."""
+        message = self.first()[0]
+        return message is not None and message.compression is not None
+
     def first(self) -> Parsed:
         """Return the first request that was parsed; there is one."""
         message, payload = self._messages[0]

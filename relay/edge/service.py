@@ -4,6 +4,7 @@ What a stranger can make us do is bounded in this order: the head is checked bef
 key before the body is read, the body before its model is looked up.
 """
 
+import asyncio
 import ipaddress
 import logging
 import random
@@ -14,7 +15,7 @@ from aiohttp.streams import StreamReader
 from relay.clock import clock_s, dice, wall_ns
 from relay.config import Server
 from relay.edge.answers import error_answer, json_answer, without_body
-from relay.edge.body import take_whole
+from relay.edge.body import take_whole, too_large
 from relay.edge.body_room import RETRY_AFTER_S, BodyRoom
 from relay.edge.connection import ClientConnection
 from relay.edge.cors import Cors
@@ -51,6 +52,7 @@ from relay.ports import Journal
 from relay.records import Endpoint
 from relay.wire.client_ip import Network, client_ip
 from relay.wire.dialects.known import TABLES
+from relay.wire.encodings import decoded_pieces
 from relay.wire.http import CONTINUE
 
 log = logging.getLogger("relay.edge")
@@ -283,8 +285,23 @@ class Service(ServicePort):
         if message.version >= (1, 1) and message.headers.get("Expect", "").lower() == EXPECTED:
             client.write(CONTINUE)
         body = await client.read_body(payload, bytes_max, lambda size: self._hold_body(call, size))
+        if message.compression is not None:
+            body = await self._decode(call, message.compression, body)
         read_question(call, request_head.content_type, body)
         self._admission.admit(call)
+
+    async def _decode(self, call: Call, encoding: str, body: bytes) -> bytes:
+        """Decode a body within the same bounds, and let others have their turn meanwhile."""
+        parts: list[bytes] = []
+        size = 0
+        for piece in decoded_pieces(encoding, body):
+            size += len(piece)
+            if size > self._limits.body_bytes_max:
+                raise too_large(self._limits.body_bytes_max)
+            self._hold_body(call, len(piece))
+            parts.append(piece)
+            await asyncio.sleep(0)
+        return b"".join(parts)
 
     def _hold_body(self, call: Call, size: int) -> None:
         """Take the room that so many more bytes of a body need, or refuse them."""

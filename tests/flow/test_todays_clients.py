@@ -1,14 +1,22 @@
 """Goal: browsers, balancers and agents of today find what they look for. Method: their requests."""
 
 import asyncio
+import gzip
+import importlib
+import zlib
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
+import msgspec
 import pytest
+import zstandard
 
 from relay.config import Config, Server
 from tests.flow.rig import KEY, Peer, Rig, chat, make_channel, make_snapshot, post
 from tests.flow.test_bad_input import AUTH, CHAT, answer_json, get, read
+
+brotli: Any = importlib.import_module("brotli")  # it comes without types
 
 PAGE = "https://chat.example.org"
 
@@ -118,3 +126,42 @@ async def test_every_answer_says_when_it_was_made() -> None:
         ):
             made = parsedate_to_datetime(fields(await rig.say(raw))["date"])
             assert abs((datetime.now(UTC) - made).total_seconds()) < 4
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "identity"])
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_an_encoded_body_is_served_as_if_it_were_none(encoding: str, size: int) -> None:
+    encode = {
+        "gzip": gzip.compress,
+        "deflate": zlib.compress,
+        "br": brotli.compress,
+        "zstd": zstandard.compress,
+        "identity": bytes,
+    }[encoding]
+    plain = msgspec.json.encode(chat(user="x" * size))
+    async with Peer(answer_json) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        body = encode(plain)
+        for raw in (post(CHAT, body, f"Content-Encoding: {encoding}"),) * 2:
+            assert status(await rig.say(raw)) == 200
+        assert b"x" * size in peer.requests[0] and b"ncoding: " + encoding.encode() not in (
+            peer.requests[0].replace(b"Accept-Encoding", b"").lower()
+        )
+        # And a plain one behind it, on the same connection.
+        both = post(CHAT, body, f"Content-Encoding: {encoding}")
+        both = both.replace(b"Connection: close\r\n", b"") + post(CHAT, chat())
+        assert (await rig.say(both)).count(b"HTTP/1.1 200 OK") == 2
+        assert rig.server.counters.inflight == 0
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
+async def test_a_bomb_is_too_large_and_holds_nobody_up(encoding: str) -> None:
+    encode = {"gzip": gzip.compress, "br": brotli.compress, "zstd": zstandard.compress}[encoding]
+    bomb = encode(b'{"a":"' + b"x" * (64 * 2**20))
+    config = Config(server=Server(body_bytes_max=8 * 2**20))
+    async with Rig(make_snapshot([make_channel(1, 1)]), config) as rig:
+        asked = asyncio.ensure_future(rig.say(post(CHAT, bomb, f"Content-Encoding: {encoding}")))
+        turns = 0
+        while not asked.done():
+            assert status(await rig.say(get("/", method="HEAD"))) == 200
+            turns += 1
+        assert status(await asked) == 413 and turns > 3
