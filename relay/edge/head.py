@@ -121,6 +121,8 @@ def check_head(message: ParsedHead) -> None:
             (h2c, as curl and Java's client make them) are ignored, as an offer may be.
         NotImplementedHere: CLIENT; a transfer coding other than chunked.
         UnsupportedMedia: CLIENT; a body in an encoding that is not taken.
+
+    Source: docs/reliability.md, "Bare aiohttp".
     """
     headers = message.headers
     if message.version not in ((1, 1), (1, 0)):

@@ -5,6 +5,7 @@ drain.
 """
 
 import asyncio
+import contextlib
 import logging
 import resource
 import socket
@@ -193,7 +194,11 @@ class DataServer:
             return
         room = self._connections.connections_max - len(self._connections.open)
         if room > 0 and (self._opening is None or self._opening.done()):
-            self._opening = asyncio.get_running_loop().create_task(self._accept())
+            self._opening = asyncio.get_running_loop().create_task(self._reopen())
+
+    async def _reopen(self) -> None:
+        with contextlib.suppress(OSError):  # no descriptor is free: it is tried again in a second
+            await self._accept()
 
     async def drain(self, deadline_s: float) -> None:
         """Take no new connection, let running calls end, then end what is left.

@@ -345,11 +345,6 @@ def _send(client: ClientConnection, answer: bytes) -> None:
     client.write(without_body(answer) if client.bodiless else answer)
 
 
-def _dice() -> float:
-    """Return a number in [0, 1), to spread clients that come back."""
-    return random.random()  # noqa: S311 - no secret
-
-
 def _networks(cidrs: list[str]) -> tuple[Network, ...]:
     try:
         return tuple(ipaddress.ip_network(cidr) for cidr in cidrs)
