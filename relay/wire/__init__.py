@@ -10,6 +10,8 @@ client_ip        Whose address a call comes from: the socket's peer, or what tru
                  it
 content_request  A JSON request whose path names the model (Gemini's): what is needed of it, and its
                  body anew
+encodings        Encoded request bodies, decoded in pieces, so that neither a bomb nor a large body
+                 can hurt
 fault_body       What an upstream says instead of an answer, read from any shape that a provider
                  gives it
 http             HTTP/1.1 heads, written by us in both directions and never passed through
