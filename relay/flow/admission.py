@@ -158,7 +158,7 @@ class Admission:
 
     def models(self, call: Call) -> list[str]:
         """Return the models that the call's key may use, in whatever dialect, sorted."""
-        return sorted(set().union(*(self._offered(call, dialect) for dialect in ENTRANCES)))
+        return sorted(set().union(*(self._offered(call, dialect) for dialect in TABLES)))
 
     def still_good(self, key: Key) -> bool:
         """Tell whether a key that was good at admission still is."""

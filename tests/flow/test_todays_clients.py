@@ -95,10 +95,9 @@ async def test_who_asks_whether_we_live_needs_no_key(path: str, method: str) -> 
 @pytest.mark.parametrize(
     ("method", "path", "code", "word"),
     [
-        ("POST", "/v1beta/models/gemini-2.5-pro:generateContent", 404, "Gemini"),
-        ("POST", "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse", 404, "Gemini"),
-        ("POST", "/v1/v1beta/models/gemini-2.5-flash:countTokens", 404, "Gemini"),
-        ("POST", "/v1/models/gemini-2.5-pro:generateContent", 404, "Gemini"),
+        ("POST", "/v1beta/models/gemini-2.5-pro:batchGenerateContent", 404, "streamGenerate"),
+        ("POST", "/v1/models/gemini-2.5-pro:predict", 404, "generateContent"),
+        ("GET", "/v1beta/models/gemini-2.5-pro:generateContent", 405, "Use POST"),
         ("POST", "/v1/models/gpt-test", 405, "read with GET"),
         ("OPTIONS", "/v1/models", 405, "read with GET"),
         ("OPTIONS", CHAT, 405, "Use POST"),
