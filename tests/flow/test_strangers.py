@@ -72,7 +72,7 @@ async def test_a_burst_that_is_read_is_answered_in_full_and_in_turn(kind: str) -
         answers = await burst
         writer.close()
         assert answers.count(b"HTTP/1.1 ") == count + 1
-        assert answers.count(b"HTTP/1.1 200 OK\r\nContent-Type: application/json") >= 1
+        assert answers.count(b"HTTP/1.1 200 OK\r\n") >= 1
         assert answers.endswith(b"}") and b'"object":"list"' in answers[-400:]
         # A turn of others comes between any two of them: on an idle machine some milliseconds.
         assert max(waits_s) < 1.0
