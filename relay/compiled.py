@@ -22,20 +22,21 @@ from typing import Final
 
 _HOT: Final = {
     "relay": "clock ports stage units usage",
-    "relay.billing": "hold price purse tariff",
+    "relay.billing": "charged hold price purse tariff",
     "relay.edge": "body body_room connection cors early head head_cache ids phase ports "
     "question service socket",
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
     "request response running settle splice",
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",
-    "relay.flow.reserve": "channel_quotas credit credit_account key_quotas limits reservations",
+    "relay.flow.reserve": "channel_quotas credit credit_account holds key_quotas limits "
+    "reservations",
     "relay.limits": "batch broker estimate lease leases limit_set permits",
     "relay.routing": "breaker budget health patience pick table",
     "relay.store.limits": "limiter",
     "relay.store.log": "journal",
     "relay.upstream": "connection pool",
-    "relay.wire": "api_keys classify content_request http quota_headers request sse text_size "
-    "upstream_errors usage",
+    "relay.wire": "api_keys classify content_request delivered_tokens http quota_headers request "
+    "sse text_size upstream_errors usage usage_claims usage_conventions",
 }
 """What mypyc cannot do is not among them: classes with a foreign base (msgspec's structs, aiohttp's
 handler) and asynchronous generators."""

@@ -179,10 +179,10 @@ class Billing(Section, frozen=True):
 
     cny_per_usd: str = "7.2"
     hold_usd_max: Usd = "1"
-    """The most that is held for one call: 32k tokens of the dearest models cost about that much,
-    and a client that asks for a million must not lock a whole balance. Beyond it: debt."""
+    """The most that is held for an answer whose length the client did not bound: 32k tokens of the
+    dearest models cost about that much. What it bounded is held whole. Beyond it: debt."""
     hold_output_tokens: Count = 8192
-    """Output held for a call that sets no maximum; few answers are longer."""
+    """Output held for an answer without a bound, of a model whose price names no `output_max`."""
     lease_ttl_s: Seconds = 3600.0
     """A worker spends what it leased for so long without an answer of Postgres, then 503."""
     drains_max: CountOrNone = 100

@@ -58,6 +58,13 @@ class Resume(enum.StrEnum):
     CONTINUE_FINAL_MESSAGE = "continue_final_message"
 
 
+class Unpriced(enum.StrEnum):
+    """What a line does with a field that costs more than the model has a price for."""
+
+    REFUSE = "refuse"
+    STRIP = "strip"
+
+
 class AbortBills(enum.StrEnum):
     """What the provider charges for a call that the client aborted."""
 
@@ -165,6 +172,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     input_weight_ppm: int = 1_000_000
     cached_weight_ppm: int = 0
     output_weight_ppm: int = 1_000_000
+    unpriced: Unpriced = Unpriced.REFUSE
+    """...such a call, or the field."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +235,25 @@ class PriceTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cache_write_1h: int | None = None
 
 
+class ServiceTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The rates of calls served at another tier than the standard one ("priority", "flex")."""
+
+    name: str
+    input: int
+    output: int
+    cached_input: int
+    cache_write: int = 0
+    cache_write_1h: int | None = None
+
+
+class ImagePrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an image of one class costs, nano-USD each; "" = whatever quality, whatever size."""
+
+    each: int
+    quality: str = ""
+    size: str = ""
+
+
 class PriceDetail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What few models need beyond the plain price, in nano-USD per 1M tokens.
 
@@ -233,6 +261,10 @@ class PriceDetail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `cache_write_1h`: written for an hour instead of five minutes. `per_image`: nano-USD an image
     made. `cache_multiplier_ppm`: where set, cached input = input x this (new-api's cache ratio).
     `tiers`: ascending by `above_tokens`; the last one that the prompt exceeds is in force.
+    `service_tiers`: by name, in place of all that. Beside tokens, in nano-USD: `per_second` of
+    sound, `character`: 1M of them spoken, `per_search` (web or files), `per_session` of a code
+    interpreter, `per_search_unit` of a reranker, `image_classes`: see ImagePrice; 0 and (): such
+    calls are refused, never free.
     """
 
     cache_write_1h: int | None = None
@@ -244,6 +276,16 @@ class PriceDetail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     per_image: int = 0
     cache_multiplier_ppm: int | None = None
     tiers: tuple[PriceTier, ...] = ()
+    service_tiers: tuple[ServiceTier, ...] = ()
+    image_classes: tuple[ImagePrice, ...] = ()
+    per_second: int = 0
+    character: int = 0
+    per_search: int = 0
+    per_session: int = 0
+    per_search_unit: int = 0
+    output_max: int = 0
+    """The most tokens that the model gives for one answer, 0 = not known: what a hold has to cover
+    where the client sets no bound."""
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ import enum
 
 import msgspec
 
+from relay.extras import Extras
 from relay.model import Dialect
 
 
@@ -162,6 +163,8 @@ class CallEnd(msgspec.Struct, array_like=True, tag=2, frozen=True):
     """What attempts that the client does not pay for cost the operator, at list price."""
     tries: tuple[FailedTry, ...] = ()
     """The attempts that failed, in the order of their ends."""
+    extras: Extras | None = None
+    """What it used that is no token, None for most."""
 
 
 class CallCheckpoint(msgspec.Struct, array_like=True, tag=3, frozen=True):
@@ -182,3 +185,10 @@ class CallCheckpoint(msgspec.Struct, array_like=True, tag=3, frozen=True):
     price_id: int = 0
     group_multiplier_ppm: int = 0
     model_multiplier_ppm: int = 0
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+    images: int = 0
+    extras: Extras | None = None

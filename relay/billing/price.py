@@ -21,7 +21,8 @@ from decimal import Decimal
 from typing import Final
 
 from relay.billing.shapes import Charge, Item, PriceRates
-from relay.model import Price, PriceDetail, PriceTier
+from relay.extras import NO_EXTRAS, Extras
+from relay.model import Price, PriceDetail, PriceTier, ServiceTier
 from relay.units import (
     NANOS_PER_USD,
     PPM,
@@ -47,10 +48,7 @@ def charge(usage: Usage, price: Price, *, group_multiplier_ppm: int) -> Charge:
     charged as reported; what is left of the whole counts as zero, never as a credit. Whatever an
     upstream reports, the cost lies between 0 and COST_NANOS_MAX, so that the ledger can book it.
     """
-    if price.detail is None:
-        scaled = _sum_plain(usage, price)
-    else:
-        scaled = sum([item.cost_scaled for item in itemise(usage, price)])
+    scaled = sum([item.cost_scaled for item in itemise(usage, price)])
     model_multiplier_ppm = price.model_multiplier_ppm
     nanos = divide_half_up(scaled * group_multiplier_ppm * model_multiplier_ppm, _DIVISOR)
     return Charge(
@@ -68,10 +66,7 @@ def receipt(usage: Usage, price: Price, *, group_multiplier_ppm: int) -> str:
     is left out; the result is exact to the nano-dollar.
     """
     items = itemise(usage, price)
-    terms = " + ".join(
-        f"{item.count:,} x ${_format_rate(item.rate_scaled)}{'' if item.apiece else '/M'}"
-        for item in items
-    )
+    terms = " + ".join(map(_format_item, items))
     factors = "".join(
         f" x {format_multiplier(ppm)}"
         for ppm in (group_multiplier_ppm, price.model_multiplier_ppm)
@@ -88,7 +83,8 @@ def itemise(usage: Usage, price: Price) -> list[Item]:
     A part that the price does not tell apart is counted within its whole. The sum of the items'
     costs is what `charge` multiplies and rounds.
     """
-    rates = rates_in_force(usage.input_tokens, price)
+    extras = usage.extras
+    rates = rates_in_force(usage.input_tokens, price, "" if extras is None else extras.tier)
     hour_tokens = 0
     if rates.cache_write_1h is not None:
         hour_tokens = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
@@ -111,23 +107,72 @@ def itemise(usage: Usage, price: Price) -> list[Item]:
             ("audio output", usage.audio_output_tokens, rates.audio_output),
             ("image output", usage.image_output_tokens, rates.image_output),
         ),
-        Item(usage.images if rates.per_image else 0, rates.per_image, apiece=True, name="images"),
-        Item(1 if rates.per_call else 0, rates.per_call, apiece=True, name="call"),
+        Item(1 if rates.per_call else 0, rates.per_call, 1, name="call"),
     ]
+    if price.detail is not None:
+        items[-1:-1] = _itemise_extras(usage.images, extras or NO_EXTRAS, price.detail)
     return [item for item in items if item.count > 0]
 
 
-def rates_in_force(input_tokens: int, price: Price) -> PriceRates:
-    """Return the rates of a call whose whole prompt is `input_tokens` long."""
+def image_rate(image_class: str, detail: PriceDetail) -> int:
+    """Return what an image costs, in nano-USD: of the classes it may be of, the dearest.
+
+    Args:
+        image_class: Its quality and size; what is "" or "auto" may be anything.
+        detail: With `image_classes`; `per_image` is the price of all that they do not name.
+    """
+    quality, _, size = image_class.partition(" ")
+    fitting = [
+        one.each
+        for one in detail.image_classes
+        if _fits(one.quality, quality) and _fits(one.size, size)
+    ]
+    return max(fitting, default=detail.per_image)
+
+
+def _fits(named: str, asked: str) -> bool:
+    return named in ("", asked) or asked in ("", "auto")
+
+
+def _itemise_extras(images: int, extras: Extras, detail: PriceDetail) -> list[Item]:
+    """Return what is charged for beside tokens and the call itself."""
+    units = (
+        Item(images, image_rate(extras.image_class, detail) * PPM, 1, "images"),
+        Item(extras.audio_ms, detail.per_second * PPM, 1_000, "sound", "s"),
+        Item(extras.characters, detail.character * PPM, name="characters", noun="characters"),
+        Item(extras.searches, detail.per_search * PPM, 1, "searches", "searches"),
+        Item(extras.sessions, detail.per_session * PPM, 1, "sessions", "sessions"),
+        Item(
+            extras.search_units,
+            detail.per_search_unit * PPM,
+            1,
+            "search units",
+            "search units",
+        ),
+    )
+    return [item for item in units if item.rate_scaled]
+
+
+def rates_in_force(input_tokens: int, price: Price, service_tier: str = "") -> PriceRates:
+    """Return the rates of a call whose whole prompt is `input_tokens` long.
+
+    Args:
+        input_tokens: They tell the price's tier.
+        price: The list price.
+        service_tier: At which it was served; one without rates of its own costs the standard ones.
+    """
     detail = price.detail or _NO_DETAIL
-    tier: Price | PriceTier = price
+    tier: Price | PriceTier | ServiceTier = price
     hour = detail.cache_write_1h
     for above in detail.tiers:
         if input_tokens > above.above_tokens:
             tier = above
             hour = detail.cache_write_1h if above.cache_write_1h is None else above.cache_write_1h
-    cache_ppm = detail.cache_multiplier_ppm
-    completion_ppm = price.completion_multiplier_ppm
+    cache_ppm, completion_ppm = detail.cache_multiplier_ppm, price.completion_multiplier_ppm
+    for served in detail.service_tiers:
+        if served.name == service_tier:
+            tier, hour = served, served.cache_write_1h
+            cache_ppm = completion_ppm = None  # it names all of its rates
     return PriceRates(
         input=tier.input * PPM,
         cached_input=tier.cached_input * PPM if cache_ppm is None else tier.input * cache_ppm,
@@ -139,25 +184,7 @@ def rates_in_force(input_tokens: int, price: Price) -> PriceRates:
         reasoning=_scale(detail.reasoning),
         audio_output=_scale(detail.audio_output),
         image_output=_scale(detail.image_output),
-        per_image=detail.per_image * PPM,
         per_call=price.per_call * PPM,
-    )
-
-
-def _sum_plain(usage: Usage, price: Price) -> int:
-    """Return what `itemise` would sum up to for a price without detail, in a third of the time."""
-    cached = usage.cached_tokens
-    written = usage.cache_write_tokens
-    fresh = usage.input_tokens - cached - written
-    rate = price.input
-    completion_ppm = price.completion_multiplier_ppm
-    return PPM * (
-        (fresh * rate if fresh > 0 else 0)
-        + cached * price.cached_input
-        + written * (price.cache_write or rate)
-        + price.per_call * TOKENS_PER_PRICE
-    ) + usage.output_tokens * (
-        price.output * PPM if completion_ppm is None else rate * completion_ppm
     )
 
 
@@ -173,6 +200,15 @@ def _split(name: str, whole: int, rate: int, *parts: tuple[str, int, int | None]
 
 def _scale(nanos: int | None) -> int | None:
     return None if nanos is None else nanos * PPM
+
+
+def _format_item(item: Item) -> str:
+    """Return "2,567 x $5/M", "3 searches x $0.01" or "11.5 s x $0.0001"."""
+    rate = _format_rate(item.rate_scaled)
+    if item.per == 1_000:
+        return f"{Decimal(item.count) / 1_000:,f} {item.noun} x ${rate}"
+    noun = f" {item.noun}" if item.noun else ""
+    return f"{item.count:,}{noun} x ${rate}{'/M' if item.per == TOKENS_PER_PRICE else ''}"
 
 
 def _format_rate(rate_scaled: int) -> str:

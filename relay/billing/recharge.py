@@ -63,13 +63,6 @@ def credit_of(
     return Credit(paid_nanos, divide_half_up(paid_nanos * bonus_ppm, PPM))
 
 
-def in_cny(amount_nanos: int, currency: Currency, *, cny_per_usd_nanos: int) -> int:
-    """Return an amount in nano-CNY, for the enterprise rule."""
-    if currency is Currency.CNY:
-        return amount_nanos
-    return divide_half_up(amount_nanos * cny_per_usd_nanos, NANOS_PER_USD)
-
-
 def is_enterprise(
     rule: EnterpriseRule, recharged_cny_nanos: int, spent_by_day_nanos: Sequence[int]
 ) -> bool:

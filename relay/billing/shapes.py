@@ -2,9 +2,8 @@
 
 import msgspec
 
-from relay.records import EndReason
+from relay.extras import NOTHING_ASKED, Asked
 from relay.units import TOKENS_PER_PRICE
-from relay.usage import Usage
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -19,19 +18,21 @@ class Charge(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True):
     """One line of a receipt.
 
-    `rate_scaled`: nano-USD x PPM, per 1M tokens, or each where `apiece` (calls, images). `name`:
-    what was counted, in words.
+    `rate_scaled`: nano-USD x PPM for `per` of what is counted: 1M tokens, one image, 1,000
+    milliseconds. `per` divides TOKENS_PER_PRICE. `name`: what was counted, in words. `noun`: the
+    same behind a number, "" = tokens or pieces.
     """
 
     count: int
     rate_scaled: int
-    apiece: bool = False
+    per: int = TOKENS_PER_PRICE
     name: str = ""
+    noun: str = ""
 
     @property
     def cost_scaled(self) -> int:
         """The cost in nano-USD x PPM x TOKENS_PER_PRICE."""
-        return self.count * self.rate_scaled * (TOKENS_PER_PRICE if self.apiece else 1)
+        return self.count * self.rate_scaled * (TOKENS_PER_PRICE // self.per)
 
 
 class PriceRates(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,35 +51,33 @@ class PriceRates(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: int | None
     audio_output: int | None
     image_output: int | None
-    per_image: int
     per_call: int
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """The most that a call may use: estimated input, its maximum of output tokens, images."""
+    """The most that a call may use: estimated input, its maximum of output tokens, and the rest."""
 
     input_tokens: int
     output_tokens: int
-    images: int = 0
+    asked: Asked = NOTHING_ASKED
 
 
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts that decide what of a call is charged.
+class Delivered(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a call beside its upstream's word, when it is to be charged.
 
-    `delivered`: the client was sent output of the model (a role, a ping, an error is none).
-    `reported`: the latest usage that the delivering channel told. `reported_whole`: it was the
-    terminal one, which counts all that the provider charges. `input_estimate`, `output_estimate`:
-    tokens, counted from bytes of the request and of the delivered output; never from the text of
-    an error. `output_tokens_max`: what the client allowed, 0 = no bound.
+    `whole`: what was reported is the terminal usage, which counts all that the provider charges.
+    `input_estimate`, `output_estimate`: tokens, counted from bytes of the request and of the
+    delivered output; never from the text of an error. `input_max`, `output_max`: what can be, by
+    what was asked and what the bytes hold; a claim beyond it is not believed.
     """
 
-    reason: EndReason
-    delivered: bool
+    whole: bool
     input_estimate: int
     output_estimate: int = 0
-    reported: Usage | None = None
-    reported_whole: bool = False
-    output_tokens_max: int = 0
+    input_max: int
+    output_max: int
+    asked: Asked = NOTHING_ASKED
+    tier: str = ""
 
 
 class CreditRequest(msgspec.Struct, frozen=True):

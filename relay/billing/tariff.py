@@ -14,6 +14,7 @@ import msgspec
 from relay.billing.hold import dearest_input, dearest_output, hold_nanos
 from relay.billing.price import COST_NANOS_MAX, charge, rates_in_force
 from relay.billing.shapes import Ask
+from relay.extras import NOTHING_ASKED, REACHES_OUT, Asked
 from relay.model import FREE_PRICE, Price
 from relay.units import PPM, TOKENS_PER_PRICE
 from relay.usage import Usage
@@ -39,7 +40,9 @@ class Tariff:
         "_written",
         "free",
         "group_multiplier_ppm",
+        "hours_priced",
         "model_multiplier_ppm",
+        "output_max",
         "price",
         "price_id",
     )
@@ -62,17 +65,20 @@ class Tariff:
             price.per_call * PPM * TOKENS_PER_PRICE * factor,
         )
         self._fresh, self._cached, self._written, self._output, self._call, self._divisor = terms
-        self._hold: tuple[int, int, int, int, int] | None = None
-        """Input, output, image, call, divisor; None: it depends on the length of the prompt."""
+        self.hours_priced = price.detail is not None and price.detail.cache_write_1h is not None
+        """Whether what is cached for an hour has a price of its own."""
+        self.output_max = 0 if price.detail is None else price.detail.output_max
+        """The most tokens of one answer, 0 = not known."""
+        self._hold: tuple[int, int, int, int] | None = None
+        """Input, output, call, divisor; None: it depends on the length of the prompt."""
         if price.detail is None or not price.detail.tiers:
             rates = rates_in_force(0, price)
             hold = _reduce(
                 dearest_input(rates) * factor,
                 dearest_output(rates) * factor,
-                rates.per_image * TOKENS_PER_PRICE * factor,
                 rates.per_call * TOKENS_PER_PRICE * factor,
             )
-            self._hold = hold[0], hold[1], hold[2], hold[3], hold[4]
+            self._hold = hold[0], hold[1], hold[2], hold[3]
 
     def __repr__(self) -> str:
         return f"<Tariff price={self.price_id} x {self.group_multiplier_ppm} ppm>"
@@ -95,19 +101,24 @@ class Tariff:
         return nanos if 0 <= nanos <= COST_NANOS_MAX else max(0, min(nanos, COST_NANOS_MAX))
 
     def hold_nanos(
-        self, input_tokens: int, output_tokens: int, images: int, *, nanos_max: int
+        self, input_tokens: int, output_tokens: int, asked: Asked, *, nanos_max: int
     ) -> int:
         """Return the most that a call with these bounds may cost; see hold.hold_nanos."""
         hold = self._hold
-        if hold is None:
-            ask = Ask(input_tokens, output_tokens, images)
+        if hold is None or not (asked is NOTHING_ASKED or asked is REACHES_OUT):
+            ask = Ask(input_tokens, output_tokens, asked)
             group_ppm = self.group_multiplier_ppm
-            return hold_nanos(
-                ask, [self.price], group_multiplier_ppm=group_ppm, nanos_max=nanos_max
-            )
-        most = input_tokens * hold[0] + output_tokens * hold[1] + images * hold[2] + hold[3]
-        nanos = -(-most // hold[4])
+            return hold_nanos(ask, self.price, group_multiplier_ppm=group_ppm, nanos_max=nanos_max)
+        most = input_tokens * hold[0] + output_tokens * hold[1] + hold[2]
+        nanos = -(-most // hold[3])
         return min(nanos, nanos_max)
+
+    def dearer_tier(self, asked_tier: str) -> str:
+        """Return the tier that counts where nobody says which was served: the dearer one."""
+        if not asked_tier:
+            return ""
+        standard, asked = (rates_in_force(0, self.price, tier) for tier in ("", asked_tier))
+        return asked_tier if asked.output + asked.input > standard.output + standard.input else ""
 
 
 def _reduce(*scaled: int) -> list[int]:

@@ -7,11 +7,12 @@ from relay.cli.numbers import WholeNumber
 from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
-from relay.store.billing.orders import Row, list_orders, open_order
+from relay.store.billing.orders import Row, list_orders, open_order, take_up
+from relay.store.billing.recharges import credit_paid
 
 ORDER_COLUMNS = (
     *("created_at", "order", "account", "status", "amount", "currency", "paid_usd", "bonus_usd"),
-    *("paid_at", "credited_at", "payment"),
+    *("paid_at", "credited_at", "payment", "fault"),
 )
 
 
@@ -32,6 +33,24 @@ def open_command(ctx: click.Context, /, *, as_json: bool, **wanted: str) -> None
     async def work(on: Session) -> Row:
         status = await open_order(on.connection, await compose_order(on, **wanted))
         return {"order": wanted["order_no"], "status": status}
+
+    print_fields(with_database(ctx, work), as_json=as_json)
+
+
+@order.command("retry")
+@location_options
+@json_option
+@click.argument("order_no", metavar="ORDER")
+@click.pass_context
+def retry_command(ctx: click.Context, /, *, order_no: str, as_json: bool) -> None:
+    """Credit a paid order that was set aside, once what was wrong with it is mended."""
+
+    async def work(on: Session) -> Row:
+        async with on.connection.transaction():
+            account_id = await take_up(on.connection, order_no)
+            billing = on.config.billing
+            found, _ = await credit_paid(on.connection, billing, order_no, account_id)
+        return {"order": order_no, "status": "credited", "fresh": found.fresh}
 
     print_fields(with_database(ctx, work), as_json=as_json)
 

@@ -67,11 +67,14 @@ class TryRow(Row, frozen=True):
 
 
 class ReceiptItem(Row, frozen=True):
-    """A line of the sum that a call's cost is: `count` x `usd_per_million` (or apiece)."""
+    """A line of the sum that a call's cost is: `count` x `usd_per_million` (or apiece).
+
+    Of sound the seconds are counted.
+    """
 
     name: str
     """fresh input, cached input, cache write, output, reasoning, image, call, ..."""
-    count: int
+    count: int | float
     usd_per_million: str | None
     usd_apiece: str | None
     amount_usd: Usd

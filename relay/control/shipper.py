@@ -90,6 +90,13 @@ def close_interrupted(start: CallStart, checkpoint: CallCheckpoint | None, died_
         group_multiplier_ppm=last.group_multiplier_ppm or PPM,
         model_multiplier_ppm=last.model_multiplier_ppm or PPM,
         error_code="interrupted",
+        cache_write_1h_tokens=last.cache_write_1h_tokens,
+        audio_input_tokens=last.audio_input_tokens,
+        audio_output_tokens=last.audio_output_tokens,
+        image_input_tokens=last.image_input_tokens,
+        image_output_tokens=last.image_output_tokens,
+        images=last.images,
+        extras=last.extras,
     )
 
 

@@ -15,14 +15,17 @@ from relay.flow.ports import Question
 from relay.flow.request import RequestFacts
 from relay.model import Channel
 from relay.records import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, Endpoint
+from relay.wire.asked import read_asked, read_form
 from relay.wire.content_request import peek_content, reframe_content
+from relay.wire.delivered_tokens import tokens_of_bytes
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import JSON
 from relay.wire.multipart import Form, peek_multipart, reframe_multipart
 from relay.wire.request import Request, peek_json, reframe_json
-from relay.wire.text_size import weigh
-from relay.wire.usage import estimate_tokens
+from relay.wire.text_size import estimate_prompt, weigh
 
+AUDIO_MS_PER_TOKEN: Final = 100
+"""Sound in a prompt is about ten tokens a second. Source: OpenAI's and Google's model pages."""
 SESSION_BYTES: Final = 512
 """How much of a prompt tells sessions apart: system messages differ early, turns do not."""
 TEXT_ANSWERS: Final = frozenset(
@@ -52,7 +55,15 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
             raise UnsupportedMedia("Send this request as multipart/form-data.")
         form = peek_multipart(body, content_type)
         call.question = FormQuestion(form, content_type.encode("latin-1"))
-        call.request = RequestFacts(form.model, stream=form.stream)
+        asked = read_form(form, call.head.endpoint)
+        call.request = RequestFacts(
+            form.model,
+            stream=form.stream,
+            choices=form.n,
+            input_estimate=tokens_of_bytes(form.text_bytes) + asked.audio_ms // AUDIO_MS_PER_TOKEN,
+            body_bytes=len(body),
+            asked=asked,
+        )
         return
     if kind not in ("application/json", ""):
         raise UnsupportedMedia("Send this request as application/json.")
@@ -74,10 +85,12 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
         stream=request.stream,
         choices=request.n,
         output_tokens_max=request.output_tokens_max,
-        input_estimate=estimate_tokens(len(body)) if weighed else 0,
+        input_estimate=estimate_prompt(body, text_bytes, images) if weighed else 0,
         text_bytes=text_bytes,
+        body_bytes=len(body),
         images=images,
         counts_bytes=call.head.endpoint in TEXT_ANSWERS,
+        asked=read_asked(request.fields, call.head.endpoint, body, request.n),
     )
 
 

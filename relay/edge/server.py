@@ -29,6 +29,7 @@ from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
 from relay.flow.ports import Reservation
 from relay.flow.reserve.channel_quotas import NO_QUOTAS, ChannelQuotas
+from relay.flow.reserve.holds import Holds
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
 from relay.flow.running import RunningCalls
@@ -116,8 +117,9 @@ class DataServer:
     ) -> None:
         self._config = config
         self.counters = counters
-        key_quotas = KeyQuotas()
-        settlement = Settlement(journal, counters, key_quotas, Reservations(reservations))
+        key_quotas = KeyQuotas(Holds(config.billing))
+        taken = Reservations([key_quotas, *reservations])
+        settlement = Settlement(journal, counters, key_quotas, taken)
         self.balancer = Balancer(config, counters, on_changes, quotas)
         self._running_calls = RunningCalls(
             config.timeouts,

@@ -1,10 +1,14 @@
 """Answers whose client has left, read to their end without it, because their provider bills them.
 
-    client gone --abort_bills = "full", part delivered--> read on --whole--> charged exactly
-                +--> cancelled, charged as delivered          +--too long--> charged as delivered
+    client gone --abort_bills = "full"--> read on --whole-----> charged exactly
+                +--usage is due---------> read on +--too long-> charged as delivered
+                +--> cancelled, charged as delivered
 
-Nothing is kept of such an answer but its usage. Their number, their time and their bytes are
-bounded (`[billing]`); what a provider bills beyond that is the operator's.
+Its usage is due where a stream has said its last word and only the count is missing: whoever leaves
+there has all of the answer. A plain answer is read on before it has begun, too: there is nothing of
+it to deliver until it is whole. Nothing is kept of such an answer but its usage. Their number,
+their time and their bytes are bounded (`[billing]`); what a provider bills beyond that is the
+operator's.
 
 Source: docs/streams.md, "Client gone".
 """
@@ -21,9 +25,12 @@ from relay.flow.asker import Asker
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call, Delivery
 from relay.flow.settle import Settlement
-from relay.stage import COMMITTED
+from relay.stage import ASKED, COMMITTED, HEADED
 
 SWEEP_S: Final = 0.25
+DUE_S: Final = 2.0
+"""What a usage takes that follows the last word; it comes within the same second."""
+DUE_BYTES: Final = 64 * 1024
 
 
 class AbandonedAnswers:
@@ -61,20 +68,33 @@ class AbandonedAnswers:
         if len(call.open_attempts) != 1 or call.settled or call.doom is not None:
             return False
         attempt = call.open_attempts[0]
-        pays = drains(attempt.channel.abort_bills, delivered=call.committed)
-        if not pays or attempt.stage is not COMMITTED or attempt.error is not None:
+        if attempt.error is not None:
+            return False
+        due = call.committed and attempt.usage_is_due()
+        if not due and not self._bills_on(call, attempt):
             return False
         if len(self._ends) >= self._limits.drains_max:
             return False
         now_s = clock_s()
-        call.abandoned = Delivery(call.events_out, call.bytes_out)
+        tokens = attempt.delivered_tokens(call.bytes_out, call.events_out)
+        call.abandoned = Delivery(call.bytes_out, tokens)
         if not self._ends:
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
-        bytes_max = attempt.bytes_in + self._limits.drain_bytes_max
-        self._ends[attempt] = (now_s + self._limits.drain_s, bytes_max)
+        limits = self._limits
+        drain_s = min(DUE_S, limits.drain_s) if due else limits.drain_s
+        drain_bytes = min(DUE_BYTES, limits.drain_bytes_max) if due else limits.drain_bytes_max
+        self._ends[attempt] = (now_s + drain_s, attempt.bytes_in + drain_bytes)
         attempt.report = self._end
         attempt.resume()
         return True
+
+    def _bills_on(self, call: Call, attempt: Attempt) -> bool:
+        """Tell whether the provider bills the rest of an answer, and the client will pay for it."""
+        if call.request.stream:
+            begun = call.committed and attempt.stage is COMMITTED
+        else:
+            begun = attempt.stage in (ASKED, HEADED, COMMITTED)
+        return drains(attempt.channel.abort_bills, delivered=begun)
 
     def _end(self, attempt: Attempt, error: RelayError | None) -> None:
         """The answer is whole, and settled by that; or it ends here."""

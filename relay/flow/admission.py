@@ -15,7 +15,9 @@ from relay.errors import (
     Unauthenticated,
     Unavailable,
 )
+from relay.extras import NOTHING_ASKED, REACHES_OUT
 from relay.flow.call import Call
+from relay.flow.priced import check_priced, note_hour_cache
 from relay.flow.request import Rights
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.model import FREE_PRICE, Account, Channel, Dialect, Group, Key, Snapshot
@@ -24,6 +26,7 @@ from relay.wire.api_keys import digest
 from relay.wire.dialects.known import TABLES
 
 KEY_CHARS_MAX: Final = 256
+_MESSAGES: Final = Endpoint.MESSAGES
 RIGHTS_MAX: Final = 100_000
 """Combinations of key, endpoint and model that are remembered; beyond it they start afresh."""
 
@@ -101,12 +104,18 @@ class Admission:
         Raises:
             Forbidden: CLIENT; the key's allow-list lacks the model.
             ModelNotFound: CLIENT; no line of the group serves it, or it has no price.
+            BadRequest: CLIENT; it asks for what the model has no price for (flow.priced).
             QuotaExhausted: CLIENT; the key has spent its quota.
         """
         key = call.rights.key
         assert key is not None
         found = self._rights.get((key.id, call.head.endpoint, call.request.model))
         call.rights = found or self._find_rights(call, call.rights)
+        if call.head.endpoint is _MESSAGES:
+            note_hour_cache(call)
+        asked = call.request.asked
+        if asked is not NOTHING_ASKED and asked is not REACHES_OUT:
+            check_priced(call)
         if key.quota_nanos is not None:
             self.check_quota(call)
 

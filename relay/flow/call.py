@@ -43,11 +43,12 @@ class CallOwner(Protocol):
 class Delivery:
     """What a client had of an answer when it left."""
 
-    __slots__ = ("bytes_out", "events_out")
+    __slots__ = ("bytes_out", "tokens")
 
-    def __init__(self, events_out: int, bytes_out: int) -> None:
-        self.events_out = events_out
+    def __init__(self, bytes_out: int, tokens: int) -> None:
         self.bytes_out = bytes_out
+        self.tokens = tokens
+        """About as many as went out."""
 
 
 class Call(Backpressure):
@@ -83,6 +84,8 @@ class Call(Backpressure):
     """What it has taken of its limits (flow.reserve.limits)."""
     hold_nanos: int
     """Money held for it (flow.reserve.credit)."""
+    quota_hold_nanos: int
+    """The same of its key's quota (flow.reserve.key_quotas)."""
     reservations_taken: int
     """How many of its reservations it has, in their order (flow.reserve.reservations)."""
     # --- whom it has asked ---
@@ -140,7 +143,8 @@ class Call(Backpressure):
         self.question = FORGOTTEN
         self.stage = ADMITTED
         self.begun_s = self.asked_s = self.first_byte_s = self.checked_s = 0.0
-        self.body_bytes = self.hold_nanos = self.reservations_taken = 0
+        self.body_bytes = self.reservations_taken = 0
+        self.hold_nanos = self.quota_hold_nanos = 0
         self.attempt_count = self.splices = self.bytes_out = self.events_out = 0
         self.operator_input_tokens = self.operator_output_tokens = 0
         self.reserved = (0, 0, 0)

@@ -60,6 +60,7 @@ class Counters:
         "bytes_out",
         "client_gone",
         "connections",
+        "disputed_claims",
         "events",
         "identity",
         "inflight",
@@ -85,6 +86,8 @@ class Counters:
         """Kind (input, cached, cache_write, output, reasoning) -> tokens."""
         self.upstream_errors: defaultdict[tuple[str, ...], int] = defaultdict(int)
         """(channel, code of the error tree) -> attempts that failed so."""
+        self.disputed_claims: defaultdict[str, int] = defaultdict(int)
+        """Channel -> answers that claimed more tokens than can be; nobody is charged the rest."""
         self.attempts = 0
         """Upstream requests started, first tries included."""
         self.client_gone = 0
@@ -134,6 +137,7 @@ class Counters:
                     "limiter_fallback_ms": {(): self.limiter_fallback_ms},
                     "limiter_flights": {(): self.limiter_flights},
                     "limiter_losses": {(): self.limiter_losses},
+                    "disputed_claims": {(n,): at for n, at in self.disputed_claims.items()},
                     "attempts": {(): self.attempts},
                     "client_gone": {(): self.client_gone},
                     "truncated": {(): self.truncated},

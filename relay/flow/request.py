@@ -11,6 +11,7 @@ has the others put in their place as admission goes on.
 from typing import Final
 
 from relay.billing.tariff import Tariff
+from relay.extras import NOTHING_ASKED, Asked
 from relay.model import DEFAULT_DIALECT, Account, Channel, Dialect, Group, Key, Line
 from relay.records import Endpoint
 
@@ -62,11 +63,13 @@ class RequestFacts:
 
     `choices`: answers or images asked for. `output_tokens_max`: the client's bound on each of them,
     None: it set none. `input_estimate`: tokens. `text_bytes`: of its body, pictures left out.
-    `images`: pictures in it. `counts_bytes`: the answer is text, so that its bytes tell its tokens
-    where nobody reports them.
+    `body_bytes`: with them. `images`: pictures in it. `counts_bytes`: the answer is text, so that
+    its bytes tell its tokens where nobody reports them. `asked`: what is no token.
     """
 
     __slots__ = (
+        "asked",
+        "body_bytes",
         "choices",
         "counts_bytes",
         "images",
@@ -86,8 +89,10 @@ class RequestFacts:
         output_tokens_max: int | None = None,
         input_estimate: int = 0,
         text_bytes: int = 0,
+        body_bytes: int = 0,
         images: int = 0,
         counts_bytes: bool = False,
+        asked: Asked = NOTHING_ASKED,
     ) -> None:
         self.model = model
         self.stream = stream
@@ -97,6 +102,23 @@ class RequestFacts:
         self.text_bytes = text_bytes
         self.images = images
         self.counts_bytes = counts_bytes
+        self.body_bytes = body_bytes
+        self.asked = asked
+
+    def with_asked(self, asked: Asked) -> "RequestFacts":
+        """Return the same facts of a body out of which something costly was taken."""
+        return RequestFacts(
+            self.model,
+            stream=self.stream,
+            choices=self.choices,
+            output_tokens_max=self.output_tokens_max,
+            input_estimate=self.input_estimate,
+            text_bytes=self.text_bytes,
+            body_bytes=self.body_bytes,
+            images=self.images,
+            counts_bytes=self.counts_bytes,
+            asked=asked,
+        )
 
 
 class Rights:

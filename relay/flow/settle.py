@@ -1,15 +1,14 @@
 """The end of every call: what it used, what it costs, one record in the journal, once.
 
-Charged is what was delivered (billing.hold.usage_to_charge): usage as the upstream reported it, or
-counted by us and marked as an estimate. Nothing delivered, nothing charged; an error's text is
-never counted as tokens. What the call cost beside it is the operator's (flow.attempts.failed).
+Charged is what was delivered (billing.charged): usage as the upstream reported it, or counted by us
+and marked as an estimate. Nothing delivered, nothing charged; an error's text is never counted as
+tokens. What the call cost beside it is the operator's (flow.attempts.failed).
 """
 
-import math
 from typing import Final
 
-from relay.billing.hold import usage_to_charge
-from relay.billing.shapes import Ending
+from relay.billing.charged import complete, input_max, output_max
+from relay.billing.shapes import Delivered
 from relay.billing.tariff import NO_TARIFF, Tariff
 from relay.clock import clock_s
 from relay.errors import (
@@ -22,7 +21,7 @@ from relay.errors import (
     ShuttingDown,
     UpstreamRejected,
 )
-from relay.flow.attempts.failed import BYTES_PER_TOKEN, failed_tries_of, operator_cost_nanos
+from relay.flow.attempts.failed import failed_tries_of, operator_cost_nanos
 from relay.flow.call import Call
 from relay.flow.counters import STATUS_CLASSES, Counters
 from relay.flow.reserve.key_quotas import KeyQuotas
@@ -94,6 +93,13 @@ class Settlement:
                 tariff.price_id,
                 tariff.group_multiplier_ppm,
                 tariff.model_multiplier_ppm,
+                usage.cache_write_1h_tokens,
+                usage.audio_input_tokens,
+                usage.audio_output_tokens,
+                usage.image_input_tokens,
+                usage.image_output_tokens,
+                usage.images,
+                usage.extras,
             )
         )
         if call.reservations_taken:
@@ -106,7 +112,7 @@ class Settlement:
         at_once = call.attempt_count == 1 and call.payer is not None
         retry_nanos = 0 if at_once else operator_cost_nanos(call)
         call.settled = True
-        usage = usage_of(call, reason)
+        usage = usage_of(call)
         begun_s = call.begun_s
         first_us = int((call.first_byte_s - begun_s) * 1e6) if call.first_byte_s else 0
         self._count(call, status, usage, first_us)
@@ -156,6 +162,7 @@ class Settlement:
                 usage.images,
                 retry_nanos,
                 () if at_once and error_code == "" else failed_tries_of(call),
+                usage.extras,
             )
         )
 
@@ -171,6 +178,11 @@ class Settlement:
             tokens["output"] += usage.output_tokens
             if usage.cached_tokens:
                 tokens["cached"] += usage.cached_tokens
+            extras = usage.extras
+            if extras is not None and (
+                extras.disputed_input_tokens or extras.disputed_output_tokens
+            ):
+                counters.disputed_claims[call.channel.name if call.channel else ""] += 1
         if first_us:
             counters.ttft.observe(first_us)
             counters.overhead.observe(int((call.asked_s - call.begun_s) * 1e6))
@@ -181,34 +193,39 @@ def _tariff_of(call: Call, usage: Usage) -> Tariff:
     return NO_TARIFF if tariff is None or usage is NOTHING else tariff
 
 
-def usage_of(call: Call, reason: EndReason = EndReason.INTERRUPTED) -> Usage:
+def usage_of(call: Call) -> Usage:
     """Return what the client pays for; NOTHING, where that is not even a price per call."""
-    if call.stage is not COMMITTED or (call.rights.tariff is not None and call.rights.tariff.free):
+    tariff = call.rights.tariff
+    if call.stage is not COMMITTED or (tariff is not None and tariff.free):
         return NOTHING
-    if call.usage is not None:
-        return call.usage
-    charged = usage_to_charge(
-        Ending(
-            reason=reason,
-            delivered=True,
-            input_estimate=call.request.input_estimate,
-            output_estimate=_delivered_tokens(call),
-            reported=call.payer.usage_so_far() if call.payer is not None else None,
-            output_tokens_max=(call.request.output_tokens_max or 0) * call.request.choices,
-        )
+    request, reported = call.request, call.usage
+    whole = reported is not None
+    if reported is None and call.payer is not None:
+        reported = call.payer.usage_so_far()
+    asked, bound = request.asked, request.output_tokens_max
+    said = whole and reported is not None and not reported.untold
+    facts = Delivered(
+        whole=whole,
+        input_estimate=request.input_estimate,
+        output_estimate=0 if said else _delivered_tokens(call),
+        input_max=input_max(request.body_bytes, request.images, asked),
+        output_max=output_max(bound, request.choices, call.bytes_out, asked),
+        asked=asked,
+        tier=tariff.dearer_tier(asked.tier) if asked.tier and tariff is not None else "",
     )
-    return NOTHING if charged is None else charged
+    return complete(reported, facts)
 
 
 def _delivered_tokens(call: Call) -> int:
     """Return about how many tokens of the answer went out while the client was there."""
-    left = call.abandoned
-    if call.request.stream:
-        # Providers send about one event a token; the role and the ending make up for the few
-        # events that carry two.
-        return left.events_out if left is not None else call.events_out
-    bytes_out = left.bytes_out if left is not None else call.bytes_out
-    return math.ceil(bytes_out / BYTES_PER_TOKEN) if call.request.counts_bytes else 0
+    request, left = call.request, call.abandoned
+    if call.payer is None or not request.counts_bytes:
+        return 0
+    tokens = left.tokens if left is not None else 0
+    if left is None:
+        tokens = call.payer.delivered_tokens(call.bytes_out, call.events_out)
+    bound = request.output_tokens_max
+    return tokens if bound is None else min(tokens, bound * request.choices)
 
 
 def _reason(call: Call, error: RelayError) -> EndReason:  # noqa: PLR0911 - a table

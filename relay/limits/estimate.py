@@ -17,6 +17,10 @@ RATIO_MIN: Final = 0.1
 RATIO_MAX: Final = 0.6
 TEXT_BYTES_MIN: Final = 64
 """Shorter prompts are mostly the template's own tokens and teach nothing about text."""
+SHARED_MIN: Final = 0.15
+SHARED_MAX: Final = 0.4
+"""What a model's ratio can be taught for keys that have not called yet: more, one account's odd
+prompts would make another's too large."""
 IMAGE_TOKENS: Final = 1_000
 """Pictures are never counted by their bytes: base64 is no text."""
 MARGIN: Final = 1.5
@@ -38,15 +42,17 @@ class Guess:
     def __init__(self, model: "Guess | None" = None) -> None:
         self.model = model
         self.ratio = RATIO_START
-        """Tokens for a byte of text; only a model's is used."""
+        """Tokens for a byte of text."""
         self.output = OUTPUT_START
         self.known = False
         """Whether a call has been seen: until then the model's own figure is better."""
 
     def input_tokens(self, text_bytes: int, images: int = 0) -> int:
         """Return the tokens that a prompt of so many bytes of text will count; >= 1."""
-        whose = self.model or self
-        return int(text_bytes * whose.ratio) + images * IMAGE_TOKENS or 1
+        ratio = self.ratio
+        if not self.known and self.model is not None:
+            ratio = self.model.ratio
+        return int(text_bytes * ratio) + images * IMAGE_TOKENS or 1
 
     def output_tokens(self, output_max: int | None, choices: int = 1) -> int:
         """Return what to set aside for the answer.
@@ -61,23 +67,29 @@ class Guess:
             output = output_max
         return output * choices
 
-    def learn(self, text_bytes: int, usage: Usage, *, choices: int = 1) -> None:
+    def learn(self, text_bytes: int, usage: Usage, *, choices: int = 1, images: int = 0) -> None:
         """Take in what a call used, as its upstream counted it.
 
-        Estimates teach nothing: they are what we believed already.
+        Estimates teach nothing: they are what we believed already. Nor do pictures say anything of
+        text: few upstreams tell their tokens apart.
         """
         if usage.estimated:
             return
-        whose = self.model or self
+        shared = self.model
         text_tokens = usage.input_tokens - usage.image_input_tokens - usage.audio_input_tokens
-        if text_bytes >= TEXT_BYTES_MIN and text_tokens > 0:
+        if text_bytes >= TEXT_BYTES_MIN and text_tokens > 0 and not images:
             seen = text_tokens / text_bytes
+            if shared is not None:
+                if not self.known:
+                    self.ratio = shared.ratio
+                bounded = SHARED_MAX if seen > SHARED_MAX else max(seen, SHARED_MIN)
+                shared.ratio += ALPHA * (bounded - shared.ratio)
             seen = RATIO_MAX if seen > RATIO_MAX else max(seen, RATIO_MIN)
-            whose.ratio += ALPHA * (seen - whose.ratio)
+            self.ratio += ALPHA * (seen - self.ratio)
         each = usage.output_tokens / choices
-        whose._see(each)  # noqa: SLF001 - one of its own kind
-        if whose is not self:
-            self._see(each)
+        if shared is not None:
+            shared._see(each)  # noqa: SLF001 - one of its own kind
+        self._see(each)
 
     def _see(self, output: float) -> None:
         if self.known:

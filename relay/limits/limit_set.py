@@ -73,6 +73,23 @@ class LimitSet:
             costs = costs + [cost] * count
         return costs
 
+    def fit_input(self, input_tokens: int, least_tokens: int) -> int:
+        """Return how much of a guessed prompt is set aside, so that every bucket can ever hold it.
+
+        What it has to be at least, by its own bytes, is never cut: only that can be too large for
+        ever, and what others taught the guess cannot make it so.
+        """
+        for weights, _, capacity in self._classes:
+            if weights is None:
+                left = capacity
+            elif weights.input_ppm > 0:
+                left = capacity * PPM // weights.input_ppm
+            else:
+                continue
+            if left < input_tokens:
+                input_tokens = max(least_tokens, left)
+        return input_tokens
+
     def fit(self, input_tokens: int, output_tokens: int) -> int:
         """Return how much output can be set aside, so that every bucket can ever hold the call.
 

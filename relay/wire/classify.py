@@ -121,8 +121,8 @@ def find_error(block: bytes) -> str | None:
 def drop_usage_event(block: bytes) -> bytes:
     """Return `block` without the event that only our include_usage caused.
 
-    That is the one with usage and without choices; every other byte stays. The same object comes
-    back where there is none, which two searches usually tell.
+    That is the one with usage and without choices (none, null, or no such member); every other byte
+    stays. The same object comes back where there is none, which two searches usually tell.
     """
     # Found rather than looked for with `in`: that would try its left side as a number first.
     if block.find(b'"usage":{') < 0 and block.find(b'"usage": {') < 0:
@@ -136,7 +136,7 @@ def _is_usage_event(event: bytes) -> bool:
     if b'"usage"' not in event:
         return False
     judged = _read(event_payload(event))
-    return judged is not None and judged.choices == [] and isinstance(judged.usage, dict)
+    return judged is not None and not judged.choices and isinstance(judged.usage, dict)
 
 
 def _judge_first_event(payload: bytes, name: str) -> FirstBlock:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from relay.errors import BadRequest
-from relay.wire.request import check_model
+from relay.wire.request import CHOICES_MAX, check_model
 
 PARTS_MAX: Final = 128
 PART_HEAD_BYTES_MAX: Final = 8 * 1024
@@ -30,19 +30,35 @@ _FILE_NAME: Final = re.compile(
 )
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _HEADER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n]*)")
+_WORDS: Final = (b"quality", b"size", b"response_format")
+_READ: Final = frozenset({b"model", b"stream", b"n", *_WORDS})
+"""What we read of a form: a field given twice could be read in two ways."""
+_FILES: Final = frozenset({b"file", b"image", b"image[]", b"mask"})
+WORD_BYTES_MAX: Final = 32
 _DISPOSITION: Final = b"content-disposition"
 _ENCODING: Final = b"content-transfer-encoding"
 _PLAIN: Final = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 class Form(msgspec.Struct, frozen=True):
-    """A form's body, and what it says. `model_start`, `model_end`: where the model's name is."""
+    """A form's body, and what it says. `model_start`, `model_end`: where the model's name is.
+
+    `n`, `quality`, `size`: of images. `format`: of the answer, "" = the default. `text_bytes`: of
+    its prompt. `file_bytes`, `file_start`: of the largest file.
+    """
 
     body: bytes
     model: str
     stream: bool
     model_start: int
     model_end: int
+    n: int = 1
+    quality: str = ""
+    size: str = ""
+    format: str = ""
+    text_bytes: int = 0
+    file_bytes: int = 0
+    file_start: int = 0
 
 
 def peek_multipart(body: bytes, content_type: str) -> Form:
@@ -54,20 +70,32 @@ def peek_multipart(body: bytes, content_type: str) -> Form:
     """
     delimiter = b"\r\n--" + _read_boundary(content_type)
     spans: dict[bytes, tuple[int, int]] = {}
+    files = (0, 0)
     for name, start, end in _parts(body, delimiter):
-        if name in (b"model", b"stream") and name in spans:
-            raise BadRequest("The form gives model or stream twice.", param=name.decode("latin-1"))
+        if name in _READ and name in spans:
+            raise BadRequest("The form gives a field twice.", param=name.decode("latin-1"))
         spans[name] = (start, end)
+        if name in _FILES and end - start > files[1] - files[0]:
+            files = (start, end)
     if b"model" not in spans:
         raise BadRequest("The form names no model.", param="model")
     start, end = spans[b"model"]
     stream_start, stream_end = spans.get(b"stream", (0, 0))
+    prompt_start, prompt_end = spans.get(b"prompt", (0, 0))
+    words = {name: _read_word(body, spans.get(name)) for name in _WORDS}
     return Form(
         body=body,
         model=_read_model(body[start:end]),
         stream=body[stream_start:stream_end].strip().lower() == b"true",
         model_start=start,
         model_end=end,
+        n=_read_number(_read_word(body, spans.get(b"n"))),
+        quality=words[b"quality"],
+        size=words[b"size"],
+        format=words[b"response_format"],
+        text_bytes=prompt_end - prompt_start,
+        file_bytes=files[1] - files[0],
+        file_start=files[0],
     )
 
 
@@ -76,6 +104,22 @@ def reframe_multipart(form: Form, *, model: str) -> bytes:
     if model == form.model:
         return form.body
     return b"".join((form.body[: form.model_start], model.encode(), form.body[form.model_end :]))
+
+
+def _read_word(body: bytes, span: tuple[int, int] | None) -> str:
+    """Return the start of a short field, "" where it is none."""
+    if span is None:
+        return ""
+    return body[span[0] : min(span[1], span[0] + WORD_BYTES_MAX)].decode("latin-1").strip().lower()
+
+
+def _read_number(word: str) -> int:
+    """Return how many images a form asks for."""
+    if not word:
+        return 1
+    if not (word.isascii() and word.isdecimal() and 1 <= int(word) <= CHOICES_MAX):
+        raise BadRequest(f"n must be from 1 to {CHOICES_MAX}.", param="n")
+    return int(word)
 
 
 def _read_boundary(content_type: str) -> bytes:

@@ -36,13 +36,23 @@ _UNSTREAMED: Final = frozenset(
 """Endpoints whose answers are never events, whatever a body says: a channel that ignores it has
 done nothing wrong."""
 _SPEECH: Final = Endpoint.SPEECH
-_BOUNDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_BOUNDS: Final = {
+    Endpoint.CHAT: frozenset({"max_tokens", "max_completion_tokens"}),
+    Endpoint.COMPLETIONS: frozenset({"max_tokens"}),
+    Endpoint.RESPONSES: frozenset({"max_output_tokens"}),
+    Endpoint.MESSAGES: frozenset({"max_tokens"}),
+}
+"""What bounds an answer, by endpoint: any other name bounds nothing there."""
+_NO_BOUNDS: Final[frozenset[str]] = frozenset()
+_MULTIPLIERS: Final = ("n", "best_of")
+"""Both make as many answers as they say; of `best_of` one is shown, and all are charged."""
 
 
 class Request:
     """What a body asks for.
 
-    `output_tokens_max`: the largest bound it gives, None without one. `usage_asked`: the client
+    `output_tokens_max`: the largest bound it gives that its endpoint knows, None without one. `n`:
+    answers or images that are made for it. `usage_asked`: the client
     itself wants the usage event. `fields`: the top level, values as they came.
     """
 
@@ -90,17 +100,15 @@ def peek_json(body: bytes, endpoint: Endpoint) -> Request:
         raise BadRequest(f"The request to /v1/{endpoint.value} names no model.", param="model")
     model = check_model(_field(fields, "model", _text, "a string") or "")
     # Most requests name few of these: what is not there is not looked for twice.
-    stream, n, options = False, None, None
+    stream, options = False, None
     if "stream" in fields:
         stream = _field(fields, "stream", _flag, "true or false") or False
         stream = stream and endpoint not in _UNSTREAMED
     if endpoint is _SPEECH:  # it has no `stream`: events come where the format says so
         stream = _field(fields, "stream_format", _format, "a string") == "sse"
-    output_tokens_max = None if fields.keys().isdisjoint(_BOUNDS) else _read_bounds(fields)
-    if "n" in fields:
-        n = _field(fields, "n", _count, "an integer")
-        if n is not None and not 1 <= n <= CHOICES_MAX:
-            raise BadRequest(f"n must be from 1 to {CHOICES_MAX}.", param="n")
+    bounds = _BOUNDS.get(endpoint, _NO_BOUNDS)
+    output_tokens_max = None if fields.keys().isdisjoint(bounds) else _read_bounds(fields, bounds)
+    n = 1 if fields.keys().isdisjoint(_MULTIPLIERS) else _read_choices(fields)
     if "stream_options" in fields:
         options = _field(fields, "stream_options", _options, "an object")
     usage_asked = options is not None and options.include_usage is True
@@ -108,27 +116,39 @@ def peek_json(body: bytes, endpoint: Endpoint) -> Request:
         model,
         stream=stream,
         output_tokens_max=output_tokens_max,
-        n=n or 1,
+        n=n,
         usage_asked=usage_asked,
         fields=fields,
     )
 
 
-def _read_bounds(fields: Fields) -> int | None:
-    """Return the largest bound on output tokens; None where all that are named are null."""
+def _read_bounds(fields: Fields, names: frozenset[str]) -> int | None:
+    """Return the largest bound on output tokens; None where those that are named bound nothing."""
     largest: int | None = None
-    for name in _BOUNDS:
+    for name in sorted(names):
         bound = _field(fields, name, _count, "an integer") if name in fields else None
-        if bound is None:
+        if bound is None or bound <= 0:
             continue
-        if not 0 <= bound <= OUTPUT_TOKENS_MAX:
+        if bound > OUTPUT_TOKENS_MAX:
             raise BadRequest(
-                f"A bound on output tokens must be from 0 to {OUTPUT_TOKENS_MAX}.",
-                param="max_tokens",
+                f"A bound on output tokens must be at most {OUTPUT_TOKENS_MAX}.", param=name
             )
         if largest is None or bound > largest:
             largest = bound
     return largest
+
+
+def _read_choices(fields: Fields) -> int:
+    """Return how many answers or images are made for a request."""
+    most = 1
+    for name in _MULTIPLIERS:
+        number = _field(fields, name, _count, "an integer") if name in fields else None
+        if number is None:
+            continue
+        if not 1 <= number <= CHOICES_MAX:
+            raise BadRequest(f"{name} must be from 1 to {CHOICES_MAX}.", param=name)
+        most = max(most, number)
+    return most
 
 
 def check_model(name: str) -> str:

@@ -1,36 +1,30 @@
-"""What an answer used, found in its last bytes without decoding it.
+"""What an answer used, found in its last bytes, nearly always without decoding it.
 
 A usage object stands near the end of every protocol's answer. Inside a JSON string its quotes would
 be escaped, so the bytes `"usage":{` are never model text; they may be a key of an echoed tool
-schema, so an object without a known count is passed over for one further left. Gemini and
-Perplexity send running totals: the last one counts, nothing is ever summed. Anthropic sends two
+schema, of a client's metadata, or of a breakdown by model. Where an event holds more than one of
+them it is decoded one level deep, and only the places where dialects put their usage count. Gemini
+and Perplexity send running totals: the last one counts, nothing is ever summed. Anthropic sends two
 objects: the second one's fields win.
+
+    bytes --here--> object --usage_claims--> counts --usage_conventions--> relay.usage.Usage
 
 Source: docs/streams.md, "Usage: places".
 """
 
-import dataclasses
-import math
 import re
 from itertools import islice
 from typing import Final
 
 import msgspec
 
-from relay.usage import Usage
-from relay.wire.usage_shapes import (
-    NOTHING,
-    CacheCreation,
-    InputDetails,
-    Iteration,
-    Modality,
-    OutputDetails,
-    UsageRest,
-    WireUsage,
-)
+from relay.extras import Extras
+from relay.records import Endpoint
+from relay.usage import INPUT_UNTOLD, OUTPUT_UNTOLD, Usage
+from relay.wire.usage_claims import has_count, read_claim
+from relay.wire.usage_conventions import normalise, plain_tier
+from relay.wire.usage_shapes import TOKENS_MAX, Duration, RerankAnswer, UsageRest, WireUsage
 
-TOKENS_PER_BYTE: Final = 0.25
-"""English text has about four bytes to a token in every common tokenizer."""
 OBJECT_BYTES_MAX: Final = 16 * 1024
 """Anthropic lists every sampling of an answer, in about 220 bytes each."""
 SEARCH_BYTES_MAX: Final = 32 * 1024
@@ -38,17 +32,20 @@ SEARCH_BYTES_MAX: Final = 32 * 1024
 CANDIDATES_MAX: Final = 64
 """Objects looked at before an answer counts as silent: nearly always the first has the counts."""
 USAGE_OBJECT: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{')
+PLACES: Final = ("response", "message", "x_groq", "delta", "interaction", "error", "data")
+"""Members of an event that dialects put their usage into, where it is no member itself."""
+_NAMES: Final = ("usage", "usageMetadata")
+_METADATA: Final = re.compile(rb'"metadata"\s*:\s*\{\s*"')
+_TIER: Final = re.compile(rb'"service_?[tT]ier"\s*:\s*"([A-Za-z_]{1,32})"')
+_DEFAULT_TIER: Final = b'"service_tier":"default"'
+_BREAKDOWN: Final = re.compile(rb'"usage_breakdown"\s*:\s*\{')
+_ITEM: Final = re.compile(rb'"type"\s*:\s*"(web_search|file_search|code_interpreter)_call"')
 
-BESIDE: Final = frozenset({"compaction", "advisor_message"})
-"""Samplings that Anthropic's totals leave out though it charges them. Source: its Python client,
-BetaUsage.iterations, and its documentation of both betas."""
-
-
-_decode = msgspec.json.Decoder(WireUsage).decode
 _decode_rest = msgspec.json.Decoder(UsageRest).decode
-_decode_iterations = msgspec.json.Decoder(list[Iteration] | None).decode
-_NO_INPUT_DETAILS: Final = InputDetails()
-_NO_OUTPUT_DETAILS: Final = OutputDetails()
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_word = msgspec.json.Decoder(str).decode
+_decode_duration = msgspec.json.Decoder(Duration).decode
+_decode_reranked = msgspec.json.Decoder(RerankAnswer).decode
 
 
 def find_usage(first: bytes, tail: bytes) -> Usage | None:
@@ -59,13 +56,18 @@ def find_usage(first: bytes, tail: bytes) -> Usage | None:
             plain body.
         tail: The last events or bytes; may be cut at its start.
     """
-    last = _last_object(tail) or _last_object(first)
+    block = tail
+    last = _last_object(tail)
+    if last is None:
+        block = first
+        last = _last_object(first)
     if last is None:
         return None
     # A short stream is whole in `first`, so the object that message_start brought is the first one
     # there, not the last.
     begun = _first_object(first) if b'"message_start"' in first else None
-    return _bounded(_normalise(last if begun is None else _merge(begun, last)))
+    wire = last if begun is None else _merge(begun, last)
+    return _with_items(normalise(wire, _find_tier(block)), block)
 
 
 def find_usage_of_body(body: bytes) -> Usage | None:
@@ -76,18 +78,36 @@ def find_usage_of_body(body: bytes) -> Usage | None:
     """
     at = body.rfind(b'"usage":', -SEARCH_BYTES_MAX)
     if at >= 0:
+        wire: WireUsage | None
         try:
             wire = _decode_rest(b"{" + body[at:]).usage
         except msgspec.DecodeError:
-            return find_usage(b"", body)
-        if _has_count(wire):
-            return _bounded(_normalise(wire))
+            found, wire = _read_members(body)
+            if found and wire is None:
+                return None
+        if wire is not None and has_count(wire):
+            return _with_items(normalise(wire, _find_tier(body)), body)
     return find_usage(b"", body)
 
 
-def estimate_tokens(text_bytes: int) -> int:
-    """Return about how many tokens `text_bytes` bytes of text are."""
-    return math.ceil(text_bytes * TOKENS_PER_BYTE)
+def find_media_usage(body: bytes, endpoint: Endpoint) -> Usage | None:
+    """Return what an answer says that tells no tokens: seconds of sound, units of a search."""
+    try:
+        if endpoint is Endpoint.TRANSCRIPTIONS:
+            seconds = float(_decode_duration(body).duration)
+            if not 0 < seconds <= TOKENS_MAX:
+                return None
+            return _untold(Extras(audio_ms=round(seconds * 1000)))
+        if endpoint is Endpoint.RERANK:
+            units = _decode_reranked(body).meta.billed_units.search_units
+            return None if units is None else _untold(Extras(search_units=max(0, round(units))))
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        pass
+    return None
+
+
+def _untold(extras: Extras) -> Usage:
+    return Usage(extras=extras, untold=INPUT_UNTOLD | OUTPUT_UNTOLD)
 
 
 def _last_object(block: bytes) -> WireUsage | None:
@@ -100,7 +120,20 @@ def _last_object(block: bytes) -> WireUsage | None:
         if at < 0:
             break
         found = USAGE_OBJECT.match(block, at)
-        wire = None if found is None else _read_object(block, found.end() - 1)
+        if found is None:
+            continue
+        line_at = block.rfind(b"\n", 0, at) + 1
+        line = block[line_at : _line_end(block, at)]
+        if line.count(b'"usage') > 1 or _METADATA.search(line) is not None:
+            known, wire = _read_members(line)
+            if wire is not None:
+                return wire
+            if known:
+                at = line_at  # an event without a usage of its own: look further left
+                continue
+        if _is_broken_down(block, at):
+            continue
+        wire = _read_object(block, found.end() - 1)
         if wire is not None:
             return wire
     return None
@@ -115,28 +148,60 @@ def _first_object(block: bytes) -> WireUsage | None:
     return None
 
 
+def _line_end(block: bytes, at: int) -> int:
+    end = block.find(b"\n", at)
+    return len(block) if end < 0 else end
+
+
+def _read_members(line: bytes) -> tuple[bool, WireUsage | None]:
+    """Return whether an event could be decoded, and its usage, where it has one in its place."""
+    members = _members(line)
+    if members is None:
+        return False, None
+    for holder in (members, *_holders(members)):
+        for name in _NAMES:
+            raw = holder.get(name)
+            wire = read_claim(bytes(raw)) if raw is not None else None
+            if wire is not None:
+                return True, wire
+    return True, None
+
+
+def _members(line: bytes) -> dict[str, msgspec.Raw] | None:
+    start = line.find(b"{")
+    if start < 0:
+        return None
+    try:
+        return _decode_members(line[start:])
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _holders(members: dict[str, msgspec.Raw]) -> list[dict[str, msgspec.Raw]]:
+    """Return the members of an event in which its usage may be."""
+    found = []
+    for place in PLACES:
+        raw = members.get(place)
+        inner = None
+        if raw is not None and bytes(raw)[:1] == b"{":
+            inner = _members(bytes(raw))
+        if inner is not None:
+            found.append(inner)
+    return found
+
+
+def _is_broken_down(block: bytes, at: int) -> bool:
+    """Tell whether an object is part of a breakdown by model, which its event sums up elsewhere."""
+    for found in islice(_BREAKDOWN.finditer(block, 0, at), CANDIDATES_MAX):
+        end = _end_of_object(block, found.end() - 1)
+        if end is None or end > at:
+            return True
+    return False
+
+
 def _read_object(block: bytes, at: int) -> WireUsage | None:
     """Return the usage object that opens at `at`, None where it is none."""
-    try:
-        wire = _decode(block[at : _end_of_object(block, at)])
-    except msgspec.DecodeError:
-        return None
-    return wire if _has_count(wire) else None
-
-
-def _has_count(wire: WireUsage) -> bool:
-    if wire.prompt_tokens is not None or wire.input_tokens is not None:
-        return True
-    return any(
-        count is not None
-        for count in (
-            wire.completion_tokens,
-            wire.output_tokens,
-            wire.promptTokenCount,
-            wire.total_input_tokens,
-            wire.tokens,
-        )
-    )
+    return read_claim(block[at : _end_of_object(block, at)])
 
 
 def _end_of_object(block: bytes, at: int) -> int | None:
@@ -159,188 +224,62 @@ def _merge(begun: WireUsage, last: WireUsage) -> WireUsage:
     return msgspec.structs.replace(begun, **fields)
 
 
-def _normalise(wire: WireUsage) -> Usage:
-    if wire.prompt_tokens is not None:
-        return _from_openai(wire)
-    if wire.promptTokenCount is not None:
-        return _from_gemini(wire)
-    if wire.total_input_tokens is not None:
-        return _from_interactions(wire)
-    if wire.tokens is not None:
-        return Usage(
-            input_tokens=_count(round(wire.tokens.input_tokens or 0)),
-            output_tokens=_count(round(wire.tokens.output_tokens or 0)),
-            cached_tokens=_count(wire.cached_tokens),
-        )
-    # Servers that translate Anthropic to OpenAI's shape give these beside a prompt_tokens, which
-    # includes them: those were told apart above.
-    caches = (wire.cache_read_input_tokens, wire.cache_creation_input_tokens)
-    if caches != (None, None) or wire.iterations is not NOTHING:
-        return _from_anthropic(wire)
-    return _from_openai(wire)
+def _find_tier(block: bytes) -> str:
+    """Return what an answer calls the rates it was served at, "" where it does not say.
 
-
-def _from_openai(wire: WireUsage) -> Usage:
-    inward = (
-        wire.prompt_tokens_details
-        or wire.input_tokens_details
-        or wire.prompt_token_details
-        or wire.input_token_details
-        or _NO_INPUT_DETAILS
-    )
-    outward = wire.completion_tokens_details or wire.output_tokens_details or _NO_OUTPUT_DETAILS
-    # Negative counts are left for `_bounded`: the common way asks nothing of a count twice.
-    input_tokens = wire.prompt_tokens or wire.input_tokens or 0
-    output_tokens = wire.completion_tokens or wire.output_tokens or 0
-    if inward is _NO_INPUT_DETAILS and outward is _NO_OUTPUT_DETAILS:
-        return Usage(
-            input_tokens=input_tokens,
-            cached_tokens=_first(
-                wire.prompt_cache_hit_tokens, wire.cached_tokens, wire.cache_read_input_tokens
-            ),
-            cache_write_tokens=wire.cache_creation_input_tokens or 0,
-            output_tokens=output_tokens,
-        )
-    reasoning = outward.reasoning_tokens or outward.thinking_tokens or 0
-    if wire.total_tokens == input_tokens + output_tokens + reasoning:
-        # xAI's completion_tokens leaves the reasoning out; only the total tells.
-        output_tokens += reasoning
-    cached = inward.cached_tokens
-    if cached is None:
-        cached = _first(
-            wire.prompt_cache_hit_tokens, wire.cached_tokens, wire.cache_read_input_tokens
-        )
-    return Usage(
-        input_tokens,
-        cached,
-        inward.cache_write_tokens or wire.cache_creation_input_tokens or 0,
-        output_tokens,
-        reasoning,
-        0,
-        inward.audio_tokens or 0,
-        outward.audio_tokens or 0,
-        inward.image_tokens or 0,
-        outward.image_tokens or 0,
-    )
-
-
-def _from_anthropic(wire: WireUsage) -> Usage:
-    read = _count(wire.cache_read_input_tokens)
-    written = _count(wire.cache_creation_input_tokens)
-    details = wire.output_tokens_details or OutputDetails()
-    usage = Usage(
-        input_tokens=_count(wire.input_tokens) + read + written,
-        cached_tokens=read,
-        cache_write_tokens=written,
-        output_tokens=_count(wire.output_tokens),
-        reasoning_tokens=_count(details.thinking_tokens),
-        cache_write_1h_tokens=_written_1h(wire.cache_creation),
-    )
-    for beside in _beside(wire):
-        read = _count(beside.cache_read_input_tokens)
-        written = _count(beside.cache_creation_input_tokens)
-        usage = dataclasses.replace(
-            usage,
-            input_tokens=usage.input_tokens + _count(beside.input_tokens) + read + written,
-            cached_tokens=usage.cached_tokens + read,
-            cache_write_tokens=usage.cache_write_tokens + written,
-            output_tokens=usage.output_tokens + _count(beside.output_tokens),
-            cache_write_1h_tokens=usage.cache_write_1h_tokens + _written_1h(beside.cache_creation),
-        )
-    return usage
-
-
-def _written_1h(creation: CacheCreation | None) -> int:
-    return _count(creation.ephemeral_1h_input_tokens) if creation is not None else 0
-
-
-def _beside(wire: WireUsage) -> list[Iteration]:
-    try:
-        iterations = _decode_iterations(wire.iterations) or []
-    except msgspec.DecodeError:
-        return []
-    return [one for one in iterations if one.type in BESIDE]
-
-
-def _from_gemini(wire: WireUsage) -> Usage:
-    thoughts = _count(wire.thoughtsTokenCount)
-    inward, outward = wire.promptTokensDetails or [], wire.candidatesTokensDetails or []
-    return Usage(
-        input_tokens=_count(wire.promptTokenCount) + _count(wire.toolUsePromptTokenCount),
-        cached_tokens=_count(wire.cachedContentTokenCount),
-        output_tokens=_count(wire.candidatesTokenCount) + thoughts,
-        reasoning_tokens=thoughts,
-        audio_input_tokens=_of_modality(inward, "AUDIO"),
-        audio_output_tokens=_of_modality(outward, "AUDIO"),
-        image_input_tokens=_of_modality(inward, "IMAGE"),
-        image_output_tokens=_of_modality(outward, "IMAGE"),
-    )
-
-
-def _from_interactions(wire: WireUsage) -> Usage:
-    thoughts = _count(wire.total_thought_tokens)
-    return Usage(
-        input_tokens=_count(wire.total_input_tokens) + _count(wire.total_tool_use_tokens),
-        cached_tokens=_count(wire.total_cached_tokens),
-        output_tokens=_count(wire.total_output_tokens) + thoughts,
-        reasoning_tokens=thoughts,
-    )
-
-
-def _of_modality(details: list[Modality], modality: str) -> int:
-    return sum(_count(detail.tokenCount) for detail in details if detail.modality == modality)
-
-
-def _bounded(usage: Usage) -> Usage:
-    """Return `usage` with no part larger than its whole: an upstream's numbers are claims.
-
-    Recorded: Grok on Azure reporting 403 cached tokens of a prompt of 347.
+    A client's metadata may be echoed, and name cheaper ones: where there is some, and for all but
+    the standard rates, only what the answer itself says is believed.
     """
-    inward, outward = usage.input_tokens, usage.output_tokens
-    cached, written = usage.cached_tokens, usage.cache_write_tokens
-    in_bounds = (
-        0 <= cached <= inward - written <= inward
-        and 0 <= usage.cache_write_1h_tokens <= written
-        and 0 <= usage.audio_input_tokens <= inward
-        and 0 <= usage.image_input_tokens <= inward
-        and 0 <= usage.reasoning_tokens <= outward
-        and 0 <= usage.audio_output_tokens <= outward
-        and 0 <= usage.image_output_tokens <= outward
+    if block.find(b'"service') < 0:
+        return ""
+    once = block.count(b'"service_tier"') == 1
+    if once and block.find(_DEFAULT_TIER) >= 0 and block.find(b'"metadata"') < 0:
+        return "default"  # most of OpenAI's answers
+    return _judge_tier(block, list(islice(_TIER.finditer(block), CANDIDATES_MAX)))
+
+
+def _judge_tier(block: bytes, found: list[re.Match[bytes]]) -> str:
+    """Return which of the tiers that an answer's bytes name is said by the answer itself."""
+    words = {one[1].decode() for one in found}
+    if words and not any(map(plain_tier, words)) and _METADATA.search(block) is None:
+        return words.pop()
+    for one in reversed(found):
+        at = one.start()
+        members = _members(block[block.rfind(b"\n", 0, at) + 1 : _line_end(block, at)])
+        if members is None and block[:1] == b"{":
+            members = _members(block)
+        for holder in () if members is None else (members, *_holders(members)):
+            for name in ("service_tier", "serviceTier"):
+                if (tier := _word(holder.get(name))) is not None:
+                    return tier
+    return ""
+
+
+def _word(raw: msgspec.Raw | None) -> str | None:
+    if raw is None:
+        return None
+    try:
+        return _decode_word(raw)
+    except msgspec.DecodeError:
+        return None
+
+
+def _with_items(usage: Usage, block: bytes) -> Usage:
+    """Add the tools that a response lists as items of its output, where it lists any.
+
+    Only the terminal event lists them all: the one that holds the usage, the last of its kind.
+    """
+    if block.find(b'_call"') < 0:
+        return usage
+    last = block.rfind(b'"usage"')
+    line = block[block.rfind(b"\n", 0, last) + 1 : _line_end(block, last)]
+    kinds = [found[1] for found in _ITEM.finditer(line)]
+    if not kinds:
+        return usage
+    extras = usage.extras or Extras()
+    sessions = int(b"code_interpreter" in kinds)
+    searches = len(kinds) - kinds.count(b"code_interpreter")
+    usage.extras = msgspec.structs.replace(
+        extras, searches=max(searches, extras.searches), sessions=max(sessions, extras.sessions)
     )
-    return usage if in_bounds else _cut_to_bounds(usage)
-
-
-def _cut_to_bounds(usage: Usage) -> Usage:
-    inward, outward = max(usage.input_tokens, 0), max(usage.output_tokens, 0)
-    cached = _within(usage.cached_tokens, inward)
-    written = _within(usage.cache_write_tokens, inward - cached)
-    return dataclasses.replace(
-        usage,
-        input_tokens=inward,
-        cached_tokens=cached,
-        cache_write_tokens=written,
-        output_tokens=outward,
-        reasoning_tokens=_within(usage.reasoning_tokens, outward),
-        cache_write_1h_tokens=_within(usage.cache_write_1h_tokens, written),
-        audio_input_tokens=_within(usage.audio_input_tokens, inward),
-        audio_output_tokens=_within(usage.audio_output_tokens, outward),
-        image_input_tokens=_within(usage.image_input_tokens, inward),
-        image_output_tokens=_within(usage.image_output_tokens, outward),
-    )
-
-
-def _within(count: int, whole: int) -> int:
-    return max(0, min(count, whole))
-
-
-def _first(*found: int | None) -> int:
-    """Return the first count that was given."""
-    return next((count for count in found if count is not None), 0)
-
-
-def _count(*found: int | None) -> int:
-    """Return the first count that was given, never below zero: an upstream's number is a claim."""
-    for count in found:
-        if count is not None:
-            return max(count, 0)
-    return 0
+    return usage

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 
 TOKENS_MAX: Final = 100_000_000
-"""An object with a count over this is no usage: it would go onto a bill."""
+"""What is over this is no count: it would go onto a bill."""
 
 Count = Annotated[int, msgspec.Meta(le=TOKENS_MAX)]
 Quantity = Annotated[float, msgspec.Meta(le=TOKENS_MAX)]
@@ -55,6 +55,27 @@ class Units(msgspec.Struct):
     output_tokens: Quantity | None = None
 
 
+class ServerTools(msgspec.Struct):
+    """Tools that the provider itself ran for an answer."""
+
+    web_search_requests: Count | None = None
+    code_execution_requests: Count | None = None
+
+
+class ToolCalls(msgspec.Struct):
+    """xAI's count of the same."""
+
+    web_search_calls: Count | None = None
+    x_search_calls: Count | None = None
+    code_interpreter_calls: Count | None = None
+
+
+class BilledUnits(msgspec.Struct):
+    """Cohere's own units; its rerankers tell nothing else."""
+
+    search_units: Quantity | None = None
+
+
 class WireUsage(msgspec.Struct):
     """Every name a dialect gives to a count."""
 
@@ -97,6 +118,16 @@ class WireUsage(msgspec.Struct):
     total_tool_use_tokens: Count | None = None
     # Cohere
     tokens: Units | None = None
+    billed_units: BilledUnits | None = None
+    # what is no token: Anthropic, Perplexity, xAI; OpenAI's transcription; whose rates they were
+    server_tool_use: ServerTools | None = None
+    num_search_queries: Count | None = None
+    num_sources_used: Count | None = None
+    server_side_tool_usage_details: ToolCalls | None = None
+    seconds: Quantity | None = None
+    service_tier: str | None = None
+    serviceTier: str | None = None  # noqa: N815
+    speed: str | None = None
 
 
 class Iteration(msgspec.Struct):
@@ -114,3 +145,21 @@ class UsageRest(msgspec.Struct):
     """The rest of a body from its usage on, as an object of its own."""
 
     usage: WireUsage
+
+
+class Duration(msgspec.Struct):
+    """A transcription that says how long its sound is, and nothing of tokens."""
+
+    duration: float | str
+
+
+class Reranked(msgspec.Struct):
+    """What a reranker says of its cost."""
+
+    billed_units: BilledUnits
+
+
+class RerankAnswer(msgspec.Struct):
+    """An answer of a reranker."""
+
+    meta: Reranked

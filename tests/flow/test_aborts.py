@@ -273,3 +273,81 @@ async def test_a_call_asked_at_once_is_read_on_as_well() -> None:
             _, end = await rig.ended(2)
             assert (end.status, end.reason) == (499, "client_gone")
             assert (end.input_tokens, end.output_tokens, end.estimated) == (9, 3, False)
+
+
+async def test_who_leaves_before_the_usage_pays_what_it_says() -> None:
+    go = asyncio.Event()
+
+    async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD + chunked(event("several words at once ") * 4) + chunked(FINISH))
+        await writer.drain()
+        await go.wait()
+        writer.write(chunked(USAGE + DONE) + b"0\r\n\r\n")
+        await writer.drain()
+
+    async with standing(say, AbortBills.PARTIAL) as (rig, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(post("/v1/chat/completions", chat(stream=True)))
+        await reader.readuntil(b"finish_reason")
+        await asyncio.sleep(0)
+        writer.transport.abort()
+        async with asyncio.timeout(5):
+            while rig.server.counters.inflight:
+                await asyncio.sleep(0.005)
+        go.set()
+        end = await ended(rig)
+        assert (end.input_tokens, end.output_tokens, end.estimated) == (9, 3, False)
+
+
+async def test_events_of_several_tokens_are_charged_by_their_bytes() -> None:
+    words = "several words that one event brings at once "
+
+    async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD + chunked(event(words)) * 100)
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    async with standing(say, AbortBills.PARTIAL) as (rig, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(post("/v1/chat/completions", chat(stream=True)))
+        for _ in range(100):
+            await reader.readuntil(b"brings")
+        writer.transport.abort()
+        end = await ended(rig)
+        tokens = 100 * len(words) / 4.3
+        assert end.estimated and 0.75 * tokens < end.output_tokens < 1.25 * tokens
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_plain_answer_that_is_billed_in_full_is_read_without_its_client(
+    *, answers: bool
+) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+    body = msgspec.json.encode(
+        {"id": "c", "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}
+    )
+
+    async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go.wait()
+        head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        writer.write((head % len(body)).encode() + body)
+        await writer.drain()
+
+    async with standing(say, AbortBills.FULL, drain_s=0.3) as (rig, _):
+        _, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(post("/v1/chat/completions", chat()))
+        await asked.wait()
+        writer.transport.abort()
+        async with asyncio.timeout(5):
+            while rig.server.counters.inflight:
+                await asyncio.sleep(0.005)
+        if answers:
+            go.set()
+        end = await ended(rig)
+        prompt_nanos = rig.journal.starts[0].input_estimate * NANOS
+        if answers:
+            assert (end.input_tokens, end.output_tokens, end.estimated) == (9, 3, False)
+            assert end.retry_nanos == 0
+        else:
+            assert (end.cost_nanos, end.retry_nanos) == (0, prompt_nanos)

@@ -34,6 +34,7 @@ CENT = USD // 100
 FREE = Price(id=1, model="free", input=0, output=0, cached_input=0)
 PRICE = Price(id=2, model="cent", input=0, output=0, cached_input=0, per_call=CENT)
 TOKENS = Price(id=3, model="tokens", input=USD, output=2 * USD, cached_input=0)
+HUGE = Price(id=4, model="huge", input=USD, output=2_000 * USD, cached_input=0)
 
 
 class Bank:
@@ -143,10 +144,13 @@ async def test_a_hold_is_what_the_call_may_cost_within_the_cap() -> None:
             ({"input_estimate": 100, "output_tokens_max": 10, "choices": 3}, 160_000),
             ({"input_estimate": 100}, 2_100_000),
             ({"input_estimate": 100, "endpoint": Endpoint.EMBEDDINGS}, 100_000),
-            ({"output_tokens_max": 10**9}, USD // 2),
+            # What the client bounded is held whole; what is our guess is capped, for each answer.
+            ({"output_tokens_max": 10**6}, 2 * USD),
+            ({"input_estimate": 100, "price": HUGE}, 100_000 + USD // 2),
+            ({"input_estimate": 100, "price": HUGE, "choices": 3}, 100_000 + 3 * USD // 2),
         ]
         for fields, held in cases:
-            call = make_call(price=TOKENS, **fields)
+            call = make_call(**{"price": TOKENS, **fields})
             await pay(reservation, call)
             assert call.hold_nanos == held
             reservation.close(call, Usage(), held)

@@ -50,7 +50,7 @@ async def test_a_recorded_stream_passes_byte_exact_and_is_metered(name: str, cut
         Peer(play(frames, cuts + 1, dice)) as peer,
         Rig(make_snapshot([anthropic(1, peer.port)])) as rig,
     ):
-        _, payload = unchunked(await rig.say(ask(body=streaming())))
+        _, payload = unchunked(await rig.say(ask(body=streaming(max_tokens=4_096))))
         (end,) = await rig.ended()
     events = split_events(whole)
     if b"event: message_stop" in whole:

@@ -9,6 +9,7 @@ from typing import cast
 import msgspec
 
 from relay.billing.tariff import Tariff
+from relay.extras import Extras
 from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.ports import Client
@@ -24,7 +25,9 @@ from relay.usage import Usage
 PRICE = Price(
     id=61, model="m", input=10**9, cached_input=10**8, output=10**9, model_multiplier_ppm=1_500_000
 )
-USAGE = Usage(1_000, 11, 12, 113, 14, 5, 16, 17, 18, 19, 21, estimated=True)
+USAGE = Usage(
+    1_000, 11, 12, 113, 14, 5, 16, 17, 18, 19, 21, estimated=True, extras=Extras(searches=2)
+)
 
 
 class KeepingJournal:
@@ -123,4 +126,11 @@ def test_each_field_of_a_checkpoint_is_its_own() -> None:
         price_id=61,
         group_multiplier_ppm=800_000,
         model_multiplier_ppm=1_500_000,
+        cache_write_1h_tokens=5,
+        audio_input_tokens=16,
+        audio_output_tokens=17,
+        image_input_tokens=18,
+        image_output_tokens=19,
+        images=21,
+        extras=Extras(searches=2),
     )

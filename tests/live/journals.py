@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from relay.extras import Extras
 from relay.records import CallEnd, CallStart, FailedTry
 from relay.store.log.files import LOCK_NAME, segment_path
 from relay.store.log.frames import MAGIC, Record, join_frames
@@ -156,11 +157,22 @@ def to_row(end: CallEnd) -> tuple[Any, ...]:
         "estimated": end.estimated,
         "ip": _parse_ip(end.ip),
         "tries": _tell(end.tries) if end.tries else None,
+        "extras": None if end.extras is None else _tell_extras(end.extras),
         **{word: clean_word(getattr(end, word)) for word in words},
     }
     return tuple(
         told[column] if column in told else _count(getattr(end, column)) for column in COLUMNS
     )
+
+
+def _tell_extras(extras: Extras) -> str:
+    told = {
+        name: _count(value) if isinstance(value, int) else clean_word(value)
+        for name, value in msgspec.structs.asdict(extras).items()
+        if value
+    }
+    shortest_first = sorted(told, key=lambda name: (len(name), name))
+    return json.dumps({name: told[name] for name in shortest_first}, ensure_ascii=False)
 
 
 def _between(value: int, most: int) -> int:

@@ -1,10 +1,10 @@
 """What the tests of money have in common: a shop that signs callbacks, an admin API, a reader."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
@@ -23,9 +23,27 @@ from relay.model import Secret
 from relay.store import postgres
 from relay.store.billing import credit_leases
 from relay.store.billing.audit import run_audit
+from relay.store.billing.ledger import CallCharge, book_calls, record_calls
 from relay.store.postgres import Connection
 
 USD = 1_000_000_000
+
+
+class Settled(NamedTuple):
+    """What a batch booked: calls that had not been settled before, and their cost."""
+
+    calls: int = 0
+    cost_nanos: int = 0
+
+
+async def settle_batch(connection: Connection, rows: Sequence[CallCharge]) -> Settled:
+    """Record and book calls in one transaction, as the log's writer does."""
+    async with connection.transaction():
+        charges = await record_calls(connection, rows)
+        await book_calls(connection, charges)
+    return Settled(charges.calls, sum(charges.spent.values()))
+
+
 TOKEN = "admin-token"
 SECRET = "hook-secret"
 TIMEOUT = aiohttp.ClientTimeout(total=20)

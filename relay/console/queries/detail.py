@@ -69,10 +69,12 @@ async def _itemise(connection: Connection, record: asyncpg.Record) -> list[Recei
 
 def _to_item(item: Item) -> ReceiptItem:
     rate = _exact(item.rate_scaled, SCALED_PER_USD)
-    named: dict[str, Any] = {"name": item.name, "count": item.count}
+    # Sound is counted in milliseconds and priced by the second.
+    count = item.count / item.per if item.per == 1_000 else item.count
+    named: dict[str, Any] = {"name": item.name, "count": count}
     return ReceiptItem(
-        usd_per_million=None if item.apiece else rate,
-        usd_apiece=rate if item.apiece else None,
+        usd_per_million=rate if item.per == TOKENS_PER_PRICE else None,
+        usd_apiece=None if item.per == TOKENS_PER_PRICE else rate,
         amount_usd=_exact(item.cost_scaled, SCALED_PER_USD * TOKENS_PER_PRICE),
         **named,
     )

@@ -210,30 +210,29 @@ class AdminApi:
         return _json({"id": made.id, "name": made.name, "key": made.key.reveal()}, status=201)
 
     async def _switch_key(self, request: web.Request) -> web.Response:
-        key_id = request.match_info["id"]
         disabled = request.match_info["verb"] == "disable"
         async with self._connection() as connection:
-            row = await keys.find_key(connection, key_id)
+            row = await keys.find_key(connection, _key_named(request))
             await keys.set_disabled(connection, row["id"], disabled=disabled)
         return _json({"id": row["id"], "disabled": disabled})
 
     async def _limit_key(self, request: web.Request) -> web.Response:
         wanted = _decode(await request.read(), LimitRequest)
         async with self._connection() as connection:
-            row = await keys.find_key(connection, request.match_info["id"])
+            row = await keys.find_key(connection, _key_named(request))
             now = await keys.set_limits(connection, row["id"], **msgspec.structs.asdict(wanted))
         limits = {"tpm": now.tpm, "rpm": now.rpm, "concurrency": now.concurrency}
         return _json({"id": row["id"], **limits})
 
     async def _delete_key(self, request: web.Request) -> web.Response:
         async with self._connection() as connection:
-            row = await keys.find_key(connection, request.match_info["id"])
+            row = await keys.find_key(connection, _key_named(request))
             await keys.delete_key(connection, row["id"])
         return _json({"id": row["id"], "deleted": True})
 
     async def _list_addresses(self, request: web.Request) -> web.Response:
         async with self._connection() as connection:
-            row = await keys.find_key(connection, request.match_info["id"])
+            row = await keys.find_key(connection, _key_named(request))
             rows = await addresses.list_addresses(connection, row["id"], ADDRESSES_SHOWN)
         return _json({"id": row["id"], "addresses": rows})
 
@@ -306,6 +305,12 @@ def _terms(wanted: KeyRequest) -> KeyTerms:
         rpm=wanted.rpm,
         concurrency=wanted.concurrency,
     )
+
+
+def _key_named(request: web.Request) -> str:
+    """Return what a key is looked up by: a number in a path is an id, as the listing tells it."""
+    told = request.match_info["id"]
+    return f"id:{told}" if told.isdecimal() else told
 
 
 def _key_row(row: asyncpg.Record) -> dict[str, Any]:

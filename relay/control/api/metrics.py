@@ -60,6 +60,9 @@ COUNTERS: Final = {
     "limiter_losses": Family("relay_limiter_losses", "How often a worker lost its Redis."),
     "attempts": Family("relay_attempts", "Upstream attempts started."),
     "client_gone": Family("relay_client_gone", "Calls whose client hung up before the end."),
+    "disputed_claims": Family(
+        "relay_disputed_claims", "Answers claiming more tokens than can be.", ("channel",)
+    ),
     "truncated": Family("relay_truncated", "Streams ended by an error event after their start."),
     "bytes_out": Family("relay_sent_bytes", "Payload bytes sent to clients."),
     "events": Family("relay_events", "Stream events sent to clients."),

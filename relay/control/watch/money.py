@@ -15,7 +15,7 @@ import asyncpg
 from relay.backoff import Backoff
 from relay.config import Config
 from relay.control.watch.notices import Notices
-from relay.errors import RelayError
+from relay.errors import ClientError, RelayError
 from relay.store.billing import low_balances, orders, promotions, recharges
 from relay.store.kept import Kept
 from relay.store.log import addresses
@@ -26,6 +26,9 @@ LOOK_S: Final = 2.0
 BACKOFF_S_MAX: Final = 30.0
 LATE_S: Final = 600
 """A day is over so long after midnight: journals of its last minutes are in by then."""
+
+UNBOOKABLE: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ClientError)
+"""What is wrong with an order itself: trying again does not help it."""
 
 _log = logging.getLogger(__name__)
 
@@ -80,15 +83,25 @@ class MoneyWatch:
         for unfamiliar in await addresses.judge_addresses(connection, self._familiar_s):
             self._notices.unfamiliar(unfamiliar)
         for order_no, account_id in await orders.list_uncredited(connection):
-            _, promotion = await recharges.credit_paid(
-                connection, self._billing, order_no, account_id
-            )
-            if promotion is not None:
-                self._notices.promoted(promotion)
+            await self._credit(connection, order_no, account_id)
         now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=LATE_S)
         if self._reviewed != now.date():
             await self.review(connection, now.date())
             self._reviewed = now.date()
+
+    async def _credit(self, connection: Connection, order_no: str, account_id: int) -> None:
+        """Credit a paid order; one that cannot be booked is set aside, and told."""
+        try:
+            _, promotion = await recharges.credit_paid(
+                connection, self._billing, order_no, account_id
+            )
+        except UNBOOKABLE as error:
+            fault = type(error).__name__
+            await orders.set_aside(connection, order_no, fault)
+            self._notices.set_aside(order_no, fault)
+            return
+        if promotion is not None:
+            self._notices.promoted(promotion)
 
     async def review(self, connection: Connection, today: datetime.date) -> None:
         """Promote whoever has earned it before `today`."""

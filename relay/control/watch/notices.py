@@ -18,7 +18,7 @@ from relay.store.billing.promotions import Promotion
 from relay.store.log.addresses import Unfamiliar
 from relay.units import format_usd
 
-EVENTS: Final = ("unfamiliar_ip", "low_balance", "payment_refused", "enterprise")
+EVENTS: Final = ("unfamiliar_ip", "low_balance", "payment_refused", "order_set_aside", "enterprise")
 PER_KEY_MAX: Final = 10
 """Notices of unfamiliar addresses of one key within PER_KEY_S; further ones are only counted."""
 PER_KEY_S: Final = 3600.0
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class UnfamiliarIp(Notice, frozen=True, kw_only=True):
-    """A key is used from where it never was; `relay key disable KEY_ID` ends it."""
+    """A key is used from where it never was; `relay key disable id:KEY_ID` ends it."""
 
     account: str
     key_id: int
@@ -52,6 +52,13 @@ class PaymentRefused(Notice, frozen=True, kw_only=True):
 
     order: str
     reason: str
+
+
+class OrderSetAside(Notice, frozen=True, kw_only=True):
+    """A paid order cannot be booked; `relay order retry ORDER` once what is wrong is mended."""
+
+    order: str
+    fault: str
 
 
 class Enterprise(Notice, frozen=True, kw_only=True):
@@ -103,6 +110,12 @@ class Notices(Collector):
                 first_seen=found.first_seen.isoformat(timespec="milliseconds"),
             )
         )
+
+    def set_aside(self, order_no: str, fault: str) -> None:
+        """Tell that a paid order cannot be booked."""
+        self.counts["order_set_aside"] += 1
+        _log.error("a paid order cannot be booked", extra={"order": order_no, "error": fault})
+        self._send(OrderSetAside(event="order_set_aside", time=_now(), order=order_no, fault=fault))
 
     def low(self, found: LowBalance) -> None:
         """Tell that a balance is low."""

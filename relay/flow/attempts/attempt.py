@@ -19,6 +19,7 @@ from relay.model import Channel
 from relay.ports import AnswerListener, Connection
 from relay.stage import ASKED, COMMITTED, DIALED, ENDED, HEADED, Stage
 from relay.usage import Usage
+from relay.wire.delivered_tokens import tokens_of_bytes
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import JSON, returned_lines
 from relay.wire.quota_headers import rest_of_quota
@@ -124,6 +125,14 @@ class Attempt(AnswerListener):
     def usage_so_far(self) -> Usage | None:
         """Return what a running answer has said of its usage, None where it has not."""
         return None
+
+    def delivered_tokens(self, bytes_out: int, events_out: int) -> int:
+        """Return about how many tokens of its answer so many bytes in so many events are."""
+        return tokens_of_bytes(bytes_out)
+
+    def usage_is_due(self) -> bool:
+        """Tell whether the answer has said its last word, and nothing yet of its usage."""
+        return False
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Decide from a final response's head what its body will be."""

@@ -3,8 +3,6 @@
 An attempt that is well leaves nothing here, and costs nothing.
 """
 
-import math
-
 import msgspec
 
 from relay.billing.price import charge
@@ -12,10 +10,12 @@ from relay.clock import clock_s
 from relay.errors import RelayError
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
+from relay.model import AbortBills
 from relay.records import FailedTry
 from relay.routing.table import classify_error
 from relay.units import PPM
 from relay.usage import Usage
+from relay.wire.delivered_tokens import tokens_of_bytes
 
 
 def note_failed_try(call: Call, attempt: Attempt, error: RelayError) -> None:
@@ -42,17 +42,20 @@ def _describe(call: Call, attempt: Attempt, error: RelayError) -> FailedTry:
     )
 
 
-BYTES_PER_TOKEN: float = 4.0
-"""Bytes to a token in a plain body that nobody metered; English is near this in every tokenizer."""
-
-
 def note_operator_cost(call: Call, attempt: Attempt) -> None:
     """Add what an attempt cost that the client does not pay for; an attempt is noted once."""
-    if not attempt.answered or attempt is call.payer or call.settled:
+    billed = attempt.answered or _bills_all_the_same(call, attempt)
+    if not billed or attempt is call.payer or call.settled:
         return
     call.operator_input_tokens += call.request.input_estimate + attempt.prefix_tokens
     if not call.request.stream and call.request.counts_bytes:
-        call.operator_output_tokens += math.ceil(attempt.bytes_in / BYTES_PER_TOKEN)
+        call.operator_output_tokens += tokens_of_bytes(attempt.bytes_in)
+
+
+def _bills_all_the_same(call: Call, attempt: Attempt) -> bool:
+    """Tell whether a client left a question that its provider answers, and bills, without it."""
+    asked = attempt.asked_over is not None and not attempt.refused_with
+    return call.gone and asked and attempt.channel.abort_bills is AbortBills.FULL
 
 
 def operator_cost_nanos(call: Call) -> int:

@@ -11,6 +11,7 @@ from relay.flow.attempts.attempt import Attempt
 from relay.flow.attempts.buffer import Buffer
 from relay.flow.attempts.tail import StreamTail
 from relay.usage import Usage
+from relay.wire.delivered_tokens import tokens_of_body, tokens_of_bytes
 from relay.wire.http import EVENT_STREAM
 from relay.wire.identity import known_by
 from relay.wire.upstream_errors import (
@@ -19,7 +20,7 @@ from relay.wire.upstream_errors import (
     is_error_body,
     read_reported_error,
 )
-from relay.wire.usage import find_usage_of_body
+from relay.wire.usage import find_media_usage, find_usage_of_body
 
 
 class PlainAttempt(Attempt):
@@ -32,6 +33,8 @@ class PlainAttempt(Attempt):
     _content_type: bytes = b""
     _length: int | None = None
     _buffer: Buffer | None = None
+    _text_tokens: int | None = None
+    """Of an answer that did not say what it used; None: it was not looked at."""
     _tail: StreamTail | None = None
     """What was remembered of a body that is passed on; None while it is held."""
 
@@ -58,6 +61,11 @@ class PlainAttempt(Attempt):
             self._end_whole(payload)
         else:
             self._hold(payload, done=done)
+
+    def delivered_tokens(self, bytes_out: int, events_out: int) -> int:
+        """Return about how many tokens the answer is; see Attempt."""
+        tokens = self._text_tokens
+        return tokens_of_bytes(bytes_out) if tokens is None else tokens
 
     def on_lost(self, error: RelayError) -> None:
         """End: a body is whole only when its framing says so."""
@@ -92,7 +100,10 @@ class PlainAttempt(Attempt):
             return
         self._commit()
         call.bytes_out = len(body)
-        self._finish(find_usage_of_body(body))
+        usage = find_usage_of_body(body) or find_media_usage(body, call.head.endpoint)
+        if call.request.counts_bytes and (usage is None or usage.untold):
+            self._text_tokens = tokens_of_body(body)
+        self._finish(usage)
         call.response.send_whole(self._content_type, body)
         self._resolve()
 

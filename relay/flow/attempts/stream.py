@@ -89,6 +89,14 @@ class StreamAttempt(Attempt):
         """Return what the stream has said of its usage; see Attempt."""
         return self._tail.usage()
 
+    def delivered_tokens(self, bytes_out: int, events_out: int) -> int:
+        """Return about how many tokens went out; see Attempt."""
+        return self._tail.tokens(bytes_out, events_out)
+
+    def usage_is_due(self) -> bool:
+        """Tell whether only the usage is missing; see Attempt."""
+        return self._mode is _EVENTS and self._has_ended() and self._tail.usage() is None
+
     def stop(self) -> None:
         """Give up; see Attempt."""
         self._mode = _ENDED

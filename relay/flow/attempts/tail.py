@@ -9,6 +9,7 @@ from typing import Final
 from relay.records import Endpoint
 from relay.usage import Usage
 from relay.wire.classify import StreamEnding, done_marker, judge_ending
+from relay.wire.delivered_tokens import tokens_of_stream
 from relay.wire.usage import USAGE_OBJECT, find_usage
 
 TAIL_BLOCKS: Final = 4
@@ -44,6 +45,10 @@ class StreamTail:
     def has_done_marker(self) -> bool:
         """Tell whether `[DONE]` went by."""
         return done_marker(b"".join(self._tail))
+
+    def tokens(self, bytes_out: int, events_out: int) -> int:
+        """Return about how many tokens went out, by what the last blocks show of them."""
+        return tokens_of_stream(b"".join(self._tail), bytes_out, events_out)
 
     def usage(self) -> Usage | None:
         """Return what the answer used, None where it did not say."""

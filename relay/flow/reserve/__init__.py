@@ -6,7 +6,10 @@ credit          The reservation of money: each call holds what it may cost, out 
                 ahead of need
 credit_account  One account's credit in one worker: its purse, who waits for it, and how much is
                 worth leasing
-key_quotas      What keys with a quota have spent, as far as this worker can know without asking
+holds           What is held for a call before it runs, of its account's balance and of its key's
+                quota
+key_quotas      The reservation of a key's quota: each call holds what it may cost, as it does of
+                the balance
 limits          The reservation of limits: tokens, requests and permits of a call's line, model,
                 account and key
 refusals        What a client is told when a limit says no: whose limit, how much of it is used, and

@@ -27,8 +27,7 @@ from relay.errors import CreditExhausted, RelayError, Unavailable
 from relay.flow.call import Call
 from relay.flow.ports import CreditLender, Reservation
 from relay.flow.reserve.credit_account import RESERVE_S, CreditAccount, CreditWaiter
-from relay.records import Endpoint
-from relay.units import parse_usd
+from relay.flow.reserve.holds import Holds
 from relay.usage import Usage
 
 WAIT_S: Final = 2.0
@@ -296,30 +295,3 @@ class Credit(Reservation):
 
 def _refusal() -> CreditExhausted:
     return CreditExhausted("The account's balance does not cover this call: recharge it.")
-
-
-OUTPUTLESS: Final = frozenset({Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoint.RERANK})
-IMAGES: Final = frozenset({Endpoint.IMAGES, Endpoint.IMAGE_EDITS})
-
-
-class Holds:
-    """Computes holds."""
-
-    def __init__(self, limits: Billing) -> None:
-        # Without a hold an account without credit would be served: a cap of 0 still asks for it.
-        self._nanos_max = max(1, parse_usd(limits.hold_usd_max))
-        self._output_tokens = limits.hold_output_tokens
-
-    def nanos(self, call: Call) -> int:
-        """Return what an admitted call may cost at most, within the cap; 0 where it is free."""
-        tariff, endpoint = call.rights.tariff, call.head.endpoint
-        assert tariff is not None
-        output_tokens, images = 0, 0
-        if endpoint not in OUTPUTLESS:
-            output_max = call.request.output_tokens_max
-            each_tokens = self._output_tokens if output_max is None else output_max
-            output_tokens = each_tokens * call.request.choices
-            images = call.request.choices if endpoint in IMAGES else 0
-        return tariff.hold_nanos(
-            call.request.input_estimate, output_tokens, images, nanos_max=self._nanos_max
-        )

@@ -18,7 +18,7 @@ from relay.flow.counters import Counters
 from relay.flow.ports import Reservation
 from relay.flow.reserve.refusals import refusal
 from relay.limits.decision import Denied, Why
-from relay.limits.estimate import Estimator, Guess
+from relay.limits.estimate import RATIO_MIN, Estimator, Guess
 from relay.limits.limit_set import Costs, Grant, LimitSet, Tokens
 from relay.limits.rate_headers import rate_headers
 from relay.limits.scopes import PLAIN, Bucket, Limit, Limited, Scope, Terms, limit_of, limits_of
@@ -109,7 +109,9 @@ class LimitReservation(Reservation):
             self._limiter.release(grant)
         self._counters.line_tokens[call_limits.line.name] += tokens[0] - tokens[1] + tokens[2]
         if call.usage is not None and call.stage is COMMITTED:
-            call_limits.guess.learn(call.request.text_bytes, usage, choices=call.request.choices)
+            request = call.request
+            guess, images = call_limits.guess, request.images
+            guess.learn(request.text_bytes, usage, choices=request.choices, images=images)
 
     def _begin(
         self, call: Call, call_limits: CallLimits, costs: Costs, decision: Grant | Denied
@@ -183,7 +185,9 @@ class LimitReservation(Reservation):
 
 def expect(call: Call, guess: Guess, limit_set: LimitSet) -> Tokens:
     """Return what a call is likely to use, its answer cut to what the limit set can ever hold."""
-    asked = guess.input_tokens(call.request.text_bytes, call.request.images)
+    text_bytes = call.request.text_bytes
+    asked = guess.input_tokens(text_bytes, call.request.images)
+    asked = limit_set.fit_input(asked, int(text_bytes * RATIO_MIN))
     answer = 0
     if call.request.counts_bytes:  # other answers are no text: vectors, pictures, sound
         answer = guess.output_tokens(call.request.output_tokens_max, call.request.choices)

@@ -2,7 +2,8 @@
 
 audit          Checks the books against themselves: whatever differs by a single nano-dollar is a
                drift
-codes          Redemption codes: made by the batch, shown once, redeemed once
+codes          Redemption codes: made by the batch, shown once, redeemed once; the books are in
+               orders.py
 credit_leases  Credit leases: slices of balances that workers spend without asking (see
                billing.purse)
 credit_lender  Where one worker leases credit: a connection to Postgres of its own, made anew after

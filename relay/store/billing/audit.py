@@ -5,18 +5,20 @@ finds the sums of all entries, leases, orders and settlements again, and compute
 request log again from its usage, its price row and its multipliers.
 """
 
-import dataclasses
 from typing import Final
 
 import asyncpg
 import msgspec
 
 from relay.billing.price import charge
+from relay.extras import NO_EXTRAS
 from relay.model import Price
+from relay.records import Endpoint, EndReason
 from relay.store.billing.ledger import RETRY_COST
 from relay.store.catalog.snapshot import read_price
+from relay.store.log.reports import read_usage
 from relay.store.postgres import Connection, border
-from relay.usage import Usage
+from relay.usage import COUNTS
 
 DRIFTS_MAX: Final = 100
 """Drifts told of each kind; where there are more, something is broken as a whole."""
@@ -92,12 +94,9 @@ _SUMS: Final = {
         WHERE request_log.request_id IS NULL AND settlements.cost_nanos > 0
             AND request_id > (SELECT request_id FROM request_log ORDER BY request_id LIMIT 1)""",
 }
-_USAGE_FIELDS: Final = tuple(
-    field.name for field in dataclasses.fields(Usage) if field.name != "estimated"
-)
 _CHARGES: Final = f"""
     SELECT request_id, cost_nanos, price_id, group_multiplier_ppm, model_multiplier_ppm,
-        {", ".join(_USAGE_FIELDS)}
+        {", ".join(COUNTS)}, estimated, extras, endpoint, reason
     FROM request_log"""  # noqa: S608 (names of our own fields)
 
 
@@ -152,17 +151,35 @@ async def _audit_charges(connection: Connection) -> tuple[int, list[Drift]]:
     wrong: list[Drift] = []
     async for row in connection.cursor(_CHARGES, prefetch=ROWS_PER_FETCH):
         charges += 1
-        expected_nanos = _recompute(row, prices)
-        if expected_nanos != row["cost_nanos"] and len(wrong) < DRIFTS_MAX:
-            wrong.append(
-                Drift(
-                    "charge is not what its price makes of its usage",
-                    str(row["request_id"]),
-                    expected_nanos,
-                    row["cost_nanos"],
-                )
-            )
+        if len(wrong) < DRIFTS_MAX and (drift := _find_drift(row, prices)) is not None:
+            wrong.append(drift)
     return charges, wrong
+
+
+def _find_drift(row: asyncpg.Record, prices: dict[int, Price]) -> Drift | None:
+    """Return what is wrong with the charge of a call, None for nothing."""
+    expected_nanos, found_nanos = _recompute(row, prices), row["cost_nanos"]
+    subject = str(row["request_id"])
+    if expected_nanos != found_nanos:
+        what = "charge is not what its price makes of its usage"
+        return Drift(what, subject, expected_nanos, found_nanos)
+    if _lacks_its_unit(row, prices):
+        return Drift("call is charged for none of its units", subject, 1, found_nanos)
+    return None
+
+
+def _lacks_its_unit(row: asyncpg.Record, prices: dict[int, Price]) -> bool:
+    """Tell whether a whole answer counts nothing of what its endpoint is priced by."""
+    price = prices.get(row["price_id"])
+    if price is None or price.detail is None or row["reason"] != EndReason.COMPLETED:
+        return False
+    usage = read_usage(row)
+    if row["endpoint"] in (Endpoint.IMAGES, Endpoint.IMAGE_EDITS):
+        return not usage.images and bool(price.detail.per_image or price.detail.image_classes)
+    extras = usage.extras or NO_EXTRAS
+    if row["endpoint"] == Endpoint.SPEECH:
+        return not extras.characters and price.detail.character > 0
+    return False
 
 
 def _recompute(row: asyncpg.Record, prices: dict[int, Price]) -> int:
@@ -170,5 +187,6 @@ def _recompute(row: asyncpg.Record, prices: dict[int, Price]) -> int:
     if price is None:
         return 0  # Nothing was charged: no price was applied.
     price = msgspec.structs.replace(price, model_multiplier_ppm=row["model_multiplier_ppm"])
-    usage = Usage(**{field: row[field] for field in _USAGE_FIELDS})
-    return charge(usage, price, group_multiplier_ppm=row["group_multiplier_ppm"]).cost_nanos
+    return charge(
+        read_usage(row), price, group_multiplier_ppm=row["group_multiplier_ppm"]
+    ).cost_nanos

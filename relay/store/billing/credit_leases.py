@@ -1,7 +1,7 @@
 """Credit leases: slices of balances that workers spend without asking (see billing.purse).
 
     lease          free balance -> held, for one life of a worker; and back, what it does not need
-    settle         held -> spent, as its calls arrive in the ledger (ledger.settle_batch)
+    settle         held -> spent, as its calls arrive in the ledger (ledger.book_calls)
     close_owner    all that is left of a dead worker -> free, once its journal is settled
     free_abandoned the same for one whose journal never came, a day after it fell silent
 

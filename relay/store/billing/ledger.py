@@ -1,6 +1,6 @@
 """The books: money moves by balanced transfers, each booked once however often it is tried.
 
-    settle_batch   calls that ended          customer -> revenue
+    record, book   calls that ended          customer -> revenue
     credit         by a person, with a why   adjustment -> customer
     orders.py      recharges, codes          cash, bonus -> customer
 
@@ -65,13 +65,6 @@ class CallCharge(msgspec.Struct, frozen=True):
     owner: str = ""
 
 
-class Settled(msgspec.Struct, frozen=True):
-    """What a batch booked: calls that had not been settled before, and their cost."""
-
-    calls: int = 0
-    cost_nanos: int = 0
-
-
 class Charges(msgspec.Struct, frozen=True):
     """Calls whose settlements are written, and whose money is still to be moved by a transfer.
 
@@ -97,28 +90,17 @@ class Balance(msgspec.Struct, frozen=True):
         return self.balance_nanos - self.held_nanos + self.credit_limit_nanos
 
 
-async def settle_batch(connection: Connection, rows: Sequence[CallCharge]) -> Settled:
-    """Book what ended calls cost, each request id once, and release that much of the leases.
-
-    Runs within the caller's transaction where there is one, so that the log rows, the journal
-    offset and the money stand or fall together. A cost beyond the balance is booked: as debt.
-
-    Args:
-        connection: To the database of the ledger.
-        rows: In any order, replayed ones and ones that cost nothing among them. All that one
-            transaction settles goes into one call: the balances are locked in order once.
-    """
-    async with connection.transaction():
-        charges = await record_calls(connection, rows)
-        await book_calls(connection, charges)
-    return Settled(charges.calls, sum(charges.spent.values()))
-
-
 async def record_calls(connection: Connection, rows: Sequence[CallCharge]) -> Charges:
-    """Write the settlements of calls that have none: the first half of `settle_batch`.
+    """Write the settlements of calls that have none, each request id once.
 
     It locks no balance: whoever has more to write does that in between, because everybody who
-    leases waits for a locked balance. `book_calls` must follow in the same transaction.
+    leases waits for a locked balance. `book_calls` must follow in the same transaction, so that the
+    log rows, the journal offset and the money stand or fall together.
+
+    Args:
+        connection: Within a transaction.
+        rows: In any order, replayed ones and ones that cost nothing among them. All that one
+            transaction settles goes into one call: the balances are locked in order once.
     """
     rows = [row for row in rows if row.cost_nanos or row.retry_nanos]
     if not rows:
@@ -146,7 +128,10 @@ async def record_calls(connection: Connection, rows: Sequence[CallCharge]) -> Ch
 
 
 async def book_calls(connection: Connection, charges: Charges) -> None:
-    """Book a whole batch as one transfer: an entry for each account, not for each call."""
+    """Book a whole batch as one transfer: an entry for each account, not for each call.
+
+    What the leases cover is released from them; a cost beyond the balance is booked too, as debt.
+    """
     if not charges.calls:
         return
     spent = {place: nanos for place, nanos in charges.spent.items() if nanos}

@@ -3,6 +3,7 @@
 open_order   pending     somebody wants to pay
 mark_paid    -> paid     the shop has the money: kept in a transaction of its own
 credit_order -> credited in the ledger; whoever finds a paid order does it, and it happens once
+set_aside    a paid order that cannot be booked waits for an operator, and nobody waits behind it
 """
 
 from datetime import datetime
@@ -23,7 +24,7 @@ WAITING_PER_SWEEP: Final = 100
 
 _LIST: Final = """
     SELECT order_no, accounts.name AS account, status, currency, amount_nanos, paid_nanos,
-        bonus_nanos, payment, actor, orders.created_at, paid_at, credited_at
+        bonus_nanos, payment, actor, orders.created_at, paid_at, credited_at, set_aside_at, fault
     FROM orders JOIN accounts ON accounts.id = account_id
     WHERE ($1::text IS NULL OR accounts.name = $1) AND ($2::text IS NULL OR status = $2)
     ORDER BY orders.created_at DESC, order_no DESC LIMIT $3"""
@@ -147,10 +148,37 @@ async def recharge(connection: Connection, order: Order) -> Recharged:
 async def list_uncredited(connection: Connection) -> list[tuple[str, int]]:
     """Return (order number, account) of paid orders not credited: somebody died in between."""
     rows = await connection.fetch(
-        "SELECT order_no, account_id FROM orders WHERE status = 'paid' ORDER BY paid_at LIMIT $1",
+        """SELECT order_no, account_id FROM orders
+        WHERE status = 'paid' AND set_aside_at IS NULL ORDER BY paid_at LIMIT $1""",
         WAITING_PER_SWEEP,
     )
     return [(row["order_no"], row["account_id"]) for row in rows]
+
+
+async def set_aside(connection: Connection, order_no: str, fault: str) -> None:
+    """Leave a paid order that cannot be booked to an operator: others must not wait behind it."""
+    await connection.execute(
+        """UPDATE orders SET set_aside_at = now(), fault = $2
+        WHERE order_no = $1 AND status = 'paid'""",
+        order_no,
+        fault,
+    )
+
+
+async def take_up(connection: Connection, order_no: str) -> int:
+    """Have an order that was set aside tried again; return its account's id.
+
+    Raises:
+        NotFound: CLIENT; no order of this number was set aside.
+    """
+    account_id: int | None = await connection.fetchval(
+        """UPDATE orders SET set_aside_at = NULL, fault = ''
+        WHERE order_no = $1 AND set_aside_at IS NOT NULL RETURNING account_id""",
+        order_no,
+    )
+    if account_id is None:
+        raise NotFound("no order of this number was set aside")
+    return account_id
 
 
 async def list_orders(
@@ -168,6 +196,8 @@ async def list_orders(
             "bonus_usd": format_usd(row["bonus_nanos"]),
             **{name: row[name] for name in ("payment", "actor", "created_at", "paid_at")},
             "credited_at": row["credited_at"],
+            "set_aside_at": row["set_aside_at"],
+            "fault": row["fault"],
         }
         for row in await connection.fetch(_LIST, account, status, limit)
     ]

@@ -13,9 +13,11 @@ from relay.store.billing import ledger, orders
 from relay.store.billing.orders import Order, Recharged
 from relay.store.billing.promotions import Promotion, review_recharges
 from relay.store.postgres import Connection
-from relay.units import format_usd, parse_multiplier, parse_usd
+from relay.units import NANOS_PER_USD, format_usd, parse_multiplier, parse_usd
 
 ORDER_NO_CHARS_MAX: Final = 128
+AMOUNT_NANOS_MAX: Final = 10_000_000 * NANOS_PER_USD
+"""Of one order, in its currency: a thousand of them still fit into a balance."""
 WORDS_CHARS_MAX: Final = 1_000
 """Characters of a reason, an actor or a ticket."""
 
@@ -176,4 +178,6 @@ def parse_positive(text: str) -> int:
         raise BadRequest(f"the amount is {error}") from None
     if nanos <= 0:
         raise BadRequest("the amount must be positive")
+    if nanos > AMOUNT_NANOS_MAX:
+        raise BadRequest(f"the amount is more than {AMOUNT_NANOS_MAX // NANOS_PER_USD:,}")
     return nanos

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from relay.errors import ConfigError
-from relay.model import DEFAULT_DIALECT, AbortBills, Dialect, LineKind, OnLoss, Resume
+from relay.model import DEFAULT_DIALECT, AbortBills, Dialect, LineKind, OnLoss, Resume, Unpriced
 from relay.store.catalog.canonical import (
     MODEL_CHARS_MAX,
     canonical_multiplier,
@@ -93,6 +93,7 @@ class LineEntry(Entry, frozen=True):
 
     `hedge_ms`: without output for so long, a second channel is asked beside the first; 0 = never.
     `on_limiter_loss`: what its limits do without Redis. `*_weight`: what a token counts.
+    `unpriced`: what becomes of a field that costs more than the model has a price for.
     """
 
     name: Name
@@ -107,6 +108,7 @@ class LineEntry(Entry, frozen=True):
     input_weight: str = "1"
     cached_weight: str = "0"
     output_weight: str = "1"
+    unpriced: Unpriced = Unpriced.REFUSE
     model: list[LineModelEntry] = []
 
     def _check(self) -> dict[str, object]:
@@ -144,17 +146,55 @@ class PriceTierEntry(Entry, frozen=True):
     cache_write_1h: str = ""
 
     def _check(self) -> dict[str, object]:
+        return _check_rates(self)
+
+
+class ServiceTierEntry(Entry, frozen=True):
+    """`[[price.service_tiers]]`: the rates of calls served at "priority", "flex", "batch"..."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=32)]
+    input: str
+    output: str
+    cached_input: str = ""
+    cache_write: str = "0"
+    cache_write_1h: str = ""
+
+    def _check(self) -> dict[str, object]:
+        check_name(self.name)
+        if self.name != self.name.lower():
+            raise ValueError("service_tiers: a tier is named in lower case")
+        return _check_rates(self)
+
+
+class ImagePriceEntry(Entry, frozen=True):
+    """`[[price.image_classes]]`: USD for an image of a quality and size; "" = whatever it is."""
+
+    each: str
+    quality: Annotated[str, Meta(max_length=32)] = ""
+    size: Annotated[str, Meta(max_length=32)] = ""
+
+    def _check(self) -> dict[str, object]:
         return {
-            "input": canonical_usd("input", self.input),
-            "output": canonical_usd("output", self.output),
-            "cached_input": canonical_usd("cached_input", self.cached_input or self.input),
-            "cache_write": canonical_usd("cache_write", self.cache_write),
-            "cache_write_1h": canonical_usd("cache_write_1h", self.cache_write_1h, optional=True),
+            "each": canonical_usd("each", self.each),
+            "quality": self.quality.lower(),
+            "size": self.size.lower(),
         }
 
 
+def _check_rates(entry: PriceTierEntry | ServiceTierEntry) -> dict[str, object]:
+    return {
+        "input": canonical_usd("input", entry.input),
+        "output": canonical_usd("output", entry.output),
+        "cached_input": canonical_usd("cached_input", entry.cached_input or entry.input),
+        "cache_write": canonical_usd("cache_write", entry.cache_write),
+        "cache_write_1h": canonical_usd("cache_write_1h", entry.cache_write_1h, optional=True),
+    }
+
+
 class PriceEntry(Entry, frozen=True):
-    """`[[price]]`: USD per 1M tokens, `per_call` and `per_image` in USD each.
+    """`[[price]]`: USD per 1M tokens or characters, and per call, image, second, search, session.
+
+    `output_max`: the most tokens of one answer, for holds; 0 = not known.
 
     "" is "not set": `cached_input` costs what input costs then, `output` is input x
     `completion_multiplier`, and the rare kinds cost what they are part of (model.PriceDetail).
@@ -176,7 +216,15 @@ class PriceEntry(Entry, frozen=True):
     image_input: str = ""
     image_output: str = ""
     per_image: str = "0"
+    per_second: str = "0"
+    character: str = "0"
+    per_search: str = "0"
+    per_session: str = "0"
+    per_search_unit: str = "0"
+    output_max: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     tiers: list[PriceTierEntry] = []
+    service_tiers: list[ServiceTierEntry] = []
+    image_classes: list[ImagePriceEntry] = []
 
     def _check(self) -> dict[str, object]:
         check_name(self.model)
@@ -187,7 +235,9 @@ class PriceEntry(Entry, frozen=True):
         above = [tier.above_tokens for tier in self.tiers]
         if above != sorted(set(above)):
             raise ValueError("tiers: above_tokens must rise from tier to tier")
-        plain = ("input", "cache_write", "per_call", "per_image")
+        check_distinct("service_tiers", [tier.name for tier in self.service_tiers])
+        check_distinct("image_classes", [f"{o.quality} {o.size}" for o in self.image_classes])
+        plain = ("input", "cache_write", "per_call", *UNIT_PRICES)
         optional = ("output", *DETAIL_PRICES)
         found: dict[str, object] = {
             "model_multiplier": canonical_multiplier("model_multiplier", self.model_multiplier)
@@ -210,6 +260,10 @@ DETAIL_PRICES: Final = (
     "image_output",
 )
 """Prices of model.PriceDetail that may be left unset, by their name there and here."""
+UNIT_PRICES: Final = (
+    *("per_image", "per_second", "character", "per_search", "per_session", "per_search_unit"),
+)
+"""Those of what is no token, the same way; 0 = such calls are refused."""
 
 
 class AccountEntry(Entry, frozen=True):

@@ -28,13 +28,19 @@ _LIST: Final = """
     FROM keys JOIN accounts ON accounts.id = keys.account_id
     WHERE keys.deleted_at IS NULL AND ($1::text IS NULL OR accounts.name = $1)
     ORDER BY accounts.name, keys.id"""
+# A name first: the end of a key, or `id:7`, counts only where no name is so. A bare number is never
+# an id: it would lead to somebody else's key.
 _FIND: Final = """
-    SELECT keys.*, accounts.name AS account
-    FROM keys JOIN accounts ON accounts.id = keys.account_id
-    WHERE keys.deleted_at IS NULL
-      AND (keys.id::text = $1 OR keys.name = $1 OR keys.last4 = $1
-           OR accounts.name || '/' || keys.name = $1)
-    ORDER BY keys.id"""
+    WITH found AS (
+        SELECT keys.*, accounts.name AS account, CASE
+            WHEN keys.name = $1 OR accounts.name || '/' || keys.name = $1 THEN 0
+            WHEN keys.last4 = $1 THEN 1 ELSE 2 END AS rank
+        FROM keys JOIN accounts ON accounts.id = keys.account_id
+        WHERE keys.deleted_at IS NULL
+          AND (keys.name = $1 OR keys.last4 = $1 OR accounts.name || '/' || keys.name = $1
+               OR 'id:' || keys.id = $1)
+    )
+    SELECT * FROM found WHERE rank = (SELECT min(rank) FROM found) ORDER BY id"""
 _SWITCH: Final = "UPDATE keys SET disabled = $2 WHERE id = $1 AND deleted_at IS NULL"
 _LIMIT: Final = """
     UPDATE keys SET tpm = COALESCE($2, tpm), rpm = COALESCE($3, rpm),

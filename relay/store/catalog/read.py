@@ -7,7 +7,7 @@ import asyncpg
 import msgspec
 
 from relay.errors import ConfigError
-from relay.model import AbortBills, Allowance, Dialect, LineKind, OnLoss, Resume
+from relay.model import AbortBills, Allowance, Dialect, LineKind, OnLoss, Resume, Unpriced
 from relay.store.catalog.declaration import (
     AccountEntry,
     ChannelEntry,
@@ -120,6 +120,7 @@ def _line(row: asyncpg.Record) -> LineEntry:
         input_weight=format_multiplier(row["input_weight_ppm"]),
         cached_weight=format_multiplier(row["cached_weight_ppm"]),
         output_weight=format_multiplier(row["output_weight_ppm"]),
+        unpriced=Unpriced(row["unpriced"]),
         model=[
             LineModelEntry(name=name, tpm=limit.tpm, rpm=limit.rpm, concurrency=limit.concurrency)
             for name, limit in models.items()

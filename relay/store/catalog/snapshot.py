@@ -28,6 +28,7 @@ from relay.model import (
     Resume,
     Secret,
     Snapshot,
+    Unpriced,
     index_routes,
 )
 from relay.store.postgres import Connection
@@ -212,6 +213,7 @@ def _line(row: asyncpg.Record, old: Snapshot) -> Line:
         input_weight_ppm=row["input_weight_ppm"],
         cached_weight_ppm=row["cached_weight_ppm"],
         output_weight_ppm=row["output_weight_ppm"],
+        unpriced=Unpriced(row["unpriced"]),
     )
     known = old.lines.get(line.id)
     # What workers have worked out for a line is kept for as long as it is this very object.

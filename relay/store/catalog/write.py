@@ -38,15 +38,16 @@ _CHANNEL: Final = """
         api_key_sealed = COALESCE($13::bytea, old.api_key_sealed)"""
 _LINE: Final = """
     INSERT INTO lines (name, kind, tpm, rpm, concurrency, splice, hedge_ms, on_limiter_loss,
-        input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits, unpriced)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
     ON CONFLICT (name) WHERE deleted_at IS NULL DO UPDATE SET
         kind = excluded.kind, tpm = excluded.tpm, rpm = excluded.rpm,
         concurrency = excluded.concurrency, splice = excluded.splice,
         hedge_ms = excluded.hedge_ms, on_limiter_loss = excluded.on_limiter_loss,
         input_weight_ppm = excluded.input_weight_ppm,
         cached_weight_ppm = excluded.cached_weight_ppm,
-        output_weight_ppm = excluded.output_weight_ppm, model_limits = excluded.model_limits
+        output_weight_ppm = excluded.output_weight_ppm, model_limits = excluded.model_limits,
+        unpriced = excluded.unpriced
     RETURNING id"""
 _LINE_CHANNELS: Final = """
     INSERT INTO line_channels (line_id, position, channel_id)
@@ -177,6 +178,7 @@ class Writer:
             parse_multiplier(entry.cached_weight),
             parse_multiplier(entry.output_weight),
             msgspec.json.encode(_model_limits(entry)).decode(),
+            entry.unpriced.value,
         )
         await connection.execute("DELETE FROM line_channels WHERE line_id = $1", line_id)
         await connection.execute(_LINE_CHANNELS, line_id, entry.channels)

@@ -4,7 +4,6 @@ Pages are found by key (the last row seen), never by OFFSET, and nothing is coun
 the same wherever it is and however big the log. Rows name what is deleted since, too.
 """
 
-import dataclasses
 import datetime
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -15,10 +14,11 @@ import msgspec
 
 from relay.billing.price import receipt
 from relay.errors import BadRequest, NotFound
+from relay.extras import Extras
 from relay.store.catalog.snapshot import read_price
 from relay.store.postgres import Connection
 from relay.units import format_multiplier, format_usd
-from relay.usage import Usage
+from relay.usage import COUNTS, Usage
 
 PAGE_ROWS: Final = 500
 USAGE_UNITS: Final = ("minute", "hour", "day")
@@ -43,13 +43,20 @@ _USAGE: Final = """
         sum(output_tokens)::bigint AS output_tokens, sum(cost_nanos)::bigint AS cost_nanos
     FROM usage_minutes WHERE {conditions} GROUP BY 1 ORDER BY 1"""
 _NAMED: Final = {
-    "account": "SELECT id FROM accounts WHERE name = $1 OR id::text = $1",
-    "line": "SELECT id FROM lines WHERE name = $1 OR id::text = $1",
-    "channel": "SELECT id FROM channels WHERE name = $1 OR id::text = $1",
-    "key": """SELECT keys.id FROM keys JOIN accounts ON accounts.id = account_id
-        WHERE keys.name = $1 OR keys.id::text = $1 OR last4 = $1
-            OR accounts.name || '/' || keys.name = $1""",
+    "account": "SELECT id, 0 AS rank FROM accounts WHERE name = $1",
+    "line": "SELECT id, 0 AS rank FROM lines WHERE name = $1",
+    "channel": "SELECT id, 0 AS rank FROM channels WHERE name = $1",
+    "key": """SELECT keys.id, CASE WHEN keys.name = $1 THEN 0
+            WHEN accounts.name || '/' || keys.name = $1 THEN 1 ELSE 2 END AS rank
+        FROM keys JOIN accounts ON accounts.id = account_id
+        WHERE keys.name = $1 OR last4 = $1 OR accounts.name || '/' || keys.name = $1""",
 }
+"""By noun: whom a word names, the better readings of it first. A bare number is a name, never an
+id: it would lead to somebody else's calls."""
+_TABLES: Final = {"account": "accounts", "line": "lines", "channel": "channels", "key": "keys"}
+ID_PREFIX: Final = "id:"
+ID_DIGITS: Final = 19
+"""A bigint has fewer."""
 
 
 class ReportScope(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +195,8 @@ async def explain_call(connection: Connection, record: asyncpg.Record) -> Row:
         "group_multiplier": format_multiplier(record["group_multiplier_ppm"]),
         "model_multiplier": format_multiplier(record["model_multiplier_ppm"]),
         "tries": await _tell_tries(connection, record),
+        "images": record["images"],
+        "extras": msgspec.json.decode(record["extras"] or "{}"),
         "receipt": await _write_receipt(connection, record),
         **await _find_booking(connection, record["request_id"]),
     }
@@ -265,13 +274,25 @@ async def _add_named(connection: Connection, query: _Query, noun: str, name: str
     """Add a condition on the ids behind a name; a name can be used again after a deletion."""
     if name is None:
         return
-    ids = [record["id"] for record in await connection.fetch(_NAMED[noun], name)]
+    ids = await _find_ids(connection, noun, name)
     if not ids:
         raise NotFound(f"there is no {noun} {name!r}")
     if len(ids) == 1:
         query.add(noun + "_id = {}", ids[0])  # in this form an index gives the order too
     else:
         query.add(noun + "_id = ANY({})", ids)
+
+
+async def _find_ids(connection: Connection, noun: str, name: str) -> list[int]:
+    """Return the ids behind a name, or behind `id:7` where nothing has that for a name."""
+    found = await connection.fetch(_NAMED[noun], name)
+    best = min((record["rank"] for record in found), default=0)
+    ids = [record["id"] for record in found if record["rank"] == best]
+    number = name.removeprefix(ID_PREFIX)
+    if ids or number == name or not (number.isdecimal() and len(number) < ID_DIGITS):
+        return ids
+    known = f"SELECT id FROM {_TABLES[noun]} WHERE id = $1"  # noqa: S608 - our own names
+    return [record["id"] for record in await connection.fetch(known, int(number))]
 
 
 async def _find_booking(connection: Connection, request_id: UUID) -> Row:
@@ -315,8 +336,13 @@ async def _write_receipt(connection: Connection, record: asyncpg.Record) -> str 
 
 
 def read_usage(record: asyncpg.Record) -> Usage:
-    """Return what a call of the log used."""
-    return Usage(**{field.name: record[field.name] for field in dataclasses.fields(Usage)})
+    """Return the usage that a row of the log was charged for."""
+    extras = record["extras"]
+    return Usage(
+        **{name: record[name] for name in COUNTS},
+        estimated=record["estimated"],
+        extras=None if extras is None else msgspec.json.decode(extras, type=Extras),
+    )
 
 
 def _start_whole(scope: ReportScope, unit: str) -> ReportScope:

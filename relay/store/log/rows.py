@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import astuple
 
+from relay.extras import Extras
 from relay.records import CallEnd, FailedTry
 
 NAME_CHARS_MAX: Final = 256
@@ -29,14 +30,16 @@ EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _RENAMED: Final = {"time_us": "ended_at"}
 _NARROW: Final = {"attempts": "i", "status": "h"}
 _WORDS: Final = ("endpoint", "model", "served_model", "reason", "error_code")
-_APART: Final = ("time_us", "request_id", "ip", *_WORDS, "tries", "retry_nanos")
+_APART: Final = ("time_us", "request_id", "ip", *_WORDS, "tries", "retry_nanos", "extras")
 _TYPES: Final = {field.name: field.type for field in msgspec.structs.fields(CallEnd)}
 _FLAGS: Final = tuple(name for name, kind in _TYPES.items() if kind is bool)
 _NUMBERS: Final = tuple(name for name, kind in _TYPES.items() if kind is int and name not in _APART)
 # The time comes first because rows are written in the order of their bytes (binary_copy): day by
 # day, as the partitions are filled.
 _FIXED: Final = ("time_us", "request_id", *_NUMBERS, *_FLAGS)
-COLUMNS: Final = tuple(_RENAMED.get(name, name) for name in (*_FIXED, "ip", *_WORDS, "tries"))
+COLUMNS: Final = tuple(
+    _RENAMED.get(name, name) for name in (*_FIXED, "ip", *_WORDS, "tries", "extras")
+)
 """In the order in which `encode_row` writes them."""
 
 
@@ -92,7 +95,9 @@ def encode_row(end: CallEnd) -> bytes:
     fields[1] -= _POSTGRES_EPOCH_US
     words = pack_words(end.endpoint, end.model, end.served_model, end.reason, end.error_code)
     tries = _encode_tries(end.tries) if end.tries else _NULL
-    return _pack_fixed(len(COLUMNS), *fields) + read_address(end.ip).field + words + tries
+    extras = _NULL if end.extras is None else _encode_extras(end.extras)
+    head = _pack_fixed(len(COLUMNS), *fields) + read_address(end.ip).field
+    return head + words + tries + extras
 
 
 def clean_word(value: str) -> str:
@@ -131,10 +136,7 @@ def read_address(text: str) -> SeenAddress:
 
 
 def _encode_tries(tries: tuple[FailedTry, ...]) -> bytes:
-    """Return attempts that failed, as JSON that reports read.
-
-    Source: PostgreSQL, jsonb.c, jsonb_recv: a version, 1, and then the text.
-    """
+    """Return attempts that failed, as JSON that reports read."""
     told = [
         {
             "channel_id": _count(one.channel_id),
@@ -145,7 +147,22 @@ def _encode_tries(tries: tuple[FailedTry, ...]) -> bytes:
         }
         for one in tries[:TRIES_MAX]
     ]
-    field = b"\x01" + msgspec.json.encode(told)
+    return _pack_json(told)
+
+
+def _encode_extras(extras: Extras) -> bytes:
+    """Return what a call used that is no token, each count within bounds."""
+    told = {
+        name: _count(value) if isinstance(value, int) else clean_word(value)
+        for name, value in msgspec.structs.asdict(extras).items()
+        if value
+    }
+    return _pack_json(told)
+
+
+def _pack_json(value: object) -> bytes:
+    """Return a jsonb field, with its length. Source: PostgreSQL, jsonb.c, jsonb_recv: 1, text."""
+    field = b"\x01" + msgspec.json.encode(value)
     return len(field).to_bytes(4, "big") + field
 
 

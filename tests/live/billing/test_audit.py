@@ -13,13 +13,14 @@ from relay.billing.price import charge
 from relay.billing.recharge import Credit, Currency
 from relay.model import Price, PriceDetail
 from relay.store import postgres
-from relay.store.billing import ledger, orders
+from relay.store.billing import orders
 from relay.store.billing.audit import DRIFTS_MAX, Audit, run_audit
 from relay.store.billing.ledger import CallCharge
 from relay.store.billing.orders import Order
 from relay.store.catalog.snapshot import read_price
 from relay.store.postgres import Connection
 from relay.usage import Usage
+from tests.live.money_rig import settle_batch
 
 pytestmark = pytest.mark.live
 
@@ -65,7 +66,7 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
     await orders.redeem(connection, b"d" * 32, account_id)
     calls = [await log_call(connection, account_id, price) for price in prices]
     await log_call(connection, account_id, None)
-    await ledger.settle_batch(connection, calls)
+    await settle_batch(connection, calls)
     yield connection
     await connection.close()
 

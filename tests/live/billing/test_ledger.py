@@ -22,6 +22,7 @@ from relay.store.billing.audit import run_audit
 from relay.store.billing.ledger import CallCharge
 from relay.store.billing.orders import Order
 from relay.store.postgres import Connection
+from tests.live.money_rig import Settled, settle_batch
 
 pytestmark = pytest.mark.live
 
@@ -197,12 +198,12 @@ class TestSettle:
 
         async def ship(own: Connection, seed: int) -> int:
             mine = random.Random(seed).sample(calls, 120)
-            return (await ledger.settle_batch(own, mine)).calls
+            return (await settle_batch(own, mine)).calls
 
         shipped = await asyncio.gather(*map(ship, rivals, range(8)))
-        last = await ledger.settle_batch(connection, calls + calls)
+        last = await settle_batch(connection, calls + calls)
         assert sum(shipped) + last.calls == 200
-        assert await ledger.settle_batch(connection, calls) == ledger.Settled()
+        assert await settle_batch(connection, calls) == Settled()
         for account_id in accounts:
             cost = sum(call.cost_nanos for call in calls if call.account_id == account_id)
             assert await balance_of(connection, account_id) == (-cost, 0)
@@ -215,7 +216,7 @@ class TestSettle:
     async def test_calls_that_cost_nothing_leave_no_trace(self, connection: Connection) -> None:
         account_id = await make_account(connection)
         free = [CallCharge(call_id(1), account_id, 0)]
-        assert await ledger.settle_batch(connection, free) == ledger.Settled()
+        assert await settle_batch(connection, free) == Settled()
         assert await connection.fetchval("SELECT count(*) FROM transfers") == 0
 
     async def test_it_stands_or_falls_with_the_callers_transaction(
@@ -224,7 +225,7 @@ class TestSettle:
         account_id = await make_account(connection)
         transaction = connection.transaction()
         await transaction.start()
-        await ledger.settle_batch(connection, [CallCharge(call_id(1), account_id, 5)])
+        await settle_batch(connection, [CallCharge(call_id(1), account_id, 5)])
         await transaction.rollback()
         assert await balance_of(connection, account_id) == (0, 0)
 
@@ -234,7 +235,7 @@ class TestSettle:
             CallCharge(call_id(1), account_id, 5),
             CallCharge(bytes(6) + call_id(1)[6:], account_id, 5),
         ]
-        await ledger.settle_batch(connection, calls)
+        await settle_batch(connection, calls)
         parts = await connection.fetch("SELECT tableoid::regclass::text AS part FROM settlements")
         today = f"settlements_{datetime.now(UTC):%Y%m%d}"
         assert sorted(row["part"] for row in parts) == [today, "settlements_other"]
@@ -279,7 +280,7 @@ class TestLeases:
             CallCharge(call_id(2), account_id, 8, owner="w1"),
             CallCharge(call_id(3), account_id, 0, retry_nanos=4, owner="w1"),
         ]
-        await ledger.settle_batch(connection, ended)
+        await settle_batch(connection, ended)
         # 23 were spent, 20 of them leased: the rest is taken from what was free, as if leased.
         assert await balance_of(connection, account_id) == (77, 0)
         leased = await credit_leases.lease(
@@ -327,7 +328,7 @@ class TestLeases:
         assert await credit_leases.free_abandoned(connection, silent_s=50) == 20
         # Its journal comes after all: what it spent is taken from the balance.
         ended = [CallCharge(call_id(1), account_id, 15, owner="silent")]
-        await ledger.settle_batch(connection, ended)
+        await settle_batch(connection, ended)
         assert await balance_of(connection, account_id) == (85, 20)
         await assert_no_drift(connection)
 
@@ -388,7 +389,7 @@ class Market:
 
     async def ship(self, owner: str, _account_id: int = 0) -> None:
         """Ship the whole journal, what was shipped before included."""
-        await ledger.settle_batch(self.connection, self.journals[owner])
+        await settle_batch(self.connection, self.journals[owner])
 
     async def give(self, owner: str, account_id: int) -> None:
         surplus = {account_id: self.purses[owner][account_id].take_back(5_000_000)}
@@ -444,7 +445,7 @@ class TestSchema:
         self, connection: Connection, statement: str
     ) -> None:
         account_id = await make_account(connection)
-        await ledger.settle_batch(connection, [CallCharge(call_id(1), account_id, 5)])
+        await settle_batch(connection, [CallCharge(call_id(1), account_id, 5)])
         with pytest.raises(asyncpg.PostgresError, match=r"refused|entries only"):
             await connection.execute(statement)
 
@@ -473,7 +474,7 @@ class TestSchema:
             await connection.execute(f"GRANT SELECT ON accounts TO {role}")
             await connection.execute(f"SET ROLE {role}")
             await orders.recharge(connection, order(account_id))
-            await ledger.settle_batch(connection, [CallCharge(call_id(1), account_id, 5)])
+            await settle_batch(connection, [CallCharge(call_id(1), account_id, 5)])
             for statement in ("UPDATE entries SET amount_nanos = 1", "DELETE FROM transfers"):
                 with pytest.raises(asyncpg.InsufficientPrivilegeError):
                     await connection.execute(statement)

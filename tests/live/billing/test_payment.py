@@ -17,6 +17,7 @@ from relay.config import Billing, Config
 from relay.control.api.payment import BODY_BYTES_MAX
 from relay.control.watch.money import MoneyWatch
 from relay.control.watch.notices import Notices
+from relay.errors import NotFound
 from relay.store.billing import orders, recharges
 from relay.store.postgres import Connection
 from tests.live.money_rig import (
@@ -142,6 +143,8 @@ async def test_an_order_opened_again_with_other_terms_is_a_409(shop: Shop) -> No
         b"not json",
         orjson.dumps(payment("A-1", amount="-5")),
         orjson.dumps(payment("A-1", amount="NaN")),
+        orjson.dumps(payment("A-1", amount="9000000000")),
+        orjson.dumps(payment("A-1", amount="10000000.000000001", currency="CNY")),
         orjson.dumps(payment("A-1", amount="1e400000")),
         orjson.dumps(payment("A-1", currency="EUR")),
         orjson.dumps(payment("A-1", account="nobody")),
@@ -224,6 +227,34 @@ async def test_a_death_between_paid_and_credited_loses_nothing(
     assert (await shop.pay("A-1", amount="10"))[1]["credited"] is False
     assert await acme(connection) == 10 * USD
     await assert_no_drift(connection)
+
+
+async def test_an_order_that_cannot_be_booked_holds_up_nobody(connection: Connection) -> None:
+    await connection.execute(
+        """INSERT INTO orders (order_no, account_id, currency, amount_nanos, cny_per_usd_nanos,
+            paid_nanos, bonus_nanos, status, paid_at)
+        SELECT order_no, accounts.id, 'USD', 1, 1, paid, paid, 'paid', now()
+        FROM accounts, (VALUES ('A-0', 9000000000000000000), ('A-1', 5)) AS made (order_no, paid)
+        WHERE accounts.name = 'acme'"""
+    )
+
+    async def connect() -> Connection:
+        raise AssertionError("one look needs no connection of its own")
+
+    mailbox = Mailbox()
+    watch = MoneyWatch(Config(), connect, Notices(mailbox, lambda: 0.0))
+    await watch.look(connection)
+    await watch.look(connection)
+    assert await acme(connection) == 10
+    (told,) = mailbox.sent
+    assert (told["event"], told["order"]) == ("order_set_aside", "A-0")
+    (row,) = await orders.list_orders(connection, "acme", "paid", 10)
+    assert row["set_aside_at"] is not None and row["fault"] == told["fault"]
+    await orders.take_up(connection, "A-0")
+    await watch.look(connection)
+    assert mailbox.events() == ["order_set_aside"] * 2
+    with pytest.raises(NotFound):
+        await orders.take_up(connection, "A-1")
 
 
 async def test_cny_is_credited_at_the_rate_of_the_day_it_was_opened(

@@ -150,8 +150,11 @@ def test_key_life(relay: Command, applied: Path) -> None:
     assert rows(relay("key", "list", "--json"))[0]["disabled"]
     relay("key", "enable", made["key"][-4:])
     assert not rows(relay("key", "list", "--json"))[0]["disabled"]
-    assert relay("key", "delete", str(made["id"]), answer="n\n", code=1).stdout == ""
-    relay("key", "delete", str(made["id"]), "--yes")
+    # An id is told as one: a bare number would be a name, of whosever key.
+    assert "there is no key" in relay("key", "delete", str(made["id"]), "--yes", code=1).stderr
+    named = f"id:{made['id']}"
+    assert relay("key", "delete", named, answer="n\n", code=1).stdout == ""
+    relay("key", "delete", named, "--yes")
     assert rows(relay("key", "list", "--json")) == []
     assert "there is no key 'ci'" in relay("key", "disable", "ci", code=1).stderr
 

@@ -95,8 +95,13 @@ async def test_each_filter_finds_its_calls(database: Connection) -> None:
 
     assert await names() == [plain, other, failed, refused]
     assert await names(account="bolt") == [other]
-    assert await names(account="1") == [plain, failed, refused]
-    assert await names(key="wxyz") == await names(key="2") == await names(key="bolt/ci") == [other]
+    assert await names(account="id:1") == [plain, failed, refused]
+    with pytest.raises(NotFound):  # a bare number is a name: an id would be somebody else's
+        await names(account="1")
+    await database.execute("INSERT INTO accounts (name, group_id) VALUES ('1', 1)")
+    assert await names(account="1") == []
+    assert await names(key="wxyz") == await names(key="id:2") == [other]
+    assert await names(key="bolt/ci") == [other]
     assert await names(key="ci") == [plain, other, failed, refused]
     assert await names(model="fast") == [other]
     assert await names(line="acme-dedicated") == [plain, other, failed]

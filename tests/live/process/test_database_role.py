@@ -19,7 +19,7 @@ from relay.cli.root import main
 from relay.config import Billing
 from relay.store.billing import credit_leases, orders, recharges
 from relay.store.billing.audit import run_audit
-from relay.store.billing.ledger import CallCharge, settle_batch
+from relay.store.billing.ledger import CallCharge
 from relay.store.log.writer import keep_partitions
 from relay.store.migrate import migrate
 from relay.store.postgres import Connection
@@ -30,6 +30,7 @@ from tests.live.money_rig import (
     give_back_from,
     lease_into,
     make_account,
+    settle_batch,
 )
 
 pytestmark = pytest.mark.live

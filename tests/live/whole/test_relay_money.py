@@ -126,7 +126,7 @@ async def test_money_and_keys_are_looked_after(reachable: Path, upstream: str) -
             places = json.loads(await relay.cli("key", "addresses", "ci", "--json"))
             assert {place["address"] for place in places} == {"127.0.0.1", "127.0.0.9"}
             assert 'relay_money_notices_total{event="unfamiliar_ip"} 1.0' in await relay.metrics()
-            await relay.cli("key", "disable", str(stranger["key_id"]))
+            await relay.cli("key", "disable", f"id:{stranger['key_id']}")
             await settle(relay, key, 401)
 
             audited = json.loads(await relay.cli("audit", "--json"))

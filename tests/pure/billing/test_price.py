@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from relay.billing.price import COST_NANOS_MAX, charge, itemise, receipt
 from relay.billing.shapes import Charge
-from relay.model import Price, PriceDetail, PriceTier
-from relay.units import PPM, parse_multiplier, parse_usd
+from relay.extras import Extras
+from relay.model import ImagePrice, Price, PriceDetail, PriceTier, ServiceTier
+from relay.units import PPM, TOKENS_PER_PRICE, parse_multiplier, parse_usd
 from relay.usage import Usage
 
 GPT = Price(
@@ -232,6 +233,49 @@ def test_each_part_has_its_rate() -> None:
     assert cost(usage, price) == parse_usd(expected)
 
 
+class TestUnits:
+    """Seconds, images by class, and the tier that served."""
+
+    FAST = ServiceTier(
+        name="priority",
+        input=parse_usd("10"),
+        output=parse_usd("60"),
+        cached_input=parse_usd("1"),
+    )
+    CLASSES = (
+        ImagePrice(quality="high", size="1024x1024", each=parse_usd("0.167")),
+        ImagePrice(quality="low", size="1024x1024", each=parse_usd("0.011")),
+        ImagePrice(quality="high", size="1536x1024", each=parse_usd("0.25")),
+    )
+
+    def test_the_tier_that_served_is_charged(self) -> None:
+        price = msgspec.structs.replace(GPT, detail=PriceDetail(service_tiers=(self.FAST,)))
+        usage = Usage(1_000_000, 500_000, output_tokens=1_000_000)
+        assert cost(usage, price) == parse_usd("32.75")
+        for tier, usd in (("priority", "65.5"), ("flex", "32.75"), ("", "32.75")):
+            served = dataclasses.replace(usage, extras=Extras(tier=tier))
+            assert cost(served, price) == parse_usd(usd)
+
+    @pytest.mark.parametrize(
+        ("image_class", "usd"),
+        [
+            ("high 1024x1024", "0.334"),
+            ("low 1024x1024", "0.022"),
+            ("auto 1024x1024", "0.334"),
+            ("high auto", "0.5"),
+            ("", "0.5"),
+            ("low 512x512", "0.08"),
+        ],
+    )
+    def test_an_image_costs_the_dearest_class_it_may_be_of(
+        self, image_class: str, usd: str
+    ) -> None:
+        detail = PriceDetail(per_image=parse_usd("0.04"), image_classes=self.CLASSES)
+        price = Price(id=1, model="m", input=0, output=0, cached_input=0, detail=detail)
+        usage = Usage(images=2, extras=Extras(image_class=image_class))
+        assert cost(usage, price) == parse_usd(usd)
+
+
 def test_a_detail_that_tells_nothing_apart_changes_nothing() -> None:
     usage = Usage(input_tokens=10, output_tokens=10, reasoning_tokens=9, audio_input_tokens=8)
     assert cost(usage, msgspec.structs.replace(GPT, detail=PriceDetail())) == cost(usage, GPT)
@@ -315,6 +359,23 @@ class TestReceipt:
             "3 x $0.04 + 1 x $0.01, x 0.5 x 2 = $0.13"
         )
 
+    def test_receipt_names_what_is_no_token(self) -> None:
+        price = msgspec.structs.replace(
+            GPT,
+            detail=PriceDetail(
+                per_second=parse_usd("0.0001"),
+                character=parse_usd("15"),
+                per_search=parse_usd("0.01"),
+                per_session=parse_usd("0.03"),
+                per_search_unit=parse_usd("0.002"),
+            ),
+        )
+        extras = Extras(audio_ms=11_500, characters=1_000, searches=3, sessions=1, search_units=2)
+        assert receipt(Usage(extras=extras), price, group_multiplier_ppm=PPM) == (
+            "11.5 s x $0.0001 + 1,000 characters x $15/M + 3 searches x $0.01 + "
+            "1 sessions x $0.03 + 2 search units x $0.002 = $0.08015"
+        )
+
     def test_receipt_of_nothing(self) -> None:
         assert receipt(Usage(), GPT, group_multiplier_ppm=PPM) == "0 = $0"
 
@@ -340,16 +401,8 @@ def test_charge_is_the_sum_of_its_items_rounded_once(
 
 @given(usages(), prices)
 def test_items_count_every_token_once(usage: Usage, price: Price) -> None:
-    counted = sum(item.count for item in itemise(usage, price) if not item.apiece)
+    counted = sum(item.count for item in itemise(usage, price) if item.per == TOKENS_PER_PRICE)
     assert counted == usage.input_tokens + usage.output_tokens
-
-
-@given(usages(), plain_prices, multipliers)
-def test_the_short_way_gives_the_same_number(usage: Usage, price: Price, group_ppm: int) -> None:
-    detailed = msgspec.structs.replace(price, detail=PriceDetail())
-    assert charge(usage, price, group_multiplier_ppm=group_ppm) == charge(
-        usage, detailed, group_multiplier_ppm=group_ppm
-    )
 
 
 @given(usages(), prices, multipliers, tokens, tokens)

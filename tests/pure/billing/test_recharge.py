@@ -8,7 +8,6 @@ from relay.billing.recharge import (
     Currency,
     EnterpriseRule,
     credit_of,
-    in_cny,
     is_enterprise,
 )
 from relay.units import parse_multiplier, parse_usd
@@ -57,11 +56,6 @@ def test_an_amount_is_positive(amount_nanos: int) -> None:
 def test_an_exchange_rate_is_positive() -> None:
     with pytest.raises(ValueError, match="rate"):
         credit_of(1, Currency.CNY, cny_per_usd_nanos=0)
-
-
-def test_in_cny() -> None:
-    assert in_cny(parse_usd("10"), Currency.USD, cny_per_usd_nanos=RATE) == parse_usd("72")
-    assert in_cny(parse_usd("10"), Currency.CNY, cny_per_usd_nanos=RATE) == parse_usd("10")
 
 
 @pytest.mark.parametrize(

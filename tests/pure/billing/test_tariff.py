@@ -8,6 +8,7 @@ from relay.billing.hold import hold_nanos
 from relay.billing.price import charge
 from relay.billing.shapes import Ask
 from relay.billing.tariff import NO_TARIFF, Tariff
+from relay.extras import NOTHING_ASKED, REACHES_OUT, Asked
 from relay.model import FREE_PRICE, Price, PriceDetail, PriceTier
 from relay.units import PPM, parse_usd
 from relay.usage import Usage
@@ -15,10 +16,10 @@ from tests.pure.billing.test_price import GPT, multipliers, plain_prices, prices
 
 claims = st.builds(
     Usage,
-    input_tokens=st.integers(-5, 10**15),
-    cached_tokens=st.integers(-5, 10**15),
-    cache_write_tokens=st.integers(-5, 10**15),
-    output_tokens=st.integers(-5, 10**15),
+    input_tokens=st.integers(0, 10**15),
+    cached_tokens=st.integers(0, 10**15),
+    cache_write_tokens=st.integers(0, 10**15),
+    output_tokens=st.integers(0, 10**15),
 )
 """What an upstream may say it used."""
 
@@ -44,18 +45,22 @@ def test_a_usage_that_cannot_be_costs_the_same(usage: Usage, price: Price, group
 def test_a_call_holds_the_same(
     price: Price, group_ppm: int, asked: int, output: int, images: int, nanos_max: int
 ) -> None:
-    ask = Ask(asked, output, images)
-    held = hold_nanos(ask, [price], group_multiplier_ppm=group_ppm, nanos_max=nanos_max)
+    extra = Asked(images=images) if images else NOTHING_ASKED
+    held = hold_nanos(
+        Ask(asked, output, extra), price, group_multiplier_ppm=group_ppm, nanos_max=nanos_max
+    )
     tariff = Tariff(price, group_ppm)
-    assert tariff.hold_nanos(asked, output, images, nanos_max=nanos_max) == held
+    assert tariff.hold_nanos(asked, output, extra, nanos_max=nanos_max) == held
+    if not images:
+        assert tariff.hold_nanos(asked, output, REACHES_OUT, nanos_max=nanos_max) == held
 
 
 @given(tokens, tokens)
 def test_a_price_with_tiers_holds_by_the_prompt(asked: int, output: int) -> None:
     tier = PriceTier(above_tokens=200_000, input=10**10, output=6 * 10**10, cached_input=10**9)
     price = msgspec.structs.replace(GPT, detail=PriceDetail(tiers=(tier,)))
-    held = hold_nanos(Ask(asked, output), [price], group_multiplier_ppm=PPM, nanos_max=10**15)
-    assert Tariff(price, PPM).hold_nanos(asked, output, 0, nanos_max=10**15) == held
+    held = hold_nanos(Ask(asked, output), price, group_multiplier_ppm=PPM, nanos_max=10**15)
+    assert Tariff(price, PPM).hold_nanos(asked, output, NOTHING_ASKED, nanos_max=10**15) == held
 
 
 def test_common_prices_end_in_small_numbers() -> None:
@@ -71,4 +76,4 @@ def test_what_is_free_costs_nothing() -> None:
     assert not Tariff(GPT, PPM).free
     for tariff in (NO_TARIFF, Tariff(FREE_PRICE, PPM), Tariff(GPT, 0)):
         assert tariff.cost_nanos(usage) == 0
-        assert tariff.hold_nanos(1000, 1000, 3, nanos_max=10**9) == 0
+        assert tariff.hold_nanos(1000, 1000, NOTHING_ASKED, nanos_max=10**9) == 0

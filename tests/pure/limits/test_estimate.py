@@ -6,7 +6,7 @@ Method: calls with known usage are learned, and the next reservation is compared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.limits.estimate import RATIO_MAX, RATIO_MIN, Estimator
+from relay.limits.estimate import RATIO_MAX, RATIO_MIN, SHARED_MAX, Estimator
 from relay.usage import Usage
 
 
@@ -67,3 +67,20 @@ def test_memory_is_bounded_and_what_is_held_goes_on_learning() -> None:
     assert estimator.guess(1, "m1").output_tokens(None) == 750
     held.learn(1_000, Usage(input_tokens=400, output_tokens=10))
     assert held.output_tokens(None) == 15
+
+
+def test_what_one_key_teaches_is_bounded_for_others() -> None:
+    estimator = Estimator()
+    for _ in range(1_000):
+        estimator.guess(1, "m").learn(1_000, Usage(input_tokens=10**6, output_tokens=80))
+    assert estimator.guess(1, "m").input_tokens(10_000) > RATIO_MAX * 10_000 - 10
+    assert estimator.guess(2, "m").input_tokens(10_000) <= SHARED_MAX * 10_000
+
+
+def test_pictures_teach_nothing_of_text() -> None:
+    estimator = Estimator()
+    for _ in range(30):
+        guess = estimator.guess(1, "m")
+        guess.learn(1_000, Usage(input_tokens=30_000, output_tokens=80), images=1)
+    for key_id in (1, 2):
+        assert estimator.guess(key_id, "m").input_tokens(1_000) == 250

@@ -113,3 +113,12 @@ def test_everything_that_limits_a_call() -> None:
     assert (
         len(limits_of(line, account, key, "other")) == len(limits_of(line, account, key, None)) == 3
     )
+
+
+def test_only_its_own_bytes_make_a_prompt_too_large() -> None:
+    limits = LimitSet((limit_of(Scope.KEY, 1, Allowance(tpm=60_000)),))
+    room = min(bucket.rule.capacity for bucket in limits.buckets)
+    assert LimitSet(()).fit_input(10**9, 10) == 10**9
+    assert limits.fit_input(room // 2, 10) == room // 2
+    assert limits.fit_input(10 * room, 10) == room  # a guess is cut
+    assert limits.fit_input(10 * room, 2 * room) == 2 * room  # what it is at least is not

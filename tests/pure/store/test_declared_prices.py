@@ -3,11 +3,19 @@
 Method: hypothesis over whole entries, there and back; the two multipliers on known cases.
 """
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.model import PriceDetail
-from relay.store.catalog.declaration import DETAIL_PRICES, PriceEntry, PriceTierEntry
+from relay.store.catalog.declaration import (
+    DETAIL_PRICES,
+    UNIT_PRICES,
+    ImagePriceEntry,
+    PriceEntry,
+    PriceTierEntry,
+    ServiceTierEntry,
+)
 from relay.store.catalog.prices import to_entry, to_price
 from relay.units import format_multiplier, format_usd
 
@@ -21,13 +29,18 @@ tier = st.builds(
     cached_input=st.just("") | usd,
     cache_write_1h=st.just("") | usd,
 )
+served = st.builds(
+    ServiceTierEntry, name=st.sampled_from(("priority", "flex")), input=usd, output=usd,
+    cached_input=usd, cache_write=usd,
+)  # fmt: skip
+image = st.builds(ImagePriceEntry, each=usd, quality=st.just("high"), size=st.just("1024x1024"))
 
 
 @st.composite
 def entries(draw: st.DrawFn) -> PriceEntry:
     by_multiplier = draw(st.booleans())
     cache_by_multiplier = draw(st.booleans())
-    return PriceEntry(
+    plain = PriceEntry(
         model="m",
         input=draw(usd),
         output="" if by_multiplier else draw(usd),
@@ -39,8 +52,13 @@ def entries(draw: st.DrawFn) -> PriceEntry:
         per_image=draw(usd),
         model_multiplier=draw(multiplier),
         tiers=draw(st.lists(tier, max_size=1)),
-        **{field: draw(st.just("") | usd) for field in DETAIL_PRICES},
+        service_tiers=draw(st.lists(served, max_size=1)),
+        image_classes=draw(st.lists(image, max_size=1)),
+        output_max=draw(st.integers(0, 10**6)),
     )
+    rare = {field: draw(st.just("") | usd) for field in DETAIL_PRICES}
+    units = {field: draw(usd) for field in UNIT_PRICES}
+    return msgspec.structs.replace(plain, **rare, **units)
 
 
 @settings(max_examples=100)
