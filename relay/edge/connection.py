@@ -45,7 +45,6 @@ from relay.edge.phase import (
 from relay.edge.ports import ServicePort
 from relay.edge.socket import EARLY_HOLDS, PARSER_HOLDS, ClientSocket
 from relay.errors import HeadTooLarge, RelayError, RequestTimeout
-from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call, CallOwner
 from relay.flow.request import RequestHead
 
@@ -110,8 +109,8 @@ class ClientConnection(ClientSocket, CallOwner):
         self._body_bytes = 0
         """What a body in chunks had grown to by then."""
         self._head_cache: HeadCache | None = None
-        self._left: tuple[Call, Attempt | None] | None = None
-        """A call that is CARRIED by a task which has not begun, and the attempt that failed."""
+        self._left: Call | None = None
+        """A call that is CARRIED by a task which has not begun."""
         self._early: EarlyBytes | None = None
         """What came before its turn, where anything did."""
 
@@ -221,8 +220,8 @@ class ClientConnection(ClientSocket, CallOwner):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone: its upstream is dropped now, its task is cancelled next."""
         self._move(GONE)
-        if self._left is not None and self._left[1] is None:
-            self._service.desert(self._left[0])
+        if self._left is not None:
+            self._service.desert(self._left)
         self.let_out()
         self._server.forget_connection(self)
         if self._parsing is not None:
@@ -260,16 +259,16 @@ class ClientConnection(ClientSocket, CallOwner):
         self._service.let_go(call)
         self._rest()
 
-    def broken(self, attempt: Attempt) -> None:
-        """An attempt failed: the loop goes on from there."""
-        self.leave_to_loop(attempt.call, attempt)
+    def fell(self, call: Call, error: Exception) -> None:
+        """The call ended in an error, of which nothing is told yet."""
+        self._service.guard(call, self, error)
 
-    def leave_to_loop(self, call: Call, failed: Attempt | None) -> None:
-        """Have a loop go on with a call that no task waits for."""
+    def leave_to_loop(self, call: Call) -> None:
+        """Have a task carry out a call for which something has to be waited."""
         assert self._task is None
         if self._phase < CLOSING:  # else it is settled all the same
             self._move(CARRIED)
-        self._left = (call, failed)
+        self._left = call
         self._start_task()
 
     def _serve_at_once(self, request_head: RequestHead, body: bytes) -> None:
@@ -386,8 +385,8 @@ class ClientConnection(ClientSocket, CallOwner):
         running = False
         try:
             if self._left is not None:
-                (call, failed), self._left = self._left, None
-                running = await self._service.go_on(self, call, failed)
+                call, self._left = self._left, None
+                running = await self._service.go_on(self, call)
             elif self._phase < CLOSING:
                 running = await self._serve_parsed()
         except BaseException:

@@ -6,7 +6,6 @@ from aiohttp.streams import StreamReader
 
 from relay.edge.head import ParsedHead
 from relay.errors import RelayError
-from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 from relay.flow.request import RequestHead
 
@@ -18,8 +17,8 @@ class Served(NamedTuple):
     """What became of a request.
 
     `request_head`: kept where later requests may have the same head. `running`: its
-    answer is still going out, and the client connection is told how that ends: `over` when it is
-    out, `leave_to_loop` when a task has to take over. False: it is answered.
+    answer is still going out, and the client connection hears of its end (`over`). False: it is
+    answered.
     """
 
     request_head: RequestHead | None
@@ -49,17 +48,20 @@ class ServicePort(Protocol):
         """Begin to answer a whole request; raises nothing.
 
         Returns:
-            False: it is answered already. Otherwise the client is told how it ends: `over`, or
-            `broken` when a task has to take over.
+            False: it is answered already. Otherwise the client hears of its end (`over`).
         """
         ...
 
-    async def go_on(self, client: "ClientConnection", call: Call, failed: Attempt | None) -> bool:
-        """Go on with a call that was begun at once; raises nothing but CancelledError.
+    async def go_on(self, client: "ClientConnection", call: Call) -> bool:
+        """Carry out a call that was begun at once; raises nothing but CancelledError.
 
         Returns:
             Whether its answer runs, as in `Served`.
         """
+        ...
+
+    def guard(self, call: Call, client: "ClientConnection", error: Exception) -> None:
+        """Answer a failure of a call of which nothing is out."""
         ...
 
     def let_go(self, call: Call) -> None:

@@ -42,7 +42,6 @@ from relay.errors import (
     Unavailable,
 )
 from relay.flow.admission import Admission
-from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
@@ -106,7 +105,7 @@ class Service(ServicePort):
         except Exception as error:  # noqa: BLE001 - the guard sorts them
             # With a body still on its way, the connection cannot be used for another request.
             client.keeps_alive = client.keeps_alive and payload.is_eof()
-            self._guard(call, client, error)
+            self.guard(call, client, error)
         finally:
             if not running:
                 self.let_go(call)
@@ -126,7 +125,7 @@ class Service(ServicePort):
                 )
                 return Served(request_head if comes_again(message) else None, running=True)
         except Exception as error:  # noqa: BLE001 - the guard sorts them
-            self._guard(call, client, error)
+            self.guard(call, client, error)
         self.let_go(call)
         return Served(request_head if comes_again(message) else None, running=False)
 
@@ -140,7 +139,7 @@ class Service(ServicePort):
             self._begin_answer(call, client, request_head, body)
             return True
         except Exception as error:  # noqa: BLE001 - the guard sorts them
-            self._guard(call, client, error)
+            self.guard(call, client, error)
         self.let_go(call)
         return False
 
@@ -151,15 +150,15 @@ class Service(ServicePort):
         read_question(call, request_head.content_type, body)
         self._admission.admit(call)
         if not self._exchange.ask_at_once(call, client):
-            client.leave_to_loop(call, None)
+            client.leave_to_loop(call)
 
-    async def go_on(self, client: ClientConnection, call: Call, failed: Attempt | None) -> bool:
-        """Go on with a call that was begun at once; every failure ends as in `serve`."""
+    async def go_on(self, client: ClientConnection, call: Call) -> bool:
+        """Carry out a call that was begun at once; every failure ends as in `serve`."""
         running = False
         try:
-            running = await self._exchange.run(call, client, failed)
+            running = await self._exchange.run(call, client)
         except Exception as error:  # noqa: BLE001 - the guard sorts them
-            self._guard(call, client, error)
+            self.guard(call, client, error)
         finally:
             if not running:
                 self.let_go(call)
@@ -182,7 +181,7 @@ class Service(ServicePort):
         self._counters.inflight += 1
         return call
 
-    def _guard(self, call: Call, client: ClientConnection, error: Exception) -> None:
+    def guard(self, call: Call, client: ClientConnection, error: Exception) -> None:
         """Answer a failure of a call; the one place where our own bugs end."""
         if isinstance(error, RelayError):
             self._refuse(call, client, error)

@@ -5,6 +5,7 @@ the question itself, which a retry needs; what does not change of it is three va
 (flow.request).
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -35,8 +36,8 @@ class CallOwner(Protocol):
         """The call is settled, its answer out; or its client has gone."""
         ...
 
-    def broken(self, attempt: "Attempt") -> None:
-        """The attempt did not get an answer out: a task has to go on from it."""
+    def fell(self, call: "Call", error: Exception) -> None:
+        """Nothing of an answer is out, and none will come: tell the client why; `over` follows."""
         ...
 
 
@@ -131,6 +132,8 @@ class Call(Backpressure):
     """Told when the client hangs up on a call that is under way."""
     has_task: bool
     """A task carries it out, and hears by its cancellation that the client has hung up."""
+    task: "asyncio.Task[None] | None"
+    """The exchange's own, where the call goes on after an attempt that failed."""
     __slots__ = tuple(__annotations__)  # each field is said once, above
 
     def __init__(self, id_: bytes, client: Client, time_us: int) -> None:
@@ -154,7 +157,7 @@ class Call(Backpressure):
         self.served_model = ""
         self.notes = self.opening = b""
         self.settled = self.gone = self.has_task = False
-        self.free_body = self.owner = self.on_leave = None
+        self.free_body = self.owner = self.on_leave = self.task = None
         self.affinity = self.grant = self.channel = self.payer = None
         self.delivered_text = self.usage = self.doom = self.abandoned = None
 

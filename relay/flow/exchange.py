@@ -77,7 +77,7 @@ class Exchange:
 
         Most calls end without a task having been woken for them: their answer goes out from the
         upstream's callback, and `owner` hears that it is out. If the first attempt fails instead,
-        it is told which one, and `run` takes over from there.
+        the call goes on in a task of the exchange's own, and `owner` hears how it ended.
 
         Returns:
             False: nothing was asked; `run` has to carry the call out.
@@ -116,7 +116,7 @@ class Exchange:
         Args:
             call: An admitted call.
             owner: Who hears of the answer's end, as with `ask_at_once`.
-            failed: The attempt that `owner` heard had failed, where one has.
+            failed: The attempt that was asked at once and failed, where one was.
 
         Returns:
             True: an answer is under way, and `owner` hears what becomes of it. False: it is out,
@@ -180,17 +180,33 @@ class Exchange:
         call = attempt.call
         assert call.owner is not None
         if error is not None:
-            call.owner.broken(attempt)
+            call.task = asyncio.get_running_loop().create_task(self._carry(call, attempt))
             return
         self._asker.end(attempt)
         self._close(call)
         call.owner.over(call)
 
+    async def _carry(self, call: Call, failed: Attempt) -> None:
+        """Go on with a call whose first attempt failed; its owner hears of the end only."""
+        owner, running = call.owner, False
+        assert owner is not None
+        try:
+            running = await self.run(call, owner, failed)
+        except Exception as error:  # noqa: BLE001 - the owner tells them apart
+            owner.fell(call, error)
+        finally:
+            call.task = None
+            if not running:
+                owner.over(call)
+
     def _leave(self, call: Call) -> None:
         """The client hung up: its answer is read on where that is worth it, or all of it ends."""
         if not self._abandoned.take_on(call):
             call.stop()
-        if not call.has_task:
+        if call.task is not None:
+            call.task.cancel()
+            call.task = None
+        if not call.has_task:  # one that was cancelled before it began will never run
             self._desert(call)
 
     def _desert(self, call: Call) -> None:
