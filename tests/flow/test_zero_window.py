@@ -3,132 +3,129 @@
 Method: the watch with a clock of the test's own, over a stream whose client's buffer is scripted.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from relay.config import Timeouts
-from relay.flow.request import RequestFacts, unread_head
+from relay.config import Switching, Timeouts
+from relay.flow.attempts.stream import StreamAttempt
+from relay.flow.call import Call
+from relay.flow.ports import Backpressure
+from relay.flow.request import RequestFacts
+from relay.flow.response import Response
 from relay.flow.running import SWEEP_S, RunningCalls
-from relay.model import Dialect
-from relay.stage import ASKED, COMMITTED
+from relay.stage import COMMITTED
+from tests.flow.rig import make_channel
 
 TIMEOUTS = Timeouts(write_s=60.0, gap_s=120.0, keepalive_comment_s=15.0)
 
 
-class Scripted:
-    """A call, its only attempt, its client and its response in one."""
+class ScriptedClient:
+    """A client that takes what the test says."""
 
-    def __init__(self, *, stream: bool = True, committed: bool = True) -> None:
-        self.id = b"1"
-        self.committed = False  # no checkpoints here
-        self.checked_s = 0.0
-        self.begun_s = 1.0
-        self.head = unread_head(Dialect.OPENAI)
-        self.request = RequestFacts("m", stream=stream)
-        self.open_attempts = [self]
-        self.client = self.response = self.call = self
-        self.stage = COMMITTED if committed else ASKED
-        self.paused = False
-        self.asked_s = 1.0
-        self.bytes_in = self.seen_bytes = 0
-        self.moved_s = self.taken_s = 1.0
+    keeps_alive = True
+    takes_chunks = True
+    bodiless = False
+
+    def __init__(self) -> None:
+        self.now_s = 1.0
         self.unsent_bytes = 0
-        self.seen_unsent = 0
-        self.spoke_s = 0.0
         self.comments = 0
         self.cut_at_s: float | None = None
-        self.lapsed = False
+        self.buffered = False
+        self.write: Callable[[bytes], None] = self._take
+
+    def _take(self, sent: bytes) -> None:
+        self.comments += sent.count(b": keep")
+        if self.buffered:
+            self.unsent_bytes += len(sent)
+
+    def set_backpressure(self, backpressure: Backpressure | None) -> None:
+        raise AssertionError("the watch does not ask for it")
 
     def cut(self) -> None:
         self.cut_at_s = self.cut_at_s or self.now_s
 
-    def lapse(self, error: Exception) -> None:
-        self.lapsed = True
 
-    def fail(self, error: Exception) -> None:
-        self.lapsed = True
+class Scripted:
+    """A stream under way, and its client."""
 
-    def send_comment(self, comment: bytes) -> None:
-        self.comments += 1
-        if self.buffered:
-            self.client_bytes += len(comment)
-
-    now_s = 1.0
-    buffered = False
-    client_bytes = 0
-
-
-class ClientOf:
-    """The client's side, apart from the attempt's own record of it."""
-
-    def __init__(self, owner: Scripted) -> None:
-        self._owner = owner
+    def __init__(self) -> None:
+        self.client = ScriptedClient()
+        self.call = Call(bytes(16), self.client, 0)
+        self.call.begun_s = 1.0
+        self.call.request = RequestFacts("m", stream=True)
+        self.call.response = Response(self.client, self.call.id, b"")
+        self.attempt = StreamAttempt(
+            self.call, make_channel(1, 1), lambda _: None, lambda _: None, Switching()
+        )
+        self.attempt.stage = COMMITTED
+        self.attempt.asked_s = self.attempt.moved_s = self.attempt.taken_s = 1.0
+        self.call.open_attempts = [self.attempt]
 
     @property
-    def unsent_bytes(self) -> int:
-        return self._owner.client_bytes
-
-    def cut(self) -> None:
-        self._owner.cut()
+    def lapsed(self) -> bool:
+        return self.attempt.error is not None
 
 
-def watch(call: Scripted, seconds: float, **change_per_s: float) -> None:
-    """Sweep for so long; each second the named fields grow by so much."""
-    client: Any = ClientOf(call)
-    call.client = client
+def watch(
+    stream: Scripted, seconds: float, *, unsent_bytes_per_s: int = 0, bytes_in_per_s: int = 0
+) -> None:
+    """Sweep for so long; each second so much comes in, and so much more waits for the client."""
+    client = stream.client
     running = RunningCalls(TIMEOUTS, lambda _: None, lambda _: False, 1e9)
-    owner: Any = call
-    running.add(owner)
+    running.add(stream.call)
     for tick in range(int(seconds / SWEEP_S)):
-        call.now_s += SWEEP_S
+        client.now_s += SWEEP_S
         if tick % 4 == 0:
-            for name, step in change_per_s.items():
-                setattr(call, name, max(0, int(getattr(call, name) + step)))
-        running.sweep(call.now_s)
-        if call.cut_at_s or call.lapsed:
+            client.unsent_bytes = max(0, client.unsent_bytes + unsent_bytes_per_s)
+            stream.attempt.bytes_in += bytes_in_per_s
+        running.sweep(client.now_s)
+        if client.cut_at_s or stream.lapsed:
             return
 
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_window_of_zero_is_cut_and_comments_are_no_progress(*, paused: bool) -> None:
-    call = Scripted()
-    call.paused, call.buffered, call.client_bytes = paused, True, 70_000
-    watch(call, 90)
-    assert call.cut_at_s is not None and 60 <= call.cut_at_s - 1 <= 62
-    assert call.comments == 0
+    stream = Scripted()
+    client = stream.client
+    stream.attempt.paused, client.buffered, client.unsent_bytes = paused, True, 70_000
+    watch(stream, 90)
+    assert client.cut_at_s is not None and 60 <= client.cut_at_s - 1 <= 62
+    assert client.comments == 0
 
 
 def test_a_stream_that_flows_into_a_full_buffer_is_no_progress_either() -> None:
-    call = Scripted()
-    call.client_bytes = 1000
-    watch(call, 90, client_bytes=500, bytes_in=500)
-    assert call.cut_at_s is not None and call.cut_at_s < 64
+    stream = Scripted()
+    stream.client.unsent_bytes = 1000
+    watch(stream, 90, unsent_bytes_per_s=500, bytes_in_per_s=500)
+    assert stream.client.cut_at_s is not None and stream.client.cut_at_s < 64
 
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_slow_client_that_takes_is_kept(*, paused: bool) -> None:
-    call = Scripted()
-    call.paused, call.client_bytes = paused, 200_000
-    watch(call, 115, client_bytes=-10)
-    assert call.cut_at_s is None and not call.lapsed
+    stream = Scripted()
+    stream.attempt.paused, stream.client.unsent_bytes = paused, 200_000
+    watch(stream, 115, unsent_bytes_per_s=-10)
+    assert stream.client.cut_at_s is None and not stream.lapsed
 
 
 def test_who_takes_all_hears_comments_and_is_kept() -> None:
-    call = Scripted()
-    watch(call, 115)
-    assert call.cut_at_s is None and call.comments == 7
+    stream = Scripted()
+    watch(stream, 115)
+    assert stream.client.cut_at_s is None and stream.client.comments == 7
 
 
 def test_the_upstreams_silence_is_still_the_upstreams() -> None:
-    call = Scripted()
-    watch(call, 130)
-    assert call.lapsed and call.cut_at_s is None
+    stream = Scripted()
+    watch(stream, 130)
+    assert stream.lapsed and stream.client.cut_at_s is None
 
 
 def test_who_stops_taking_later_is_cut_so_long_after_that() -> None:
-    call = Scripted()
-    watch(call, 50, bytes_in=100)
-    call.client_bytes = 70_000
-    watch(call, 90, bytes_in=0)
-    assert call.cut_at_s is not None and 108 <= call.cut_at_s <= 113
+    stream = Scripted()
+    watch(stream, 50, bytes_in_per_s=100)
+    stream.client.unsent_bytes = 70_000
+    watch(stream, 90)
+    cut_at_s = stream.client.cut_at_s
+    assert cut_at_s is not None and 108 <= cut_at_s <= 113
