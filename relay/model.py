@@ -174,6 +174,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     output_weight_ppm: int = 1_000_000
     unpriced: Unpriced = Unpriced.REFUSE
     """...such a call, or the field."""
+    by_invitation: bool = False
+    """Only accounts that were granted it may use it."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +198,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     rpm: int = 0
     concurrency: int = 0
     disabled: bool = False
+    granted_line_ids: tuple[int, ...] = ()
+    """Lines it may use beside its group's."""
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,6 +223,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     tpm: int = 0
     rpm: int = 0
     concurrency: int = 0
+    line_ids: tuple[int, ...] | None = None
+    """Its own choice of what its account may use, the default first; None = all of that."""
 
 
 class PriceTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -346,3 +352,21 @@ def index_routes(lines: dict[int, Line], channels: dict[int, Channel]) -> Routes
             for model in channel.models:
                 routes.setdefault((line.id, channel.protocol, model), []).append(channel)
     return {key: tuple(sorted(found, key=lambda c: c.tier)) for key, found in routes.items()}
+
+
+def lines_of(snapshot: Snapshot, key: Key, account: Account) -> tuple[Line, ...]:
+    """Return the lines that a key may use, its default first.
+
+    Its group's and those its account was granted; one by invitation only where it was granted.
+    """
+    group = snapshot.groups.get(account.group_id)
+    open_ids = (*(group.line_ids if group else ()), *account.granted_line_ids)
+    wanted = open_ids if key.line_ids is None else key.line_ids
+    found = {}
+    for line_id in wanted:
+        line = snapshot.lines.get(line_id)
+        if line is None or line_id not in open_ids:
+            continue
+        if not line.by_invitation or line_id in account.granted_line_ids:
+            found[line_id] = line
+    return tuple(found.values())

@@ -12,7 +12,7 @@ from relay.store.billing.low_balances import set_threshold
 from relay.store.billing.promotions import find_promotion
 from relay.store.billing.recharges import find_account
 from relay.store.catalog.keys import list_keys
-from relay.store.catalog.listings import Row, list_accounts, list_lines
+from relay.store.catalog.listings import Row, list_accounts, list_lines, set_granted
 from relay.store.embedded.locate import redis_url
 from relay.store.limits.node_lists import find_nodes
 from relay.store.limits.reports import add_loads
@@ -82,7 +82,7 @@ def set_command(ctx: click.Context, name: str, alert: str, *, as_json: bool) -> 
 
 @click.group()
 def line() -> None:
-    """List lines."""
+    """List lines, and grant those that need an invitation."""
 
 
 @line.command("list")
@@ -97,6 +97,28 @@ def list_line(ctx: click.Context, *, as_json: bool) -> None:
     """
     rows = with_database(ctx, _list_lines)
     print_rows(rows, LINE_COLUMNS, as_json=as_json)
+
+
+@line.command()
+@location_options
+@click.option("--account", required=True, help="Who may use it.")
+@click.argument("line")
+@click.pass_context
+def grant(ctx: click.Context, account: str, line: str) -> None:
+    """Let an account use a line, one by invitation or one its group lacks; within a second."""
+    with_database(ctx, lambda on: set_granted(on.connection, account, line, granted=True))
+    click.echo(f"account {account} may use line {line}", err=True)
+
+
+@line.command()
+@location_options
+@click.option("--account", required=True, help="Who may no longer use it.")
+@click.argument("line")
+@click.pass_context
+def revoke(ctx: click.Context, account: str, line: str) -> None:
+    """Take a grant back; what the group gives stays, and running calls go on."""
+    with_database(ctx, lambda on: set_granted(on.connection, account, line, granted=False))
+    click.echo(f"line {line} is no longer granted to account {account}", err=True)
 
 
 async def _list_lines(on: Session) -> list[Row]:

@@ -41,6 +41,7 @@ KEY_COLUMNS: Final = (
     "expires_at",
     "models",
     "networks",
+    "lines",
     "quota_usd",
     "spent_usd",
     "tpm",
@@ -109,6 +110,12 @@ def _networks(
         raise click.BadParameter(str(error)) from error
 
 
+def _lines(
+    _ctx: click.Context, _parameter: click.Parameter, names: tuple[str, ...]
+) -> list[str] | None:
+    return list(dict.fromkeys(names)) or None
+
+
 def _quota(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
     if text is None:
         return None
@@ -151,6 +158,14 @@ def key() -> None:
     callback=_networks,
     metavar="CIDR",
     help="A network it may be used from; repeatable. Default: any.",
+)
+@click.option(
+    "--line",
+    "lines",
+    multiple=True,
+    callback=_lines,
+    metavar="NAME",
+    help="A line it may use, the default first; repeatable. Default: all of its account.",
 )
 @click.option(
     "--quota", "quota_nanos", callback=_quota, metavar="USD", help="What it may spend in all."
@@ -305,6 +320,7 @@ def key_row(row: asyncpg.Record) -> dict[str, Any]:
         "expires_at": row["expires_at"],
         "models": row["models"],
         "networks": None if row["networks"] is None else [str(ip) for ip in row["networks"]],
+        "lines": list(row["lines"]) or None,
         "quota_usd": None if quota is None else format_usd(quota),
         "spent_usd": format_usd(row["spent_nanos"]),
         **{field: row[field] for field, _, _ in _LIMITS},

@@ -53,6 +53,7 @@ from relay.wire.client_ip import Network, client_ip
 from relay.wire.dialects.known import TABLES
 from relay.wire.encodings import decoded_pieces
 from relay.wire.http import CONTINUE
+from relay.wire.model_lines import with_lines
 
 log = logging.getLogger("relay.edge")
 
@@ -257,6 +258,7 @@ class Service(ServicePort):
             forwarded_query(endpoint, message.path),
             forwarded_headers(endpoint, headers),
             model,
+            headers.get("x-relay-line", ""),
         )
         self._authenticate(call, request_head)
         if isinstance(found, Page):
@@ -311,13 +313,14 @@ class Service(ServicePort):
         self._room.take(call, size)
 
     def _answer_page(self, call: Call, client: ClientConnection, page: Page, model: str) -> None:
-        names = self._admission.models(call)
+        lines = self._admission.lines_by_model(call)
+        names = sorted(lines)
         created = call.time_us // 1_000_000
         table = TABLES[call.head.dialect]
         if page is Page.MODELS:
-            body = table.models_body(names, created)
+            body = with_lines(table.models_body(names, created), lines)
         elif model in names:
-            body = table.model_body(model, created)
+            body = with_lines(table.model_body(model, created), lines)
         else:
             raise ModelNotFound("This model is not offered here, or not to your key.")
         self._answer_with(call, client, body)

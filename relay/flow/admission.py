@@ -6,6 +6,7 @@ Everything here is a look into dicts: nothing asks Postgres or Redis while a req
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final
+from urllib.parse import quote
 
 from relay.billing.tariff import Tariff
 from relay.errors import (
@@ -20,7 +21,7 @@ from relay.flow.call import Call
 from relay.flow.priced import check_priced, note_hour_cache
 from relay.flow.request import Rights
 from relay.flow.reserve.key_quotas import KeyQuotas
-from relay.model import FREE_PRICE, Account, Channel, Dialect, Group, Key, Snapshot
+from relay.model import FREE_PRICE, Account, Channel, Dialect, Key, Line, Snapshot, lines_of
 from relay.records import FREE_ENDPOINTS, Endpoint
 from relay.wire.api_keys import digest
 from relay.wire.dialects.known import TABLES
@@ -48,7 +49,7 @@ class Admission:
         # Both hold for one snapshot. A key is known by its digest alone where only another snapshot
         # can change what it may do: it never expires, and is good from every address.
         self._known: dict[bytes, Rights] = {}
-        self._rights: dict[tuple[int, Endpoint, str], Rights] = {}
+        self._rights: dict[tuple[int, Endpoint, str, str], Rights] = {}
 
     def swap(self, snapshot: Snapshot) -> None:
         """Admit by `snapshot` from now on."""
@@ -102,15 +103,17 @@ class Admission:
         """Find the call's line, its price and the channels that serve its model.
 
         Raises:
-            Forbidden: CLIENT; the key's allow-list lacks the model.
-            ModelNotFound: CLIENT; no line of the group serves it, or it has no price.
+            Forbidden: CLIENT; the key's allow-list lacks the model, or it has not this line.
+            ModelNotFound: CLIENT; no line of the key serves it, or it has no price.
             BadRequest: CLIENT; it asks for what the model has no price for (flow.priced).
             QuotaExhausted: CLIENT; the key has spent its quota.
         """
         key = call.rights.key
         assert key is not None
-        found = self._rights.get((key.id, call.head.endpoint, call.request.model))
+        head = call.head
+        found = self._rights.get((key.id, head.endpoint, call.request.model, head.line))
         call.rights = found or self._find_rights(call, call.rights)
+        call.notes += call.rights.note
         if call.head.endpoint is _MESSAGES:
             note_hour_cache(call)
         asked = call.request.asked
@@ -135,9 +138,9 @@ class Admission:
         assert snapshot is not None and key is not None
         if key.models is not None and model not in key.models:
             raise Forbidden("This API key may not use this model.", param="model")
-        line_id, channels = self._find_route(call, group)
+        line, channels = self._find_route(call)
         price = snapshot.prices.get(model)
-        if not channels or price is None or group is None:
+        if line is None or price is None or group is None:
             # A model without a price is refused, not given away.
             raise ModelNotFound(self._direct(call), param="model")
         price = FREE_PRICE if call.head.endpoint in FREE_ENDPOINTS else price
@@ -145,7 +148,7 @@ class Admission:
             key,
             known.account,
             group,
-            snapshot.lines[line_id],
+            line,
             Tariff(price, group.multiplier_ppm),
             channels,
         )
@@ -153,21 +156,36 @@ class Admission:
         if snapshot.keys.get(key.digest) is key:
             if len(self._rights) >= RIGHTS_MAX:
                 self._rights.clear()
-            self._rights[key.id, call.head.endpoint, model] = rights
+            self._rights[key.id, call.head.endpoint, model, call.head.line] = rights
         return rights
 
-    def _find_route(self, call: Call, group: Group | None) -> tuple[int, tuple[Channel, ...]]:
-        """Return the first of a group's lines that serves the model, and its channels; or none."""
-        assert self.snapshot is not None
-        for line_id in group.line_ids if group else ():
-            channels = self.snapshot.routes.get((line_id, call.head.dialect, call.request.model))
-            if channels:
-                return line_id, channels
-        return 0, ()
+    def _find_route(self, call: Call) -> tuple[Line | None, tuple[Channel, ...]]:
+        """Return the first of the call's lines that serves the model, and its channels; or none.
 
-    def models(self, call: Call) -> list[str]:
-        """Return the models that the call's key may use, in whatever dialect, sorted."""
-        return sorted(set().union(*(self._offered(call, dialect) for dialect in TABLES)))
+        Raises:
+            Forbidden: CLIENT; only a line that the account was not granted serves it.
+        """
+        assert self.snapshot is not None
+        for line in self._lines_of(call):
+            channels = self.snapshot.routes.get((line.id, call.head.dialect, call.request.model))
+            if channels:
+                return line, channels
+        self._check_invited(call)
+        return None, ()
+
+    def lines_by_model(self, call: Call) -> dict[str, list[str]]:
+        """Return the models that the call's key may use, in whatever dialect, with their lines.
+
+        The first line of a model is the one that serves a call which names none.
+
+        Raises:
+            Forbidden: CLIENT; the call names a line that the key has not.
+        """
+        found: dict[str, list[str]] = {}
+        for dialect in TABLES:
+            for model, lines in self._offered(call, dialect).items():
+                found[model] = list(dict.fromkeys(found.get(model, []) + lines))
+        return found
 
     def still_good(self, key: Key) -> bool:
         """Tell whether a key that was good at admission still is."""
@@ -178,18 +196,58 @@ class Admission:
             return False
         return self._refusal(now, self.snapshot.accounts.get(now.account_id)) is None
 
-    def _offered(self, call: Call, dialect: Dialect) -> set[str]:
+    def _offered(self, call: Call, dialect: Dialect) -> dict[str, list[str]]:
+        snapshot, key = self.snapshot, call.rights.key
+        assert snapshot is not None and key is not None
+        place = {line.id: at for at, line in enumerate(self._lines_of(call))}
+        offered: dict[str, list[tuple[int, str]]] = {}
+        for line_id, spoken, model in snapshot.routes:
+            at = place.get(line_id)
+            if at is None or spoken is not dialect or model not in snapshot.prices:
+                continue
+            if key.models is None or model in key.models:
+                offered.setdefault(model, []).append((at, snapshot.lines[line_id].name))
+        return {model: [name for _, name in sorted(found)] for model, found in offered.items()}
+
+    def _lines_of(self, call: Call) -> tuple[Line, ...]:
+        """Return the lines that may serve a call: the one it names, else all of its key.
+
+        Raises:
+            Forbidden: CLIENT; its key has no line of that name.
+        """
+        key, account = call.rights.key, call.rights.account
+        assert self.snapshot is not None and key is not None and account is not None
+        lines = lines_of(self.snapshot, key, account)
+        wanted = call.head.line
+        if not wanted:
+            return lines
+        found = tuple(line for line in lines if wanted in (line.name, quote(line.name, " ")))
+        if not found:
+            # Whether there is such a line is nobody's business who may not use it.
+            raise Forbidden(
+                "This API key may not use the line that x-relay-line names: ask your account's "
+                "administrator or the operator of this relay for it."
+            )
+        return found
+
+    def _check_invited(self, call: Call) -> None:
+        """Say so where a line that needs an invitation is all that the account lacks.
+
+        Raises:
+            Forbidden: CLIENT; it was not granted.
+        """
         snapshot, key, group = self.snapshot, call.rights.key, call.rights.group
         assert snapshot is not None and key is not None
-        lines = set(group.line_ids) if group else set()
-        return {
-            model
-            for line_id, spoken, model in snapshot.routes
-            if line_id in lines
-            and spoken is dialect
-            and model in snapshot.prices
-            and (key.models is None or model in key.models)
-        }
+        own = key.line_ids if key.line_ids is not None else (group.line_ids if group else ())
+        for line_id in own:
+            line = snapshot.lines.get(line_id)
+            served = (line_id, call.head.dialect, call.request.model) in snapshot.routes
+            if line is not None and line.by_invitation and served and not call.head.line:
+                raise Forbidden(
+                    "This model is served by invitation only, and your account has none: ask the "
+                    "operator of this relay for it.",
+                    param="model",
+                )
 
     def _direct(self, call: Call) -> str:
         """Return where to go with a model that is not offered where it was asked for."""

@@ -9,6 +9,7 @@ has the others put in their place as admission goes on.
 """
 
 from typing import Final
+from urllib.parse import quote
 
 from relay.billing.tariff import Tariff
 from relay.extras import NOTHING_ASKED, Asked
@@ -24,6 +25,7 @@ class RequestHead:
     errors are told in it, and channels that speak it serve the call. `query`, `forwarded`: what of
     the query (with its question mark) and of the headers (whole lines) goes on to an upstream.
     `model`: where the path names it, else "".
+    `line`: the line it names, "" = none.
     """
 
     __slots__ = (
@@ -33,6 +35,7 @@ class RequestHead:
         "endpoint",
         "forwarded",
         "ip",
+        "line",
         "model",
         "query",
     )
@@ -47,6 +50,7 @@ class RequestHead:
         query: str,
         forwarded: bytes,
         model: str = "",
+        line: str = "",
     ) -> None:
         self.model = model
         self.endpoint = endpoint
@@ -56,6 +60,7 @@ class RequestHead:
         self.dialect = dialect
         self.query = query
         self.forwarded = forwarded
+        self.line = line
 
 
 class RequestFacts:
@@ -125,10 +130,10 @@ class Rights:
     """Who asks, and what its key may have for a model: all that a snapshot fixes.
 
     Each is None as long as nobody has found it. `tariff`: what the call is charged by. `channels`:
-    all that serve the model, lowest tier first.
+    all that serve the model, lowest tier first. `note`: the header line that names the line.
     """
 
-    __slots__ = ("account", "channels", "group", "key", "line", "tariff")
+    __slots__ = ("account", "channels", "group", "key", "line", "note", "tariff")
 
     def __init__(
         self,
@@ -145,6 +150,8 @@ class Rights:
         self.line = line
         self.tariff = tariff
         self.channels = channels
+        # A header can show no more than ASCII: other names are said as URLs say them.
+        self.note = b"x-relay-line: %s\r\n" % quote(line.name, " ").encode() if line else b""
 
 
 def unread_head(dialect: Dialect, endpoint: Endpoint = Endpoint.CHAT) -> RequestHead:

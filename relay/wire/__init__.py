@@ -21,6 +21,8 @@ fault_body         What an upstream says instead of an answer, read from any sha
 http               HTTP/1.1 heads, written by us in both directions and never passed through
 identity           Our own identity, taken out of what a provider says to us before a client reads
                    it
+model_lines        Which lines serve each model, told in a list of models of any dialect: a field
+                   of our own
 multipart          Multipart forms: the few text fields the relay needs, and the model's name
                    replaced in place
 quota_headers      What an upstream's headers say about its own quota: when to come back, and

@@ -167,6 +167,7 @@ async def test_a_plain_call_is_answered_metered_and_kept_alive() -> None:
             assert set(headers) == {
                 *("content-type", "content-length", "x-request-id", "request-id", "connection"),
                 "date",
+                "x-relay-line",
             }
         (end, *_) = await rig.ended(4)
         assert (end.input_tokens, end.output_tokens, end.endpoint) == (4, 1, "chat/completions")

@@ -94,6 +94,7 @@ class LineEntry(Entry, frozen=True):
     `hedge_ms`: without output for so long, a second channel is asked beside the first; 0 = never.
     `on_limiter_loss`: what its limits do without Redis. `*_weight`: what a token counts.
     `unpriced`: what becomes of a field that costs more than the model has a price for.
+    `by_invitation`: only accounts that were granted it (`relay line grant`) may use it.
     """
 
     name: Name
@@ -109,6 +110,7 @@ class LineEntry(Entry, frozen=True):
     cached_weight: str = "0"
     output_weight: str = "1"
     unpriced: Unpriced = Unpriced.REFUSE
+    by_invitation: bool = False
     model: list[LineModelEntry] = []
 
     def _check(self) -> dict[str, object]:
@@ -293,8 +295,9 @@ class AccountEntry(Entry, frozen=True):
 class KeyEntry(Entry, frozen=True):
     """`[[key]]`: a key that exists already; only its digest is stored.
 
-    `models` and `allow_ip` None: any. `quota`: USD it may spend in all, "" = no bound. `key` is ""
-    only in an entry read back from the database, which does not know it.
+    `models` and `allow_ip` None: any. `lines`: of those its account may use, the default first;
+    None: all of them, in the group's order. `quota`: USD it may spend in all, "" = no bound.
+    `key` is "" only in an entry read back from the database, which does not know it.
     """
 
     account: Name
@@ -303,6 +306,7 @@ class KeyEntry(Entry, frozen=True):
     expires: Moment | None = None
     models: Annotated[list[str], Meta(min_length=1)] | None = None
     allow_ip: Annotated[list[str], Meta(min_length=1)] | None = None
+    lines: Annotated[list[Name], Meta(min_length=1)] | None = None
     quota: str = ""
     tpm: Limit = 0
     rpm: Limit = 0
@@ -319,6 +323,7 @@ class KeyEntry(Entry, frozen=True):
             found["models"] = sorted(set(self.models))
         if self.allow_ip is not None:
             found["allow_ip"] = canonical_networks("allow_ip", self.allow_ip)
+        check_distinct("lines", self.lines or [])
         return found
 
 

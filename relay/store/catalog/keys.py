@@ -19,12 +19,15 @@ from relay.wire import api_keys
 
 _INSERT: Final = """
     INSERT INTO keys (account_id, name, digest, pepper_id, prefix, last4,
-                      expires_at, models, networks, quota_nanos, tpm, rpm, concurrency)
-    SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13
+                      expires_at, models, networks, quota_nanos, tpm, rpm, concurrency, line_ids)
+    SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, line_ids_of($14)
     FROM accounts WHERE name = $1 AND deleted_at IS NULL
     RETURNING id"""
 _LIST: Final = """
-    SELECT keys.*, accounts.name AS account
+    SELECT keys.*, accounts.name AS account, ARRAY(
+        SELECT lines.name FROM unnest(line_ids) WITH ORDINALITY AS chosen (id, place)
+        JOIN lines ON lines.id = chosen.id AND lines.deleted_at IS NULL ORDER BY place
+    ) AS lines
     FROM keys JOIN accounts ON accounts.id = keys.account_id
     WHERE keys.deleted_at IS NULL AND ($1::text IS NULL OR accounts.name = $1)
     ORDER BY accounts.name, keys.id"""
@@ -47,6 +50,7 @@ _LIMIT: Final = """
         concurrency = COALESCE($4, concurrency)
     WHERE id = $1 AND deleted_at IS NULL
     RETURNING tpm, rpm, concurrency"""
+_LINES: Final = "SELECT name FROM lines WHERE name = ANY ($1::text[]) AND deleted_at IS NULL"
 _DELETE: Final = "UPDATE keys SET deleted_at = now() WHERE id = $1 AND deleted_at IS NULL"
 
 
@@ -69,6 +73,7 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True):
     """What a key may do; None = no bound. `networks`: CIDRs. `quota_nanos`: nano-USD in all.
 
     `tpm`, `rpm`, `concurrency`: tokens and calls a minute, calls at once; 0 = no limit of its own.
+    `lines`: names, the default first; None = all that the account may use.
     """
 
     expires_at: datetime.datetime | None = None
@@ -78,6 +83,7 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True):
     tpm: int = 0
     rpm: int = 0
     concurrency: int = 0
+    lines: list[str] | None = None
 
 
 class FreshKey(msgspec.Struct, frozen=True):
@@ -113,6 +119,7 @@ async def insert_key(
         NotFound: There is no such account.
         BadRequest: The name is in use, or the key is stored already, or was once.
     """
+    await check_lines(connection, terms.lines or ())
     try:
         key_id: int | None = await connection.fetchval(
             _INSERT,
@@ -129,6 +136,7 @@ async def insert_key(
             terms.tpm,
             terms.rpm,
             terms.concurrency,
+            terms.lines,
         )
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name == "keys_name":
@@ -140,6 +148,18 @@ async def insert_key(
     if key_id is None:
         raise NotFound(f"there is no account {account!r}")
     return key_id
+
+
+async def check_lines(connection: Connection, names: Sequence[str]) -> None:
+    """Refuse names of lines that there are not.
+
+    Raises:
+        NotFound: There is no such line.
+    """
+    there = {row["name"] for row in await connection.fetch(_LINES, names)} if names else set()
+    for name in names:
+        if name not in there:
+            raise NotFound(f"there is no line {name!r}")
 
 
 async def list_keys(connection: Connection, account: str | None) -> list[asyncpg.Record]:

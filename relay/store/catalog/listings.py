@@ -18,17 +18,30 @@ _LINES: Final = """
         SELECT channels.name FROM line_channels JOIN channels ON channels.id = channel_id
         WHERE line_id = lines.id ORDER BY position
     ) AS channels, tpm, rpm, concurrency, splice, hedge_ms, on_limiter_loss,
-        input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits
+        input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits,
+        by_invitation
     FROM lines WHERE deleted_at IS NULL ORDER BY name"""
 _ACCOUNTS: Final = """
     SELECT accounts.id, accounts.name, groups.name AS "group", multiplier_ppm, ARRAY(
         SELECT lines.name FROM group_lines JOIN lines ON lines.id = line_id
         WHERE group_lines.group_id = groups.id ORDER BY position
-    ) AS lines, credit_limit_nanos, low_balance_nanos, tpm, rpm, concurrency, disabled,
+    ) AS lines, ARRAY(
+        SELECT lines.name FROM lines
+        WHERE lines.id = ANY (granted_line_ids) AND deleted_at IS NULL ORDER BY name
+    ) AS granted_lines, credit_limit_nanos, low_balance_nanos, tpm, rpm, concurrency, disabled,
     (SELECT count(*) FROM keys WHERE account_id = accounts.id AND keys.deleted_at IS NULL) AS keys
     FROM accounts JOIN groups ON groups.id = group_id
     WHERE accounts.deleted_at IS NULL AND ($1::text IS NULL OR accounts.name = $1)
     ORDER BY accounts.name"""
+# An account that has it keeps it once; the order is that of the grants.
+_GRANT: Final = """
+    UPDATE accounts SET granted_line_ids = array_remove(granted_line_ids, lines.id)
+        || CASE WHEN $3 THEN ARRAY[lines.id] ELSE '{}'::bigint[] END
+    FROM lines
+    WHERE accounts.name = $1 AND accounts.deleted_at IS NULL
+      AND lines.name = $2 AND lines.deleted_at IS NULL
+    RETURNING accounts.id"""
+_ACCOUNT_EXISTS: Final = "SELECT 1 FROM accounts WHERE name = $1 AND deleted_at IS NULL"
 _DRAIN: Final = """
     UPDATE channels SET drained = $2, evicted = $3
     WHERE deleted_at IS NULL AND name = $1 RETURNING id"""
@@ -62,6 +75,18 @@ async def set_drained(
     assert drained or not evicted, "who is moved off a channel must not come back to it"
     if await connection.fetchval(_DRAIN, channel, drained, evicted) is None:
         raise NotFound(f"there is no channel {channel!r}")
+
+
+async def set_granted(connection: Connection, account: str, line: str, *, granted: bool) -> None:
+    """Let an account use a line, or no longer; every worker knows within a second.
+
+    Raises:
+        NotFound: There is no such account, or no such line.
+    """
+    if await connection.fetchval(_GRANT, account, line, granted) is None:
+        known = await connection.fetchval(_ACCOUNT_EXISTS, account)
+        what = f"line {line!r}" if known else f"account {account!r}"
+        raise NotFound(f"there is no {what}")
 
 
 def _channel(row: asyncpg.Record, vault: Vault) -> Row:

@@ -172,7 +172,8 @@ def _references(entry: Entry) -> list[tuple[str, str, str]]:
         case AccountEntry():
             return [("group", "group", entry.group)]
         case KeyEntry():
-            return [("account", "account", entry.account)]
+            lines = [("lines", "line", name) for name in entry.lines or ()]
+            return [("account", "account", entry.account), *lines]
     return []
 
 

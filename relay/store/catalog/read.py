@@ -43,7 +43,10 @@ _ACCOUNTS: Final = """
     FROM accounts JOIN groups ON groups.id = group_id
     WHERE accounts.deleted_at IS NULL ORDER BY accounts.id"""
 _KEYS: Final = """
-    SELECT keys.*, accounts.name AS account
+    SELECT keys.*, accounts.name AS account, ARRAY(
+        SELECT lines.name FROM unnest(line_ids) WITH ORDINALITY AS chosen (id, place)
+        JOIN lines ON lines.id = chosen.id AND lines.deleted_at IS NULL ORDER BY place
+    ) AS lines
     FROM keys JOIN accounts ON accounts.id = account_id
     WHERE keys.deleted_at IS NULL ORDER BY keys.id"""
 
@@ -121,6 +124,7 @@ def _line(row: asyncpg.Record) -> LineEntry:
         cached_weight=format_multiplier(row["cached_weight_ppm"]),
         output_weight=format_multiplier(row["output_weight_ppm"]),
         unpriced=Unpriced(row["unpriced"]),
+        by_invitation=row["by_invitation"],
         model=[
             LineModelEntry(name=name, tpm=limit.tpm, rpm=limit.rpm, concurrency=limit.concurrency)
             for name, limit in models.items()
@@ -157,6 +161,7 @@ def _key(row: asyncpg.Record) -> KeyEntry:
         expires=row["expires_at"],
         models=None if row["models"] is None else list(row["models"]),
         allow_ip=None if row["networks"] is None else [str(ip) for ip in row["networks"]],
+        lines=list(row["lines"]) or None,
         quota="" if row["quota_nanos"] is None else format_usd(row["quota_nanos"]),
         tpm=row["tpm"],
         rpm=row["rpm"],

@@ -214,6 +214,7 @@ def _line(row: asyncpg.Record, old: Snapshot) -> Line:
         cached_weight_ppm=row["cached_weight_ppm"],
         output_weight_ppm=row["output_weight_ppm"],
         unpriced=Unpriced(row["unpriced"]),
+        by_invitation=row["by_invitation"],
     )
     known = old.lines.get(line.id)
     # What workers have worked out for a line is kept for as long as it is this very object.
@@ -239,6 +240,7 @@ def _account(row: asyncpg.Record) -> Account:
         rpm=row["rpm"],
         concurrency=row["concurrency"],
         disabled=row["disabled"],
+        granted_line_ids=tuple(row["granted_line_ids"]),
     )
 
 
@@ -260,6 +262,7 @@ def read_key(row: asyncpg.Record) -> Key:
         tpm=row["tpm"],
         rpm=row["rpm"],
         concurrency=row["concurrency"],
+        line_ids=None if row["line_ids"] is None else tuple(row["line_ids"]),
     )
 
 

@@ -38,8 +38,9 @@ _CHANNEL: Final = """
         api_key_sealed = COALESCE($13::bytea, old.api_key_sealed)"""
 _LINE: Final = """
     INSERT INTO lines (name, kind, tpm, rpm, concurrency, splice, hedge_ms, on_limiter_loss,
-        input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits, unpriced)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits, unpriced,
+        by_invitation)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
     ON CONFLICT (name) WHERE deleted_at IS NULL DO UPDATE SET
         kind = excluded.kind, tpm = excluded.tpm, rpm = excluded.rpm,
         concurrency = excluded.concurrency, splice = excluded.splice,
@@ -47,7 +48,7 @@ _LINE: Final = """
         input_weight_ppm = excluded.input_weight_ppm,
         cached_weight_ppm = excluded.cached_weight_ppm,
         output_weight_ppm = excluded.output_weight_ppm, model_limits = excluded.model_limits,
-        unpriced = excluded.unpriced
+        unpriced = excluded.unpriced, by_invitation = excluded.by_invitation
     RETURNING id"""
 _LINE_CHANNELS: Final = """
     INSERT INTO line_channels (line_id, position, channel_id)
@@ -78,7 +79,7 @@ _ACCOUNT: Final = """
         disabled = excluded.disabled, low_balance_nanos = excluded.low_balance_nanos"""
 _KEY_TERMS: Final = """
     UPDATE keys SET expires_at = $3, models = $4, networks = $5, quota_nanos = $6,
-        tpm = $7, rpm = $8, concurrency = $9
+        tpm = $7, rpm = $8, concurrency = $9, line_ids = line_ids_of($10)
     FROM accounts
     WHERE accounts.id = account_id AND accounts.deleted_at IS NULL AND accounts.name = $1
       AND keys.name = $2 AND keys.deleted_at IS NULL"""
@@ -179,6 +180,7 @@ class Writer:
             parse_multiplier(entry.output_weight),
             msgspec.json.encode(_model_limits(entry)).decode(),
             entry.unpriced.value,
+            entry.by_invitation,
         )
         await connection.execute("DELETE FROM line_channels WHERE line_id = $1", line_id)
         await connection.execute(_LINE_CHANNELS, line_id, entry.channels)
@@ -211,6 +213,7 @@ class Writer:
             tpm=entry.tpm,
             rpm=entry.rpm,
             concurrency=entry.concurrency,
+            lines=entry.lines,
         )
         if change.action is ChangeKind.CHANGED and CREDENTIAL not in change.fields:
             values = msgspec.structs.astuple(terms)

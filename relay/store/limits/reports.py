@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from relay.errors import BadRequest
 from relay.limits.scopes import Limit, Scope, Terms, Weights, limit_of, limits_of
-from relay.model import Account, Allowance, Dialect, Key, Line, Snapshot
+from relay.model import Account, Allowance, Dialect, Key, Line, Snapshot, lines_of
 from relay.store.limits.levels import (
     Level,
     Occupancy,
@@ -42,7 +42,7 @@ async def explain(
         BadRequest: No line serves the model to this key.
     """
     account = snapshot.accounts[key.account_id]
-    line = _line_of(snapshot, account, model)
+    line = _line_of(snapshot, account, key, model)
     limits = limits_of(line, account, key, model)
     found = await read_levels(nodes, limits)
     if found is None:
@@ -55,12 +55,11 @@ async def explain(
     return line.name, [{**row, "binds": at == binding} for at, row in enumerate(rows)]
 
 
-def _line_of(snapshot: Snapshot, account: Account, model: str | None) -> Line:
-    group = snapshot.groups.get(account.group_id)
-    for line_id in group.line_ids if group else ():
-        served = any(snapshot.routes.get((line_id, dialect, model or "")) for dialect in Dialect)
+def _line_of(snapshot: Snapshot, account: Account, key: Key, model: str | None) -> Line:
+    for line in lines_of(snapshot, key, account):
+        served = any(snapshot.routes.get((line.id, dialect, model or "")) for dialect in Dialect)
         if model is None or served:
-            return snapshot.lines[line_id]
+            return line
     raise BadRequest(f"no line serves {model!r} to this key")
 
 
