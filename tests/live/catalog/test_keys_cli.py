@@ -251,3 +251,37 @@ def test_console_script() -> None:
         [sys.executable, "-m", "relay", "-V"], capture_output=True, text=True, check=True
     )
     assert ran.stdout.startswith("relay 0.")
+
+
+def test_a_key_has_lines_of_its_own(relay: Command, applied: Path) -> None:
+    applied.write_text(
+        applied.read_text()
+        + '[[line]]\nname = "vip"\nchannels = ["a"]\nby_invitation = true\n'
+        + '[[key]]\naccount = "acme"\nname = "ci"\nkey = "env:A_KEY"\nlines = ["vip", "l"]\n'
+    )
+    assert "+ line vip" in relay("apply", str(applied)).stdout
+    assert relay("apply", str(applied)).stdout == "no changes\n"
+    made = relay("key", "create", "--account", "acme", "--name", "k", "--line", "l", "--json")
+    relay("key", "create", "--account", "acme", "--line", "none", code=1)
+    shown = {row["name"]: row["lines"] for row in rows(relay("key", "list", "--json"))}
+    assert shown == {"ci": ["vip", "l"], "k": ["l"]} and "key" in rows(made)
+    applied.write_text(applied.read_text().replace('["vip", "l"]', '["l", "vip"]'))
+    assert "lines: vip, l -> l, vip" in relay("apply", str(applied)).stdout
+    assert relay("apply", str(applied)).stdout == "no changes\n"
+
+
+def test_a_line_by_invitation_is_granted_and_revoked(relay: Command, applied: Path) -> None:
+    def granted() -> list[str]:
+        [row] = [r for r in rows(relay("account", "list", "--json")) if r["name"] == "acme"]
+        found: list[str] = row["granted_lines"]
+        return found
+
+    for _ in range(2):
+        relay("line", "grant", "--account", "acme", "l")
+        assert granted() == ["l"]
+    assert relay("apply", str(applied)).stdout == "no changes\n" and granted() == ["l"]
+    relay("line", "revoke", "--account", "acme", "l")
+    assert granted() == []
+    for account, line, what in (("none", "l", "account"), ("acme", "none", "line")):
+        refused = relay("line", "grant", "--account", account, line, code=1)
+        assert f"there is no {what} 'none'" in refused.output
