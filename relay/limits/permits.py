@@ -5,6 +5,10 @@ by itself. Permits in use are never taken away; spare ones come only from an eig
 so that a limit that is nearly reached is counted exactly. Taking and releasing a permit is local
 and synchronous: no cancellation can lose one.
 
+A permit that is free somewhere serves the next call. Where a limit is near, a block goes back as
+soon as a call ends; where it was not, spare permits go back within LOOSE_MS_MAX. A call that finds
+nothing left while other workers hold permits asks again until then, and is refused after that.
+
 Source: docs/limits.md, "Permits".
 """
 
@@ -14,15 +18,24 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from relay.limits.decision import ADMITTED, Admitted, Denied, PermitRequest, Why
-from relay.limits.scopes import ConcurrencyLimit
+from relay.limits.scopes import ConcurrencyLimit, Scope
 
 TTL_MS: Final = 15_000
 RENEW_MS: Final = 5_000
 SPARE_MIN: Final = 2
 SPARE_PARTS: Final = 10
 FREE_PARTS: Final = 8
-SETTLE_MS: Final = 1_000
+SETTLE_MS: Final = 100
 """A block with permits to spare is asked for this often: where the limit is near, it loses them."""
+SWEEP_MS: Final = 125
+LOOSE_MS_MAX: Final = SETTLE_MS + SWEEP_MS
+RETRY_MS: Final = 15
+PATIENCE_MS: Final = LOOSE_MS_MAX + 2 * RETRY_MS
+"""How long a call waits for a permit that another worker may hold for nobody."""
+CHANNEL_PATIENCE_MS: Final = 50
+"""For a channel's permits: another channel may serve the call meanwhile."""
+PATIENT_MAX: Final = 64
+"""Calls of a worker that wait so for one limit; the others are refused at once."""
 DENY_MS: Final = 50
 """How long a full concurrency limit is not asked again."""
 WAIT_MS: Final = 1_000
@@ -48,13 +61,26 @@ def grant_permits(permits: int, others: int, used: int, need: int, spare: int) -
 class LeasedPermits:
     """The permits of one concurrency limit that this worker holds."""
 
-    __slots__ = ("asked_ms", "concurrency", "denied_until_ms", "granted", "used", "waiting")
+    __slots__ = (
+        "asked_ms",
+        "concurrency",
+        "denied_until_ms",
+        "granted",
+        "tight",
+        "used",
+        "waiting",
+        "wanted",
+    )
 
     def __init__(self, concurrency: ConcurrencyLimit) -> None:
         self.concurrency = concurrency
         self.used = 0
         self.granted = 0
         self.waiting = 0
+        self.wanted = 0
+        """What was asked for last."""
+        self.tight = False
+        """Less than that was granted: the limit is near, and others may need what is not used."""
         self.asked_ms = -math.inf
         self.denied_until_ms = -math.inf
 
@@ -62,6 +88,11 @@ class LeasedPermits:
     def spare(self) -> int:
         """How many permits to hold beside those in use."""
         return max(SPARE_MIN, self.used // SPARE_PARTS) if self.used + self.waiting > 0 else 0
+
+    @property
+    def shared(self) -> bool:
+        """Whether other workers hold permits of it, as far as this one was told."""
+        return self.granted < self.concurrency.permits
 
     def due(self, now_ms: float) -> bool:
         """Tell whether the block must be asked for, renewed or made smaller."""
@@ -71,16 +102,17 @@ class LeasedPermits:
             return False
         age_ms = now_ms - self.asked_ms
         loose = self.granted > self.used
-        return age_ms >= RENEW_MS or (loose and age_ms >= SETTLE_MS)
+        return age_ms >= RENEW_MS or (loose and (self.tight or age_ms >= SETTLE_MS))
 
 
 class PermitWaiter:
     """A call that waits for a permit in each of its concurrency limits; `decide` is called once."""
 
-    __slots__ = ("asked", "decide", "decision", "leases")
+    __slots__ = ("asked", "began_ms", "decide", "decision", "leases")
 
-    def __init__(self, leases: list[LeasedPermits]) -> None:
+    def __init__(self, leases: list[LeasedPermits], began_ms: float) -> None:
         self.leases = leases
+        self.began_ms = began_ms
         self.asked: set[str] = set()
         """Groups that were asked with this call's need in the question."""
         self.decision: Admitted | Denied | None = None
@@ -104,6 +136,8 @@ class Permits:
         self._waiting: deque[PermitWaiter] = deque()
         self._aboard: dict[str, list[LeasedPermits]] = {}
         self._lost: set[str] = set()
+        self.retry_ms = math.inf
+        """When to `wake` those who wait for what other workers hold."""
 
     def take(
         self, concurrencies: Sequence[ConcurrencyLimit], now_ms: float
@@ -122,7 +156,7 @@ class Permits:
         decision = self.take(concurrencies, now_ms)
         if decision is not None:
             return decision
-        waiter = PermitWaiter([self._open(concurrency) for concurrency in concurrencies])
+        waiter = PermitWaiter([self._open(limit) for limit in concurrencies], now_ms)
         for leased in waiter.leases:
             leased.waiting += 1
         self._waiting.append(waiter)
@@ -149,14 +183,26 @@ class Permits:
             leased = self._leases[concurrency.key]
             assert leased.used > 0, f"a seat of {concurrency.key} was released twice"
             leased.used -= 1
+            if leased.tight:
+                self._on_due(self._group_of(concurrency))
 
     def drop(self, waiter: PermitWaiter) -> None:
         """Give up a waiter whose call has gone."""
         if waiter.decision is None:
-            self._close(waiter, Denied(Why.CROWDED, WAIT_MS))
+            self._close(waiter, Denied(Why.EMPTY, WAIT_MS, _shortest(waiter).concurrency))
+
+    def wake(self, now_ms: float) -> None:
+        """Have Redis asked again for those who wait for what other workers hold."""
+        if now_ms < self.retry_ms:
+            return
+        self.retry_ms = math.inf
+        for waiter in self._waiting:
+            for leased in waiter.leases:
+                if leased.used >= leased.granted:
+                    self._on_due(self._group_of(leased.concurrency))
 
     def sweep(self, now_ms: float) -> None:
-        """Find what must be renewed or given back; forget what is empty. Every 250 ms."""
+        """Find what must be renewed or given back; forget what is empty. Every SWEEP_MS."""
         for key, leased in list(self._leases.items()):
             if leased.due(now_ms):
                 self._on_due(self._group_of(leased.concurrency))
@@ -180,6 +226,7 @@ class Permits:
             leased.asked_ms = now_ms
             # Redis may shrink the block: until it has answered, nobody takes a spare permit.
             leased.granted = min(leased.granted, leased.used)
+            leased.wanted = leased.used + leased.waiting + leased.spare
         return [
             PermitRequest(
                 leased.concurrency.key,
@@ -197,6 +244,7 @@ class Permits:
         asked = self._aboard.pop(name, [])
         for leased, size in zip(asked, granted, strict=True):
             leased.granted = size
+            leased.tight = size < leased.wanted
         self._decide(name, now_ms)
 
     def lose(self, name: str, now_ms: float) -> None:
@@ -221,7 +269,8 @@ class Permits:
             if leased.used < leased.granted:
                 continue
             lost = self._group_of(leased.concurrency) in self._lost
-            if lost or now_ms < leased.denied_until_ms:
+            crowded = leased.waiting >= PATIENT_MAX or not leased.shared
+            if lost or (crowded and now_ms < leased.denied_until_ms):
                 return Denied(Why.EMPTY, WAIT_MS, leased.concurrency)
         return None
 
@@ -243,7 +292,11 @@ class Permits:
                 self._close(waiter, ADMITTED)
             elif full and (name in waiter.asked or name in self._lost):
                 full[0].denied_until_ms = now_ms + DENY_MS
-                self._close(waiter, Denied(Why.EMPTY, WAIT_MS, full[0].concurrency))
+                if name not in self._lost and _is_patient(waiter, full, now_ms):
+                    self._waiting.append(waiter)
+                    self.retry_ms = min(self.retry_ms, now_ms + RETRY_MS)
+                else:
+                    self._close(waiter, Denied(Why.EMPTY, WAIT_MS, full[0].concurrency))
             else:
                 self._waiting.append(waiter)
                 self._on_due(self._group_of(short[0].concurrency))
@@ -254,3 +307,20 @@ class Permits:
             leased.waiting -= 1
         if waiter.decide is not None:
             waiter.decide()
+
+
+def _is_patient(waiter: PermitWaiter, full: list[LeasedPermits], now_ms: float) -> bool:
+    """Tell whether a call waits on: others hold what it lacks, perhaps for nobody."""
+    age_ms = now_ms - waiter.began_ms
+    return all(
+        leased.shared
+        and leased.waiting <= PATIENT_MAX
+        and age_ms
+        < (CHANNEL_PATIENCE_MS if leased.concurrency.scope is Scope.CHANNEL else PATIENCE_MS)
+        for leased in full
+    )
+
+
+def _shortest(waiter: PermitWaiter) -> LeasedPermits:
+    """Return the limit that a call lacks a permit of."""
+    return min(waiter.leases, key=lambda leased: leased.granted - leased.used)

@@ -21,14 +21,17 @@ from relay import ports
 from relay.limits.broker import Broker
 from relay.limits.decision import ADMITTED, CROWDED_MS, Admitted, Denied, PermitRequest, Waiter, Why
 from relay.limits.limit_set import Costs, Grant, LimitSet
-from relay.limits.permits import Permits, PermitWaiter
+from relay.limits.permits import SWEEP_MS, Permits, PermitWaiter
 from relay.limits.rate_headers import BucketLevel
 from relay.store.limits.nodes import Nodes
 from relay.store.limits.redis_driver import RedisDriver
 
-SWEEP_S: Final = 0.25
-WAIT_S: Final = 0.25
-"""No call waits longer for Redis: a batch is bound by 50 ms, and a full queue is a few."""
+WAIT_S: Final = 2.0
+"""No call waits longer for Redis. A batch is bound by 50 ms, and a full queue is many batches: a
+busy worker needs longer for them, which is no reason to send calls away that may run."""
+
+BROKER_SWEEPS: Final = 2
+"""Leases are swept every other time: every 250 ms."""
 
 _log = logging.getLogger(__name__)
 
@@ -212,10 +215,10 @@ class Limiter(ports.Limiter):
 
     async def _sweep_forever(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_S)
-            now_ms = self._now_ms()
-            self._broker.sweep(now_ms)
-            self._permits.sweep(now_ms)
+            for _ in range(BROKER_SWEEPS):
+                await asyncio.sleep(SWEEP_MS / 1_000)
+                self._permits.sweep(self._now_ms())
+            self._broker.sweep(self._now_ms())
 
 
 def _tell_if_it_failed(task: asyncio.Task[None]) -> None:

@@ -34,8 +34,8 @@ from relay.store.limits.resp import NO_SCRIPT, Command, RespConnection, Script, 
 
 ASK_S: Final = 0.05
 """A batch is lost after this: callers wait for it."""
-READ_S: Final = 0.005
-"""...and this: what is in the socket by then has come in time."""
+TURNS: Final = 8
+"""...and so many turns of the loop: what is in the socket by then has come in time."""
 CONNECT_S: Final = 0.2
 BEAT_LATE_MS: Final = 200.0
 """A heartbeat waits so long for a batch that it can go with."""
@@ -126,7 +126,9 @@ class RedisDriver:
 
     async def _wait(self) -> None:
         """Wait until something is due, or the next probe or heartbeat."""
-        until_ms = self._retry_ms if self._lost else self._beat_ms + BEAT_LATE_MS
+        until_ms = self._retry_ms
+        if not self._lost:
+            until_ms = min(self._beat_ms + BEAT_LATE_MS, self._permits.retry_ms)
         wait_s = max(0.0, (until_ms - self._now_ms()) / 1_000)
         try:
             async with asyncio.timeout(wait_s):
@@ -137,6 +139,7 @@ class RedisDriver:
 
     async def _turn(self) -> None:
         now_ms = self._now_ms()
+        self._permits.wake(now_ms)
         if self._lost and now_ms < self._retry_ms:
             names = list(self._due)
             self._due.clear()
@@ -292,18 +295,20 @@ class RedisDriver:
 async def _in_time(work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
     """Return what `work` gives within the deadline.
 
-    A worker that got no CPU for as long finds its timers due before it looks at its sockets: so
-    what has arrived by then is read first, else it would take its own delay for Redis's.
+    A worker that was busy or got no CPU for as long finds its timers due before it has looked at
+    its sockets: so what has arrived is read first, and what waits for it woken, else the worker
+    would take its own lag for Redis's. Where Redis is slow these turns take no time.
 
     Raises:
         DependencyDown: It took too long.
     """
     task = asyncio.ensure_future(work)
     try:
-        for wait_s in (ASK_S, READ_S):
-            await asyncio.wait({task}, timeout=wait_s)
+        await asyncio.wait({task}, timeout=ASK_S)
+        for _ in range(TURNS):
             if task.done():
                 return task.result()
+            await asyncio.sleep(0)
     finally:
         task.cancel()
     raise DependencyDown("the limiter's Redis is too slow")

@@ -4,6 +4,7 @@ Method: limiters of several workers on one real server; calls are asked, settled
 """
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 from redis.asyncio import Redis
@@ -55,6 +56,19 @@ async def test_most_calls_of_a_hot_bucket_ask_nobody(url: str) -> None:
         calls = await spend(limiter, line, 1_000, 1.0) / 1_000
         assert calls > 100
         assert limiter.batches - before < calls / 4
+
+
+async def test_a_permit_that_is_free_somewhere_serves_the_next_call(url: str) -> None:
+    free, none = bucket(60_000_000), concurrency(1)
+    async with AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(limiter_on(url)) for _ in range(4)]
+        for number in range(100):
+            worker = workers[number * 7 % 4]
+            grant = await ask(worker, free, 1, (none,))
+            assert isinstance(grant, Grant), f"call {number}"
+            other = await ask(workers[(number * 7 + 1) % 4], free, 1, (none,)) if not number else 0
+            assert not isinstance(other, Grant), "there is one permit"
+            worker.release(grant)
 
 
 async def test_settling_moves_the_difference(url: str) -> None:

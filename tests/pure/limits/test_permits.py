@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.limits.decision import ADMITTED, Denied, PermitRequest
-from relay.limits.permits import RENEW_MS, SETTLE_MS, Permits, PermitWaiter, grant_permits
+from relay.limits.permits import (
+    PATIENCE_MS,
+    RENEW_MS,
+    SETTLE_MS,
+    Permits,
+    PermitWaiter,
+    grant_permits,
+)
 from relay.limits.scopes import ConcurrencyLimit, Scope
 
 HALL = ConcurrencyLimit("relay:{l:1}:seats", "{l:1}", Scope.LINE, 10)
@@ -51,11 +58,34 @@ def test_the_first_call_asks_and_the_next_sits_down() -> None:
 
 def test_no_seat_in_one_room_is_a_seat_in_none() -> None:
     permits, _ = worker()
-    denied = permit(permits, [HALL, DESK], [3, 0])
+    waiter = permits.ask([HALL, DESK], 0.0)
+    assert isinstance(waiter, PermitWaiter)
+    permits.take_permit_requests("", 0.0)
+    permits.land("", [3, 0], 1.0)
+    assert waiter.decision is None, "others hold what it lacks, perhaps for nobody"
+    assert permits.ask([HALL], 1.0) is ADMITTED
+    permits.take_permit_requests("", PATIENCE_MS)
+    permits.land("", [2, 0], PATIENCE_MS)
+    assert isinstance(waiter.decision, Denied) and waiter.decision.limit is DESK
+
+
+def test_whose_worker_holds_all_is_refused_at_once_and_not_asked_about_again() -> None:
+    permits, _ = worker()
+    assert permit(permits, [DESK], [2]) is ADMITTED
+    assert permits.ask([DESK], 1.0) is ADMITTED
+    denied = permit(permits, [DESK], [2], 2.0)
     assert isinstance(denied, Denied) and denied.limit is DESK
-    assert permits.ask([HALL], 0.0) is ADMITTED
-    assert isinstance(permits.ask([DESK], 1.0), Denied), "a full room is not asked again at once"
+    assert isinstance(permits.ask([DESK], 3.0), Denied)
     assert isinstance(permits.ask([DESK], 100.0), PermitWaiter)
+
+
+def test_a_block_of_a_limit_that_is_near_goes_back_with_the_end_of_its_call() -> None:
+    permits, due = worker()
+    assert permit(permits, [DESK], [1]) is ADMITTED
+    due.clear()
+    permits.release([DESK])
+    assert due == [""]
+    assert permits.take_permit_requests("", 1.0) == [PermitRequest(DESK.key, 2, 0, 0, 0)]
 
 
 def test_a_call_that_came_after_the_question_waits_for_the_next() -> None:
@@ -140,6 +170,21 @@ def test_a_seat_is_foreseen_without_taking_it() -> None:
     denied = permits.foresee([HALL], 0.0)
     assert isinstance(denied, Denied) and denied.limit is HALL
     assert permits.take([HALL], 0.0) == denied
+
+
+def test_who_waits_for_other_workers_permits_is_woken_to_ask_again() -> None:
+    permits, due = worker()
+    waiter = permits.ask([DESK], 0.0)
+    permits.take_permit_requests("", 0.0)
+    permits.land("", [0], 1.0)
+    due.clear()
+    permits.wake(2.0)
+    assert due == [] and 2.0 < permits.retry_ms < 100.0
+    permits.wake(permits.retry_ms)
+    assert due == [""]
+    permits.take_permit_requests("", 20.0)
+    permits.land("", [1], 21.0)
+    assert isinstance(waiter, PermitWaiter) and waiter.decision is ADMITTED
 
 
 def test_who_leaves_wishes_for_nothing() -> None:
