@@ -127,6 +127,7 @@ class DataServer:
             self.balancer.strike_silence,
             config.journal.checkpoint_s,
         )
+        self._quotas = quotas
         self._pool = UpstreamPool(config.timeouts)
         self._admission = Admission(pepper, key_quotas, _wall_s)
         self._exchange = Exchange(
@@ -153,6 +154,7 @@ class DataServer:
         self._admission.swap(snapshot)
         if old is None or old.channels is not snapshot.channels:
             self._pool.forget_heads()
+            self._quotas.swap(snapshot)
             self.balancer.keep(snapshot.channels)
             self._evict(snapshot)
         self._running_calls.end_where(self._is_revoked, KeyRevoked("The API key was revoked."))

@@ -30,6 +30,7 @@ from relay.limits.leases import Leases
 from relay.limits.limit_set import Costs, LimitSet
 from relay.limits.scopes import Bucket
 from relay.model import OnLoss
+from relay.units import PPM
 
 WAITING_MAX: Final = 4_096
 """Calls of a worker that wait for Redis; beyond it the newest is sent away."""
@@ -52,7 +53,7 @@ class Broker:
         self._waiting = 0
         self._lost_ms = 0.0
         self.shares: dict[str, float] = {}
-        """By bucket key: this worker's part of all workers' demand, from the heartbeat."""
+        """By bucket name: this worker's part of all workers' demand, from the heartbeat."""
         self.share_default = ALONE_SHARE_MIN
 
     def take(self, limit_set: LimitSet, costs: Costs, now_ms: float) -> Admitted | Denied | None:
@@ -297,7 +298,8 @@ class Broker:
         return [p for p in waiter.pairs if p[0] not in held and self._is_in(p[0], name)]
 
     def _share(self, bucket: Bucket) -> float:
-        return self.shares.get(bucket.key, self.share_default)
+        share = self.shares.get(bucket.name, self.share_default)
+        return share * bucket.alone_ppm / PPM
 
     def _add_owed(self, group: BucketGroup, draft: BatchDraft) -> None:
         while group.owed and not draft.full:

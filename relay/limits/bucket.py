@@ -9,6 +9,7 @@ the same doubles, so that both give the same reply to the last bit. Simulations 
 
     now          TAT                 now + burst
      |-----used----|-------room-----------|        ...up to one minute beyond: debt
+                             |---kept-----|        not for bidders who leave so much to others
 
 Source: docs/limits.md, "One number".
 """
@@ -38,18 +39,25 @@ class Rule(msgspec.Struct, frozen=True):
         burst_ms: How much of that it holds, as time.
         fair: A call needs at most this much in the bucket, and the rest goes into debt: else a
             full line would refuse nine of ten large calls and few small ones. 0 = all of it.
+        kept_ms: So much of the burst this bidder leaves to those above it, on the same bucket.
 
-    Source: docs/limits.md, "Fair by size".
+    Source: docs/limits.md, "Fair by size" and "Reserve and lending".
     """
 
     per_minute: int
     burst_ms: int
     fair: int = 0
+    kept_ms: int = 0
+
+    @property
+    def open_ms(self) -> int:
+        """How much of the burst this bidder may draw."""
+        return self.burst_ms - self.kept_ms
 
     @property
     def capacity(self) -> int:
-        """What the bucket holds when it is full."""
-        return self.per_minute * self.burst_ms // MINUTE_MS
+        """What the bucket holds for this bidder when it is full."""
+        return self.per_minute * self.open_ms // MINUTE_MS
 
     def gate(self, cost: int) -> int:
         """Return how much must be in the bucket for a call of this cost to pass."""
@@ -64,11 +72,14 @@ class Rule(msgspec.Struct, frozen=True):
 
     def remaining(self, used_ms: float) -> int:
         """Return what is left in the bucket when `used_ms` of it are used; never below 0."""
-        return max(0, int((self.burst_ms - used_ms) * self.per_minute / MINUTE_MS))
+        return max(0, int((self.open_ms - used_ms) * self.per_minute / MINUTE_MS))
 
 
 class BucketRequest(msgspec.Struct, frozen=True):
-    """A bucket that the question is about, and how much of it to lease besides (`want`)."""
+    """A bid on a bucket, and how much of it to lease besides (`want`).
+
+    Several bids may be on one bucket: their rules differ in `kept_ms` alone.
+    """
 
     key: str
     rule: Rule
@@ -103,6 +114,7 @@ class BucketQuestion(msgspec.Struct, frozen=True):
                 request.rule.burst_ms,
                 request.want,
                 request.rule.fair,
+                request.rule.kept_ms,
             )
         for call in self.calls:
             flat += (2 if call.hold else int(call.force), len(call.draws))
@@ -169,19 +181,17 @@ class Buckets:
         """
         if self.born_ms is None:
             self.born_ms = float(f"{now_ms:.3f}")
-        tats = [self._tat(request, now_ms) for request in question.requests]
-        touched: set[int] = set()
+        tats: dict[str, float] = {}
+        for request in question.requests:
+            if request.key not in tats:
+                tats[request.key] = self._tat(request, now_ms)
+        touched: set[str] = set()
         flat = [_decide(call, question.requests, tats, touched, now_ms) for call in question.calls]
-        for place, request in enumerate(question.requests):
-            leased = _lease(request, tats[place], now_ms)
-            if leased > 0:
-                tats[place] += leased * (MINUTE_MS / request.rule.per_minute)
-                touched.add(place)
-            used_ms = tats[place] - now_ms
-            if place in touched:
-                used_ms = max(used_ms, 0.0)
-                self._keep(request.key, tats[place], now_ms)
-            flat += (leased, math.ceil(used_ms))
+        leases = [_take_lease(request, tats, touched, now_ms) for request in question.requests]
+        for request, leased in zip(question.requests, leases, strict=True):
+            flat += (leased, math.ceil(max(tats[request.key] - now_ms, 0.0)))
+        for key in touched:
+            self._keep(key, tats[key], now_ms)
         return flat
 
     def _tat(self, request: BucketRequest, now_ms: float) -> float:
@@ -198,37 +208,44 @@ class Buckets:
 def _decide(
     call: CallRequest,
     requests: tuple[BucketRequest, ...],
-    tats: list[float],
-    touched: set[int],
+    tats: dict[str, float],
+    touched: set[str],
     now_ms: float,
 ) -> int:
     """Return 0 and debit the claim, or return the code of its refusal."""
     code = 0 if call.force or call.hold else _refusal(call, requests, tats, now_ms)
     if code == 0:
         for place, cost in call.draws:
-            rule = requests[place].rule
-            limit = now_ms + rule.burst_ms
+            key, rule = requests[place].key, requests[place].rule
+            top = now_ms + rule.burst_ms
             moved_ms = cost * (MINUTE_MS / rule.per_minute)
-            tat = max(tats[place], limit + moved_ms) if call.hold else tats[place] + moved_ms
-            tats[place] = min(tat, limit + DEBT_MS_MAX)
-            touched.add(place)
+            tat = max(tats[key], top + moved_ms) if call.hold else tats[key] + moved_ms
+            tats[key] = min(tat, top + DEBT_MS_MAX)
+            touched.add(key)
     return code
 
 
 def _refusal(
-    call: CallRequest, requests: tuple[BucketRequest, ...], tats: list[float], now_ms: float
+    call: CallRequest, requests: tuple[BucketRequest, ...], tats: dict[str, float], now_ms: float
 ) -> int:
     worst = 0
     for place, cost in call.draws:
         rule = requests[place].rule
-        over = tats[place] + rule.gate(cost) * (MINUTE_MS / rule.per_minute)
-        over -= now_ms + rule.burst_ms
+        over = tats[requests[place].key] + rule.gate(cost) * (MINUTE_MS / rule.per_minute)
+        over -= now_ms + rule.open_ms
         if over > 0:
             worst = max(worst, math.ceil(over) * CODE_BASE + place + 1)
     return worst
 
 
-def _lease(request: BucketRequest, tat: float, now_ms: float) -> int:
-    room_ms = now_ms + request.rule.burst_ms - tat
-    room = math.floor(room_ms / (MINUTE_MS / request.rule.per_minute) / ROOM_PARTS)
-    return max(min(request.want, room), 0)
+def _take_lease(
+    request: BucketRequest, tats: dict[str, float], touched: set[str], now_ms: float
+) -> int:
+    """Take what a bid leases: of the room that it sees, so never what it leaves to others."""
+    per = MINUTE_MS / request.rule.per_minute
+    room_ms = now_ms + request.rule.open_ms - tats[request.key]
+    leased = max(min(request.want, math.floor(room_ms / per / ROOM_PARTS)), 0)
+    if leased > 0:
+        tats[request.key] += leased * per
+        touched.add(request.key)
+    return leased

@@ -80,3 +80,4 @@ class PermitRequest(msgspec.Struct, frozen=True):
     used: int
     need: int
     spare: int
+    rank: int = 0

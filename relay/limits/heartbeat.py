@@ -22,7 +22,7 @@ BUCKETS_MAX: Final = 16
 
 
 class Beat(msgspec.Struct, array_like=True, frozen=True):
-    """What a worker tells: a number that changes; by bucket key demand a second and what is leased.
+    """What a worker tells: a number that changes; by bucket name its demand a second and leases.
 
     `leased`: for those who look at the limits; below 0 it is usage that Redis has not heard of.
     """
@@ -49,7 +49,7 @@ class Heartbeat:
     def beat(self, leases: Iterable[Lease]) -> bytes:
         """Return what to tell now."""
         self._number += 1
-        rates = ((int(i.per_ms * 1_000), i.bucket.key, i.balance) for i in leases)
+        rates = ((int(i.per_ms * 1_000), i.bucket.name, i.balance) for i in leases)
         hottest = sorted(rates, reverse=True)[:BUCKETS_MAX]
         self._own = {key: rate for rate, key, _ in hottest if rate > 0}
         leased = {key: balance for _, key, balance in hottest if balance}
@@ -65,7 +65,7 @@ class Heartbeat:
             now_ms: The worker's clock.
 
         Returns:
-            The own share by bucket key, the share of all other buckets, and workers to remove.
+            The own share by bucket name, the share of all other buckets, and workers to remove.
         """
         beats = [self._read(worker, told, now_ms) for worker, told in fields.items()]
         alive = [beat for beat in beats if beat is not None]

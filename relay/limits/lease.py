@@ -134,8 +134,12 @@ class Lease:
 
         A small call is not barred by the refusal of a larger one.
         """
-        until_ms = self.rest_until_ms
-        if now_ms < self.denied_until_ms and self.bucket.rule.gate(cost) >= self.denied_gate:
+        until_ms = -math.inf
+        rule, gate = self.bucket.rule, self.bucket.rule.gate(cost)
+        # A bucket at rest is leased no more of; what is known to be in it still serves calls.
+        if self.hold_ms > 0 or rule.remaining(self.standing_ms(now_ms)) < gate:
+            until_ms = self.rest_until_ms
+        if now_ms < self.denied_until_ms and gate >= self.denied_gate:
             until_ms = max(until_ms, self.wait_until_ms)
         return math.ceil(until_ms - now_ms) if until_ms > now_ms else 0
 
@@ -151,7 +155,7 @@ class Lease:
         self.hungry = False
         self.used_ms = float(used_ms)
         self.heard_ms = now_ms
-        roomy = used_ms <= self.bucket.rule.burst_ms * ROOMY_SHARE
+        roomy = used_ms <= self.bucket.rule.open_ms * ROOMY_SHARE
         self.lease_ms = ROOMY_LEASE_MS if roomy else LEASE_MS
         if leased < wanted:
             self.rest_until_ms = now_ms + REST_MS

@@ -39,7 +39,7 @@ class Leases:
 
     def standings(self, limit_set: LimitSet, now_ms: float) -> list[BucketLevel]:
         """Return how full each bucket of a limit set was when it was last heard of."""
-        found = [(bucket, self._leases.get(bucket.key)) for bucket in limit_set.buckets]
+        found = [(bucket, self._leases.get(bucket.name)) for bucket in limit_set.buckets]
         return [
             BucketLevel(bucket, lease.standing_ms(now_ms), lease.balance)
             if lease is not None
@@ -49,11 +49,11 @@ class Leases:
 
     def forget(self, lease: Lease) -> None:
         """Forget an idle lease."""
-        del self._leases[lease.bucket.key]
+        del self._leases[lease.bucket.name]
         self.epoch += 1
 
     def _lease(self, bucket: Bucket, now_ms: float) -> Lease:
-        lease = self._leases.get(bucket.key)
+        lease = self._leases.get(bucket.name)
         if lease is None:
-            lease = self._leases[bucket.key] = Lease(bucket, now_ms)
+            lease = self._leases[bucket.name] = Lease(bucket, now_ms)
         return lease

@@ -173,14 +173,15 @@ class Permits:
         """Return what to ask of each group so that this worker holds no permit any more."""
         found: dict[str, list[PermitRequest]] = {}
         for leased in self._leases.values():
-            request = PermitRequest(leased.concurrency.key, leased.concurrency.permits, 0, 0, 0)
+            limit = leased.concurrency
+            request = PermitRequest(limit.key, limit.permits, 0, 0, 0, limit.rank)
             found.setdefault(self._group_of(leased.concurrency), []).append(request)
         return found
 
     def release(self, concurrencies: Sequence[ConcurrencyLimit]) -> None:
         """Give the permits of one call back: once for each that `take` or its waiter admitted."""
         for concurrency in concurrencies:
-            leased = self._leases[concurrency.key]
+            leased = self._leases[concurrency.name]
             assert leased.used > 0, f"a seat of {concurrency.key} was released twice"
             leased.used -= 1
             if leased.tight:
@@ -234,6 +235,7 @@ class Permits:
                 leased.used,
                 leased.waiting,
                 leased.spare,
+                leased.concurrency.rank,
             )
             for leased in due
         ]
@@ -258,9 +260,9 @@ class Permits:
         self._lost.discard(name)
 
     def _open(self, concurrency: ConcurrencyLimit) -> LeasedPermits:
-        leased = self._leases.get(concurrency.key)
+        leased = self._leases.get(concurrency.name)
         if leased is None:
-            leased = self._leases[concurrency.key] = LeasedPermits(concurrency)
+            leased = self._leases[concurrency.name] = LeasedPermits(concurrency)
         leased.concurrency = concurrency
         return leased
 

@@ -72,8 +72,27 @@ class Weights(msgspec.Struct, frozen=True):
         return -(-weighted // PPM)
 
 
+class Bid(msgspec.Struct, frozen=True):
+    """How one class of lines draws on what it shares with others; the default shares with none.
+
+    `rank`: 0 comes first. `kept_parts`: so many tenths of burst and permits it leaves to those
+    above. `alone_ppm`: its part of the limit while Redis cannot be asked.
+    """
+
+    rank: int = 0
+    kept_parts: int = 0
+    alone_ppm: int = PPM
+
+
+FIRST: Final = Bid()
+KEPT_PARTS: Final = 10
+
+
 class Bucket(msgspec.Struct, frozen=True, eq=False):
-    """One limit as the limiter works with it; made once for each snapshot, not for each call."""
+    """One limit as the limiter works with it; made once for each snapshot, not for each call.
+
+    `name`: what a worker knows it by: each class of bidders has its own leases on one key.
+    """
 
     key: str
     tag: str
@@ -82,15 +101,26 @@ class Bucket(msgspec.Struct, frozen=True, eq=False):
     rule: Rule
     weights: Weights = Weights()
     on_loss: OnLoss = OnLoss.SHARE
+    rank: int = 0
+    alone_ppm: int = PPM
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "name", _ranked(self.key, self.rank))
 
 
 class ConcurrencyLimit(msgspec.Struct, frozen=True, eq=False):
-    """A limit on calls in flight: so many permits."""
+    """A limit on calls in flight: so many permits, for this class of bidders."""
 
     key: str
     tag: str
     scope: Scope
     permits: int
+    rank: int = 0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "name", _ranked(self.key, self.rank))
 
 
 class Limited(Protocol):
@@ -131,7 +161,13 @@ PLAIN: Final = Terms()
 
 
 def limit_of(
-    scope: Scope, owner: int, limited: Limited, terms: Terms = PLAIN, *, part: str = ""
+    scope: Scope,
+    owner: int,
+    limited: Limited,
+    terms: Terms = PLAIN,
+    *,
+    part: str = "",
+    bid: Bid = FIRST,
 ) -> Limit:
     """Return the buckets and the concurrency limit of one scope.
 
@@ -141,24 +177,36 @@ def limit_of(
         limited: The numbers.
         terms: How tokens are counted, and what happens without Redis.
         part: Which model of the line, or which key of the account; "" for the owner itself.
+        bid: Which class draws on it.
     """
     tag = f"{{{_letter(scope)}:{owner}}}"
     stem = f"{PREFIX}{tag}:{part}" if part else f"{PREFIX}{tag}"
-    buckets = []
+    rules = []
     if limited.tpm > 0:
-        rule = tokens_rule(scope, limited.tpm, terms.call_tokens_max)
-        buckets.append(
-            Bucket(f"{stem}:tpm", tag, scope, Measure.TOKENS, rule, terms.weights, terms.on_loss)
+        rules.append(
+            ("tpm", Measure.TOKENS, tokens_rule(scope, limited.tpm, terms.call_tokens_max))
         )
     if limited.rpm > 0:
-        rule = requests_rule(limited.rpm)
-        buckets.append(
-            Bucket(f"{stem}:rpm", tag, scope, Measure.REQUESTS, rule, terms.weights, terms.on_loss)
+        rules.append(("rpm", Measure.REQUESTS, requests_rule(limited.rpm)))
+    buckets = tuple(
+        Bucket(
+            f"{stem}:{suffix}",
+            tag,
+            scope,
+            measure,
+            _keeping(rule, bid),
+            terms.weights,
+            terms.on_loss,
+            bid.rank,
+            bid.alone_ppm,
         )
+        for suffix, measure, rule in rules
+    )
     concurrency = None
     if limited.concurrency > 0:
-        concurrency = ConcurrencyLimit(f"{stem}:seats", tag, scope, limited.concurrency)
-    return Limit(tuple(buckets), concurrency)
+        permits = limited.concurrency - limited.concurrency * bid.kept_parts // KEPT_PARTS
+        concurrency = ConcurrencyLimit(f"{stem}:seats", tag, scope, permits, bid.rank)
+    return Limit(buckets, concurrency)
 
 
 def limits_of(
@@ -208,6 +256,17 @@ def tokens_rule(scope: Scope, tpm: int, call_tokens_max: int = CALL_TOKENS_MAX) 
 def requests_rule(rpm: int) -> Rule:
     """Return the rule of a bucket that counts calls: 6 s, but always room for one call."""
     return Rule(rpm, max(BURST_MS, -(-MINUTE_MS // rpm)))
+
+
+def _keeping(rule: Rule, bid: Bid) -> Rule:
+    """Return a rule as a class of bidders sees it: a call of one token always fits."""
+    kept_ms = rule.burst_ms * bid.kept_parts // KEPT_PARTS
+    least_ms = -(-MINUTE_MS // rule.per_minute)
+    return msgspec.structs.replace(rule, kept_ms=max(0, min(kept_ms, rule.burst_ms - least_ms)))
+
+
+def _ranked(key: str, rank: int) -> str:
+    return f"{key}/{rank}" if rank else key
 
 
 def hash_slot(key: str) -> int:

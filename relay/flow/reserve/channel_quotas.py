@@ -1,5 +1,7 @@
 """The quotas of upstreams: tokens, requests and permits of a channel, shared by all lines on it.
 
+What is reserved for dedicated lines is lent to the others while it is idle: relay.limits.lending.
+
 A channel whose quota is known to be spent is not chosen; one that turns out to be spent when it is
 about to be asked is left for another, as if it had refused, but it is not held against it. What an
 attempt took is settled when that attempt ends, whatever became of the call.
@@ -14,9 +16,10 @@ from relay.flow.reserve.limits import at_least, expect, used
 from relay.flow.settle import usage_of
 from relay.limits.decision import Denied
 from relay.limits.estimate import Estimator
+from relay.limits.lending import Bids, all_bids, bid_of
 from relay.limits.limit_set import Costs, Grant, LimitSet, Tokens
-from relay.limits.scopes import Scope, limit_of
-from relay.model import Channel
+from relay.limits.scopes import Bid, Scope, limit_of
+from relay.model import Channel, Snapshot
 from relay.ports import Limiter
 from relay.stage import COMMITTED
 
@@ -37,11 +40,18 @@ class ChannelQuotas:
     def __init__(self, limiter: Limiter | None, estimator: Estimator) -> None:
         self._limiter = limiter
         self._estimator = estimator
-        self._limit_sets: dict[int, tuple[Channel, LimitSet]] = {}
+        self._bids: dict[int, Bids] = {}
+        self._limit_sets: dict[tuple[int, int], tuple[Channel, Bid, LimitSet]] = {}
+        """By channel and rank of the bidder."""
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Let lines share channels as `snapshot` says."""
+        if self._limiter is not None:
+            self._bids = all_bids(snapshot)
 
     def bars(self, call: Call, channel: Channel) -> Denied | None:
         """Return why a channel need not be asked now: its quota is known to be spent."""
-        limit_set = self._limit_set(channel)
+        limit_set = self._limit_set(call, channel)
         if limit_set.empty or self._limiter is None:
             return None
         return self._limiter.foresee(limit_set, self._costs(call, limit_set))
@@ -53,7 +63,7 @@ class ChannelQuotas:
 
     def take(self, call: Call, channel: Channel) -> Grant | None:
         """Take what an attempt may use, if that is leased; None: `wait` has to decide."""
-        limit_set = self._limit_set(channel)
+        limit_set = self._limit_set(call, channel)
         if limit_set.empty or self._limiter is None:
             return FREE
         decision = self._limiter.admit(limit_set, self._costs(call, limit_set))
@@ -65,7 +75,7 @@ class ChannelQuotas:
         Raises:
             ChannelSpent: CHANNEL; another channel may do better.
         """
-        limit_set = self._limit_set(channel)
+        limit_set = self._limit_set(call, channel)
         if limit_set.empty or self._limiter is None:
             return FREE
         costs = self._costs(call, limit_set)
@@ -92,7 +102,9 @@ class ChannelQuotas:
         error = attempt.error
         if isinstance(error, ChannelLimited) and error.retry_after_s:
             wait_ms = min(int(error.retry_after_s * 1_000), HOLD_MS_MAX)
-            self._limiter.hold_back(grant.limit_set, wait_ms)
+            for (channel_id, _), (_, _, limit_set) in self._limit_sets.items():
+                if channel_id == attempt.channel.id:  # whatever class of line has leased of it
+                    self._limiter.hold_back(limit_set, wait_ms)
 
     def _costs(self, call: Call, limit_set: LimitSet) -> Costs:
         tokens = call.reserved
@@ -104,13 +116,15 @@ class ChannelQuotas:
             call.reserved = tokens
         return limit_set.costs((tokens[0], 0, limit_set.fit(tokens[0], tokens[2])))
 
-    def _limit_set(self, channel: Channel) -> LimitSet:
-        known = self._limit_sets.get(channel.id)
-        if known is not None and known[0] is channel:
-            return known[1]
-        limit = limit_of(Scope.CHANNEL, channel.id, channel)
-        limit_set = LimitSet((limit,)) if limit.buckets or limit.concurrency else UNLIMITED
-        self._limit_sets[channel.id] = channel, limit_set
+    def _limit_set(self, call: Call, channel: Channel) -> LimitSet:
+        if not channel.limited:
+            return UNLIMITED
+        bid = bid_of(self._bids, channel, call.rights.line)
+        known = self._limit_sets.get((channel.id, bid.rank))
+        if known is not None and known[0] is channel and known[1] is bid:
+            return known[2]
+        limit_set = LimitSet((limit_of(Scope.CHANNEL, channel.id, channel, bid=bid),))
+        self._limit_sets[channel.id, bid.rank] = channel, bid, limit_set
         return limit_set
 
 

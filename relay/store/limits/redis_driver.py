@@ -238,7 +238,7 @@ class RedisDriver:
         flat = [
             n
             for request in asked
-            for n in (request.permits, request.used, request.need, request.spare)
+            for n in (request.permits, request.used, request.need, request.spare, request.rank)
         ]
         keys = [request.key for request in asked]
         return self._slots.call(keys, self._worker, TTL_MS, msgspec.msgpack.encode(flat))

@@ -1,11 +1,14 @@
 -- Check, settle and lease for many buckets and many calls, in one round trip.
 -- The reference in Python, to the last bit: relay/limits/bucket.py, Buckets.answer.
 --
--- KEYS     U bucket keys, then the guard key: all of one hash tag.
--- ARGV[1]  msgpack, flat integers: U x {limit a minute, burst_ms, want, fair},
---          then for each claim {force, draws, (bucket from 1, cost) x draws}.
+-- KEYS     the bucket's key of each of U bids, then the guard key: all of one hash tag.
+-- ARGV[1]  msgpack, flat integers: U x {limit a minute, burst_ms, want, fair, kept_ms},
+--          then for each claim {force, draws, (bid from 1, cost) x draws}.
 --          force: 0 = checked, 1 = debited in any case, 2 = brought down to that much debt.
--- Reply    a code for each claim (0 | wait_ms * 256 + bucket), then {leased, used_ms} x U.
+-- Reply    a code for each claim (0 | wait_ms * 256 + bid), then {leased, used_ms} x U.
+--
+-- Several bids may be on one bucket: each may draw only while more than its kept_ms is left, so
+-- that what they leave is there for the others at once.
 --
 -- A bucket is a string: its TAT in ms since 2025-01-01, which keeps doubles exact to 8e-6 ms.
 -- It is there only while the bucket is not full. %.6f, because tostring() gives 14 digits only.
@@ -22,26 +25,34 @@ if not born then
   redis.call('SET', KEYS[buckets + 1], text)
 end
 local asked = cmsgpack.unpack(ARGV[1])
-local tat, per, full, touched = {}, {}, {}, {}
+-- What the bids on one bucket share stands at the first of them, its place.
+local tat, per, top, full, place, first, touched = {}, {}, {}, {}, {}, {}, {}
 for k = 1, buckets do
-  local at = k * 4
-  local x = tonumber(kept[k] or false) or (born + asked[at - 2])
-  if x < now then x = now end
-  tat[k] = x
-  per[k] = 60000 / asked[at - 3]
-  full[k] = now + asked[at - 2]
+  local at, key = k * 5, KEYS[k]
+  local p = first[key]
+  if not p then
+    p = k
+    first[key] = k
+    local x = tonumber(kept[k] or false) or (born + asked[at - 3])
+    if x < now then x = now end
+    tat[k] = x
+  end
+  place[k] = p
+  per[k] = 60000 / asked[at - 4]
+  top[k] = now + asked[at - 3]
+  full[k] = now + (asked[at - 3] - asked[at])
 end
 local reply, count = {}, 0
-local at, last = 4 * buckets + 1, #asked
+local at, last = 5 * buckets + 1, #asked
 while at <= last do
   local tail = at + 1 + 2 * asked[at + 1]
   local code = 0
   if asked[at] == 0 then
     for j = at + 2, tail, 2 do
       local k, cost = asked[j], asked[j + 1]
-      local fair = asked[k * 4]
+      local fair = asked[k * 5 - 1]
       if fair > 0 and cost > fair then cost = fair end
-      local over = tat[k] + cost * per[k]
+      local over = tat[place[k]] + cost * per[k]
       over = over - full[k]
       if over > 0 then
         local refusal = math.ceil(over) * 256 + k
@@ -52,12 +63,13 @@ while at <= last do
   if code == 0 then
     for j = at + 2, tail, 2 do
       local k = asked[j]
+      local p = place[k]
       local moved = asked[j + 1] * per[k]
-      local x = tat[k] + moved
-      if asked[at] == 2 then x = math.max(tat[k], full[k] + moved) end
-      if x > full[k] + 60000 then x = full[k] + 60000 end
-      tat[k] = x
-      touched[k] = true
+      local x = tat[p] + moved
+      if asked[at] == 2 then x = math.max(tat[p], top[k] + moved) end
+      if x > top[k] + 60000 then x = top[k] + 60000 end
+      tat[p] = x
+      touched[p] = true
     end
   end
   at = tail + 1
@@ -65,24 +77,27 @@ while at <= last do
   reply[count] = code
 end
 for k = 1, buckets do
-  local leased = math.min(asked[k * 4 - 1], math.floor((full[k] - tat[k]) / per[k] / 4))
+  local p = place[k]
+  local leased = math.min(asked[k * 5 - 2], math.floor((full[k] - tat[p]) / per[k] / 4))
   if leased > 0 then
-    tat[k] = tat[k] + leased * per[k]
-    touched[k] = true
+    tat[p] = tat[p] + leased * per[k]
+    touched[p] = true
   else
     leased = 0
   end
-  local used = tat[k] - now
-  if touched[k] then
-    if used <= 0 then
+  reply[count + 2 * k - 1] = leased
+end
+for k = 1, buckets do
+  local p = place[k]
+  local used = tat[p] - now
+  if used <= 0 then used = 0 end
+  if p == k and touched[k] then
+    if used == 0 then
       redis.call('DEL', KEYS[k])
-      used = 0
     else
       redis.call('SET', KEYS[k], string.format('%.6f', tat[k]), 'PX', math.ceil(used))
     end
   end
-  reply[count + 1] = leased
-  reply[count + 2] = math.ceil(used)
-  count = count + 2
+  reply[count + 2 * k] = math.ceil(used)
 end
 return reply

@@ -1,18 +1,20 @@
 -- Seats for calls in flight: each worker holds a block in each room, and renews it.
 -- The reference in Python for the size of a block: relay/limits/slots.py, grant_seats.
 --
--- KEYS     a hash for each room: worker -> "seats:until_ms"; all of one hash tag.
+-- KEYS     a hash for each room: worker -> "seats:until_ms"; all of one hash tag. Below the first
+--          class of bidders the field is "worker/rank": each class has a block of its own.
 -- ARGV[1]  the worker
 -- ARGV[2]  how long a block lives without being renewed, in ms
--- ARGV[3]  msgpack, flat integers: for each room {seats, used, need, spare}
+-- ARGV[3]  msgpack, flat integers: for each room {seats, used, need, spare, rank}
 -- Reply    the size of the worker's block in each room.
 local time = redis.call('TIME')
 local now = (time[1] - 1735689600) * 1000 + math.floor(time[2] / 1000)
-local worker, ttl = ARGV[1], tonumber(ARGV[2])
+local name, ttl = ARGV[1], tonumber(ARGV[2])
 local asked = cmsgpack.unpack(ARGV[3])
 local reply = {}
 for k = 1, #KEYS do
-  local seats, used, need, spare = unpack(asked, k * 4 - 3, k * 4)
+  local seats, used, need, spare, rank = unpack(asked, k * 5 - 4, k * 5)
+  local worker = rank > 0 and name .. '/' .. rank or name
   local others, gone = 0, {}
   local fields = redis.call('HGETALL', KEYS[k])
   for at = 1, #fields, 2 do

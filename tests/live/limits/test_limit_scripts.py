@@ -27,8 +27,8 @@ from relay.store.limits.resp import RespConnection, Script, connect
 
 pytestmark = pytest.mark.live
 
-SEQUENCES = 150
-STEPS = 50
+SEQUENCES = 2_000
+STEPS = 40
 KEYS = [f"{{t}}:{number}" for number in range(8)]
 GUARD = "{t}:born"
 EPOCH_MS = 60_000_000_000.0
@@ -48,9 +48,11 @@ def at_our_time() -> bytes:
 
 
 def random_question(dice: random.Random, rules: dict[str, Rule]) -> BucketQuestion:
-    keys = dice.sample(KEYS, dice.randint(1, 6))
+    keys = dice.sample(KEYS, dice.randint(1, 5))
+    keys += dice.sample(keys, dice.randint(0, len(keys)))  # several classes bid on one bucket
     requests = tuple(
-        BucketRequest(k, rules[k], dice.choice([0, 0, dice.randint(1, 20_000)])) for k in keys
+        BucketRequest(k, bidding(dice, rules[k]), dice.choice([0, 0, dice.randint(1, 20_000)]))
+        for k in keys
     )
     calls = []
     for _ in range(dice.randint(0, 5)):
@@ -61,6 +63,12 @@ def random_question(dice: random.Random, rules: dict[str, Rule]) -> BucketQuesti
         draws = tuple((place, dice.randint(low, top)) for place in places)
         calls.append(CallRequest(draws, force, hold=not force and dice.random() < 0.1))
     return BucketQuestion(requests, tuple(calls))
+
+
+def bidding(dice: random.Random, rule: Rule) -> Rule:
+    """Return a rule as one of the classes sees it."""
+    kept_ms = dice.choice([0, 0, rule.burst_ms // 10, rule.burst_ms // 5, dice.randint(0, 5_000)])
+    return msgspec.structs.replace(rule, kept_ms=kept_ms)
 
 
 def random_rules(dice: random.Random) -> dict[str, Rule]:
@@ -145,14 +153,15 @@ async def test_blocks_of_seats_are_as_python_says(redis_url: str) -> None:
     dice = random.Random(1)
     held: dict[str, int] = {}
     for _ in range(300):
-        worker = f"w{dice.randint(0, 4)}"
+        worker, rank = f"w{dice.randint(0, 3)}", dice.choice([0, 0, 1, 2])
+        field = f"{worker}/{rank}" if rank else worker
         permits, used = dice.choice([0, 3, 40, 500]), dice.choice([0, 0, 1, 5, 30])
         need, spare = dice.randint(0, 4), dice.randint(0, 6)
-        others = sum(block for name, block in held.items() if name != worker)
-        asked = msgspec.msgpack.encode([permits, used, need, spare])
+        others = sum(block for name, block in held.items() if name != field)
+        asked = msgspec.msgpack.encode([permits, used, need, spare, rank])
         [block] = await slots(client, worker, 15_000, asked)
         assert block == grant_permits(permits, others, used, need, spare)
-        held[worker] = block
+        held[field] = block
         kept = await client.hkeys("{t}:seats")
         assert set(kept) == {name.encode() for name, n in held.items() if n}
     assert 0 < await client.pttl("{t}:seats") <= 15_000
@@ -161,10 +170,10 @@ async def test_blocks_of_seats_are_as_python_says(redis_url: str) -> None:
 
 async def test_a_dead_worker_loses_its_seats(redis_url: str) -> None:
     client = Redis.from_url(redis_url)
-    full = msgspec.msgpack.encode([4, 4, 0, 0])
+    full = msgspec.msgpack.encode([4, 4, 0, 0, 0])
     assert await slots(client, "dead", 30, full) == [4]
-    one = msgspec.msgpack.encode([4, 0, 1, 0])
-    await slots(client, "alive", 15_000, msgspec.msgpack.encode([9, 0, 1, 0]))
+    one = msgspec.msgpack.encode([4, 0, 1, 0, 0])
+    await slots(client, "alive", 15_000, msgspec.msgpack.encode([9, 0, 1, 0, 0]))
     async with asyncio.timeout(5):
         while await slots(client, "late", 15_000, one) == [0]:
             pass

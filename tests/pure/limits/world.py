@@ -60,6 +60,11 @@ class World:
         else:
             then(not isinstance(decision, Denied), 0.0)
 
+    def settle(self, worker: int, draws: Draws, used: Sequence[int]) -> None:
+        """Book what a call has used in place of what it drew."""
+        limit_set, costs = limit_set_of(draws)
+        self.brokers[worker].settle(limit_set, costs, list(used), self.now_ms)
+
     def _worker(self, number: int) -> Broker:
         asked: dict[str, None] = {}
 
