@@ -13,6 +13,7 @@ from relay.store.billing.promotions import find_promotion
 from relay.store.billing.recharges import find_account
 from relay.store.catalog.keys import list_keys
 from relay.store.catalog.listings import Row, list_accounts, list_lines, set_granted
+from relay.store.catalog.snapshot import load_snapshot
 from relay.store.embedded.locate import redis_url
 from relay.store.limits.node_lists import find_nodes
 from relay.store.limits.reports import add_loads
@@ -20,6 +21,7 @@ from relay.store.limits.reports import add_loads
 ACCOUNT_COLUMNS = ("name", "group", "multiplier", "lines", "tpm", "rpm", "keys", "disabled")
 LINE_COLUMNS = (
     *("name", "kind", "channels", "tpm", "tpm_load", "remaining", "leased", "debt"),
+    *("reserve", "used", "lent", "borrowed"),
     *("rpm", "rpm_load", "concurrency", "in_flight", "on_limiter_loss", "splice", "hedge_ms"),
 )
 
@@ -94,6 +96,8 @@ def list_line(ctx: click.Context, *, as_json: bool) -> None:
 
     tpm_load and rpm_load: what is asked for a minute now; remaining: tokens that may be used at
     once; leased: what workers hold of them; debt: what was used beyond; in_flight: seats held.
+    Of its channels' tokens a minute: reserve: what the line was sold; used: what it uses; lent:
+    what others use of its reserve; borrowed: what its kind of line uses of others' reserves.
     """
     rows = with_database(ctx, _list_lines)
     print_rows(rows, LINE_COLUMNS, as_json=as_json)
@@ -124,7 +128,8 @@ def revoke(ctx: click.Context, account: str, line: str) -> None:
 async def _list_lines(on: Session) -> list[Row]:
     rows = await list_lines(on.connection)
     nodes = await find_nodes(on.config, lambda: redis_url(on.config, on.data_dir))
-    return await add_loads(rows, nodes)
+    snapshot = await load_snapshot(on.connection, on.open_vault())
+    return await add_loads(rows, snapshot, nodes)
 
 
 async def _find(on: Session, name: str) -> tuple[Row, list[Row]]:

@@ -15,8 +15,19 @@ from relay.store.limits.node_lists import find_nodes
 from relay.store.limits.reports import explain as explain_limits
 
 COLUMNS: Final = (
-    *("scope", "what", "limit", "load", "at_once", "remaining", "leased", "debt", "full_in_s"),
-    "binds",
+    *(
+        "scope",
+        "name",
+        "what",
+        "limit",
+        "load",
+        "at_once",
+        "remaining",
+        "leased",
+        "debt",
+        "full_in_s",
+    ),
+    *("reserve", "used", "lent", "borrowed", "binds"),
 )
 
 
@@ -35,7 +46,9 @@ def explain(ctx: click.Context, key: str, model: str | None, *, as_json: bool) -
     """Show everything that limits a key's calls, and which of it binds first.
 
     load: what is asked for a minute now; at_once: what the bucket holds when it is full; leased:
-    what workers hold of it; debt: what was used beyond it.
+    what workers hold of it; debt: what was used beyond it. Of a channel: reserve: what dedicated
+    lines were sold of it, used: what they use, lent: what others use of the reserve, borrowed: what
+    this kind of line uses of it.
     """
     row, line, found = with_database(ctx, lambda on: _explain(on, key, model))
     if found is None:

@@ -71,8 +71,8 @@ async def read_levels(
         Level(
             bucket,
             found.used_ms[bucket.key],
-            60 * sum(beat.demand.get(bucket.key, 0) for beat in found.beats),
-            sum(beat.leased.get(bucket.key, 0) for beat in found.beats),
+            60 * sum(beat.demand.get(bucket.name, 0) for beat in found.beats),
+            sum(beat.leased.get(bucket.name, 0) for beat in found.beats),
         )
         for limit in limits
         for bucket in limit.buckets

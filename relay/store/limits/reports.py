@@ -5,6 +5,12 @@ from collections.abc import Sequence
 from relay.errors import BadRequest
 from relay.limits.scopes import Limit, Scope, Terms, Weights, limit_of, limits_of
 from relay.model import Account, Allowance, Dialect, Key, Line, Snapshot, lines_of
+from relay.store.limits.lendings import (
+    UNSHARED,
+    read_standings,
+    show_lending,
+    show_standing,
+)
 from relay.store.limits.levels import (
     Level,
     Occupancy,
@@ -18,17 +24,24 @@ from relay.store.limits.nodes import Nodes
 from relay.units import parse_multiplier
 
 
-async def add_loads(rows: Sequence[Row], nodes: Nodes) -> list[Row]:
+async def add_loads(rows: Sequence[Row], snapshot: Snapshot, nodes: Nodes) -> list[Row]:
     """Return the rows of `list_lines` with the load of each.
 
     `tpm_load`, `rpm_load`: what is asked for a minute now; `remaining`: tokens that may be used at
-    once; `leased`, `debt`: tokens; `in_flight`: permits held. None: no such limit, or Redis does
-    not answer.
+    once; `leased`, `debt`: tokens; `in_flight`: permits held; `reserve`, `used`, `lent` and
+    `borrowed`: tokens a minute of its channels. None: no such limit, or Redis does not answer.
     """
     limits = [_limit_of_row(row) for row in rows]
     found = await read_levels(nodes, limits)
     levels, held = found if found is not None else ([], [])
-    return [{**row, **_load(limit, levels, held)} for row, limit in zip(rows, limits, strict=True)]
+    standings = await read_standings(snapshot, nodes) if found is not None else None
+    shown = []
+    for row, limit in zip(rows, limits, strict=True):
+        loads = _load(limit, levels, held)
+        line = snapshot.lines.get(row["id"])  # it may have gone since
+        lending = None if line is None else show_lending(line, loads["tpm_load"], standings)
+        shown.append({**UNSHARED, **row, **loads, **(lending or {})})
+    return shown
 
 
 async def explain(
@@ -36,7 +49,8 @@ async def explain(
 ) -> tuple[str, list[Row] | None]:
     """Return the line that a key's calls go to, and how everything that limits them stands.
 
-    The row with `binds` true is the one with least left. None: Redis does not answer.
+    The row with `binds` true is the one with least left; channels come after, as any of them may
+    serve. None: Redis does not answer.
 
     Raises:
         BadRequest: No line serves the model to this key.
@@ -52,7 +66,10 @@ async def explain(
         show_occupancy(concurrency) for concurrency in held
     ]
     binding = tightest(rows)
-    return line.name, [{**row, "binds": at == binding} for at, row in enumerate(rows)]
+    rows = [{**row, **UNSHARED, "binds": at == binding} for at, row in enumerate(rows)]
+    standings = await read_standings(snapshot, nodes) or {}
+    over = [standings[at] for at in line.channel_ids if at in standings]
+    return line.name, rows + [{**show_standing(line, one), "binds": False} for one in over]
 
 
 def _line_of(snapshot: Snapshot, account: Account, key: Key, model: str | None) -> Line:

@@ -316,7 +316,7 @@ async def test_an_upstreams_own_429_closes_its_channel_for_all_workers(
         async with Rig(limited(channels), limiter=limiter) as rig:
             assert (await call(rig)).status == 200
             quotas = rig.server.balancer.quotas
-            limit_set = quotas._limit_set(channels[0])
+            [(_, _, limit_set)] = quotas._limit_sets.values()
             await until(lambda: limit_set.leases[0].hold_ms == 0)
             denied = await other.wait(LimitSet((limit_of(Scope.CHANNEL, 1, channels[0]),)), [1])
             assert getattr(denied, "wait_ms", 0) > 15_000
