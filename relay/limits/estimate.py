@@ -26,6 +26,8 @@ IMAGE_TOKENS: Final = 1_000
 MARGIN: Final = 1.5
 OUTPUT_START: Final = 500.0
 """Output tokens expected of a model that nobody has called yet."""
+UNDER_WAY_MIN: Final = 4
+"""So many answers at once say something about the next one, before the first of them has ended."""
 ENTRIES_MAX: Final = 20_000
 """Pairs of key and model that are remembered; what was not asked for longest is forgotten first."""
 
@@ -37,7 +39,7 @@ class Guess:
         model: What is believed of the model whoever calls it; None for that itself.
     """
 
-    __slots__ = ("known", "model", "output", "ratio")
+    __slots__ = ("known", "model", "output", "ratio", "running", "under_way")
 
     def __init__(self, model: "Guess | None" = None) -> None:
         self.model = model
@@ -46,6 +48,9 @@ class Guess:
         self.output = OUTPUT_START
         self.known = False
         """Whether a call has been seen: until then the model's own figure is better."""
+        self.running = 0
+        self.under_way = 0
+        """Output tokens, as far as told, of the `running` calls: nobody has learned from them."""
 
     def input_tokens(self, text_bytes: int, images: int = 0) -> int:
         """Return the tokens that a prompt of so many bytes of text will count; >= 1."""
@@ -62,6 +67,8 @@ class Guess:
             choices: Answers asked for (`n`), each of which may take that much.
         """
         lately = self.output if self.known or self.model is None else self.model.output
+        if self.running >= UNDER_WAY_MIN and self.under_way > lately * self.running:
+            lately = self.under_way / self.running
         output = int(lately * MARGIN)
         if output_max is not None and output > output_max:
             output = output_max

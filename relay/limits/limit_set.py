@@ -112,12 +112,14 @@ class LimitSet:
 class Grant:
     """What a running call has taken; to be settled and released by the one who was given it."""
 
-    __slots__ = ("costs", "has_permits", "limit_set")
+    __slots__ = ("costs", "has_permits", "limit_set", "told")
 
     def __init__(self, limit_set: LimitSet, costs: Costs, *, has_permits: bool) -> None:
         self.limit_set = limit_set
         self.costs = costs
         self.has_permits = has_permits
+        self.told = 0
+        """Output tokens that the call's guess counts as under way."""
 
 
 def _capacity(buckets: list[Bucket]) -> int:

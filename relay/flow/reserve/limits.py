@@ -94,6 +94,11 @@ class LimitReservation(Reservation):
         grant = call.grant
         if grant is not None:
             self._limiter.settle(grant, grant.limit_set.costs(at_least(call.reserved, usage)))
+            call_limits = grant.limit_set
+            assert isinstance(call_limits, CallLimits)
+            each = usage.output_tokens // call.request.choices
+            call_limits.guess.under_way += each - grant.told
+            grant.told = each
 
     def close(self, call: Call, usage: Usage, cost_nanos: int) -> None:
         """Book what the call used and free its permits; see flow.ports.Reservation."""
@@ -103,6 +108,8 @@ class LimitReservation(Reservation):
         call.grant = None
         call_limits = grant.limit_set
         assert isinstance(call_limits, CallLimits)
+        call_limits.guess.running -= 1
+        call_limits.guess.under_way -= grant.told
         tokens = used(call, usage)
         self._limiter.settle(grant, call_limits.costs(tokens))
         if grant.has_permits:
@@ -126,6 +133,7 @@ class LimitReservation(Reservation):
         call.notes += call_limits.notes
         if isinstance(decision, Grant):
             call.grant = decision
+            call_limits.guess.running += 1
         else:
             self._deny(call, call_limits, costs, decision)
 

@@ -84,3 +84,13 @@ def test_pictures_teach_nothing_of_text() -> None:
         guess.learn(1_000, Usage(input_tokens=30_000, output_tokens=80), images=1)
     for key_id in (1, 2):
         assert estimator.guess(key_id, "m").input_tokens(1_000) == 250
+
+
+def test_long_answers_under_way_raise_the_next_guess_until_they_have_ended() -> None:
+    guess = Estimator().guess(1, "m")
+    guess.running, guess.under_way = 10, 100_000
+    assert guess.output_tokens(None) == 15_000 and guess.output_tokens(2_000) == 2_000
+    guess.running = 3
+    assert guess.output_tokens(None) == 750, "few say nothing about the next"
+    guess.running = guess.under_way = 0
+    assert guess.output_tokens(None) == 750
