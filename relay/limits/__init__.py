@@ -11,6 +11,8 @@ estimate      What a call will use, guessed before it runs: no tokenizer, learne
 heartbeat     Who else is there: each worker tells its demand once a second, and learns its part of
               all
 lease         One bucket as one worker sees it: what it has leased, what it needs, what it was told
+lending       What lines share: a channel's quota, reserved for dedicated lines and lent while they
+              are idle
 leases        All leases of one worker, by bucket
 limit_set     All buckets and concurrency limits of a call in one object, which is made once and
               spent many times

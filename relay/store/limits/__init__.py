@@ -1,5 +1,7 @@
 """Buckets and permits in Redis: asked by few scripts, for all workers.
 
+lendings      How channels stand between classes of lines: what is reserved, used, lent and borrowed
+              now
 levels        How full the limits are now, for those who only look: read from what the workers keep
               in Redis
 limiter       What the flow asks for a call: may it run now, and what did it use

@@ -6,6 +6,7 @@ clock, where standard and training lines flood a channel on which a dedicated li
 
 import random
 from collections.abc import Iterable
+from functools import partial
 
 import pytest
 
@@ -129,7 +130,7 @@ class Shared:
         self.refused: dict[LineKind, list[float]] = {kind: [] for kind in LineKind}
         self.calls = dict.fromkeys(LineKind, 0)
         for kind, load in ((DEDICATED, sold * 0.98), (STANDARD, FLOOD), (TRAINING, FLOOD)):
-            self.world.at(self.start_ms, lambda kind=kind, load=load: self.arrive(kind, load))
+            self.world.at(self.start_ms, partial(self.arrive, kind, load))
         self.world.at(self.start_ms + lost_ms, self.lose)
         self.world.run(self.start_ms + END_MS - 1)
 
