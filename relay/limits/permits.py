@@ -5,6 +5,8 @@ by itself. Permits in use are never taken away; spare ones come only from an eig
 so that a limit that is nearly reached is counted exactly. Taking and releasing a permit is local
 and synchronous: no cancellation can lose one.
 
+While Redis is lost a worker has its equal part of a limit, or its block where that is larger.
+
 A permit that is free somewhere serves the next call. Where a limit is near, a block goes back as
 soon as a call ends; where it was not, spare permits go back within LOOSE_MS_MAX. A call that finds
 nothing left while other workers hold permits asks again until then, and is refused after that.
@@ -19,6 +21,7 @@ from typing import Final
 
 from relay.limits.decision import ADMITTED, Admitted, Denied, PermitRequest, Why
 from relay.limits.scopes import ConcurrencyLimit, Scope
+from relay.model import OnLoss
 
 TTL_MS: Final = 15_000
 RENEW_MS: Final = 5_000
@@ -138,6 +141,8 @@ class Permits:
         self._lost: set[str] = set()
         self.retry_ms = math.inf
         """When to `wake` those who wait for what other workers hold."""
+        self.share = 0.0
+        """This worker's part of all workers, once the heartbeat has told; at least one permit."""
 
     def take(
         self, concurrencies: Sequence[ConcurrencyLimit], now_ms: float
@@ -145,7 +150,7 @@ class Permits:
         """Take a permit of every limit, or of none; None = Redis has to be asked."""
         leases = [self._open(concurrency) for concurrency in concurrencies]
         for leased in leases:
-            if leased.used >= leased.granted:
+            if leased.used >= leased.granted and self._short(leased):
                 return self._bar(leases, now_ms)
         return self._sit(leases)
 
@@ -250,7 +255,7 @@ class Permits:
         self._decide(name, now_ms)
 
     def lose(self, name: str, now_ms: float) -> None:
-        """Take in that Redis cannot be asked: blocks stay as they are, and none grows."""
+        """Take in that Redis cannot be asked: blocks stay, and none is smaller than a share."""
         self._lost.add(name)
         self._aboard.pop(name, None)
         self._decide(name, now_ms)
@@ -268,13 +273,24 @@ class Permits:
 
     def _bar(self, leases: list[LeasedPermits], now_ms: float) -> Denied | None:
         for leased in leases:
-            if leased.used < leased.granted:
+            if not self._short(leased):
                 continue
             lost = self._group_of(leased.concurrency) in self._lost
             crowded = leased.waiting >= PATIENT_MAX or not leased.shared
             if lost or (crowded and now_ms < leased.denied_until_ms):
                 return Denied(Why.EMPTY, WAIT_MS, leased.concurrency)
         return None
+
+    def _short(self, leased: LeasedPermits) -> bool:
+        """Tell whether this worker has no permit left of a limit, as far as it may decide that."""
+        if leased.used < leased.granted:
+            return False
+        limit = leased.concurrency
+        if not self._lost or self._group_of(limit) not in self._lost:
+            return True
+        if limit.on_loss is OnLoss.SHARE:
+            return leased.used >= max(1, int(limit.permits * self.share))
+        return limit.on_loss is OnLoss.CLOSED
 
     def _sit(self, leases: list[LeasedPermits]) -> Admitted:
         for leased in leases:
@@ -287,7 +303,7 @@ class Permits:
         for waiter in waiting:
             if waiter.decision is not None:
                 continue
-            short = [leased for leased in waiter.leases if leased.used >= leased.granted]
+            short = [leased for leased in waiter.leases if self._short(leased)]
             full = [leased for leased in short if self._group_of(leased.concurrency) == name]
             if not short:
                 self._sit(waiter.leases)

@@ -117,6 +117,7 @@ class ConcurrencyLimit(msgspec.Struct, frozen=True, eq=False):
     scope: Scope
     permits: int
     rank: int = 0
+    on_loss: OnLoss = OnLoss.SHARE
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -205,7 +206,9 @@ def limit_of(
     concurrency = None
     if limited.concurrency > 0:
         permits = limited.concurrency - limited.concurrency * bid.kept_parts // KEPT_PARTS
-        concurrency = ConcurrencyLimit(f"{stem}:seats", tag, scope, permits, bid.rank)
+        concurrency = ConcurrencyLimit(
+            f"{stem}:seats", tag, scope, permits, bid.rank, terms.on_loss
+        )
     return Limit(buckets, concurrency)
 
 

@@ -257,6 +257,7 @@ class RedisDriver:
         fields = {worker.decode(errors="replace"): told for worker, told in pairs}
         shares, share_default, gone = self._heartbeat.hear(fields, now_ms)
         self._broker.shares, self._broker.share_default = shares, share_default
+        self._permits.share = share_default
         if gone and self._connection is not None:
             self._connection.tell(("HDEL", self._beat_key, *gone))
 

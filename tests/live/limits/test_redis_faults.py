@@ -134,7 +134,8 @@ async def test_each_bucket_does_what_it_says_on_loss(server: Server) -> None:
             assert isinstance(await ask(limiter, opened, 60), Grant)
         refused = await ask(limiter, closed, 1)
         assert isinstance(refused, Denied) and refused.why is Why.LOST
-        # Seats that the worker held stay its own; there are no new ones.
+        # The only worker has all permits for its part.
+        assert isinstance(await ask(limiter, opened, 1, (hall,)), Grant)
         full = await ask(limiter, opened, 1, (hall,))
         assert isinstance(full, Denied) and full.limit is hall
         assert isinstance(has_permits, Grant)

@@ -3,6 +3,7 @@
 Method: workers over one imaginary concurrency limit, whose replies come in any order a test likes.
 """
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from relay.limits.permits import (
     grant_permits,
 )
 from relay.limits.scopes import ConcurrencyLimit, Scope
+from relay.model import OnLoss
 
 HALL = ConcurrencyLimit("relay:{l:1}:seats", "{l:1}", Scope.LINE, 10)
 DESK = ConcurrencyLimit("relay:{a:1}:seats", "{a:1}", Scope.ACCOUNT, 2)
@@ -136,7 +138,29 @@ def test_blocks_are_renewed_and_given_back() -> None:
     assert permits._leases == {}
 
 
-def test_while_lost_blocks_stay_and_do_not_grow() -> None:
+def test_while_lost_a_worker_has_its_equal_part() -> None:
+    permits, _ = worker()
+    permits.share = 1 / 3
+    assert permit(permits, [HALL], [1]) is ADMITTED
+    permits.lose("", 1.0)
+    assert [permits.ask([HALL], 2.0) for _ in range(2)] == [ADMITTED] * 2
+    assert isinstance(permits.ask([HALL], 2.0), Denied)
+    permits.release([HALL])
+    assert permits.ask([HALL], 3.0) is ADMITTED
+
+
+def test_while_lost_open_holds_nobody_back_and_closed_does_not_grow() -> None:
+    for on_loss, more in ((OnLoss.OPEN, 100), (OnLoss.CLOSED, 0)):
+        limit = msgspec.structs.replace(HALL, on_loss=on_loss)
+        permits, _ = worker()
+        permits.share = 0.5
+        assert permit(permits, [limit], [1]) is ADMITTED
+        permits.lose("", 1.0)
+        assert all(permits.ask([limit], 2.0) is ADMITTED for _ in range(more))
+        assert isinstance(permits.ask([limit], 2.0), Denied) is (on_loss is OnLoss.CLOSED)
+
+
+def test_who_waits_when_redis_is_lost_is_decided_at_once() -> None:
     permits, _ = worker()
     assert permit(permits, [HALL], [1]) is ADMITTED
     waiting = permits.ask([HALL], 1.0)
@@ -167,9 +191,10 @@ def test_a_seat_is_foreseen_without_taking_it() -> None:
     permits = Permits(lambda _: "", lambda _: None)
     assert permits.foresee([HALL], 0.0) is None, "nobody knows yet: the bank has to say"
     permits.lose("", 0.0)
-    denied = permits.foresee([HALL], 0.0)
-    assert isinstance(denied, Denied) and denied.limit is HALL
-    assert permits.take([HALL], 0.0) == denied
+    closed = msgspec.structs.replace(HALL, on_loss=OnLoss.CLOSED)
+    denied = permits.foresee([closed], 0.0)
+    assert isinstance(denied, Denied) and denied.limit is closed
+    assert permits.take([closed], 0.0) == denied
 
 
 def test_who_waits_for_other_workers_permits_is_woken_to_ask_again() -> None:
