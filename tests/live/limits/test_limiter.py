@@ -4,6 +4,7 @@ Method: limiters of several workers on one real server; calls are asked, settled
 """
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
 import pytest
@@ -15,7 +16,16 @@ from relay.limits.rate_headers import rate_headers
 from relay.limits.scopes import Measure
 from relay.model import DEFAULT_DIALECT
 from relay.wire.dialects.known import TABLES
-from tests.live.limit_rig import ask, ask_all, bucket, concurrency, limiter_on, spend, until
+from tests.live.limit_rig import (
+    ask,
+    ask_all,
+    bucket,
+    concurrency,
+    limit_set_of,
+    limiter_on,
+    spend,
+    until,
+)
 
 pytestmark = pytest.mark.live
 
@@ -69,6 +79,35 @@ async def test_a_permit_that_is_free_somewhere_serves_the_next_call(url: str) ->
             other = await ask(workers[(number * 7 + 1) % 4], free, 1, (none,)) if not number else 0
             assert not isinstance(other, Grant), "there is one permit"
             worker.release(grant)
+
+
+async def test_of_1500_calls_at_once_each_is_granted_or_truly_refused(url: str) -> None:
+    (set_one, costs), (set_two, _) = [limit_set_of([(bucket(6_000), 1)]) for _ in range(2)]
+    async with limiter_on(url) as one, limiter_on(url) as two:
+        calls = [one.wait(set_one, costs) for _ in range(750)]
+        told = await asyncio.gather(*calls, *(two.wait(set_two, costs) for _ in range(750)))
+        refused = [decision for decision in told if isinstance(decision, Denied)]
+        assert 600 <= 1_500 - len(refused) <= 700
+        assert all(denied.why is Why.EMPTY and denied.wait_ms > 0 for denied in refused)
+        [level] = one.standings(set_one)
+        assert level.remaining < 60, "who is refused is told of nothing that remains"
+
+
+async def test_a_busy_workers_own_lag_is_no_lost_redis(url: str) -> None:
+    limit_set, costs = limit_set_of([(bucket(60_000_000), 200_000)])
+    async with limiter_on(url) as limiter:
+
+        async def be_busy() -> None:
+            for _ in range(30):
+                time.sleep(0.07)  # noqa: ASYNC251 - longer than a batch may take
+                await asyncio.sleep(0)
+
+        busy = asyncio.create_task(be_busy())
+        while not busy.done():
+            if limiter.admit(limit_set, costs) is None:
+                await limiter.wait(limit_set, costs)
+            await asyncio.sleep(0)
+        assert limiter.losses == 0
 
 
 async def test_settling_moves_the_difference(url: str) -> None:
