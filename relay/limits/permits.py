@@ -171,8 +171,13 @@ class Permits:
         return waiter
 
     def foresee(self, concurrencies: Sequence[ConcurrencyLimit], now_ms: float) -> Denied | None:
-        """Return why a permit would be denied without asking; takes nothing."""
-        return self._bar([self._open(concurrency) for concurrency in concurrencies], now_ms)
+        """Return why a permit would be denied without asking; takes nothing.
+
+        A limit that was full a moment ago is passed by, also where a call would wait for others:
+        whoever looks ahead has other ways to go.
+        """
+        leases = [self._open(concurrency) for concurrency in concurrencies]
+        return self._bar(leases, now_ms, patient=False)
 
     def leave(self) -> dict[str, list[PermitRequest]]:
         """Return what to ask of each group so that this worker holds no permit any more."""
@@ -252,6 +257,8 @@ class Permits:
         for leased, size in zip(asked, granted, strict=True):
             leased.granted = size
             leased.tight = size < leased.wanted
+            if size > leased.used:
+                leased.denied_until_ms = -math.inf
         self._decide(name, now_ms)
 
     def lose(self, name: str, now_ms: float) -> None:
@@ -271,12 +278,14 @@ class Permits:
         leased.concurrency = concurrency
         return leased
 
-    def _bar(self, leases: list[LeasedPermits], now_ms: float) -> Denied | None:
+    def _bar(
+        self, leases: list[LeasedPermits], now_ms: float, *, patient: bool = True
+    ) -> Denied | None:
         for leased in leases:
             if not self._short(leased):
                 continue
             lost = self._group_of(leased.concurrency) in self._lost
-            crowded = leased.waiting >= PATIENT_MAX or not leased.shared
+            crowded = not patient or leased.waiting >= PATIENT_MAX or not leased.shared
             if lost or (crowded and now_ms < leased.denied_until_ms):
                 return Denied(Why.EMPTY, WAIT_MS, leased.concurrency)
         return None

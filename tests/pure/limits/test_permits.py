@@ -212,6 +212,20 @@ def test_who_waits_for_other_workers_permits_is_woken_to_ask_again() -> None:
     assert isinstance(waiter, PermitWaiter) and waiter.decision is ADMITTED
 
 
+def test_a_limit_that_was_full_a_moment_ago_is_foreseen_as_full_until_it_grants() -> None:
+    permits, _ = worker()
+    waiter = permits.ask([DESK], 0.0)
+    permits.take_permit_requests("", 0.0)
+    permits.land("", [0], 1.0)
+    assert isinstance(permits.foresee([DESK], 2.0), Denied)
+    assert isinstance(permits.ask([DESK], 2.0), PermitWaiter), "who has no other way waits"
+    permits.take_permit_requests("", 16.0)
+    permits.land("", [2], 17.0)
+    assert isinstance(waiter, PermitWaiter) and waiter.decision is ADMITTED
+    permits.release([DESK])
+    assert permits.foresee([DESK], 18.0) is None
+
+
 def test_who_leaves_wishes_for_nothing() -> None:
     permits = Permits(lambda concurrency: concurrency.tag, lambda _: None)
     permits.ask([HALL], 0.0)
