@@ -8,16 +8,17 @@ import datetime
 import gzip
 import hashlib
 import mimetypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlencode
 
 import jinja2
 import msgspec
 from markupsafe import Markup
 
-from relay.console.views import Frame, View
+from relay.console.views import Frame, LogFilter, View
 
 HERE: Final = Path(__file__).parent
 DIGEST_CHARS: Final = 12
@@ -82,6 +83,8 @@ class Renderer:
             seconds=show_seconds,
             share=show_share,
             moment=show_moment,
+            pairs=as_pairs,
+            query=as_query,
         )
         self._environment.globals["static"] = static.address
 
@@ -134,16 +137,32 @@ def show_share(share: float | None) -> str:
     return NONE if share is None else f"{share * 100:.2f} %"
 
 
-def show_moment(moment: str | None) -> str | Markup:
-    """Return a <time> in UTC to the second; a script may say it in the reader's own zone."""
+def show_moment(moment: str | None, form: str = "") -> str | Markup:
+    """Return a <time> in UTC to the second; a script may say it in the reader's own zone.
+
+    As "short" it has no year, and milliseconds: for rows of which there are many in a second.
+    """
     if not moment:
         return NONE
     at = datetime.datetime.fromisoformat(moment)
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+    whole = f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}"
+    return Markup('<time datetime="{}" title="{} UTC"{}>{}</time>').format(
         moment,
-        f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d} UTC",
-        f"{at:%Y-%m-%d %H:%M:%S}",
+        whole,
+        Markup(' class="short"') if form == "short" else "",
+        whole[5:] if form == "short" else whole[:-4],
     )
+
+
+def as_pairs(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Return what a list of choices offers where value and text are the same."""
+    return [(word, word) for word in words]
+
+
+def as_query(wanted: LogFilter) -> str:
+    """Return a filter as a query string, without its range."""
+    fields = msgspec.structs.asdict(wanted)
+    return urlencode({n: v for n, v in fields.items() if v and n not in {"since", "until"}})
 
 
 class Translator:
