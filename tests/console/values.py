@@ -79,8 +79,8 @@ def totals(requests: int = 18_204) -> rows.CallTotals:
 def detail() -> rows.CallDetail:
     """Return a call that failed over once and was carried on."""
     return rows.CallDetail(
-        call=call(attempts=2),
-        started="2026-11-30T05:21:55.310Z",
+        call=call(attempts=2, cost_usd="0.05110899"),
+        started="2026-11-30T05:20:50.187Z",
         price_id=7,
         items=[
             rows.ReceiptItem(

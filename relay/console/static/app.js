@@ -8,6 +8,7 @@ showTimes(document);
 offerSwitches();
 offerCopies(document);
 submitOnChange();
+document.querySelector(".rail [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 document.addEventListener("click", openRow);
 document.addEventListener("keydown", walk);
 

@@ -68,29 +68,30 @@ function column(data, measure, group) {
   return values;
 }
 
-const a_minute = (data, measure) => (row) => (measure(row) * 60) / data.step;
-const TOKENS = (row) => row.input + row.output;
+function aMinute(data, measure) { return (row) => (measure(row) * 60) / data.step; }
+
+function tokens(row) { return row.input + row.output; }
 
 function measures(kind, data) {
-  const by_group = (measure) =>
+  const byGroup = (measure) =>
     data.groups.map((group) => ({ label: group ?? words.others, values: column(data, measure, group) }));
   if (kind === "tokens") {
-    if (data.groups) return by_group(a_minute(data, TOKENS));
+    if (data.groups) return byGroup(aMinute(data, tokens));
     return [
-      { label: words.fresh, values: column(data, a_minute(data, (row) => row.input - row.cached)) },
-      { label: words.cached, values: column(data, a_minute(data, (row) => row.cached)) },
-      { label: words.out, values: column(data, a_minute(data, (row) => row.output)) },
+      { label: words.fresh, values: column(data, aMinute(data, (row) => row.input - row.cached)) },
+      { label: words.cached, values: column(data, aMinute(data, (row) => row.cached)) },
+      { label: words.out, values: column(data, aMinute(data, (row) => row.output)) },
     ];
   }
   if (kind === "requests") {
-    if (data.groups) return by_group(a_minute(data, (row) => row.requests));
+    if (data.groups) return byGroup(aMinute(data, (row) => row.requests));
     return [
-      { label: words.requests, values: column(data, a_minute(data, (row) => row.requests)) },
-      { label: words.errors, color: "--bad", values: column(data, a_minute(data, (row) => row.errors)) },
+      { label: words.requests, values: column(data, aMinute(data, (row) => row.requests)) },
+      { label: words.errors, color: "--bad", values: column(data, aMinute(data, (row) => row.errors)) },
     ];
   }
   if (kind === "spend") {
-    if (data.groups) return by_group((row) => row.cost);
+    if (data.groups) return byGroup((row) => row.cost);
     return [{ label: "USD", values: column(data, (row) => row.cost) }];
   }
   if (data.groups) return data.groups.filter((group) => group !== null).map((group) => ({
@@ -132,7 +133,7 @@ function plot(place, data) {
     const stroke = color(line.color ?? `--s${(at % 8) + 1}`);
     return {
       label: line.label, stroke, width: 1, fill: stacked ? stroke : undefined,
-      points: { size: 4, stroke, fill: stroke },
+      points: { show: true, size: 3, stroke, fill: stroke, filter: (chart, place) => alone(chart.data[place]) },
       value: (_, __, ___, idx) => (idx === null || line.values[idx] === null ? NONE : show(line.values[idx])),
     };
   });
@@ -156,6 +157,15 @@ function pile(columns) {
   return columns.map((values) => values.map((one, at) => (one === null ? null : (sums[at] += one))));
 }
 
+// Only a span between two gaps needs a point: no line leads to it.
+function alone(values) {
+  const found = [];
+  values.forEach((one, at) => {
+    if (one !== null && (values[at - 1] ?? null) === null && (values[at + 1] ?? null) === null) found.push(at);
+  });
+  return found;
+}
+
 function height(place) { return Math.min(Number(place.dataset.height || 180), innerWidth < 720 ? 170 : 400); }
 
 function options(place, data, series, show, limited) {
@@ -172,7 +182,7 @@ function options(place, data, series, show, limited) {
     ],
     series: [{ label: words.time, value: (_, at) => (at === null ? NONE : moment(at)) }, ...series],
     hooks: {
-      drawClear: limited ? [(chart) => band(chart, data, limited)] : [],
+      draw: limited ? [(chart) => band(chart, data, limited)] : [],
       setSelect: [(chart) => brush(place, chart, data)],
     },
   };
@@ -222,7 +232,7 @@ function brush(place, chart, data) {
   if (table.dataset.group) closer.set("group", table.dataset.group);
   const span = `${moment(Date.parse(range.since) / 1000)} – ${moment(Date.parse(range.until) / 1000)}`;
   said.replaceChildren(`${span}  `);
-  if (said.dataset.log !== undefined) said.append(link(`/logs?${query}`, words.in_the_log), "  ");
+  if (said.dataset.log !== undefined) said.append(link(`/logs?${query}`, words.inTheLog), "  ");
   said.append(link(`/usage?${closer}`, words.closer));
 }
 
