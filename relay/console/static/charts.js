@@ -174,7 +174,7 @@ function options(place, data, series, show, limited) {
   const axis = { stroke: text, font: "11px system-ui, sans-serif", ticks: { show: false } };
   return {
     width: place.clientWidth, height: height(place), padding: [8, 8, 0, 0],
-    scales: { x: { time: true }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.05 : 1] } },
+    scales: { x: { time: true, range: (_, min, max) => (min === max ? [min - data.step, max + data.step] : [min, max]) }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.05 : 1] } },
     cursor: { sync: { key: "relay" }, drag: { x: true, y: false, setScale: false }, points: { size: 5 } },
     axes: [
       { ...axis, grid: { show: false }, values: (_, splits) => splits.map((at) => tick(at, data)), size: 26 },
