@@ -117,6 +117,19 @@ def _account_pages() -> dict[str, views.View]:
             tpm_limit=30_000_000,
             addresses=addresses(),
         ),
+        "usage-whole": views.UsageView(
+            by="minute",
+            group="",
+            filter=views.LogFilter(since="1h"),
+            choices=CHOICES,
+            usage=usage(),
+            totals=totals(),
+            before=totals(16_001),
+            groups=[],
+            rpm_limit=1_500,
+            tpm_limit=3_000_000,
+            addresses=[],
+        ),
         "keys": views.KeysView(
             keys=keys, management_keys=[], fresh=None, models=["fast"], lines=["acme-dedicated"]
         ),

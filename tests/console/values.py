@@ -1,5 +1,6 @@
 """Values that samples are made of: a row of each kind, some of them hard to show well."""
 
+import math
 from typing import Final
 
 from relay.console import rows, views
@@ -43,22 +44,27 @@ def call(number: int = 0, **fields: object) -> rows.CallRow:
     return rows.CallRow(**{**plain, **fields})  # type: ignore[arg-type]
 
 
+def _wave(at: int, mean: int) -> int:
+    """Return what swings about a mean and is never twice the same, as load does."""
+    return int(mean * (1 + 0.3 * math.sin(at / 9) + 0.12 * math.sin(at * 1.7)))
+
+
 def usage(spans: int = 60, group: str | None = None) -> list[rows.UsageRow]:
     """Return spans of a minute, with a gap and with some that met the limit."""
     return [
         rows.UsageRow(
             time=f"2026-11-30T{4 + at // 60:02d}:{at % 60:02d}:00.000Z",
             group=group,
-            requests=1_000 + at * 13 % 400,
+            requests=_wave(at, 1_000),
             errors=at % 11,
             limited=at % 11 if 20 < at < 30 else 0,
-            input_tokens=1_900_000 + at * 31_337 % 900_000,
-            cached_tokens=900_000 + at * 11_113 % 400_000,
-            output_tokens=90_000 + at * 7_919 % 60_000,
-            tokens=1_990_000 + at * 31_337 % 900_000,
-            cost_usd=f"{2 + at % 7}.{at:02d}1234567",
-            ttft_p50_ms=380.0 + at % 50,
-            ttft_p95_ms=1_200.0 + at * 17 % 900,
+            input_tokens=_wave(at, 1_900_000),
+            cached_tokens=_wave(at + 5, 900_000),
+            output_tokens=_wave(at * 3, 160_000),
+            tokens=_wave(at, 1_900_000) + _wave(at * 3, 160_000),
+            cost_usd=f"{_wave(at, 2_000_000_000) / 1e9:.9f}",
+            ttft_p50_ms=float(_wave(at * 2, 400)),
+            ttft_p95_ms=float(_wave(at * 5, 1_300)),
         )
         for at in range(spans)
         if not 40 <= at < 44

@@ -37,6 +37,7 @@ export function showTimes(part) {
     const at = new Date(time.dateTime);
     const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
     const clock = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+    time.title ||= `${time.textContent} UTC`;
     const short = time.classList.contains("short");
     time.textContent = short
       ? `${day.slice(5)} ${clock}.${String(at.getMilliseconds()).padStart(3, "0")}`
