@@ -141,7 +141,7 @@ def show_moment(moment: str | None, form: Literal["", "short", "span"] = "") -> 
     """Return a <time> in UTC to the second; a script may say it in the reader's own zone.
 
     As "short" it has no year, and milliseconds: for rows of which there are many in a second. As
-    "span" it is the begin of a minute or more, in few bytes: for rows of which a page has thousands.
+    "span" it is the begin of a minute or more, in few bytes: a page may have thousands of them.
     """
     if not moment:
         return NONE

@@ -3,6 +3,7 @@
 Method: the samples; the templates and modules as texts.
 """
 
+import datetime
 import gzip
 import re
 from pathlib import PurePosixPath
@@ -22,6 +23,7 @@ from relay.console.render import (
 from relay.console.views import VIEWS, FailureView
 from tests.console.rig import draw, frame_of
 from tests.console.samples import samples
+from tests.console.values import usage
 
 PAGE_BYTES_MAX = 150_000
 
@@ -65,7 +67,25 @@ def test_every_text_is_there_in_every_language() -> None:
 
 @pytest.mark.parametrize("name", samples())
 def test_a_page_with_all_it_needs_is_light(name: str, renderer: Renderer) -> None:
-    html, static = draw(name, renderer=renderer), StaticFiles()
+    assert weigh(draw(name, renderer=renderer)) < PAGE_BYTES_MAX
+
+
+def test_two_days_by_minute_are_a_light_page(renderer: Renderer) -> None:
+    side, view = samples()["usage-whole"]
+    begin = datetime.datetime(2026, 11, 28, tzinfo=datetime.UTC)
+    rows = [
+        msgspec.structs.replace(
+            row, time=(begin + datetime.timedelta(minutes=at)).isoformat(timespec="milliseconds")
+        )
+        for at, row in enumerate(usage(2 * 1_440 + 4))
+    ]
+    long = msgspec.structs.replace(view, usage=rows)
+    assert weigh(renderer.render(long, frame_of(side, long))) < PAGE_BYTES_MAX
+
+
+def weigh(html: str) -> int:
+    """Return the bytes of a page and of all files that it loads, as they are sent."""
+    static = StaticFiles()
     prefix = f"/static/{static.version}/"
     wanted = [
         one.removeprefix(prefix) for one in re.findall(r'(?:src|href)="(/static/[^"]+)', html)
@@ -81,7 +101,7 @@ def test_a_page_with_all_it_needs_is_light(name: str, renderer: Renderer) -> Non
         weight += len(found.pressed or found.body)
         modules = re.findall(r'from "\./([^"]+)"', found.body.decode())
         wanted += [str(PurePosixPath(file).parent / module) for module in modules]
-    assert weight < PAGE_BYTES_MAX
+    return weight
 
 
 def test_what_is_shown_is_escaped(renderer: Renderer) -> None:

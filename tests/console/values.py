@@ -11,13 +11,14 @@ NOW: Final = "2026-11-30T05:22:05.123Z"
 def call(number: int = 0, **fields: object) -> rows.CallRow:
     """Return a call; every seventh failed."""
     bad = number % 7 == 6
+    minute, second = 21 - number // 5, 59 - number % 5 * 11
     plain: dict[str, object] = {
         "request_id": f"req_019adf3c5b2e7c4d9f00{number:012x}",
-        "time": f"2026-11-30T05:{21 - number % 20:02d}:{number * 7 % 60:02d}.{number % 1000:03d}Z",
+        "time": f"2026-11-30T05:{minute:02d}:{second:02d}.{number * 131 % 1000:03d}Z",
         "account": "acme",
         "key_id": 3,
-        "key_name": "ci",
-        "key_last4": "x9Qf",
+        "key_name": "laptop" if number % 4 == 1 else "ci",
+        "key_last4": "7mKa" if number % 4 == 1 else "x9Qf",
         "ip": "203.0.113.9" if number % 5 else "2001:db8:85a3:8d3:1319:8a2e:370:7348",
         "ip_is_new": number % 5 == 0,
         "line": "acme-dedicated",
@@ -29,16 +30,16 @@ def call(number: int = 0, **fields: object) -> rows.CallRow:
         "status": 429 if bad else 200,
         "reason": "rejected" if bad else "completed",
         "error_code": "rate_limit_exceeded" if bad else "",
-        "input_tokens": 0 if bad else 92_039,
-        "cached_tokens": 0 if bad else 89_472,
+        "input_tokens": 0 if bad else 92_039 + number * 7_919 % 31_000,
+        "cached_tokens": 0 if bad else 89_472 - number * 3_571 % 41_000,
         "cache_write_tokens": 0,
-        "output_tokens": 0 if bad else 550,
+        "output_tokens": 0 if bad else 550 + number * 271 % 900,
         "reasoning_tokens": 0 if bad else 128,
         "estimated": False,
-        "cost_usd": "0" if bad else "0.051108975",
-        "ttft_ms": None if bad else 412.345,
-        "total_ms": 3.2 if bad else 9_812.5,
-        "tokens_per_s": None if bad else 58.5,
+        "cost_usd": "0" if bad else f"{0.051108975 + number * 0.0071 % 0.04:.9f}",
+        "ttft_ms": None if bad else 412.345 + number * 97 % 700,
+        "total_ms": 3.2 if bad else 9_812.5 + number * 1_409 % 9_000,
+        "tokens_per_s": None if bad else 58.5 + number * 7 % 31,
         "attempts": 0 if bad else 1 + number % 3,
     }
     return rows.CallRow(**{**plain, **fields})  # type: ignore[arg-type]
@@ -86,7 +87,7 @@ def detail() -> rows.CallDetail:
     """Return a call that failed over once and was carried on."""
     return rows.CallDetail(
         call=call(attempts=2, cost_usd="0.05110899"),
-        started="2026-11-30T05:20:50.187Z",
+        started="2026-11-30T05:21:49.187Z",
         price_id=7,
         items=[
             rows.ReceiptItem(
