@@ -127,6 +127,23 @@ async def test_the_log_is_filtered_opened_and_followed(
         await page.get_by_role("button", name="Tail").click()
 
 
+async def test_the_log_is_paged_and_exported(
+    console: ConsoleRig, chromium: Browser, tmp_path: Path
+) -> None:
+    await write_calls(console, 1, 60)
+    async with opened(chromium) as page:
+        await sign_in(page, console.browser().base)
+        await page.get_by_role("link", name="Log", exact=True).click()
+        await page.get_by_role("link", name="Older calls").click()
+        await expect(page.locator("#log tbody tr")).to_have_count(10)
+        await page.go_back()
+        await expect(page.locator("#log tbody tr")).to_have_count(50)
+        async with page.expect_download() as coming:
+            await page.get_by_role("link", name="CSV", exact=True).click()
+        await (await coming.value).save_as(tmp_path / "log.csv")
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 61
+
+
 async def test_a_brushed_chart_leads_to_its_calls(console: ConsoleRig, chromium: Browser) -> None:
     minute_us = 60_000_000
     now_us = int(datetime.datetime.now(datetime.UTC).timestamp() * 1e6)
@@ -234,6 +251,22 @@ async def test_an_operator_sets_a_price_after_its_preview(
         await expect(page.get_by_role("status")).to_contain_text("holds for calls from now on")
         await page.get_by_role("link", name="Audit").click()
         await expect(page.locator("tr", has_text="price.set")).to_contain_text("op@relay.example")
+
+
+async def test_an_operator_drains_a_channel(console: ConsoleRig, chromium: Browser) -> None:
+    await console.add_user("op@relay.example", None, "operator")
+    await console.connection.execute(
+        """INSERT INTO channels (name, models, base_url)
+        VALUES ('up', '{"fast": "fast"}', 'http://127.0.0.1:9/v1')"""
+    )
+    async with opened(chromium) as page:
+        await sign_in(page, console.browser("operator").base, "op@relay.example")
+        await page.get_by_role("link", name="Channels").click()
+        await page.get_by_text("Drain", exact=True).click()
+        await page.get_by_role("button", name="Drain: running calls finish").click()
+        await expect(page.get_by_role("status")).to_contain_text("Channel up is drained")
+    drained = "SELECT drained FROM channels WHERE name = 'up'"
+    assert await console.connection.fetchval(drained) is True
 
 
 # --- every page -----------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ function tokens(row) { return row.input + row.output; }
 
 function measures(kind, data) {
   const byGroup = (measure) =>
-    data.groups.map((group) => ({ label: group ?? words.others, values: column(data, measure, group) }));
+    data.groups.map((group) => ({ label: group ?? words.rest, values: column(data, measure, group) }));
   if (kind === "tokens") {
     if (data.groups) return byGroup(aMinute(data, tokens));
     return [
