@@ -4,6 +4,7 @@ RELAY_CHROMIUM names another. Nothing of it speaks to anything but the loopback.
 """
 
 import os
+import platform
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -35,7 +36,8 @@ def find_chromium() -> tuple[str, dict[str, str]] | None:
     if named:
         return named, {}
     brought = BROUGHT / "chromium"
-    if (BROUGHT / ".installed").exists() and os.access(brought, os.X_OK):
+    here = (sys.platform, platform.machine())
+    if (BROUGHT / ".installed").exists() and here == ("linux", "x86_64"):
         libraries = str(BROUGHT / "system" / "lib")
         return str(brought), {"LD_LIBRARY_PATH": libraries, "FONTCONFIG_PATH": str(BROUGHT)}
     found = next(filter(None, map(shutil.which, SYSTEMS)), None)
