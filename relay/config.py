@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from relay.errors import ConfigError
+from relay.slow_models import SLOW_MODELS, Deadlines
 from relay.units import parse_multiplier, parse_usd
 
 ENV_PREFIX: Final = "RELAY_"
@@ -101,14 +102,27 @@ class Timeouts(Section, frozen=True):
     body_bytes_per_s_min: Count = 64 * 1024
     connect_s: Seconds = 3.0
     """TCP and TLS to an upstream."""
-    first_byte_s: Seconds = 120.0
-    """From asking to the first event of an attempt. Reasoning models think long."""
+    first_byte_s: Seconds = 300.0
+    """Of a stream: from asking, or from the last comment or ping, to its first output. Reasoning
+    models are silent for minutes; a channel that hangs is found out by its model's own pace."""
+    answer_s: Seconds = 600.0
+    """The same of an answer in one piece, which is silent until it is whole: as long as the
+    official SDKs wait for it."""
     trial_first_byte_s: Seconds = 10.0
     """The same on a channel out of service, where another is left: a trial that hangs must not hold
     its client up. Three times the slowest recent answer of the model, where that is longer; after
     this a silence counts against a channel in service as well, though the call waits on."""
-    gap_s: Seconds = 120.0
-    """Between two reads of a running answer."""
+    gap_s: Seconds = 300.0
+    """Between two reads of a running answer; models think in the middle of one as well."""
+    last_word_s: Seconds = 2.0
+    """How long usage is waited for behind a finish reason, where the upstream leaves its connection
+    open. OpenAI sends it within milliseconds; behind [DONE] nothing is waited for."""
+    models: dict[str, Deadlines] = msgspec.field(default_factory=SLOW_MODELS.copy)
+    """By the model's name, public or the channel's own, what stands before a slash left out; * and
+    ? stand for anything. The first that fits counts. Here and not in the catalog: it is the model
+    that is slow, whoever serves it."""
+    channels: dict[str, Deadlines] = {}
+    """By the channel's name, before `models`."""
     write_s: Seconds = 60.0
     """A client that takes no byte for this long is cut."""
     total_s: Seconds = 3600.0

@@ -47,6 +47,19 @@ class RelayError(Exception):
         """An upstream's own body, where that is what a client is to read; b"" = ours."""
 
 
+def forget_frames(error: BaseException) -> None:
+    """Let go of the frames that an error came through; called where it has been told.
+
+    A frame that raised it, or passed it on, names it: error, traceback and frame are a ring that
+    keeps the call in those frames, and a question of megabytes with it, until the garbage collector
+    happens to run.
+    """
+    following: BaseException | None = error
+    while following is not None and following.__traceback__ is not None:
+        following.__traceback__ = None
+        following = following.__context__
+
+
 # --- the client's fault: another channel would say the same ---------------------------------
 
 
@@ -312,9 +325,18 @@ class ConnectFailed(NetworkError):
 
 
 class CertificateInvalid(ConnectFailed):
-    """Its TLS certificate is no good; the message says why."""
+    """Its TLS certificate is no good; the message says why.
+
+    Args:
+        message: See RelayError.
+        flaw: What is wrong with it, in a word.
+    """
 
     code = "upstream_certificate"
+
+    def __init__(self, message: str, flaw: str) -> None:
+        super().__init__(message)
+        self.flaw = flaw
 
 
 class ConnectionBroken(NetworkError):

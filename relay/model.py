@@ -56,6 +56,8 @@ class Resume(enum.StrEnum):
     PREFIX = "prefix"
     PARTIAL = "partial"
     CONTINUE_FINAL_MESSAGE = "continue_final_message"
+    ECHO = "echo"
+    """As trailing, from a server that says all of the partial answer again before it goes on."""
 
 
 class Unpriced(enum.StrEnum):

@@ -40,6 +40,7 @@ from relay.errors import (
     ModelNotFound,
     RelayError,
     Unavailable,
+    forget_frames,
 )
 from relay.flow.admission import Admission
 from relay.flow.call import Call
@@ -217,6 +218,7 @@ class Service(ServicePort):
                 dialect=call.head.dialect,
             ),
         )
+        forget_frames(error)
 
     def refuse(self, client: ClientConnection, error: RelayError) -> None:
         """Answer what could not be parsed; the connection closes after it."""

@@ -8,6 +8,7 @@ balancer   What a worker knows of its channels, and the choice among them: healt
            budget
 call       A call while it lives: what is asked and by whom, how far it has come, what it has tried
 counters   What a worker counts: plain integers, bumped in the hot path, published once a second
+deadlines  How long an attempt may be silent: by its channel, by its model, or as for all others
 exchange   One call from admission to settlement: the loop over attempts, and every way out of it
 hedge      Hedging: a second channel is asked where the first one shows nothing for too long
 ports      What the flow needs of what is around it, beside relay.ports; see there

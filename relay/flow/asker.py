@@ -204,6 +204,9 @@ class Asker:
         self._balancer.end(attempt)
         self._balancer.quotas.close(attempt)
         attempt.call.open_attempts.remove(attempt)
+        # What was raised leads through its frames to the attempt, and so to the call and its body:
+        # held here as well, both would live until the garbage collector ran.
+        attempt.error = attempt.report = None
         if attempt is not attempt.call.payer:
             note_operator_cost(attempt.call, attempt)
 

@@ -47,9 +47,12 @@ class Balancer:
         limits, timeouts = config.switching, config.timeouts
         self.health = Health(Policy())
         self._attempts_max = limits.attempts_max
-        self._patience = Patience(
-            int(timeouts.trial_first_byte_s * US_PER_S), int(timeouts.first_byte_s * US_PER_S)
-        )
+        least_us = int(timeouts.trial_first_byte_s * US_PER_S)
+        # A stream shows how long a model thinks, an answer in one piece how long it talks as well.
+        self._patience = {
+            True: Patience(least_us, int(timeouts.first_byte_s * US_PER_S)),
+            False: Patience(least_us, int(timeouts.answer_s * US_PER_S)),
+        }
         self._budget = RetryBudget(limits.retry_share_max, limits.retries_min)
         self._counters = counters
         self._on_changes = on_changes
@@ -122,7 +125,9 @@ class Balancer:
         doubted = (
             self.health.availability(channel.id, call.request.model, now) is not Availability.READY
         )
-        if now - attempt.started_us < self._patience.limit_us(call.request.model, doubted=doubted):
+        patience = self._patience[call.request.stream]
+        since_us = max(attempt.started_us, int(attempt.moved_s * US_PER_S))
+        if now - since_us < patience.limit_us(call.request.model, doubted=doubted):
             return False
         if not attempt.late:
             attempt.late = True
@@ -156,7 +161,7 @@ class Balancer:
         now = int(call.first_byte_s * 1e6)
         if now < started_us:
             now = now_us()  # it carries on what another attempt began
-        self._patience.note(model, now - started_us)
+        self._patience[call.request.stream].note(model, now - started_us)
         if self._forbidden:
             self._forbidden.pop((channel_id, model), None)
         changes = self.health.succeed(channel_id, model, started_us=started_us, now_us=now)
@@ -221,4 +226,6 @@ class Balancer:
         self._limited = frozenset(channel.id for channel in channels.values() if channel.limited)
         self.health.prune(served)
         self._forbidden.clear()
-        self._patience.keep({model for models in served.values() for model in models})
+        models = {model for models in served.values() for model in models}
+        for patience in self._patience.values():
+            patience.keep(models)

@@ -18,6 +18,7 @@ from relay.errors import (
     ClientGone,
     RelayError,
     Unavailable,
+    forget_frames,
 )
 from relay.flow.abandoned import AbandonedAnswers
 from relay.flow.asker import Asker
@@ -143,6 +144,7 @@ class Exchange:
             if not call.response.opened:
                 raise
             self._tell_in_band(call, error)
+            forget_frames(error)
         finally:
             if not running and call.abandoned is None:
                 self._close(call)
@@ -173,7 +175,7 @@ class Exchange:
             call.delivered_text.release()
         # An attempt and its call refer to each other: left so, the question would live until the
         # garbage collector ran.
-        call.payer = None
+        call.payer = call.doom = None
 
     def _end_at_once(self, attempt: Attempt, error: RelayError | None) -> None:
         """An attempt that was asked at once is over, well or not."""
@@ -250,6 +252,7 @@ class Exchange:
             except RelayError as error:
                 effort = self._effort_of(call)
                 following = self._decide(call, attempt, error, effort)
+                forget_frames(error)
             else:
                 call.owner = owner
                 call.has_task = False

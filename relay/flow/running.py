@@ -10,8 +10,9 @@ from typing import Final
 
 from relay.config import Timeouts
 from relay.errors import ChannelTimeout, DeadlineSpent, RelayError
-from relay.flow.attempts.attempt import Attempt
+from relay.flow.attempts.attempt import Attempt, LastWord
 from relay.flow.call import Call
+from relay.flow.deadlines import DeadlineTable
 from relay.stage import COMMITTED
 from relay.wire.dialects.known import TABLES
 
@@ -37,6 +38,8 @@ class RunningCalls:
         checkpoint_s: float,
     ) -> None:
         self._timeouts = timeouts
+        self._deadlines = DeadlineTable(timeouts)
+        self._least_s = min(timeouts.trial_first_byte_s, self._deadlines.least_s)
         self._checkpoint = checkpoint
         self._strike_silence = strike_silence
         self._checkpoint_s = checkpoint_s
@@ -90,17 +93,41 @@ class RunningCalls:
                     self._look_at_stream(attempt, now_s)
                 else:
                     self._look_at_attempt(attempt, now_s)
+                if not attempt.paused:
+                    self._look_for_last_word(attempt, now_s)
             if call.committed and now_s - (call.checked_s or call.begun_s) > self._checkpoint_s:
                 call.checked_s = now_s
                 self._checkpoint(call)
             self._speak(call, now_s)
 
     def _look_at_attempt(self, attempt: Attempt, now_s: float) -> None:
-        """Nothing real has come of it yet: is it late?"""
-        silent_s = now_s - attempt.asked_s
+        """Nothing real has come of it yet: is it late? Comments and pings are signs of life."""
+        if attempt.bytes_in != attempt.seen_bytes:
+            attempt.seen_bytes = attempt.bytes_in
+            attempt.moved_s = now_s
+        silent_s = now_s - max(attempt.asked_s, attempt.moved_s)
+        if silent_s <= self._least_s:
+            return
         late = silent_s > self._timeouts.trial_first_byte_s and self._strike_silence(attempt)
-        if late or silent_s > self._timeouts.first_byte_s:
-            attempt.fail(ChannelTimeout("The upstream did not begin its answer in time."))
+        if late or silent_s > self._deadlines.first_s(attempt):
+            attempt.lapse(ChannelTimeout("The upstream did not begin its answer in time."))
+
+    def _look_for_last_word(self, attempt: Attempt, now_s: float) -> None:
+        """End an answer that is whole, where its upstream leaves the connection open.
+
+        A protocol's own last word ends it at the second look; behind a finish reason the usage is
+        waited for a little.
+        """
+        told_bytes = attempt.bytes_in - attempt.life_bytes
+        if told_bytes != attempt.told_bytes:
+            attempt.told_bytes, attempt.told_s, attempt.ended = told_bytes, now_s, None
+            return
+        if attempt.ended is None:
+            attempt.ended = attempt.last_word()
+        if attempt.ended is LastWord.DUE or attempt.error is not None:
+            return
+        if attempt.ended is LastWord.FINAL or now_s - attempt.told_s > self._timeouts.last_word_s:
+            attempt.lapse(ChannelTimeout("The upstream never ended its answer."))
 
     def _look_at_stream(self, attempt: Attempt, now_s: float) -> None:
         client = attempt.call.client
@@ -113,9 +140,12 @@ class RunningCalls:
             attempt.moved_s = attempt.call.response.spoke_s = now_s
         elif attempt.paused:
             attempt.moved_s = attempt.taken_s
+        silent_s = now_s - attempt.moved_s
         if unsent_bytes and now_s - attempt.taken_s > self._timeouts.write_s:
             client.cut()
-        elif not attempt.paused and now_s - attempt.moved_s > self._timeouts.gap_s:
+        elif attempt.paused or silent_s <= self._least_s:
+            return
+        elif silent_s > self._deadlines.gap_s(attempt):
             attempt.lapse(ChannelTimeout("The upstream fell silent in the middle of its answer."))
 
     def _speak(self, call: Call, now_s: float) -> None:

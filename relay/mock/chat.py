@@ -231,8 +231,8 @@ def _finish_reason(turn: Turn, passage: Passage) -> str:
 
 
 def _echo(turn: Turn) -> str:
-    """Return the prefix that a Mistral-like upstream repeats before it goes on."""
-    asked = turn.options.echo_prefix and turn.question.resume == "prefix"
+    """Return the prefix that an upstream like Mistral or llama.cpp repeats before it goes on."""
+    asked = turn.options.echo_prefix and turn.question.resume in ("prefix", "trailing")
     return turn.question.prefix if asked else ""
 
 

@@ -17,8 +17,10 @@ OVERLAP_CHARS_MAX: Final = 256
 class Overlap(Protocol):
     """Takes the texts of the new channel, gives what the client gets of them."""
 
-    broken: bool
-    """The new text does not belong to the old one: the splice must be given up."""
+    @property
+    def broken(self) -> bool:
+        """Whether the new text does not belong to the old one: the splice must be given up."""
+        ...
 
     def feed(self, text: str) -> str:
         """Return what of the text, and of text held back before, goes to the client now."""
@@ -109,6 +111,34 @@ class JoinOverlap:
             skipped += 1
         self._spaces = self._spaces[skipped:]
         return text[skipped:]
+
+
+class EchoOverlap:
+    """Skips what a channel is known to hand back before it goes on: by length, nothing is guessed.
+
+    Args:
+        delivered: The text that the client has.
+        given: The text that the channel was told to go on from; its own must begin with it.
+    """
+
+    __slots__ = ("_echo", "_rest")
+
+    def __init__(self, delivered: str, given: str) -> None:
+        self._echo = ReplayOverlap(given)
+        self._rest = JoinOverlap(delivered, "", may_echo=False)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the channel's text does not begin with what it was given."""
+        return self._echo.broken
+
+    def feed(self, text: str) -> str:
+        """Return the part of the text that the client does not have; "" once it diverges."""
+        return self._rest.feed(self._echo.feed(text))
+
+    def end(self) -> str:
+        """Return "": nothing is held back. An answer that ended within the echo diverges."""
+        return self._echo.end()
 
 
 class ReplayOverlap:

@@ -21,7 +21,7 @@ from relay.records import Endpoint
 from relay.splice.continuation import continue_request, raw_of
 from relay.splice.delivered import DONE, IDENTITY
 from relay.splice.gates import EMPTY, Delivered, Means, SplicePlan, SpliceRefusal
-from relay.splice.overlap import JoinOverlap, Overlap, ReplayOverlap
+from relay.splice.overlap import EchoOverlap, JoinOverlap, Overlap, ReplayOverlap
 from relay.usage import Usage
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
@@ -98,8 +98,12 @@ def continue_stream(
             return continuation
         asked, given = continuation
         tokens_before = delivered.tokens
-        may_echo = resume is Resume.PREFIX and plan.endpoint is Endpoint.CHAT
-        overlap = JoinOverlap(delivered.text, given, may_echo=may_echo)
+        chat = plan.endpoint is Endpoint.CHAT
+        if chat and resume is Resume.ECHO:
+            overlap = EchoOverlap(delivered.text, given)
+        else:
+            may_echo = chat and resume is Resume.PREFIX
+            overlap = JoinOverlap(delivered.text, given, may_echo=may_echo)
     elif means is Means.REPLAY:
         overlap = ReplayOverlap(delivered.text)
     else:

@@ -1,7 +1,12 @@
 """The upstream's side of a call: HTTP/1.1 connections and their pool.
 
-connection  One keep-alive connection to an upstream: HTTP/1.1 responses off a socket, as bytes
-dns         Names of upstreams to addresses: off the loop's thread pool, cached, and never forgotten
-pool        The pool of upstream connections: idle ones kept per server, new ones dialled with TLS
-            verified
+addresses     Which of an upstream's addresses is asked first, and a connection to the first that
+              takes one
+certificates  What is wrong with an upstream's certificate, in words that tell an operator what to
+              do
+connection    One keep-alive connection to an upstream: HTTP/1.1 responses off a socket, as bytes
+dns           Names of upstreams to addresses: off the loop's thread pool, cached, and never
+              forgotten
+pool          The pool of upstream connections: idle ones kept per server, new ones dialled with TLS
+              verified
 """

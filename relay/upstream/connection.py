@@ -11,6 +11,7 @@ from neither, so that it can be compiled (relay.compiled); uvloop goes by the me
 """
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import Callable
 from typing import Final, cast
@@ -24,6 +25,8 @@ from relay.wire.http import FRAME_OF_EVENTS_END, plain_frame
 READ_BYTES: Final = 64 * 1024
 HEAD_BYTES_MAX: Final = 64 * 1024
 """A response head. nginx refuses heads over its 4-8 KiB proxy buffer; CDNs send 10 KiB."""
+BARE_BYTES_MAX: Final = 64 * 1024
+"""What may come of a chunked answer without a byte of its body: trailers, bounded as a head is."""
 INTERIM_MAX: Final = 8
 """1xx answers before the real one: one is normal, an endless row of them is an attack."""
 JOIN_BYTES_MAX: Final = 64 * 1024
@@ -57,6 +60,7 @@ class UpstreamConnection(Connection):
     __slots__ = (
         "_aligned",
         "_answer",
+        "_bare_bytes",
         "_chunked",
         "_done",
         "_head",
@@ -265,6 +269,7 @@ class UpstreamConnection(Connection):
         self._headers.clear()
         self._aligned = False
         self._head_bytes = 0
+        self._bare_bytes = 0
         self._interims = 0
         self._chunked = False
         self._sized = False
@@ -273,7 +278,28 @@ class UpstreamConnection(Connection):
         self._surplus_at = None
         self._head = None
 
+    def _bound_bare(self, raw: bytes) -> None:
+        """Bound what comes without any body: the end of an answer, or not even that.
+
+        Trailers behind a whole body end with it, however long they would go on: the parser is told
+        that they are over. What it does not take for an end then is no trailer.
+        """
+        self._bare_bytes += len(raw)
+        if self._bare_bytes <= BARE_BYTES_MAX:
+            return
+        assert self._parser is not None
+        self._keep_alive = False
+        ends = {b"\n": b"\r\n", b"\r": b"\n\r\n"}
+        with contextlib.suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._parser.feed_data(ends.get(raw[-1:], b":\r\n\r\n"))
+        if not self._done:
+            self._fail(ChannelGarbled("The upstream sent too long a chunk head."))
+
     def _deliver(self, raw: bytes, answer: AnswerListener) -> None:
+        if not self._parts and not self._done:
+            self._bound_bare(raw)
+        if self._answer is None:
+            return  # it was told that this is no answer
         parts, done = self._parts, self._done
         self._aligned = (
             self._chunked
@@ -292,7 +318,14 @@ class UpstreamConnection(Connection):
     def _end_message(self) -> None:
         """Go back to the pool before the answer is told, so that its reader finds us there."""
         self._answer = None
-        keep = self._keep_alive and not self._paused and self._transport is not None
+        transport = self._transport
+        # A question that is not all out would be taken for the beginning of the next one.
+        keep = (
+            self._keep_alive
+            and not self._paused
+            and transport is not None
+            and not transport.get_write_buffer_size()
+        )
         self._reset()
         if not keep:
             self.abort()

@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 
 from relay.clock import clock_s
 from relay.config import Timeouts
-from relay.errors import CertificateInvalid, ConnectFailed, Unavailable
+from relay.errors import ConnectFailed, Unavailable
 from relay.model import Channel
 from relay.ports import Connections
 from relay.records import Endpoint
+from relay.upstream.addresses import AddressBook, connect_any
+from relay.upstream.certificates import certificate_fault
 from relay.upstream.connection import READ_BYTES, BufferedConnection, UpstreamConnection
 from relay.upstream.dns import Resolver
 from relay.wire.http import request_head
@@ -26,31 +28,28 @@ from relay.wire.http import request_head
 Origin = tuple[str, str, int]
 """(scheme, host, port)"""
 
-CERTIFICATE_FAULTS: Final = {
-    9: "is not valid yet",
-    10: "has expired",
-    18: "is signed by nobody but itself",
-    19: "comes from an authority that is not trusted",
-    20: "comes from an authority that is not known",
-    21: "comes without the certificates between it and its authority",
-    23: "was revoked",
-    62: "is for another host name",
-    64: "is for another address",
-}
-"""Source: OpenSSL, X509_STORE_CTX_get_error: X509_V_ERR_..., as `verify_code` has them."""
 OUR_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What a connection cannot be made of because this process or machine has used it up."""
 PEER_SILENT_MS: Final = 60_000
 """TCP_USER_TIMEOUT: a peer that acknowledges nothing for this long is gone."""
+PEER_ASKED_S: Final = 30
+"""TCP_KEEPIDLE: a peer that is silent is asked for an acknowledgement this often. So one that
+vanished is found in a minute or so while a model may think for many, and no NAT forgets it."""
 
 
 class UpstreamPool(Connections):
     """All upstream connections of one worker."""
 
-    def __init__(self, timeouts: Timeouts, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        tls: ssl.SSLContext | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
         self._timeouts = timeouts
         self._tls = tls
-        self._resolver = Resolver()
+        self._resolver = resolver or Resolver()
+        self._addresses = AddressBook()
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._idle: dict[Origin, deque[UpstreamConnection]] = {}
         self._open: dict[UpstreamConnection, Origin] = {}
@@ -98,23 +97,11 @@ class UpstreamPool(Connections):
             Unavailable: RELAY; this process can open nothing more: no fault of the channel's.
         """
         origin = self._origin(channel)
-        scheme, host, port = origin
-        secure = scheme == "https"
-        # By their methods asyncio's protocols, if not by their class.
-        make: Any = self._make_buffered if secure else self._make
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
-                address = await self._resolver.resolve(host)
-                transport, connection = await asyncio.get_running_loop().create_connection(
-                    make,
-                    address,
-                    port,
-                    ssl=self._context() if secure else None,
-                    server_hostname=host if secure else None,
-                )
+                transport, made = await self._connect(origin)
         except ssl.SSLCertVerificationError as error:
-            fault = CERTIFICATE_FAULTS.get(error.verify_code, "could not be verified")
-            raise CertificateInvalid(f"The upstream's TLS certificate {fault}.") from None
+            raise certificate_fault(error) from None
         except ssl.SSLError:
             raise ConnectFailed("The upstream did not agree to speak TLS.") from None
         except TimeoutError:
@@ -127,9 +114,56 @@ class UpstreamPool(Connections):
             # The system's text names addresses; the client has no use for those.
             raise ConnectFailed("The upstream could not be reached.") from None
         tune_socket(transport.get_extra_info("socket"))
-        made = cast("UpstreamConnection", connection)
         self._open[made] = origin
         return made
+
+    async def _connect(self, origin: Origin) -> tuple[asyncio.Transport, UpstreamConnection]:
+        """Connect to the first address that takes a connection and speaks TLS, where that is due.
+
+        Raises:
+            OSError: There is none.
+        """
+        scheme, host, port = origin
+        loop, book = asyncio.get_running_loop(), self._addresses
+        left = book.order(await self._resolver.resolve(host), loop.time())
+        failure: OSError | None = None
+        while True:
+            try:
+                sock, address = await connect_any(left, port)
+            except OSError:
+                if failure is None:
+                    raise
+                raise failure from None  # what an address said that could be reached
+            book.note_lost(left[: left.index(address)], loop.time())
+            try:
+                # One that takes connections and then is silent must not use up all the time.
+                share_s = self._timeouts.connect_s / 2 if len(left) > 1 else None
+                async with asyncio.timeout(share_s):
+                    made = await self._speak_over(sock, host, secure=scheme == "https")
+            except ssl.SSLCertVerificationError:
+                raise
+            except OSError as error:
+                failure = failure or error
+                book.note_lost([address], loop.time())
+                left.remove(address)
+                if not left:
+                    raise failure from None
+            else:
+                book.note_good(address)
+                return made
+
+    async def _speak_over(
+        self, sock: socket.socket, host: str, *, secure: bool
+    ) -> tuple[asyncio.Transport, UpstreamConnection]:
+        # By their methods asyncio's protocols, if not by their class.
+        make: Any = self._make_buffered if secure else self._make
+        transport, connection = await asyncio.get_running_loop().create_connection(
+            make,
+            sock=sock,
+            ssl=self._context() if secure else None,
+            server_hostname=host if secure else None,
+        )
+        return transport, cast("UpstreamConnection", connection)
 
     def close_idle(self, now_s: float) -> None:
         """Close connections that were idle too long (called once a second or so)."""
@@ -183,3 +217,6 @@ class UpstreamPool(Connections):
 def tune_socket(sock: socket.socket) -> None:
     """Have the kernel find out about peers that vanished without a word."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_SILENT_MS)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_ASKED_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PEER_ASKED_S // 3)

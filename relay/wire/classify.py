@@ -184,6 +184,8 @@ def _is_last_fragment(event: bytes, endpoint: Endpoint) -> bool:
     """
     if endpoint is Endpoint.MESSAGES:
         return False  # its last word is short
+    if event.startswith((b"event:", b"data:", b"id:")):
+        return False  # nothing of it is cut off, so it has no data: clients pass over it as well
     if event_name(event).decode("latin-1") in _LAST_WORDS:
         return True
     if endpoint in _COUNTED_LAST:

@@ -16,7 +16,7 @@ REMOVED: Final = b"[...]"
 
 _PATTERNS: Final = (
     # Keys, whole or masked: sk-proj-abc***xyz, gsk_..., AIza..., AKIA..., Bearer tokens.
-    rb"\b(?:sk|pk|rk|gsk|xai|nvapi|pplx|fw|r8|hf)[-_](?:[A-Za-z0-9]+[-_])*[A-Za-z0-9*.]{12,}",
+    rb"\b(?:sk|pk|rk|gsk|xai|nvapi|pplx|fw|r8|hf)[-_][A-Za-z0-9_\-*.]{10,}",
     rb"\bAIza[A-Za-z0-9_\-]{20,}",
     rb"\b(?:AKIA|ASIA)[A-Z0-9]{12,}",
     rb"\bBearer [A-Za-z0-9._\-]{12,}",

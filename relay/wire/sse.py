@@ -10,9 +10,16 @@ Source: docs/streams.md, "Boundaries".
 import re
 from typing import Final
 
+import msgspec
+
 from relay.errors import ChannelGarbled
 
+LIFE_BYTES_MAX: Final = 64
+"""A longer block is part of an answer: comments and pings are short, and no chunk of chat is."""
 _BOUNDARY: Final = re.compile(rb"\n\r?\n")
+_LIFE: Final = re.compile(
+    rb"(?::[^\n]*\n|\r?\n|event: ?ping\r?\n|data: ?\{\s*\"type\"\s*:\s*\"ping\"\s*\}\r?\n)+"
+)
 
 
 class EventBuffer:
@@ -103,13 +110,23 @@ def split_events(block: bytes) -> list[bytes]:
 
 
 def close_event(rest: bytes) -> bytes:
-    """Return a stream's last event with the blank line it lacks, b"" if there is no such event.
+    """Return a stream's last event with the blank line it lacks, b"" where it may be half of one.
 
-    Some servers end `data: [DONE]` with the connection; clients drop an event that is not closed.
+    A stream may end anywhere, so what is not closed is an event only if its data are a JSON object
+    to the last brace. Clients would fail on half of one, in words that blame nobody. `[DONE]` is no
+    JSON: whoever waits for it is sent one of our own.
     """
-    if not rest.strip():
+    if not is_json_object(event_payload(rest)):
         return b""
+    last = rest[rest.rfind(b"\n") + 1 :]
+    if last.rstrip(b"\r") and not last.startswith(b"data:"):
+        return b""  # another field, and nobody knows how much of it
     return rest + (b"\n" if rest.endswith(b"\n") else b"\n\n")
+
+
+def is_sign_of_life(block: bytes) -> bool:
+    """Tell whether a block of whole events is comments and pings alone."""
+    return _LIFE.fullmatch(block) is not None
 
 
 def event_payload(event: bytes) -> bytes:
@@ -131,6 +148,14 @@ def event_name(event: bytes) -> bytes:
         if line.startswith(b"event:"):
             name = line[6:].removeprefix(b" ")
     return name
+
+
+def is_json_object(text: bytes) -> bool:
+    """Tell whether bytes are a JSON object, whole to its last brace."""
+    try:
+        return isinstance(msgspec.json.decode(text), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def _lines(event: bytes) -> list[bytes]:

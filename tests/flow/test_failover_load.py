@@ -78,9 +78,9 @@ def count_attempts(found: list[MockServer]) -> int:
 # --- one of two dies --------------------------------------------------------------------------
 
 DEATHS: list[tuple[type[Resetting | Killed], Timeouts]] = [
-    (Resetting, Timeouts(first_byte_s=5.0, gap_s=5.0)),
-    (Killed, Timeouts(first_byte_s=5.0, gap_s=5.0)),
-    (Stopped, Timeouts(first_byte_s=1.0, gap_s=1.0)),
+    (Resetting, Timeouts(first_byte_s=5.0, answer_s=5.0, gap_s=5.0)),
+    (Killed, Timeouts(first_byte_s=5.0, answer_s=5.0, gap_s=5.0)),
+    (Stopped, Timeouts(first_byte_s=1.0, answer_s=1.0, gap_s=1.0)),
 ]
 
 
@@ -229,7 +229,7 @@ async def test_a_channel_that_was_down_has_traffic_again_within_its_bound(
 
 async def heal(fail: str, down_s: float, rng: random.Random) -> None:
     """Take one of two channels down for a while; check when it serves again."""
-    timeouts = Timeouts(first_byte_s=0.4, gap_s=5.0)
+    timeouts = Timeouts(first_byte_s=0.4, answer_s=0.4, gap_s=5.0)
     async with (
         mocks(2, interval_ms=5.0, ttft_ms=5.0) as (ill, well),
         standing(

@@ -33,7 +33,7 @@ from tests.flow.rig import (
 
 CHUNKS = 12
 TEXT = "".join(prose(digest(b"hello"), CHUNKS))
-FAST = Config(timeouts=Timeouts(first_byte_s=0.6, gap_s=0.6, connect_s=1.0))
+FAST = Config(timeouts=Timeouts(first_byte_s=0.6, answer_s=0.6, gap_s=0.6, connect_s=1.0))
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 START = (

@@ -20,7 +20,7 @@ from tests.flow.rig import MODEL, Rig, make_channel
 FAR_S = 60.0
 """Nobody waits for this long."""
 SHORT_S = 0.4
-CONFIG = Config(timeouts=Timeouts(first_byte_s=FAR_S, trial_first_byte_s=SHORT_S))
+CONFIG = Config(timeouts=Timeouts(first_byte_s=FAR_S, answer_s=FAR_S, trial_first_byte_s=SHORT_S))
 SWEEPS_S = 0.7
 """Two looks of the watch, and what a busy machine takes."""
 
@@ -127,7 +127,9 @@ async def test_the_last_channel_of_a_model_gets_all_the_time_there_is() -> None:
         mocks(1, ttft_ms=1.0, interval_ms=1.0) as (only,),
         standing(
             make_channel(1, only.port),
-            config=Config(timeouts=Timeouts(first_byte_s=3.0, trial_first_byte_s=0.2)),
+            config=Config(
+                timeouts=Timeouts(first_byte_s=3.0, answer_s=3.0, trial_first_byte_s=0.2)
+            ),
         ) as rig,
     ):
         only.set_fail("status:500")

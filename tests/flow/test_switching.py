@@ -23,7 +23,7 @@ from tests.flow.rig import KEY, MODEL, Rig, chat, make_channel, make_snapshot, p
 
 CHUNKS = 12
 TEXT = "".join(prose(digest(b"hello"), CHUNKS))
-FAST = Config(timeouts=Timeouts(first_byte_s=0.6, gap_s=0.6, connect_s=1.0))
+FAST = Config(timeouts=Timeouts(first_byte_s=0.6, answer_s=0.6, gap_s=0.6, connect_s=1.0))
 
 
 @asynccontextmanager
@@ -137,12 +137,14 @@ async def test_a_stream_that_breaks_is_told_honestly_where_it_cannot_go_on(fail:
 
 
 @pytest.mark.parametrize("fail", AFTER)
-@pytest.mark.parametrize(
-    "resume", [Resume.TRAILING, Resume.PREFIX, Resume.PARTIAL, Resume.CONTINUE_FINAL_MESSAGE]
-)
+@pytest.mark.parametrize("resume", [resume for resume in Resume if resume is not Resume.NONE])
 async def test_a_stream_that_breaks_goes_on_where_a_channel_can(fail: str, resume: Resume) -> None:
     async with standing(
-        fail, "", resume=resume, line={"splice": True}, echo_prefix=resume is Resume.PREFIX
+        fail,
+        "",
+        resume=resume,
+        line={"splice": True},
+        echo_prefix=resume in (Resume.PREFIX, Resume.ECHO),
     ) as (rig, mocks):
         payload = await stream(rig, stream_options={"include_usage": True})
         assert texts(payload) == TEXT

@@ -50,6 +50,9 @@ class QuietTransport(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def abort(self) -> None:
         raise AssertionError("nothing fails here")
 

@@ -6,6 +6,7 @@ otherwise. What comes of an error is not decided here.
 """
 
 import abc
+import enum
 from collections.abc import Callable
 
 from relay.clock import clock_s, wall_s
@@ -23,6 +24,15 @@ from relay.wire.delivered_tokens import tokens_of_bytes
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import JSON, returned_lines
 from relay.wire.quota_headers import rest_of_quota
+
+
+class LastWord(enum.Enum):
+    """Whether an answer has said its last word, while its connection stays open."""
+
+    DUE = "due"
+    SAID = "said"
+    """It is whole, but its usage may still come."""
+    FINAL = "final"
 
 
 class Attempt(AnswerListener):
@@ -51,6 +61,8 @@ class Attempt(AnswerListener):
     """What it has taken of its channel's own quota (flow.reserve.channel_quotas)."""
     bytes_in: int = 0
     """Body bytes read; that it stands still is how a stall is noticed."""
+    life_bytes: int = 0
+    """Of them comments and pings: they show that an upstream lives, and tell nothing."""
     spent_s: float | None = None
     """Until when the channel's own quota is used up, as its answer said, in seconds."""
     late: bool = False
@@ -60,6 +72,11 @@ class Attempt(AnswerListener):
     # What the watch saw at its last look:
     moved_s: float = 0.0
     seen_bytes: int = 0
+    told_bytes: int = 0
+    """Of an answer, signs of life left out."""
+    told_s: float = 0.0
+    ended: LastWord | None = None
+    """What was found when no more was told; None = not looked yet."""
     unsent_bytes: int = 0
     _returned: bytes = b""
     """Header lines of the upstream's answer that the client gets."""
@@ -106,6 +123,7 @@ class Attempt(AnswerListener):
         self.error = None
         self.report = None
         self.stage = DIALED
+        self.moved_s = 0.0
 
     @property
     def started_us(self) -> int:
@@ -142,7 +160,8 @@ class Attempt(AnswerListener):
             self._refusal = RefusalReader(status, headers, self.channel, model_gone_switches=gone)
             return
         self.answered = True
-        if headers.get(b"content-encoding", b"identity") not in (b"identity", b""):
+        coding = headers.get(b"content-encoding")
+        if coding is not None and not _is_plain(coding):
             self.fail(ChannelGarbled("The upstream encoded an answer nobody asked it to encode."))
         else:
             if b"0" in headers.values():  # it may be what is left of a quota
@@ -170,6 +189,10 @@ class Attempt(AnswerListener):
     @abc.abstractmethod
     def on_lost(self, error: RelayError) -> None:
         """Take the news that the response will not be whole."""
+
+    def last_word(self) -> LastWord:
+        """Tell whether a silent answer is whole, so that only its connection was left open."""
+        return LastWord.DUE
 
     def lapse(self, error: RelayError) -> None:
         """The upstream has been silent for too long: end with `error`, or find it was whole."""
@@ -230,6 +253,12 @@ class Attempt(AnswerListener):
         """Say that the answer is out."""
         if self.report is not None:
             self.report(self, None)
+
+
+def _is_plain(coding: bytes) -> bool:
+    """Tell whether a Content-Encoding says that a body is as it is; `none` is no coding at all."""
+    words = {word.strip() for word in coding.lower().split(b",")}
+    return words <= {b"identity", b"none", b""}
 
 
 Report = Callable[[Attempt, RelayError | None], None]

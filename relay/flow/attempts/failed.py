@@ -7,7 +7,7 @@ import msgspec
 
 from relay.billing.price import charge
 from relay.clock import clock_s
-from relay.errors import RelayError
+from relay.errors import CertificateInvalid, RelayError
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 from relay.model import AbortBills
@@ -35,11 +35,18 @@ def failed_tries_of(call: Call) -> tuple[FailedTry, ...]:
 def _describe(call: Call, attempt: Attempt, error: RelayError) -> FailedTry:
     return FailedTry(
         attempt.channel.id,
-        classify_error(error).value,
+        _outcome(error),
         attempt.refused_with,
         max(0, int((attempt.asked_s - call.begun_s) * 1e6)),
         max(0, int((clock_s() - attempt.asked_s) * 1e6)),
     )
+
+
+def _outcome(error: RelayError) -> str:
+    """Return the word for what ended an attempt; of a certificate, what is wrong with it."""
+    if isinstance(error, CertificateInvalid):
+        return f"certificate_{error.flaw}"
+    return classify_error(error).value
 
 
 def note_operator_cost(call: Call, attempt: Attempt) -> None:

@@ -7,13 +7,14 @@ another channel; a larger one is committed and passed on with backpressure.
 """
 
 from relay.errors import ChannelRefused, ChannelTruncated, RelayError
-from relay.flow.attempts.attempt import Attempt
+from relay.flow.attempts.attempt import Attempt, LastWord
 from relay.flow.attempts.buffer import Buffer
 from relay.flow.attempts.tail import StreamTail
 from relay.usage import Usage
 from relay.wire.delivered_tokens import tokens_of_body, tokens_of_bytes
 from relay.wire.http import EVENT_STREAM
 from relay.wire.identity import known_by
+from relay.wire.sse import is_json_object
 from relay.wire.upstream_errors import (
     find_wrong,
     find_wrong_start,
@@ -73,6 +74,24 @@ class PlainAttempt(Attempt):
         if self.call.committed:
             error = ChannelTruncated("The upstream broke off in the middle of its answer.")
         self.fail(error)
+
+    def last_word(self) -> LastWord:
+        """Tell whether a silent body is whole JSON, though its framing does not say so."""
+        if self._tail is not None or self._buffer is None or self._length is not None:
+            return LastWord.DUE
+        body = self._buffer.release()
+        self._buffer.add(body)
+        return LastWord.SAID if is_json_object(body) else LastWord.DUE
+
+    def lapse(self, error: RelayError) -> None:
+        """End on a stall: JSON that is whole only kept its connection open."""
+        buffer = self._buffer
+        if buffer is not None and self.last_word() is LastWord.SAID:
+            self._drop_connection()
+            self._buffer = None
+            self._end_whole(buffer.release())
+        else:
+            self.fail(error)
 
     def _hold(self, payload: bytes, *, done: bool) -> None:
         buffer = self._buffer

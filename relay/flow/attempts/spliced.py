@@ -12,7 +12,7 @@ from relay.errors import (
     ChannelTruncated,
     RelayError,
 )
-from relay.flow.attempts.attempt import Attempt
+from relay.flow.attempts.attempt import Attempt, LastWord
 from relay.flow.attempts.tail import StreamTail
 from relay.flow.call import Call
 from relay.flow.ports import Question
@@ -71,8 +71,6 @@ class SplicedAttempt(Attempt):
         except ChannelGarbled as error:
             self.fail(error)
             return
-        if done:
-            whole += close_event(self._events.take())
         if whole:
             self._forward(whole)
         if done and self.error is None:
@@ -85,6 +83,13 @@ class SplicedAttempt(Attempt):
             self._end()
         else:
             self.fail(error)
+
+    def last_word(self) -> LastWord:
+        """Tell whether a silent answer is whole; see Attempt."""
+        splice = self._continuation.splice
+        if splice.state is not SpliceState.FINISHED:
+            return LastWord.DUE
+        return LastWord.FINAL if splice.marked or self._tail.usage() else LastWord.SAID
 
     def lapse(self, error: RelayError) -> None:
         """End on a stall: an answer with its finish reason is whole."""
@@ -109,6 +114,13 @@ class SplicedAttempt(Attempt):
             self.fail(ChannelTruncated("The answer could not be carried on."))
 
     def _end(self) -> None:
+        """End the answer; an event that was not closed ends nothing, but may hold the usage."""
+        if self._continuation.splice.state is SpliceState.FINISHED:
+            rest = close_event(self._events.take())
+            if rest:
+                self._forward(rest)
+        if self.error is not None:
+            return
         last = self._continuation.splice.end()
         if self._continuation.splice.state is SpliceState.BROKEN:
             self.fail(ChannelTruncated("The upstream ended before its answer was complete."))

@@ -19,7 +19,7 @@ from relay.errors import (
     ChannelTruncated,
     RelayError,
 )
-from relay.flow.attempts.attempt import Attempt
+from relay.flow.attempts.attempt import Attempt, LastWord
 from relay.flow.attempts.buffer import Buffer
 from relay.flow.attempts.tail import StreamTail
 from relay.flow.call import Call
@@ -36,7 +36,14 @@ from relay.wire.classify import (
 )
 from relay.wire.http import EVENT_STREAM, FRAME_OF_EVENTS_END, frame, is_canonical
 from relay.wire.identity import known_by
-from relay.wire.sse import EventBuffer, close_event, event_payload, split_events
+from relay.wire.sse import (
+    LIFE_BYTES_MAX,
+    EventBuffer,
+    close_event,
+    event_payload,
+    is_sign_of_life,
+    split_events,
+)
 from relay.wire.upstream_errors import read_reported_error
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
@@ -172,6 +179,22 @@ class StreamAttempt(Attempt):
         else:
             self.fail(error)
 
+    def last_word(self) -> LastWord:
+        """Tell whether a silent stream is whole; see Attempt.
+
+        Of several choices each has a finish reason, so that there only [DONE] is final.
+        """
+        if self._mode is not _EVENTS or not self._has_ended():
+            return LastWord.DUE
+        if self.call.head.endpoint not in MARKED_ENDPOINTS:
+            several = self.call.request.choices > 1
+            return LastWord.DUE if several else LastWord.FINAL
+        if self._tail.has_done_marker():
+            return LastWord.FINAL
+        if self.call.request.choices > 1:
+            return LastWord.DUE
+        return LastWord.SAID if self._tail.usage() is None else LastWord.FINAL
+
     def lapse(self, error: RelayError) -> None:
         """End on a stall: a stream that had said its last word only kept its connection open."""
         if self._mode is _EVENTS and self._has_ended():
@@ -184,8 +207,6 @@ class StreamAttempt(Attempt):
 
     def _take_gate(self, whole: bytes, *, done: bool) -> None:
         """Hold an event stream back until it has shown its first real event."""
-        if done:
-            whole += self._rest()
         if whole:
             buffer = self._buffer
             if buffer is None:
@@ -199,6 +220,15 @@ class StreamAttempt(Attempt):
                 self._open_gate(buffer.release(), done=done)
                 return
         if done:
+            self._end_gate()
+
+    def _end_gate(self) -> None:
+        """End without output: an event that was not closed may say why, but is no answer."""
+        rest = self._rest()
+        code = find_error(rest)
+        if code is not None:
+            self.fail(self._reported(rest, code))
+        else:
             self.fail(ChannelTruncated("The upstream ended its stream before any output."))
 
     def _open_gate(self, block: bytes, *, done: bool) -> None:
@@ -227,7 +257,7 @@ class StreamAttempt(Attempt):
         return events.feed(payload)
 
     def _rest(self) -> bytes:
-        """Return what was kept back of an event when its stream ended, b"" for nothing."""
+        """Return the event that was not closed when its stream ended, b"" where it is not whole."""
         return b"" if self._events is None else close_event(self._events.take())
 
     # --- the stream itself ----------------------------------------------------------------------
@@ -251,8 +281,12 @@ class StreamAttempt(Attempt):
             call.events_out += 1
         else:
             call.events_out += block.count(b"\n\n") or block.count(b"\n\r\n")
-        call.bytes_out += len(block)
-        self._tail.note(block)
+        size = len(block)
+        call.bytes_out += size
+        if size < LIFE_BYTES_MAX and is_sign_of_life(block):
+            self.life_bytes += size
+        else:
+            self._tail.note(block)
         if call.delivered_text is not None:
             call.delivered_text.add(block)
 
@@ -280,11 +314,19 @@ class StreamAttempt(Attempt):
 
     def _end_events(self, whole: bytes) -> None:
         """End an event stream: complete only if the protocol's own last word was said."""
-        whole += self._rest()
         sent = self._inspect(whole) if whole else b""
         if self._mode is _ENDED:
             return  # the last events held an error
-        if not self._has_ended():
+        complete = self._has_ended()
+        rest = self._rest()
+        if rest:
+            # What was not closed ends nothing; but there may be more text in it, or the usage.
+            self._response.send_events(sent)
+            sent = self._inspect(rest)
+            if self.error is not None:
+                return
+            complete = complete and self._has_ended()
+        if not complete:
             self._response.send_events(sent)
             self.fail(ChannelTruncated("The upstream ended before its answer was complete."))
             return

@@ -170,7 +170,7 @@ async def test_what_can_never_pass_is_a_bad_request(limiter: Limiter) -> None:
     async with upstream() as mock:
         snapshot = limited([make_channel(1, mock.port)], key=Allowance(tpm=60))
         async with Rig(snapshot, limiter=limiter) as rig:
-            prompt = "a prompt of many words " * 20
+            prompt = "a prompt of many words " * 200
             told = await call(rig, messages=[{"role": "user", "content": prompt}])
             assert told.status == 400
             assert told.error["code"] == "request_exceeds_limit"

@@ -183,7 +183,7 @@ def test_a_wrong_master_key(patient: Patient) -> None:
 
 
 def test_a_database_of_another_release(patient: Patient) -> None:
-    asyncio.run(patient.sql("DELETE FROM schema_migrations WHERE name LIKE '0008%'"))
+    asyncio.run(patient.sql("DELETE FROM schema_migrations WHERE name LIKE '0012%'"))
     found = patient.examine()["schema"]
     assert not found["ok"]
     assert found["mend"] == "relay db migrate"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.splice.overlap import OVERLAP_CHARS_MIN, JoinOverlap, Overlap, ReplayOverlap
+from relay.splice.overlap import OVERLAP_CHARS_MIN, EchoOverlap, JoinOverlap, Overlap, ReplayOverlap
 
 STORY = "Once upon a time there was a small relay that never lost a word of it."
 LONG = " ".join(f"word-{number}" for number in range(200))
@@ -109,3 +109,39 @@ def test_a_replay_that_differs_is_broken_and_says_nothing(head: str, other: str,
     answer = fed(overlap, other, size)
     assert overlap.broken is (not other.startswith(head))
     assert answer == ("" if overlap.broken else other[len(head) :])
+
+
+@pytest.mark.parametrize(
+    "delivered",
+    [
+        "a",
+        "no",
+        "0, 0, 0, ",
+        "ha ha ha ha",
+        "one two \n",
+        "x" * 300,
+        "half a wo",
+        "\n\nhi ",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("rest", ["", "more", " more", "0, 0", "ha", "a"])
+def test_an_echo_is_dropped_by_its_length(delivered: str, size: int, rest: str) -> None:
+    given = delivered.rstrip()
+    spaces = delivered[len(given) :]
+    overlap = EchoOverlap(delivered, given)
+    assert delivered + fed(overlap, given + spaces + rest, size) == delivered + rest
+    assert not overlap.broken
+
+
+@pytest.mark.parametrize("new", ["", "ab", "another", "abcd", "bc and on", " abc and on"])
+def test_a_channel_that_does_not_echo_what_it_was_given_is_found_out(new: str) -> None:
+    overlap = EchoOverlap("abc", "abc")
+    broken = not new.startswith("abc")
+    assert fed(overlap, new, 1) == ("" if broken else new[3:])
+    assert overlap.broken is broken
+
+
+def test_a_beginning_that_the_client_gave_itself_is_echoed_as_well() -> None:
+    overlap = EchoOverlap("and on", "Once and on")
+    assert fed(overlap, "Once and on it went", 4) == " it went"

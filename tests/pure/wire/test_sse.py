@@ -96,15 +96,35 @@ def test_fields(event: bytes, payload: bytes, name: bytes) -> None:
     assert event_name(event) == name
 
 
+def repr_start(part: bytes) -> str:
+    return repr(part[:40])
+
+
 @pytest.mark.parametrize(
     ("rest", "closed"),
     [
         (b"", b""),
         (b"\r\n", b""),
-        (b"data: x", b"data: x\n\n"),
-        (b"data: x\n", b"data: x\n\n"),
-        (b"data: x\r\n", b"data: x\r\n\n"),
+        (b'data: {"a": 1}', b'data: {"a": 1}\n\n'),
+        (b'data: {"a": 1}\n', b'data: {"a": 1}\n\n'),
+        (b'data: {"a": 1}\r\n', b'data: {"a": 1}\r\n\n'),
+        (b'data: {"a": 1}\r', b'data: {"a": 1}\r\n\n'),
+        (b'event: x\ndata: {"a":\ndata: 1}', b'event: x\ndata: {"a":\ndata: 1}\n\n'),
+        (b'data: {"a": 1}\nid: 7\n', b'data: {"a": 1}\nid: 7\n\n'),
+        # Half of something, or maybe so:
+        (b'data: {"a": 1', b""),
+        (b'data: {"a": 1}\ndata: {"b"', b""),
+        (b'data: {"a": 1}\nid: 7', b""),
+        (b"event: response.completed\n", b""),
+        (b"data: 12", b""),
+        (b"data: [DONE]\n", b""),
+        (b"data: [DO", b""),
+        (b": ping", b""),
+        (b'data: {"a": "\xff', b""),
+        (b'data: {"a": "\xff"}', b""),
+        (b"data: " + b'{"a":' * 100_000, b""),
     ],
+    ids=repr_start,
 )
-def test_a_last_event_is_closed(rest: bytes, closed: bytes) -> None:
+def test_a_last_event_is_closed_only_where_it_is_whole(rest: bytes, closed: bytes) -> None:
     assert close_event(rest) == closed
