@@ -5,8 +5,16 @@ as JSON, without the token, and where nobody answers.
 """
 
 import json
+from typing import Any
 
-from tests.live.relay_process import RelayProcess, ask
+from tests.live.relay_process import RelayProcess, ask, until_told
+
+
+async def look_for(relay: RelayProcess, channel: str) -> Any:
+    """Return a look that shows a channel, None while the control process does not know it yet."""
+    said = await relay.cli("top", "--once", "--json", "--interval", "1", "--admin", relay.admin)
+    frame = json.loads(said)
+    return frame if channel in {one["channel"] for one in frame["channels"]} else None
 
 
 async def test_a_look_at_a_running_relay(relay: RelayProcess) -> None:
@@ -14,10 +22,8 @@ async def test_a_look_at_a_running_relay(relay: RelayProcess) -> None:
     for _ in range(4):
         assert (await ask(relay, key)).status == 200
     await relay.rows("watched", 4)
-    said = await relay.cli("top", "--once", "--json", "--interval", "1", "--admin", relay.admin)
-    frame = json.loads(said)
+    frame = await until_told(lambda: look_for(relay, "mock"), "the channel is known")
     assert {"town"} <= {line["line"] for line in frame["lines"]}
-    assert {one["channel"] for one in frame["channels"]} >= {"mock"}
     assert {one["worker"] for one in frame["workers"]} == {"0", "1"}
     assert "folk/watched" in [who for who, _, _ in frame["keys"]["rows"]]
     shown = await relay.cli("top", "--once", "--interval", "0.5", "--admin", relay.admin)
