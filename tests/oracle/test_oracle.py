@@ -12,9 +12,10 @@ from typing import Any, cast
 import pytest
 
 from relay.billing.tariff import Tariff
+from relay.config import Switching
 from relay.edge.question import read_question
 from relay.errors import ClientGone
-from relay.flow.attempts.attempt import Attempt
+from relay.flow.attempts.stream import StreamAttempt
 from relay.flow.attempts.tail import StreamTail
 from relay.flow.call import Call
 from relay.flow.counters import Counters
@@ -22,6 +23,7 @@ from relay.flow.ports import Client
 from relay.flow.request import RequestHead, Rights
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
+from relay.flow.response import Response
 from relay.flow.settle import Settlement
 from relay.model import Account, Channel, Group, Key, Line, Price, Secret
 from relay.records import CallCheckpoint, CallEnd, CallStart, Endpoint
@@ -29,8 +31,9 @@ from relay.stage import COMMITTED
 from relay.store.catalog.declaration import ImagePriceEntry, PriceEntry, ServiceTierEntry
 from relay.store.catalog.prices import to_price
 from relay.units import NANOS_PER_USD, parse_multiplier
-from relay.usage import Usage
 from relay.wire.usage import find_media_usage, find_usage_of_body
+from tests.flow.rig import make_channel
+from tests.flow.test_zero_window import ScriptedClient
 from tests.oracle.calls import Asked, make_call, make_price
 from tests.oracle.opinion import PriceList, Used, cost_usd
 
@@ -58,19 +61,12 @@ class KeepingJournal:
         self.ends.append(record)
 
 
-class Payer:
-    """Stands for the attempt that a client pays for."""
-
-    def __init__(self, tail: StreamTail) -> None:
-        self.tail = tail
-
-    def usage_so_far(self) -> Usage | None:
-        """Return what the stream has said."""
-        return self.tail.usage()
-
-    def delivered_tokens(self, bytes_out: int, events_out: int) -> int:
-        """Return about how many tokens went out."""
-        return self.tail.tokens(bytes_out, events_out)
+def paying_attempt(call: Call, tail: StreamTail) -> StreamAttempt:
+    """Return the attempt that a client pays for, which has heard so much."""
+    call.response = Response(ScriptedClient(), call.id)
+    attempt = StreamAttempt(call, make_channel(1, 1), lambda _: None, lambda _: None, Switching())
+    attempt._tail = tail
+    return attempt
 
 
 def priced(listed: PriceList, number: int) -> Price:
@@ -114,7 +110,7 @@ def answered(call: Call, asked: Asked, settlement: Settlement) -> None:
     """Let the answer go by, whole or to where its client leaves, and settle the call."""
     call.stage, call.attempt_count = COMMITTED, 1
     tail = StreamTail()
-    call.payer = cast("Attempt", Payer(tail))
+    call.payer = paying_attempt(call, tail)
     if not call.request.stream:
         (body,) = asked.events
         call.bytes_out = len(body)
