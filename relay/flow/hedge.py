@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from relay.errors import ChannelOutrun, RelayError
+from relay.errors import ChannelOutrun, RelayError, forget_frames
 from relay.flow.asker import Asker
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
@@ -47,7 +47,10 @@ class _Tasks:
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                forget_frames(ended)  # they hold the tasks, and the tasks hold the errors
+        self._tasks.clear()
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -69,4 +72,7 @@ class _Tasks:
                 if failure is None or not isinstance(error, ChannelOutrun):
                     failure = error
         assert failure is not None
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure, error, done, running, task  # an error holds the frames it came through
