@@ -80,7 +80,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogsView(View, frozen=True):
-    """GET /logs. `next_url`: the older page. Live tail: GET /account/v1/logs/tail.
+    """GET /logs. `next_url`: the older page. Live tail: the same in /account/v1, again and again.
 
     Export: `export_url` + "&format=csv" or "ndjson".
     """
