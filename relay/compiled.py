@@ -23,8 +23,8 @@ from typing import Final
 _HOT: Final = {
     "relay": "clock ports stage units usage",
     "relay.billing": "charged hold price purse tariff",
-    "relay.edge": "body body_room connection cors early head head_cache ids phase ports "
-    "question service socket",
+    "relay.edge": "cors ids ports question service",
+    "relay.edge.client": "body body_room connection early head head_cache phase socket",
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
     "request response running settle splice",
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",
@@ -35,8 +35,10 @@ _HOT: Final = {
     "relay.store.limits": "limiter",
     "relay.store.log": "journal",
     "relay.upstream": "connection pool",
-    "relay.wire": "api_keys classify content_request delivered_tokens http quota_headers request "
-    "sse text_size upstream_errors usage usage_claims usage_conventions",
+    "relay.wire": "api_keys classify http sse",
+    "relay.wire.refusals": "quota_headers upstream_errors",
+    "relay.wire.request": "content_request json_request text_size",
+    "relay.wire.usage": "claims conventions delivered_tokens reader",
 }
 """What mypyc cannot do is not among them: classes with a foreign base (msgspec's structs, aiohttp's
 handler) and asynchronous generators."""

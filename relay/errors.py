@@ -203,7 +203,7 @@ class ClientGone(ClientError):
 
 
 class UpstreamRejected(ClientError):
-    """The upstream called the request itself wrong: which refusals are that, wire.blame says.
+    """The upstream called the request itself wrong; wire.refusals.blame says which refusals do.
 
     `message` has the provider's own words, and `own_body` its whole body, both without what names
     the account that asked: they may quote the request, so they go to who wrote it and nowhere else.

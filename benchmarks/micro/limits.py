@@ -30,7 +30,7 @@ from relay.stage import Stage
 from relay.store.limits.limiter import Limiter
 from relay.store.limits.nodes import one_node
 from relay.usage import Usage
-from relay.wire.text_size import weigh
+from relay.wire.request.text_size import weigh
 
 MUCH = 10**15
 BODY = (b'{"model":"gpt-4o-mini","max_tokens":700,"messages":[{"role":"user","content":"%b"}]}') % (

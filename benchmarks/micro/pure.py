@@ -24,9 +24,9 @@ from relay.limits.scopes import Bucket, Limit, Measure, Scope
 from relay.records import CallEnd, CallStart, Endpoint
 from relay.store.log.journal import Journal
 from relay.wire.api_keys import RANDOM_BYTES, digest, mint
-from relay.wire.request import peek_json, reframe_json
+from relay.wire.request.json_request import peek_json, reframe_json
 from relay.wire.sse import EventBuffer
-from relay.wire.usage import find_usage
+from relay.wire.usage.reader import find_usage
 
 ROUNDS: Final = 7
 ROUND_S: Final = 0.03

@@ -21,8 +21,8 @@ import msgspec
 import uvloop
 
 from benchmarks.targets.upstream import Script
+from relay.mock.answers.repertoire import Repertoire
 from relay.mock.options import MockOptions
-from relay.mock.repertoire import Repertoire
 
 _HEAD_BYTES_MAX: Final = 64 * 1024
 _ANSWERS_MAX: Final = 64

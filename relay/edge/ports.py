@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aiohttp.streams import StreamReader
 
-from relay.edge.head import ParsedHead
+from relay.edge.client.head import ParsedHead
 from relay.errors import RelayError
 from relay.flow.call import Call
 from relay.flow.request import RequestHead
 
 if TYPE_CHECKING:
-    from relay.edge.connection import ClientConnection
+    from relay.edge.client.connection import ClientConnection
 
 
 class Served(NamedTuple):

@@ -15,14 +15,14 @@ from relay.flow.ports import Question
 from relay.flow.request import RequestFacts
 from relay.model import Channel
 from relay.records import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, Endpoint
-from relay.wire.asked import read_asked, read_form
-from relay.wire.content_request import peek_content, reframe_content
-from relay.wire.delivered_tokens import tokens_of_bytes
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import JSON
-from relay.wire.multipart import Form, peek_multipart, reframe_multipart
-from relay.wire.request import Request, peek_json, reframe_json
-from relay.wire.text_size import estimate_prompt, weigh
+from relay.wire.request.asked import read_asked, read_form
+from relay.wire.request.content_request import peek_content, reframe_content
+from relay.wire.request.json_request import Request, peek_json, reframe_json
+from relay.wire.request.multipart import Form, peek_multipart, reframe_multipart
+from relay.wire.request.text_size import estimate_prompt, weigh
+from relay.wire.usage.delivered_tokens import tokens_of_bytes
 
 AUDIO_MS_PER_TOKEN: Final = 100
 """Sound in a prompt is about ten tokens a second. Source: OpenAI's and Google's model pages."""
@@ -45,7 +45,7 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
 
     Raises:
         UnsupportedMedia: CLIENT; the content type is not the endpoint's.
-        BadRequest: CLIENT; see wire.request and wire.multipart.
+        BadRequest: CLIENT; see wire.request.json_request and wire.request.multipart.
     """
     kind = content_type
     if kind != "application/json":

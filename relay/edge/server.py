@@ -19,7 +19,7 @@ from aiohttp import web
 
 from relay.clock import clock_s
 from relay.config import Config
-from relay.edge.connection import ClientConnection
+from relay.edge.client.connection import ClientConnection
 from relay.edge.service import Service
 from relay.errors import KeyRevoked, ShuttingDown
 from relay.flow.admission import Admission

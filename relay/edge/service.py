@@ -15,11 +15,10 @@ from aiohttp.streams import StreamReader
 from relay.clock import clock_s, dice, wall_ns
 from relay.config import Server
 from relay.edge.answers import error_answer, json_answer, without_body
-from relay.edge.body import take_whole, too_large
-from relay.edge.body_room import RETRY_AFTER_S, BodyRoom
-from relay.edge.connection import ClientConnection
-from relay.edge.cors import Cors
-from relay.edge.head import (
+from relay.edge.client.body import take_whole, too_large
+from relay.edge.client.body_room import RETRY_AFTER_S, BodyRoom
+from relay.edge.client.connection import ClientConnection
+from relay.edge.client.head import (
     ParsedHead,
     check_head,
     check_length,
@@ -30,6 +29,7 @@ from relay.edge.head import (
     query_key,
     spoken_in,
 )
+from relay.edge.cors import Cors
 from relay.edge.ids import RequestIds
 from relay.edge.ports import Served, ServicePort
 from relay.edge.question import read_question
@@ -52,9 +52,9 @@ from relay.ports import Journal
 from relay.records import Endpoint
 from relay.wire.client_ip import Network, client_ip
 from relay.wire.dialects.known import TABLES
-from relay.wire.encodings import decoded_pieces
 from relay.wire.http import CONTINUE
 from relay.wire.model_lines import with_lines
+from relay.wire.request.encodings import decoded_pieces
 
 log = logging.getLogger("relay.edge")
 

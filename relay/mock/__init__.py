@@ -1,12 +1,6 @@
 """A scripted upstream: for the demonstration, for tests and for benchmarks.
 
-answer       What the mock says, before it is put on the wire: events, each with the tokens it
-             carries
-chat         Chat completions and completions, whole and streamed, in OpenAI's shapes
 faults       The faults by name: what can be told to go wrong, and how it changes what is said
-media        The endpoints beside text: embeddings, moderations, rerank, images, speech,
-             transcriptions
-messages     Anthropic's dialect: Messages, whole and streamed, and the counting of tokens
 options      What a scripted upstream can be told at its start
 plan         How an answer goes onto the wire: a head, frames in order, and what happens after the
              last one
@@ -16,14 +10,11 @@ protocol     One client connection of the mock: requests off the socket, answers
 question     A request as the scripted model sees it: what is asked, in which shape, how far to go
 record       What a mock served, kept by itself: an oracle for tests of billing and of aborts
 rejections   Refusals as providers and the CDNs in front of them word them, by status
-render       From a question to its answer: one renderer for each endpoint, and the list of models
-repertoire   What the mock says to a question when nothing is made to go wrong, kept ready for the
-             next time
-responses    The Responses API: one JSON object, or the full sequence of typed events
 script       The scripted model: its answer is a pure function of what the user said last
 server       The listening side of the mock: a port that can be closed and opened again while it
              runs
 service      What the mock answers to each request: routes, credentials, faults, and the control
              paths
 wire_faults  Faults of the wire: what an upstream can do wrong once it knows what to say
+answers/     What the scripted upstream answers: one module an endpoint, and the texts they share
 """

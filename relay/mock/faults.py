@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from relay.mock.answer import Event, MockAnswer
+from relay.mock.answers.answer import Event, MockAnswer
 from relay.mock.question import MockQuestion
 from relay.mock.rejections import RETRY_AFTER, block, page, reject
 

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from relay.mock.answer import Event, MockAnswer
+from relay.mock.answers.answer import Event, MockAnswer
 from relay.mock.rejections import reason
 
 LAST_CHUNK: Final = b"0\r\n\r\n"

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 import httptools
 
-from relay.mock.answer import MockAnswer
+from relay.mock.answers.answer import MockAnswer
 from relay.mock.options import BODY_BYTES_MAX, PIPELINED_MAX, MockOptions
 from relay.mock.plan import AnswerPlan, End, Style, lay_out
 from relay.mock.player import Player, reset

@@ -7,7 +7,7 @@ is found out by the test that looks for it.
 from http import HTTPStatus
 from typing import Final
 
-from relay.mock.answer import HTML, MockAnswer, encode
+from relay.mock.answers.answer import HTML, MockAnswer, encode
 
 RETRY_AFTER: Final = b"Retry-After: %d\r\n"
 

@@ -10,15 +10,15 @@ from urllib.parse import unquote
 import msgspec
 
 from relay.mock import faults, rejections
-from relay.mock.answer import MockAnswer, cached_tokens, single
+from relay.mock.answers.answer import MockAnswer, cached_tokens, single
+from relay.mock.answers.messages import refuse
+from relay.mock.answers.render import list_models, show_model
+from relay.mock.answers.repertoire import Repertoire
 from relay.mock.faults import MockFault
-from relay.mock.messages import refuse
 from relay.mock.options import MockOptions
 from relay.mock.plan import AnswerPlan, Style, lay_out
 from relay.mock.question import ANTHROPIC, ENDPOINTS, MockQuestion, QuestionError
 from relay.mock.record import Record, ServedRecord
-from relay.mock.render import list_models, show_model
-from relay.mock.repertoire import Repertoire
 from relay.mock.wire_faults import bend
 
 CONTROL: Final = "/_mock/"

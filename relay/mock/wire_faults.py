@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from relay.mock.answer import MockAnswer
+from relay.mock.answers.answer import MockAnswer
 from relay.mock.plan import (
     LAST_CHUNK,
     AnswerPlan,

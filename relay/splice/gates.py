@@ -17,8 +17,8 @@ import msgspec
 from relay.model import Channel, Resume
 from relay.records import Endpoint
 from relay.routing.table import Outcome
-from relay.wire.blame import CLIENT_FAULT_CODES
 from relay.wire.dialects.known import TABLES
+from relay.wire.refusals.blame import CLIENT_FAULT_CODES
 
 SPLICES_MAX: Final = 1
 REPLAY_TOKENS_MAX: Final = 200

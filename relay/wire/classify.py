@@ -15,9 +15,9 @@ import msgspec
 from relay.records import Endpoint
 from relay.wire.answer_shapes import Choice, Event
 from relay.wire.dialects.known import TABLES
-from relay.wire.fault_body import safe_code
+from relay.wire.refusals.fault_body import safe_code
 from relay.wire.sse import event_name, event_payload, split_events
-from relay.wire.usage import find_usage
+from relay.wire.usage.reader import find_usage
 
 UNKNOWN_ERROR: Final = "upstream_error"
 MESSAGE_STOP: Final = "message_stop"

@@ -17,7 +17,7 @@ from benchmarks.session import choose_scenarios, choose_targets
 from benchmarks.targets.place import Place
 from benchmarks.targets.relay_server import make_catalog
 from benchmarks.targets.target import absence
-from relay.cli import bench as thin
+from relay.cli.host import bench as thin
 from relay.mock.options import MockOptions
 from relay.mock.server import start
 from relay.store.catalog.declaration import parse_catalog

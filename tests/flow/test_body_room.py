@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from relay.config import Config, Server, Timeouts
-from relay.edge.body_room import SMALL_BYTES, BodyRoom
+from relay.edge.client.body_room import SMALL_BYTES, BodyRoom
 from relay.errors import RateLimited, RelayError, Unavailable
 from relay.flow.call import Call
 from relay.flow.ports import Client

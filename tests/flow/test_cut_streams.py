@@ -27,7 +27,7 @@ from relay.flow.request import RequestFacts, RequestHead
 from relay.flow.response import Response
 from relay.model import Dialect
 from relay.records import Endpoint
-from relay.wire.request import peek_json
+from relay.wire.request.json_request import peek_json
 from tests.flow.rig import make_channel
 from tests.recorded import recorded_streams
 

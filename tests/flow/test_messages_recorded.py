@@ -6,7 +6,7 @@ import random
 import pytest
 
 from relay.wire.sse import split_events
-from relay.wire.usage import find_usage
+from relay.wire.usage.reader import find_usage
 from tests.flow.rig import SSE_HEAD, Peer, Rig, Script, chunked, make_snapshot, unchunked
 from tests.flow.test_messages import anthropic, ask, streaming
 from tests.recorded import recorded_streams

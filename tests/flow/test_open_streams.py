@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from relay.edge.connection import ClientConnection
+from relay.edge.client.connection import ClientConnection
 from relay.flow.attempts.tail import StreamTail
 from relay.flow.call import Call
 from tests.flow.rig import (

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from relay.config import Config, Timeouts
-from relay.edge.early import EARLY_BYTES_MAX
+from relay.edge.client.early import EARLY_BYTES_MAX
 from tests.flow.rig import Peer, Rig, chat, make_channel, make_snapshot, post
 from tests.flow.test_bad_input import ANSWER, AUTH, CHAT, answer_json, get, read
 

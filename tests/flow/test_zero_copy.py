@@ -19,7 +19,7 @@ from relay.flow.response import Response
 from relay.records import Endpoint
 from relay.stage import Stage
 from relay.upstream.connection import UpstreamConnection
-from relay.wire.request import peek_json
+from relay.wire.request.json_request import peek_json
 from tests.flow.rig import DONE, FINISH, SSE_HEAD, USAGE, chunked, event, make_channel
 
 

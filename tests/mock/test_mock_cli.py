@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 from openai import AsyncOpenAI
 
-from relay.cli.mock import mock
+from relay.cli.host.mock import mock
 from relay.mock.faults import MODES
 
-PROGRAM = "from relay.cli.mock import mock; mock()"
+PROGRAM = "from relay.cli.host.mock import mock; mock()"
 
 
 async def test_a_run(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from relay.stage import COMMITTED
 from relay.store.catalog.declaration import ImagePriceEntry, PriceEntry, ServiceTierEntry
 from relay.store.catalog.prices import to_price
 from relay.units import NANOS_PER_USD, parse_multiplier
-from relay.wire.usage import find_media_usage, find_usage_of_body
+from relay.wire.usage.reader import find_media_usage, find_usage_of_body
 from tests.flow.rig import make_channel
 from tests.flow.test_zero_window import ScriptedClient
 from tests.oracle.calls import Asked, make_call, make_price

@@ -20,10 +20,10 @@ from relay.model import Channel
 from relay.ports import AnswerListener, Connection
 from relay.stage import ASKED, COMMITTED, DIALED, ENDED, HEADED, Stage
 from relay.usage import Usage
-from relay.wire.delivered_tokens import tokens_of_bytes
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import JSON, returned_lines
-from relay.wire.quota_headers import rest_of_quota
+from relay.wire.refusals.quota_headers import rest_of_quota
+from relay.wire.usage.delivered_tokens import tokens_of_bytes
 
 
 class LastWord(enum.Enum):

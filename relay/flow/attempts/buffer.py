@@ -5,8 +5,8 @@ from typing import Final
 from relay.clock import wall_s
 from relay.errors import RelayError
 from relay.model import Channel
-from relay.wire.identity import known_by
-from relay.wire.upstream_errors import read_refusal
+from relay.wire.refusals.identity import known_by
+from relay.wire.refusals.upstream_errors import read_refusal
 
 REFUSAL_BYTES_MAX: Final = 64 * 1024
 

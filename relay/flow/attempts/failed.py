@@ -15,7 +15,7 @@ from relay.records import FailedTry
 from relay.routing.table import classify_error
 from relay.units import PPM
 from relay.usage import Usage
-from relay.wire.delivered_tokens import tokens_of_bytes
+from relay.wire.usage.delivered_tokens import tokens_of_bytes
 
 
 def note_failed_try(call: Call, attempt: Attempt, error: RelayError) -> None:

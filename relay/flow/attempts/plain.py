@@ -11,17 +11,17 @@ from relay.flow.attempts.attempt import Attempt, LastWord
 from relay.flow.attempts.buffer import Buffer
 from relay.flow.attempts.tail import StreamTail
 from relay.usage import Usage
-from relay.wire.delivered_tokens import tokens_of_body, tokens_of_bytes
 from relay.wire.http import EVENT_STREAM
-from relay.wire.identity import known_by
-from relay.wire.sse import is_json_object
-from relay.wire.upstream_errors import (
+from relay.wire.refusals.identity import known_by
+from relay.wire.refusals.upstream_errors import (
     find_wrong,
     find_wrong_start,
     is_error_body,
     read_reported_error,
 )
-from relay.wire.usage import find_media_usage, find_usage_of_body
+from relay.wire.sse import is_json_object
+from relay.wire.usage.delivered_tokens import tokens_of_body, tokens_of_bytes
+from relay.wire.usage.reader import find_media_usage, find_usage_of_body
 
 
 class PlainAttempt(Attempt):

@@ -35,7 +35,8 @@ from relay.wire.classify import (
     judge_first,
 )
 from relay.wire.http import EVENT_STREAM, FRAME_OF_EVENTS_END, frame, is_canonical
-from relay.wire.identity import known_by
+from relay.wire.refusals.identity import known_by
+from relay.wire.refusals.upstream_errors import read_reported_error
 from relay.wire.sse import (
     LIFE_BYTES_MAX,
     EventBuffer,
@@ -44,7 +45,6 @@ from relay.wire.sse import (
     is_sign_of_life,
     split_events,
 )
-from relay.wire.upstream_errors import read_reported_error
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 MARKED_ENDPOINTS: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})

@@ -9,8 +9,8 @@ from typing import Final
 from relay.records import Endpoint
 from relay.usage import Usage
 from relay.wire.classify import StreamEnding, done_marker, judge_ending
-from relay.wire.delivered_tokens import tokens_of_stream
-from relay.wire.usage import USAGE_OBJECT, find_usage
+from relay.wire.usage.delivered_tokens import tokens_of_stream
+from relay.wire.usage.reader import USAGE_OBJECT, find_usage
 
 TAIL_BLOCKS: Final = 4
 """Usage, finish, moderation and [DONE] may come in a read each: the last four tell the ending."""

@@ -20,9 +20,9 @@ from relay.errors import (
 )
 from relay.model import Dialect
 from relay.records import Endpoint
-from relay.wire.blame import Blame, Row, of
 from relay.wire.dialects.openai import path
 from relay.wire.dialects.table import TRACE, DialectTable, HeaderItems, forwarded
+from relay.wire.refusals.blame import Blame, Row, of
 
 PING_EVENT: Final = b'event: ping\ndata: {"type": "ping"}\n\n'
 """Its clients drop it unseen, wherever it comes; a comment would do them no harm either, but some

@@ -14,8 +14,8 @@ import msgspec
 from relay.errors import RelayError
 from relay.model import Dialect
 from relay.records import GEMINI_ENDPOINTS, Endpoint
-from relay.wire.blame import Blame, Row, of
 from relay.wire.dialects.table import TRACE, DialectTable, HeaderItems, forwarded
+from relay.wire.refusals.blame import Blame, Row, of
 
 RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
 ERROR_INFO: Final = "type.googleapis.com/google.rpc.ErrorInfo"

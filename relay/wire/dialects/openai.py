@@ -12,8 +12,8 @@ import msgspec
 from relay.errors import RelayError, UpstreamRejected
 from relay.model import Dialect
 from relay.records import Endpoint
-from relay.wire.blame import Blame, Row, of
 from relay.wire.dialects.table import TRACE, DialectTable, HeaderItems, forwarded
+from relay.wire.refusals.blame import Blame, Row, of
 from relay.wire.sse import event_payload, split_events
 
 KEEP_ALIVE: Final = b": keepalive\n\n"

@@ -17,7 +17,7 @@ from typing import Final
 from relay.errors import RelayError
 from relay.model import Dialect
 from relay.records import Endpoint
-from relay.wire.blame import Row
+from relay.wire.refusals.blame import Row
 
 HeaderItems = Iterable[tuple[str, str]]
 """Names in any case, values as they came."""

@@ -13,11 +13,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from relay.cli import money
-from relay.cli.accounts import account
-from relay.cli.catalog import apply
-from relay.cli.codes import code
-from relay.cli.orders import order
+from relay.cli.customers import money
+from relay.cli.customers.accounts import account
+from relay.cli.customers.codes import code
+from relay.cli.customers.orders import order
+from relay.cli.supply.catalog import apply
 from relay.errors import BadRequest, ConfigError, Conflict, NotFound
 from relay.store import postgres
 from relay.store.billing import ledger

@@ -18,7 +18,7 @@ from relay.billing.price import charge
 from relay.model import Price
 from relay.units import PPM, parse_multiplier
 from relay.usage import Usage
-from relay.wire.usage import find_usage
+from relay.wire.usage.reader import find_usage
 
 QUOTA_NANOS = 2_000
 """500,000 quota = 1 USD."""

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from relay.cli.config import HIDDEN, shown
+from relay.cli.host.config import HIDDEN, shown
 from relay.cli.root import main
 from relay.config import Config
 

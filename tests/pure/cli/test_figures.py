@@ -8,7 +8,7 @@ import math
 import pytest
 
 from relay.cli.figures import compare, read_scrape
-from relay.cli.top import Keys, busiest, draw
+from relay.cli.host.top import Keys, busiest, draw
 
 BEFORE = """
 relay_requests_total{code="2xx",endpoint="chat",line="town"} 100

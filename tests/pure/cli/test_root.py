@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from relay.cli.keys import parse_expiry
+from relay.cli.customers.keys import parse_expiry
 from relay.cli.output import print_fields, print_rows
 from relay.cli.root import (
     COMMANDS,
@@ -112,7 +112,7 @@ def test_command_is_imported_when_called() -> None:
     """`relay check` must not pay for the web server, nor `relay mock` for the database."""
     code = (
         "import sys; from relay.cli.root import main; loaded = set(sys.modules); "
-        "assert not loaded & {'aiohttp', 'asyncpg', 'relay.cli.catalog'}, loaded"
+        "assert not loaded & {'aiohttp', 'asyncpg', 'relay.cli.supply.catalog'}, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

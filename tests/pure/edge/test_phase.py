@@ -2,8 +2,8 @@
 
 import pytest
 
-from relay.edge import phase
-from relay.edge.phase import MOVES, Phase, illegal_move, may_move
+from relay.edge.client import phase
+from relay.edge.client.phase import MOVES, Phase, illegal_move, may_move
 
 
 def test_every_phase_has_its_plain_number_and_its_moves() -> None:

@@ -16,7 +16,7 @@ from relay.routing.table import (
     render_markdown,
 )
 from relay.stage import Stage
-from relay.wire.upstream_errors import read_refusal
+from relay.wire.refusals.upstream_errors import read_refusal
 
 BEFORE_COMMIT = (Stage.DIALED, Stage.ASKED, Stage.HEADED)
 FLAGS = list(itertools.product((False, True), repeat=2))

@@ -21,7 +21,7 @@ from relay.splice.gates import (
     refuse,
     remaining_tokens,
 )
-from relay.wire.blame import CLIENT_FAULT_CODES
+from relay.wire.refusals.blame import CLIENT_FAULT_CODES
 from tests.pure.splice.scripted_stream import client_body, raw_fields
 
 OPEN = Facts(

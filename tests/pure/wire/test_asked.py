@@ -13,7 +13,7 @@ from relay.billing.unpriced import unpriced_fields, unpriced_unit, without
 from relay.extras import NOTHING_ASKED, REACHES_OUT, Asked
 from relay.model import ImagePrice, Price, PriceDetail, ServiceTier
 from relay.records import Endpoint
-from relay.wire.asked import (
+from relay.wire.request.asked import (
     HOUR_CACHE,
     SEARCHES_MAX,
     asks_for_an_hour,
@@ -21,8 +21,8 @@ from relay.wire.asked import (
     read_form,
     strip_fields,
 )
-from relay.wire.multipart import peek_multipart
-from relay.wire.request import peek_json
+from relay.wire.request.json_request import peek_json
+from relay.wire.request.multipart import peek_multipart
 
 SEARCH = Asked(searches=SEARCHES_MAX)
 

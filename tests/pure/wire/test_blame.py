@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.model import Dialect
-from relay.wire.blame import COMMON, Blame, Row, judge, render_markdown
 from relay.wire.dialects.known import TABLES
-from relay.wire.fault_body import read_fault
-from relay.wire.upstream_errors import read_refusal
+from relay.wire.refusals.blame import COMMON, Blame, Row, judge, render_markdown
+from relay.wire.refusals.fault_body import read_fault
+from relay.wire.refusals.upstream_errors import read_refusal
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[2] / "docs" / "blame.md"

@@ -15,7 +15,7 @@ from relay.wire.classify import (
     judge_ending,
     judge_first,
 )
-from relay.wire.fault_body import safe_code
+from relay.wire.refusals.fault_body import safe_code
 
 CHAT, RESPONSES, MESSAGES = Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES
 DONE = b"data: [DONE]\n\n"

@@ -18,7 +18,7 @@ from relay.wire.classify import (
     judge_ending,
     judge_first,
 )
-from relay.wire.fault_body import safe_code
+from relay.wire.refusals.fault_body import safe_code
 from relay.wire.sse import split_events
 
 DONE = b"data: [DONE]\n\n"

@@ -9,8 +9,8 @@ import pytest
 import zstandard
 
 from relay.errors import BadRequest, UnsupportedMedia
-from relay.wire import encodings
-from relay.wire.encodings import PIECE_BYTES, check_encoding, decodable, decoded_pieces
+from relay.wire.request import encodings
+from relay.wire.request.encodings import PIECE_BYTES, check_encoding, decodable, decoded_pieces
 
 brotli: Any = importlib.import_module("brotli")  # it comes without types
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.wire.identity import REMOVED, known_by, without_identity
+from relay.wire.refusals.identity import REMOVED, known_by, without_identity
 from tests.flow.rig import make_channel
 
 GONE = REMOVED.decode()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import BadRequest
-from relay.wire.multipart import PARTS_MAX, peek_multipart, reframe_multipart
+from relay.wire.request.multipart import PARTS_MAX, peek_multipart, reframe_multipart
 
 TYPE = "multipart/form-data; boundary=xyz"
 

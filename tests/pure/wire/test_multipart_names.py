@@ -6,7 +6,7 @@ Method: names as Python's, curl's and browsers' encoders write them, and names t
 import pytest
 
 from relay.errors import BadRequest
-from relay.wire.multipart import peek_multipart, reframe_multipart
+from relay.wire.request.multipart import peek_multipart, reframe_multipart
 
 TYPE = "multipart/form-data; boundary=xyz"
 

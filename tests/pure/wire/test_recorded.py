@@ -8,7 +8,7 @@ import pytest
 from relay.records import Endpoint
 from relay.wire.classify import FirstBlock, StreamEnding, find_error, judge_ending, judge_first
 from relay.wire.sse import EventBuffer, split_events
-from relay.wire.usage import find_usage
+from relay.wire.usage.reader import find_usage
 from tests.recorded import FOLDER, features, indexed, recorded_streams
 
 STREAMS = recorded_streams()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relay.errors import BadRequest
 from relay.records import Endpoint
-from relay.wire.request import peek_json, reframe_json
+from relay.wire.request.json_request import peek_json, reframe_json
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),

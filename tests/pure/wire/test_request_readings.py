@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relay.errors import BadRequest
 from relay.records import Endpoint
-from relay.wire.request import peek_json, reframe_json
+from relay.wire.request.json_request import peek_json, reframe_json
 
 CANARY = "CANARY7f3a"
 TEXT = st.text('aZ0é中😀"\\ \n\t\x00{}[]:,', max_size=8)

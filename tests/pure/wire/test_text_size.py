@@ -6,7 +6,7 @@ Method: bodies made of known parts.
 import msgspec
 import pytest
 
-from relay.wire.text_size import IMAGES_MAX, SMALL_BYTES, weigh
+from relay.wire.request.text_size import IMAGES_MAX, SMALL_BYTES, weigh
 
 PICTURE = "data:image/png;base64," + "A" * 40_000
 

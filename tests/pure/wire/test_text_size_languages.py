@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from relay.wire.delivered_tokens import tokens_of_body, tokens_of_stream
-from relay.wire.text_size import estimate_prompt, estimate_tokens, weigh
+from relay.wire.request.text_size import estimate_prompt, estimate_tokens, weigh
+from relay.wire.usage.delivered_tokens import tokens_of_body, tokens_of_stream
 
 # ruff: noqa: RUF001 - other scripts
 

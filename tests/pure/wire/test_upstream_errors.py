@@ -16,7 +16,12 @@ from relay.errors import (
     UpstreamRejected,
 )
 from relay.records import Endpoint
-from relay.wire.upstream_errors import find_wrong, find_wrong_start, is_error_body, read_refusal
+from relay.wire.refusals.upstream_errors import (
+    find_wrong,
+    find_wrong_start,
+    is_error_body,
+    read_refusal,
+)
 
 
 @pytest.mark.parametrize(

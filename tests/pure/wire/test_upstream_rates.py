@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.wire.quota_headers import WAIT_S_MAX, rest_of_quota, retry_after
+from relay.wire.refusals.quota_headers import WAIT_S_MAX, rest_of_quota, retry_after
 
 NOW_S = 1_792_000_000.0
 """Wed, 14 Oct 2026 17:46:40 GMT."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from relay.usage import INPUT_UNTOLD as INPUT
 from relay.usage import OUTPUT_UNTOLD as OUTPUT
 from relay.usage import Usage
-from relay.wire.usage import find_usage
+from relay.wire.usage.reader import find_usage
 
 
 def event(**fields: Any) -> bytes:

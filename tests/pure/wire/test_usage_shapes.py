@@ -14,7 +14,7 @@ from relay.usage import INPUT_UNTOLD as INPUT
 from relay.usage import OUTPUT_UNTOLD as OUTPUT
 from relay.usage import Usage
 from relay.wire.classify import drop_usage_event
-from relay.wire.usage import find_media_usage, find_usage, find_usage_of_body
+from relay.wire.usage.reader import find_media_usage, find_usage, find_usage_of_body
 
 Told = tuple[int, int, int]
 """Input, output, untold."""

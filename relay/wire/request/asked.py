@@ -1,0 +1,202 @@
+"""What a request asks for beside tokens: fields that cost more, tools of the provider's own, media.
+
+Most calls name none of them, which one look at the names of their fields tells. Tools are decoded
+for their types alone, so that no spelling of JSON hides one. What a field is worth, prices say
+(billing.unpriced); taking it out of a request is done here.
+
+Source: the price lists and API references of OpenAI, Anthropic, Google, xAI, Perplexity and
+OpenRouter, November 2026.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+import msgspec
+
+from relay.extras import NOTHING_ASKED, REACHES_OUT, Asked
+from relay.records import Endpoint
+from relay.wire.request.multipart import Form
+from relay.wire.request.shapes import Fields
+
+SEARCHES_MAX: Final = 10
+"""Runs of a provider's own tools that a call is held for; few answers take more."""
+CHARACTERS_MAX: Final = 2**31 - 1
+DOCUMENTS_PER_UNIT: Final = 100
+"""Of a search unit. Source: Cohere's price list."""
+
+SEARCH_FIELDS: Final = frozenset(
+    {"web_search_options", "search_parameters", "enable_search", "web_search", "plugins"}
+)
+"""OpenAI's chat, xAI, Qwen, Moonshot's relatives, OpenRouter."""
+_REACHING: Final = frozenset({"previous_response_id", "conversation", "mcp_servers", "container"})
+_COSTLY: Final = frozenset({"service_tier", "speed", "tools"}) | SEARCH_FIELDS | _REACHING
+_MEDIA: Final = frozenset({Endpoint.IMAGES, Endpoint.SPEECH, Endpoint.RERANK})
+_OURS: Final = (
+    *("function", "custom", "bash", "text_editor", "computer", "memory", "local_shell", "shell"),
+    *("apply_patch", "mcp", "tool_search", "web_fetch", "namespace"),
+)
+"""Tools that clients run themselves, or that cost tokens only, by how their types begin."""
+_CODE: Final = ("code_interpreter", "code_execution")
+_SLASH: Final = ord("/")
+"""In every address; one byte is found ten times as fast as several."""
+_PICTURES: Final = ("image_generation",)
+_HOUR: Final = re.compile(rb'"(?:1|\\u0031)(?:h|\\u0068)"')
+_PLAIN_HOUR: Final = re.compile(rb'("ttl"\s*:\s*)"1h"')
+_STANDARD: Final = frozenset({"", "auto", "default", "standard", "standard_only"})
+
+HOUR_CACHE: Final = "cache_control.ttl"
+AUDIO_BYTES_PER_S: Final = 4_000
+"""Of compressed speech, at the low end of what is common: by it sound is held for, and charged for
+where nobody says how long it is."""
+WAV_BYTES_PER_S_MAX: Final = 192_000
+"""48,000 samples of two channels of 16 bits."""
+WAV_HEAD_BYTES: Final = 44
+SILENT_FORMATS: Final = frozenset({"text", "srt", "vtt"})
+"""Formats of a transcription that do not say how long the sound was."""
+
+
+class ToolHead(msgspec.Struct):
+    """What kind of tool is declared."""
+
+    type: str | None = None
+
+
+_Value = TypeVar("_Value")
+_tools = msgspec.json.Decoder(list[ToolHead] | None)
+_raw_tools = msgspec.json.Decoder(list[msgspec.Raw])
+_word = msgspec.json.Decoder(str | None)
+_flag = msgspec.json.Decoder(bool | None)
+_documents = msgspec.json.Decoder(list[msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
+
+
+def read_asked(fields: Fields, endpoint: Endpoint, body: bytes, n: int) -> Asked:
+    """Return what a JSON request asks for beside tokens; NOTHING_ASKED for most.
+
+    Args:
+        fields: Its top level.
+        endpoint: Where it goes.
+        body: As it came; only looked through.
+        n: Answers or images it wants.
+    """
+    if endpoint in _MEDIA:
+        return _read_media(fields, endpoint, n)
+    reaches = _SLASH in body or body.find(b"_id") >= 0
+    if _COSTLY.isdisjoint(fields):
+        return REACHES_OUT if reaches else NOTHING_ASKED
+    searches, sessions = _read_tools(fields)
+    if any(_wants(fields[name]) for name in SEARCH_FIELDS & fields.keys()):
+        searches = SEARCHES_MAX
+    tier = _read_tier(fields)
+    reaches = reaches or not _REACHING.isdisjoint(fields)
+    pictures = any(kind.startswith(_PICTURES) for kind in _tool_types(fields))
+    if not (tier or searches or sessions or pictures):
+        return REACHES_OUT if reaches else NOTHING_ASKED
+    return Asked(
+        tier=tier,
+        searches=searches,
+        sessions=sessions,
+        makes_pictures=pictures,
+        reaches_out=reaches,
+    )
+
+
+def strip_fields(fields: Fields, names: frozenset[str]) -> Fields | None:
+    """Return the fields without those of `names`, None where one cannot be taken out.
+
+    `tools` stands for the provider's own ones: the client's stay.
+    """
+    kept = {name: raw for name, raw in fields.items() if name not in names or name == "tools"}
+    if "tools" in names and "tools" in fields:
+        types = _tool_types(fields)
+        tools = _decode(_raw_tools, fields["tools"]) or []
+        ours = [raw for raw, kind in zip(tools, types, strict=True) if kind.startswith(_OURS)]
+        if ours:
+            kept["tools"] = msgspec.Raw(_encode(ours))
+        else:
+            kept.pop("tools")
+            kept.pop("tool_choice", None)
+    if HOUR_CACHE in names:
+        cut = {name: _PLAIN_HOUR.sub(rb'\1"5m"', bytes(raw)) for name, raw in kept.items()}
+        if any(_HOUR.search(raw) for raw in cut.values()):
+            return None
+        kept = {name: msgspec.Raw(raw) for name, raw in cut.items()}
+    return kept
+
+
+def asks_for_an_hour(fields: Mapping[str, msgspec.Raw]) -> bool:
+    """Tell whether something of a request is to be cached for an hour; asked where that matters."""
+    return any(_HOUR.search(raw) for raw in fields.values())
+
+
+def _read_tier(fields: Fields) -> str:
+    for name in ("speed", "service_tier"):
+        raw = fields.get(name)
+        told: str = (_decode(_word, raw) if raw is not None else None) or ""
+        if told.lower() not in _STANDARD:
+            return told.lower()[:32]
+    return ""
+
+
+def _read_tools(fields: Fields) -> tuple[int, int]:
+    """Return how often the provider's own tools may run, and how many sessions they may open."""
+    searches = sessions = 0
+    for kind in _tool_types(fields):
+        if kind.startswith(_CODE):
+            sessions = 1
+        elif not kind.startswith((*_OURS, *_PICTURES)):
+            searches = SEARCHES_MAX  # a search, or what nobody knows yet
+    return searches, sessions
+
+
+def _tool_types(fields: Fields) -> list[str]:
+    raw = fields.get("tools")
+    if raw is None:
+        return []
+    declared = _decode(_tools, raw) or []
+    return ["function" if tool.type is None else f"{tool.type}" for tool in declared]
+
+
+def _wants(raw: msgspec.Raw) -> bool:
+    """Tell whether a field that turns a search on does so."""
+    return bytes(raw).strip() not in (b"null", b"false", b"[]")
+
+
+def _read_media(fields: Fields, endpoint: Endpoint, n: int) -> Asked:
+    if endpoint is Endpoint.IMAGES:
+        words = [_decode(_word, fields[name]) if name in fields else "" for name in _CLASS]
+        return Asked(images=n, image_class=image_class(*(word or "" for word in words)))
+    if endpoint is Endpoint.SPEECH:
+        spoken = _decode(_word, fields["input"]) if "input" in fields else ""
+        return Asked(characters=min(len(spoken or ""), CHARACTERS_MAX))
+    documents = _decode(_documents, fields["documents"]) if "documents" in fields else None
+    return Asked(search_units=max(1, -(-len(documents or ()) // DOCUMENTS_PER_UNIT)))
+
+
+def read_form(form: Form, endpoint: Endpoint) -> Asked:
+    """Return what a form asks for: images made of images, or sound to be transcribed."""
+    if endpoint is Endpoint.IMAGE_EDITS:
+        return Asked(images=form.n, image_class=image_class(form.quality, form.size))
+    start, size = form.file_start, form.file_bytes
+    head = form.body[start : start + WAV_HEAD_BYTES]
+    rate = AUDIO_BYTES_PER_S
+    if head.startswith(b"RIFF") and head[8:12] == b"WAVE":
+        # Byte rate of the format chunk; a head that lies makes the sound no shorter than it can be.
+        rate = min(max(int.from_bytes(head[28:32], "little"), rate), WAV_BYTES_PER_S_MAX)
+    return Asked(audio_ms=-(-size * 1_000 // rate), silent_format=form.format in SILENT_FORMATS)
+
+
+_CLASS: Final = ("quality", "size")
+
+
+def image_class(quality: str, size: str) -> str:
+    """Return the class of an image as prices name it; "" where nothing is said of it."""
+    return f"{quality[:32]} {size[:32]}".lower() if quality or size else ""
+
+
+def _decode(decoder: msgspec.json.Decoder[_Value], raw: msgspec.Raw) -> _Value | None:
+    try:
+        return decoder.decode(raw)
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,120 @@
+"""How many tokens an answer holds, where nobody says: from a stream's last events, or a body.
+
+A stream's events are alike: what is not text in those that are left is so in all that went by. So
+the estimate is of the text, as it is for a plain body, however many characters an event brings.
+
+    bytes that went out - events x envelope = bytes of text  x  tokens for a byte of the last text
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from relay.wire.request.text_size import BYTES_PER_TOKEN, estimate_tokens
+from relay.wire.sse import event_payload, split_events
+
+DEPTH_MAX: Final = 16
+TEXTS_MAX: Final = 4_096
+TAIL_EVENTS_MAX: Final = 64
+OPENING_BYTES: Final = 2_048
+"""Of the events before any text: a response is announced with all that it was asked for."""
+TEXT_KEYS: Final = frozenset(
+    {
+        *("content", "text", "delta", "refusal", "reasoning_content", "reasoning", "thinking"),
+        *("arguments", "partial_json", "output_text", "summary", "input"),
+    }
+)
+"""Members whose strings are written by the model, in any dialect."""
+_ESCAPED: Final = b"\\u"
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+def tokens_of_body(body: bytes) -> int:
+    """Return about how many tokens the model wrote in a plain JSON answer, 0 if it is none."""
+    try:
+        texts = _texts_of(_decode(body))
+    except (msgspec.DecodeError, RecursionError):
+        return 0
+    return estimate_tokens("".join(texts).encode("utf-8", "replace"))
+
+
+def tokens_of_stream(tail: bytes, bytes_out: int, events_out: int) -> int:
+    """Return about how many tokens the model wrote in a stream that may have been cut.
+
+    Args:
+        tail: The last whole events that went by.
+        bytes_out: Of all events.
+        events_out: How many there were. Providers send about one for each token: that is what
+            counts where the last events show no text.
+    """
+    text, text_bytes, envelope_bytes, events = "", 0, 0, 0
+    last = split_events(tail)[-TAIL_EVENTS_MAX:]
+    for event in last:
+        texts = _read_event(event)
+        if not texts:
+            continue
+        said = "".join(texts)
+        on_wire = _wire_bytes(said, escaped=_ESCAPED in event)
+        text += said
+        text_bytes += on_wire
+        envelope_bytes += max(0, len(event) - on_wire)
+        events += 1
+    if not events:
+        return min(events_out, bytes_out)
+    tokens = estimate_tokens(text.encode("utf-8", "replace"))
+    if sum(map(len, last)) >= bytes_out:
+        return tokens  # that was all of it
+    # A stream's first events are longer and say nothing; events of one stream say about as much.
+    rest_bytes = bytes_out - events_out * envelope_bytes // events - OPENING_BYTES
+    all_bytes = max(rest_bytes, text_bytes * events_out // events, text_bytes)
+    return -(-tokens * all_bytes // max(text_bytes, 1))
+
+
+def tokens_of_bytes(body_bytes: int) -> int:
+    """Return about how many tokens of text a body is of which only the size is known."""
+    return round(body_bytes / BYTES_PER_TOKEN)
+
+
+def _read_event(event: bytes) -> list[str]:
+    payload = event_payload(event)
+    if not payload.startswith(b"{"):
+        return []
+    try:
+        return _texts_of(_decode(payload))
+    except (msgspec.DecodeError, RecursionError):
+        return []
+
+
+def _texts_of(payload: Any) -> list[str]:
+    found: list[str] = []
+    _collect(payload, found, 0)
+    return found
+
+
+def _collect(value: Any, found: list[str], depth: int) -> None:
+    if depth > DEPTH_MAX or len(found) >= TEXTS_MAX:
+        return
+    if isinstance(value, list):
+        for part in value:
+            _collect(part, found, depth + 1)
+    if not isinstance(value, dict):
+        return
+    for name, part in value.items():
+        if isinstance(part, str):
+            if name in TEXT_KEYS and part:
+                found.append(part)
+        elif name == "input" and isinstance(part, dict):
+            found.append(_encode(part).decode())  # a tool's arguments, as an object
+        else:
+            _collect(part, found, depth + 1)
+
+
+def _wire_bytes(text: str, *, escaped: bool) -> int:
+    r"""Return what a text takes inside a JSON string, with \uXXXX for what is not ASCII or not."""
+    plain = len(_encode(text)) - 2
+    if not escaped:
+        return plain
+    beyond = [character for character in text if not character.isascii()]
+    return plain + 6 * len(beyond) - len("".join(beyond).encode("utf-8", "surrogatepass"))
