@@ -102,8 +102,8 @@ class Route:
     answer: Any = None
     """The type of what is answered; None: the handler answers itself."""
     status: int = 200
-    raw: str = ""
-    """The content type of an answer that is no JSON."""
+    raw: tuple[str, ...] = ()
+    """The content types of an answer that is no JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from ipaddress import ip_network
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
+import asyncpg
 import msgspec
 import orjson
 from aiohttp import web
@@ -25,6 +26,7 @@ from relay.console.signin import management, sessions, tokens
 from relay.console.signin.actor import Actor, Permit
 from relay.console.signin.users import Side
 from relay.console.views import FailureView, Frame, Notice, View
+from relay.control.api.json import UNSTORABLE
 from relay.errors import BadRequest, Forbidden, RelayError, Unauthenticated
 from relay.wire.client_ip import client_ip
 
@@ -82,6 +84,8 @@ class ConsoleServer:
             answer = await handler(request)
         except RelayError as error:
             answer = await self._fail(request, error.status, error)
+        except asyncpg.CharacterNotInRepertoireError:
+            answer = await self._fail(request, BadRequest.status, None, UNSTORABLE)
         except web.HTTPException as error:
             if error.status < 400:
                 raise

@@ -39,12 +39,12 @@ class Browser:
     def __init__(self, base: str, session: aiohttp.ClientSession) -> None:
         self.base = base
         self.csrf = ""
-        self._session = session
+        self.session = session
 
     async def ask(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **fields: Any
     ) -> tuple[int, str, dict[str, str]]:
-        async with self._session.request(
+        async with self.session.request(
             method, self.base + path, headers=headers, allow_redirects=False, **fields
         ) as answer:
             return answer.status, await answer.text(), dict(answer.headers)
@@ -77,7 +77,7 @@ class Browser:
 
     def cookie(self, name: str) -> str:
         """Return the value of a cookie it keeps."""
-        return next(one.value for one in self._session.cookie_jar if one.key == name)
+        return next(one.value for one in self.session.cookie_jar if one.key == name)
 
     async def read_csrf(self) -> None:
         found = re.search(r'name="csrf" value="(\w+)"', await self.page("/settings"))

@@ -50,7 +50,7 @@ ROUTES: Final = (
         work=send_export,
         summary="All calls of a filter, streamed as CSV or NDJSON",
         query=ExportQuery,
-        raw="text/csv",
+        raw=("text/csv", "application/x-ndjson"),
     ),
     Route(
         method="GET",

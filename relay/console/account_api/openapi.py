@@ -67,7 +67,7 @@ def describe(routes: Sequence[Route], *, title: str, version: str) -> dict[str, 
 def _operation(route: Route, known: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
     open_to_all = route.permit is Permit.PUBLIC
     content = (
-        {route.raw: {"schema": {"type": "string"}}}
+        {kind: {"schema": {"type": "string"}} for kind in route.raw}
         if route.raw
         else {"application/json": {"schema": known.get(str(route.answer), {})}}
     )

@@ -43,7 +43,7 @@ def _route(method: str, path: str, summary: str, **fields: Any) -> Route:
 DESCRIBED: Final = (
     _route("GET", "/livez", "Whether the control process lives", permit=Permit.PUBLIC),
     _route("GET", "/readyz", "Whether calls are served", permit=Permit.PUBLIC),
-    _route("GET", "/metrics", "For Prometheus", permit=Permit.PUBLIC, raw="text/plain"),
+    _route("GET", "/metrics", "For Prometheus", permit=Permit.PUBLIC, raw=("text/plain",)),
     _route(
         "POST", "/hooks/payment", "A shop tells of a payment", permit=Permit.PUBLIC, body=Payment
     ),

@@ -1,8 +1,10 @@
 """What every path of the admin listener has in common: JSON in, JSON out, failures as JSON."""
 
+import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+import asyncpg
 import msgspec
 import orjson
 from aiohttp import web
@@ -11,7 +13,11 @@ from relay.errors import BadRequest, RelayError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+UNSTORABLE: Final = "a text holds a NUL character, which cannot be stored"
+
 _Body = TypeVar("_Body")
+
+_log = logging.getLogger(__name__)
 
 
 @web.middleware
@@ -23,6 +29,11 @@ async def answer_in_json(request: web.Request, handler: Handler) -> web.StreamRe
         return _failure(error.status, error.message, error.kind, error.code)
     except web.HTTPException as error:
         return _failure(error.status, error.reason, "invalid_request_error", None)
+    except asyncpg.CharacterNotInRepertoireError:
+        return _failure(BadRequest.status, UNSTORABLE, "invalid_request_error", None)
+    except Exception as error:  # noqa: BLE001 - the one place where our own bugs become a 500
+        _log.error("admin API failed", exc_info=error)
+        return _failure(500, "That is a mistake of ours.", "server_error", None)
 
 
 def _failure(status: int, message: str, kind: str, code: str | None) -> web.Response:
@@ -48,5 +59,5 @@ def decode_body(body: bytes, kind: type[_Body]) -> _Body:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise BadRequest(str(error)) from None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise BadRequest("The body is not JSON.") from None
