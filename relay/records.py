@@ -21,6 +21,11 @@ class Endpoint(enum.StrEnum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
     RESPONSES = "responses"
+    COMPACT = "responses/compact"
+    INPUT_TOKENS = "responses/input_tokens"
+    RESPONSE = "responses/{id}"
+    """What a provider keeps of one, by whatever method."""
+    CONVERSATION = "conversations"
     MODERATIONS = "moderations"
     RERANK = "rerank"
     IMAGES = "images/generations"
@@ -57,7 +62,11 @@ GEMINI_ENDPOINTS = frozenset(
 _DIALECTS = dict.fromkeys(ANTHROPIC_ENDPOINTS, Dialect.ANTHROPIC) | dict.fromkeys(
     GEMINI_ENDPOINTS, Dialect.GEMINI
 )
-FREE_ENDPOINTS = frozenset({Endpoint.COUNT_TOKENS, Endpoint.COUNT_CONTENT_TOKENS})
+KEPT_ENDPOINTS = frozenset({Endpoint.RESPONSE, Endpoint.CONVERSATION})
+"""Of what a provider keeps: their paths name a thing, and no model."""
+FREE_ENDPOINTS = KEPT_ENDPOINTS | {
+    *(Endpoint.COUNT_TOKENS, Endpoint.COUNT_CONTENT_TOKENS, Endpoint.INPUT_TOKENS),
+}
 """What no provider charges for."""
 MULTIPART_ENDPOINTS = frozenset({Endpoint.IMAGE_EDITS, Endpoint.TRANSCRIPTIONS})
 

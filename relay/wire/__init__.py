@@ -13,6 +13,7 @@ sse            Where server-sent events begin and end, as bytes
 dialects/      What is said differently by each provider's API: one table for each dialect
 refusals/      What an upstream says instead of an answer, and whose fault it is. Pure
 request/       A request's body: what is read of it, and what an upstream gets of it. Pure
+state/         What a channel keeps, or alone can read: named in requests, learned from answers
 usage/         What an answer used: found in its bytes, read however it is written, counted our way.
                Pure
 """

@@ -26,7 +26,7 @@ _FINISH: Final = re.compile(rb'"(?:finish_reason|finishReason)"\s*:\s*"(?!error"
 _COUNTED_LAST: Final = frozenset(Endpoint) - {Endpoint.CHAT, Endpoint.COMPLETIONS}
 """Streams whose terminal event alone holds usage; chat dialects may have it in every event."""
 
-_UNMARKED: Final = frozenset({Endpoint.RESPONSES, Endpoint.MESSAGES})
+_UNMARKED: Final = frozenset({Endpoint.RESPONSES, Endpoint.RESPONSE, Endpoint.MESSAGES})
 """Streams that have a last word of their own; a `[DONE]` behind it proves nothing."""
 
 # The events say what they are, so that a mixed-up protocol is still judged right.

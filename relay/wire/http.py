@@ -67,10 +67,23 @@ def request_head(channel: Channel, endpoint: Endpoint, query: str = "", model: s
     the empty line. The path is made from the channel's own base URL and the endpoint's name, never
     from what a client sent; `query` is from an allow-list of ours, `model` the catalog's.
     """
+    path = TABLES[channel.protocol].path(endpoint, model)
+    return _head(channel, "POST", f"{path}{query}") + b"Content-Length: "
+
+
+def kept_head(channel: Channel, method: str, path: str) -> bytes:
+    """Return the same of a request about what a channel keeps, without any length.
+
+    `path`: below the channel's root, with its query; of wire.state.paths.
+    """
+    return _head(channel, method, path)
+
+
+def _head(channel: Channel, method: str, path: str) -> bytes:
     url = urlsplit(channel.api_root)
     table = TABLES[channel.protocol]
     lines = [
-        f"POST {url.path}{table.path(endpoint, model)}{query} HTTP/1.1",
+        f"{method} {url.path}{path} HTTP/1.1",
         f"Host: {url.netloc.rpartition('@')[2]}",
         "User-Agent: relay",
         "Accept: */*",
@@ -81,8 +94,7 @@ def request_head(channel: Channel, endpoint: Endpoint, query: str = "", model: s
     if credential:
         name, before = table.upstream_credential
         lines.append(f"{name}: {before}{credential}")
-    lines.append("Content-Length: ")
-    return "\r\n".join(lines).encode("latin-1")
+    return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
 
 
 def returned_lines(

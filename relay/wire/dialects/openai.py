@@ -52,6 +52,10 @@ def error_event(
     if endpoint is Endpoint.RESPONSES:
         failed = _failed_response(error, request_id, _read_opening(opening), events_out)
         return b"event: response.failed\ndata: %b\n\n" % _encode(failed)
+    if endpoint is Endpoint.RESPONSE:
+        # What is kept goes on: only this reading of it has failed, and can be taken up again.
+        said = {"type": "error", "sequence_number": events_out, **_error_object(error, request_id)}
+        return b"event: error\ndata: %b\n\n" % _encode({**said, "type": "error"})
     return b"data: %b\n\n" % error_body(error, request_id)
 
 

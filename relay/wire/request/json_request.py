@@ -31,7 +31,10 @@ _raw_options = msgspec.json.Decoder(Fields | None)
 _encoder = msgspec.json.Encoder()
 
 _UNSTREAMED: Final = frozenset(
-    {Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoint.RERANK, Endpoint.COUNT_TOKENS}
+    {
+        *(Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoint.RERANK, Endpoint.COUNT_TOKENS),
+        *(Endpoint.INPUT_TOKENS, Endpoint.COMPACT),
+    }
 )
 """Endpoints whose answers are never events, whatever a body says: a channel that ignores it has
 done nothing wrong."""

@@ -1,0 +1,139 @@
+"""The names of what a channel keeps, or alone can read, and those that a request holds.
+
+A mark is a kind and a name: `r:` and the id of a response. An id of a provider's is a mark as it
+stands; of what only its maker reads (encrypted reasoning, signatures) the head is one, which is
+random and tells two of them apart. Marks are never kept or sent anywhere as they are: whoever keeps
+them keeps a keyed digest (flow.state.owners).
+
+A request without any of them costs a look for few names, and a search of its bytes or two.
+
+Source: OpenAI API reference, Responses, Conversations, Files; Anthropic, Extended thinking, Files,
+Code execution; Gemini API, Context caching, Thought signatures, Files.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from relay.records import Endpoint
+from relay.wire.state.shapes import Item, Named
+
+RESPONSE: Final = b"r:"
+CONVERSATION: Final = b"c:"
+ITEM: Final = b"i:"
+ENCRYPTED: Final = b"e:"
+SIGNATURE: Final = b"s:"
+THOUGHT: Final = b"t:"
+FILE: Final = b"f:"
+CONTAINER: Final = b"k:"
+CACHED: Final = b"g:"
+BATCH: Final = b"b:"
+KIND_BYTES: Final = 2
+
+SOFT: Final = (SIGNATURE, THOUGHT, CONTAINER)
+"""Another channel may do with them, or say so: their maker is asked first, and no more than that.
+Anthropic's signatures are good at each of its providers; a container is made anew."""
+HEAD_CHARS: Final = 160
+"""Of what only its maker reads: behind a version and a time stand 16 random bytes at the least."""
+READ_CHARS: Final = 2 * HEAD_CHARS
+"""Some clients write each slash with a backslash before it."""
+MARKS_MAX: Final = 48
+"""Of one request, the last ones: what came last was made by the channel that holds the rest."""
+NAME_CHARS_MAX: Final = 256
+
+_ENCRYPTED: Final = re.compile(rb'"encrypted_content"\s*:\s*"([^"]{16,%d})' % READ_CHARS)
+_SIGNATURE: Final = re.compile(rb'"signature"\s*:\s*"([^"]{16,%d})' % READ_CHARS)
+_THOUGHT: Final = re.compile(
+    rb'"thought_?[sS]ignature"\s*:\s*"([^"]{16,%d})' % READ_CHARS,
+)
+_FILE: Final = re.compile(rb'"file_id"\s*:\s*"([^"\\]{1,%d})"' % NAME_CHARS_MAX)
+_FILE_URI: Final = re.compile(rb'"file_?[uU]ri"\s*:\s*"[^"]*?(files/[A-Za-z0-9\-]{1,64})"')
+_BLOBS: Final = {ENCRYPTED: _ENCRYPTED, SIGNATURE: _SIGNATURE, THOUGHT: _THOUGHT}
+BLOB_KINDS: Final = {
+    Endpoint.RESPONSES: (ENCRYPTED, b'"encrypted_content"'),
+    Endpoint.COMPACT: (ENCRYPTED, b'"encrypted_content"'),
+    Endpoint.INPUT_TOKENS: (ENCRYPTED, b'"encrypted_content"'),
+    Endpoint.MESSAGES: (SIGNATURE, b'"signature"'),
+    Endpoint.GENERATE: (THOUGHT, b"ignature"),
+    Endpoint.STREAM_GENERATE: (THOUGHT, b"ignature"),
+}
+"""What only its maker reads, by endpoint, and the bytes that stand where there is any."""
+_RESPONSES: Final = frozenset({Endpoint.RESPONSES, Endpoint.COMPACT, Endpoint.INPUT_TOKENS})
+_FILES: Final = frozenset({Endpoint.CHAT, Endpoint.MESSAGES}) | _RESPONSES
+_CONTENT: Final = frozenset({Endpoint.GENERATE, Endpoint.STREAM_GENERATE})
+STATEFUL: Final = frozenset(BLOB_KINDS) | _FILES
+"""Endpoints whose requests may hold marks."""
+_NAMES: Final = (("previous_response_id", RESPONSE), ("conversation", CONVERSATION))
+_CONTAINER: Final = (("container", CONTAINER),)
+_CACHED: Final = (("cachedContent", CACHED), ("cached_content", CACHED))
+
+_named = msgspec.json.Decoder(str | Named | None)
+_items = msgspec.json.Decoder(list[Item])
+
+Fields = Mapping[str, msgspec.Raw]
+
+
+def marks_of(endpoint: Endpoint, fields: Fields, body: bytes) -> tuple[bytes, ...]:
+    """Return the marks that a request holds, the most telling ones last; () for most.
+
+    Args:
+        endpoint: Where it goes.
+        fields: Its top level.
+        body: As it came; only looked through.
+    """
+    marks: list[bytes] = []
+    blob = BLOB_KINDS.get(endpoint)
+    if blob is not None and body.find(blob[1]) >= 0:
+        marks += blob_marks(blob[0], body)
+    if endpoint in _FILES and body.find(b'"file_id"') >= 0:
+        marks += [FILE + name for name in _FILE.findall(body)]
+    elif endpoint in _CONTENT and body.find(b"/files/") >= 0:
+        marks += [FILE + name for name in _FILE_URI.findall(body)]
+    names: tuple[tuple[str, bytes], ...] = ()
+    if endpoint in _RESPONSES:
+        names = _NAMES
+        if body.find(b'"item_reference"') >= 0:
+            marks += _references(fields)
+    elif endpoint is Endpoint.MESSAGES:
+        names = _CONTAINER
+    elif endpoint in _CONTENT:
+        names = _CACHED
+    for name, kind in names:
+        raw = fields.get(name)
+        if raw is not None:
+            marks += _named_by(kind, raw)
+    return tuple(dict.fromkeys(marks[-MARKS_MAX:])) if marks else ()
+
+
+def blob_marks(kind: bytes, said: bytes) -> list[bytes]:
+    """Return the marks of what only its maker reads, in the order in which they stand."""
+    return [kind + head.replace(b"\\", b"")[:HEAD_CHARS] for head in _BLOBS[kind].findall(said)]
+
+
+def is_soft(mark: bytes) -> bool:
+    """Tell whether another channel may do without what is named."""
+    return mark[:KIND_BYTES] in SOFT
+
+
+def _named_by(kind: bytes, raw: msgspec.Raw) -> list[bytes]:
+    try:
+        told = _named.decode(raw)
+    except msgspec.DecodeError:
+        return []  # the provider says what is wrong with it
+    name = told.id if isinstance(told, Named) else told
+    return [kind + name.encode()] if name and len(name) <= NAME_CHARS_MAX else []
+
+
+def _references(fields: Fields) -> list[bytes]:
+    raw = fields.get("input")
+    try:
+        items = _items.decode(raw) if raw is not None else []
+    except (msgspec.DecodeError, RecursionError):
+        return []
+    return [
+        ITEM + item.id.encode()
+        for item in items
+        if item.type == "item_reference" and item.id and len(item.id) <= NAME_CHARS_MAX
+    ]

@@ -1,0 +1,92 @@
+"""The paths below which a provider keeps things, and what each of them asks for.
+
+A path is matched as a whole and written anew from its parts: nothing that a client sends goes into
+a request line but an id of plain characters and the parts of a query that are known here.
+
+Source: OpenAI API reference: Responses, Conversations.
+"""
+
+import re
+from typing import Final
+
+from relay.errors import MethodNotAllowed
+from relay.records import Endpoint
+from relay.wire.state.marks import CONVERSATION, RESPONSE
+
+CANCEL: Final = "cancel"
+_ID: Final = r"([A-Za-z0-9][A-Za-z0-9_\-]{0,199})"
+_QUERY_PART: Final = re.compile(r"([a-z_]+)(?:\[\]|%5B%5D)?=([A-Za-z0-9_.,\-%]{0,256})")
+_PAGE: Final = frozenset({"limit", "order", "after", "before", "include"})
+_RETRIEVE: Final = frozenset({"include", "stream", "starting_after", "include_obfuscation"})
+_NOTHING: Final[frozenset[str]] = frozenset()
+QUERY_CHARS_MAX: Final = 2048
+
+Row = tuple[str, str, Endpoint, bytes, frozenset[str]]
+"""Methods, the path below the root, its endpoint, the kind of its first id, what of its query."""
+_ROWS: Final[tuple[Row, ...]] = (
+    ("GET DELETE", f"responses/{_ID}", Endpoint.RESPONSE, RESPONSE, _RETRIEVE),
+    ("POST", f"responses/{_ID}/{CANCEL}", Endpoint.RESPONSE, RESPONSE, _NOTHING),
+    ("GET", f"responses/{_ID}/input_items", Endpoint.RESPONSE, RESPONSE, _PAGE),
+    ("POST", "conversations", Endpoint.CONVERSATION, b"", _NOTHING),
+    ("GET POST DELETE", f"conversations/{_ID}", Endpoint.CONVERSATION, CONVERSATION, _NOTHING),
+    ("GET POST", f"conversations/{_ID}/items", Endpoint.CONVERSATION, CONVERSATION, _PAGE),
+    ("GET DELETE", f"conversations/{_ID}/items/{_ID}", Endpoint.CONVERSATION, CONVERSATION, _PAGE),
+)
+_PREFIX: Final = r"/(?:v1/){0,2}"
+_COMPILED: Final = [(re.compile(_PREFIX + row[1]), row) for row in _ROWS]
+_LITERALS: Final = frozenset({"input_tokens", "compact"})
+"""What stands where an id may, and is none."""
+_ROOTS: Final = ("responses", "conversations")
+
+
+class KeptPath:
+    """What a request asks of what a provider keeps.
+
+    `mark`: what it is about, b"" = a new one is made. `path`: below an upstream's root, with its
+    query. `streamed`: its answer are events.
+    """
+
+    __slots__ = ("endpoint", "mark", "method", "path", "streamed")
+
+    def __init__(
+        self, endpoint: Endpoint, method: str, path: str, mark: bytes, *, streamed: bool
+    ) -> None:
+        self.endpoint = endpoint
+        self.method = method
+        self.path = path
+        self.mark = mark
+        self.streamed = streamed
+
+
+def find_kept(method: str, target: str) -> KeptPath | None:
+    """Return what a request asks of what is kept, None where its path is another one.
+
+    Raises:
+        MethodNotAllowed: CLIENT; the path exists under other methods.
+    """
+    path, _, query = target.partition("?")
+    if not path.removeprefix("/v1").removeprefix("/v1").lstrip("/").startswith(_ROOTS):
+        return None
+    allowed: list[str] = []
+    for pattern, (methods, _, endpoint, kind, known) in _COMPILED:
+        found = pattern.fullmatch(path)
+        if found is None or (found.lastindex and found[1] in _LITERALS):
+            continue
+        if method in methods.split():
+            kept = _known_parts(query, known)
+            below = "/" + re.sub(_PREFIX, "", path, count=1)
+            mark = kind + found[1].encode() if kind else b""
+            streamed = method == "GET" and "stream=true" in kept
+            asked = f"?{'&'.join(kept)}" if kept else ""
+            return KeptPath(endpoint, method, below + asked, mark, streamed=streamed)
+        allowed += methods.split()
+    if allowed:
+        raise MethodNotAllowed(f"Use {' or '.join(allowed)} here.")
+    return None
+
+
+def _known_parts(query: str, known: frozenset[str]) -> list[str]:
+    if not query or len(query) > QUERY_CHARS_MAX:
+        return []
+    parts = ((part, _QUERY_PART.fullmatch(part)) for part in query.split("&"))
+    return [part for part, found in parts if found is not None and found[1] in known]

@@ -1,0 +1,30 @@
+"""What is read of requests that name what a channel keeps."""
+
+import msgspec
+
+
+class Named(msgspec.Struct):
+    """A conversation or a container, where it is named by an object."""
+
+    id: str = ""
+
+
+class Item(msgspec.Struct):
+    """An item of a Responses input, as far as it can be bound to a channel."""
+
+    type: str | None = None
+    id: str | None = None
+    encrypted_content: str | None = None
+
+
+class Kept(msgspec.Struct):
+    """What becomes of a background response: a body, or what stands in its events."""
+
+    id: str = ""
+    status: str = ""
+
+
+class Opening(msgspec.Struct):
+    """The first event of a stream."""
+
+    response: Kept | None = None
