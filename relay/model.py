@@ -67,6 +67,15 @@ class Unpriced(enum.StrEnum):
     STRIP = "strip"
 
 
+class LostState(enum.StrEnum):
+    """What a line does with a call whose reasoning only a channel can read that is gone."""
+
+    REFUSE = "refuse"
+    """It is told so in its dialect's own words: its client begins the turn anew."""
+    DROP = "drop"
+    """It is asked of another channel without that, where all of its context is there."""
+
+
 class AbortBills(enum.StrEnum):
     """What the provider charges for a call that the client aborted."""
 
@@ -176,6 +185,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     output_weight_ppm: int = 1_000_000
     unpriced: Unpriced = Unpriced.REFUSE
     """...such a call, or the field."""
+    lost_state: LostState = LostState.REFUSE
     by_invitation: bool = False
     """Only accounts that were granted it may use it."""
 

@@ -37,6 +37,7 @@ from relay.store.limits.limiter import Limiter
 from relay.store.limits.node_lists import find_nodes
 from relay.store.limits.nodes import Nodes
 from relay.store.log.journal import Journal
+from relay.store.owners import RedisOwners
 from relay.store.secrets.vault import load_pepper, open_vault
 from relay.tasks import first_of
 
@@ -92,6 +93,7 @@ class Worker:
         # Host and pid are for people; containers may share both.
         name = f"{socket.gethostname()}-{self._file}-{secrets.token_hex(4)}"
         self._sharing = HealthSharing(lambda: redis_url(config, data_dir), name)
+        self._owners = RedisOwners(lambda: redis_url(config, data_dir))
         self._limiter = Limiter(nodes, name, clock_ms)
         estimator = Estimator()
         # Calls are settled under the journal's name, and so is the credit they are paid out of.
@@ -110,6 +112,7 @@ class Worker:
             self._sharing.on_changes,
             reservations=[LimitReservation(self._limiter, estimator, self._counters), self._credit],
             quotas=ChannelQuotas(self._limiter, estimator),
+            owner_store=self._owners,
         )
         vault = open_vault(config, data_dir, os.environ)
         url = database_url(config, data_dir)
@@ -128,6 +131,7 @@ class Worker:
             parts.callback(alone.cancel)
             parts.push_async_callback(self._follower.stop)
             parts.push_async_callback(self._sharing.stop)
+            parts.push_async_callback(self._owners.stop)
             self._journal.open()
             parts.push_async_callback(self._journal.close)
             await parts.enter_async_context(self._limiter)
@@ -151,6 +155,7 @@ class Worker:
     async def _begin(self) -> None:
         await self._follower.start()
         self._sharing.start(self._server.balancer.health)
+        self._owners.start()
         self._credit.start()
         await self._server.start(self._listener)
         gc.collect()

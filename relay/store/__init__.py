@@ -9,6 +9,8 @@ metrics         What a worker publishes of itself once a second, as one small fi
                 whole
 migrate         Bring a database to the schema of this code: schema/NNNN_name.sql, each applied
                 once, in order
+owners          Who made what, in Redis: a digest, and the numbers of an account, a channel and a
+                line
 postgres        Connections to Postgres, and the border where its failures become ours
 redis           Clients of Redis for what is not urgent, and the border where its failures become
                 ours

@@ -14,7 +14,16 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from relay.errors import ConfigError
-from relay.model import DEFAULT_DIALECT, AbortBills, Dialect, LineKind, OnLoss, Resume, Unpriced
+from relay.model import (
+    DEFAULT_DIALECT,
+    AbortBills,
+    Dialect,
+    LineKind,
+    LostState,
+    OnLoss,
+    Resume,
+    Unpriced,
+)
 from relay.store.catalog.canonical import (
     MODEL_CHARS_MAX,
     canonical_multiplier,
@@ -94,6 +103,7 @@ class LineEntry(Entry, frozen=True):
     `hedge_ms`: without output for so long, a second channel is asked beside the first; 0 = never.
     `on_limiter_loss`: what its limits do without Redis. `*_weight`: what a token counts.
     `unpriced`: what becomes of a field that costs more than the model has a price for.
+    `lost_state`: what becomes of a call whose reasoning only a channel can read that is gone.
     `by_invitation`: only accounts that were granted it (`relay line grant`) may use it.
     """
 
@@ -110,6 +120,7 @@ class LineEntry(Entry, frozen=True):
     cached_weight: str = "0"
     output_weight: str = "1"
     unpriced: Unpriced = Unpriced.REFUSE
+    lost_state: LostState = LostState.REFUSE
     by_invitation: bool = False
     model: list[LineModelEntry] = []
 

@@ -7,7 +7,16 @@ import asyncpg
 import msgspec
 
 from relay.errors import ConfigError
-from relay.model import AbortBills, Allowance, Dialect, LineKind, OnLoss, Resume, Unpriced
+from relay.model import (
+    AbortBills,
+    Allowance,
+    Dialect,
+    LineKind,
+    LostState,
+    OnLoss,
+    Resume,
+    Unpriced,
+)
 from relay.store.catalog.declaration import (
     AccountEntry,
     ChannelEntry,
@@ -124,6 +133,7 @@ def _line(row: asyncpg.Record) -> LineEntry:
         cached_weight=format_multiplier(row["cached_weight_ppm"]),
         output_weight=format_multiplier(row["output_weight_ppm"]),
         unpriced=Unpriced(row["unpriced"]),
+        lost_state=LostState(row["lost_state"]),
         by_invitation=row["by_invitation"],
         model=[
             LineModelEntry(name=name, tpm=limit.tpm, rpm=limit.rpm, concurrency=limit.concurrency)

@@ -22,6 +22,7 @@ from relay.model import (
     Key,
     Line,
     LineKind,
+    LostState,
     OnLoss,
     Price,
     PriceDetail,
@@ -214,6 +215,7 @@ def _line(row: asyncpg.Record, old: Snapshot) -> Line:
         cached_weight_ppm=row["cached_weight_ppm"],
         output_weight_ppm=row["output_weight_ppm"],
         unpriced=Unpriced(row["unpriced"]),
+        lost_state=LostState(row["lost_state"]),
         by_invitation=row["by_invitation"],
     )
     known = old.lines.get(line.id)

@@ -1,0 +1,118 @@
+"""Who made what, in Redis: a digest, and the numbers of an account, a channel and a line.
+
+    put(many) --> one write, nobody waits --> SET relay:own:DIGEST VALUE EX TTL
+    get(some) --> MGET, within ASK_S
+
+Nothing is sent twice. While Redis cannot be reached a bounded number of values waits for it, the
+newest ones; whoever asks is told at once.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import hiredis
+
+from relay.backoff import Backoff
+from relay.clock import dice
+from relay.errors import ConfigError, DependencyDown
+from relay.store.limits.resp import Command, RespConnection, connect
+
+PREFIX: Final = b"relay:own:"
+ASK_S: Final = 0.25
+"""A client waits for this; beyond it nobody knows who made a thing."""
+CONNECT_S: Final = 1.0
+WAITING_MAX: Final = 10_000
+BATCH_MAX: Final = 500
+RETRY_S: Final = 0.25
+RETRY_S_MAX: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class RedisOwners:
+    """The shared memory of who made what (flow.state.owners.OwnerStore).
+
+    Args:
+        locate: Returns the URL of Redis; raises DependencyDown where nobody knows.
+    """
+
+    def __init__(self, locate: Callable[[], str]) -> None:
+        self._locate = locate
+        self._connection: RespConnection | None = None
+        self._waiting: deque[Command] = deque(maxlen=WAITING_MAX)
+        self._wake = asyncio.Event()
+        self._backoff = Backoff(first_s=RETRY_S, most_s=RETRY_S_MAX, jitter=0.5)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Connect, and keep connected until `stop`."""
+        self._task = asyncio.create_task(self._run(), name="owners")
+
+    async def stop(self) -> None:
+        """Hang up; what waits is lost."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.close()
+
+    def put(self, digest: bytes, value: bytes, ttl_s: int) -> None:
+        """Keep a value soon; see flow.state.owners.OwnerStore."""
+        self._waiting.append(("SET", PREFIX + digest, value, "EX", ttl_s))
+        self._wake.set()
+
+    async def get(self, digests: Sequence[bytes]) -> list[bytes | None]:
+        """Return what is kept under each; see flow.state.owners.OwnerStore."""
+        connection = self._connection
+        if connection is None or not connection.usable:
+            raise DependencyDown("Redis cannot be asked who made what")
+        try:
+            async with asyncio.timeout(ASK_S):
+                [found] = await connection.ask([("MGET", *(PREFIX + d for d in digests))])
+        except TimeoutError:
+            raise DependencyDown("Redis is too slow to say who made what") from None
+        if not isinstance(found, list) or len(found) != len(digests):
+            raise DependencyDown("Redis refuses to say who made what")
+        return found
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    self._connection = await connect(self._locate())
+                await self._write(self._connection)
+            except (DependencyDown, ConfigError, TimeoutError) as error:
+                if self._backoff.fail():
+                    reason = error.message if isinstance(error, DependencyDown) else "too slow"
+                    _log.warning("who made what is not shared", extra={"reason": reason})
+            await asyncio.sleep(self._backoff.wait_s(dice()))
+
+    async def _write(self, connection: RespConnection) -> None:
+        """Send what waits until the connection breaks."""
+        while True:
+            async with asyncio.timeout(RETRY_S_MAX):
+                commands = [self._waiting.popleft() for _ in range(self._due())]
+                replies = await connection.ask(commands or [("PING",)])
+            if any(isinstance(reply, hiredis.ReplyError) for reply in replies):
+                raise DependencyDown("Redis refuses to keep who made what")
+            if self._backoff.succeed():
+                _log.warning("who made what is shared again")
+            if self._waiting:
+                continue
+            self._wake.clear()
+            await self._wait()
+
+    def _due(self) -> int:
+        return min(len(self._waiting), BATCH_MAX)
+
+    async def _wait(self) -> None:
+        """Wait for something to write; a while later the connection is asked if it lives."""
+        try:
+            async with asyncio.timeout(RETRY_S_MAX):
+                await self._wake.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,78 @@
+"""Goal: what one worker learned, every other one finds; and nothing breaks when Redis is away.
+
+Method: a real Valkey, two owners' books over it, and a server of the test's own that dies.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from relay.errors import DependencyDown
+from relay.flow.state.owners import Owners
+from relay.store.owners import PREFIX, RedisOwners
+from relay.wire.state.marks import ENCRYPTED, RESPONSE
+
+pytestmark = pytest.mark.live
+PEPPER = b"pepper of the tests, 32 bytes...."
+MARKS = (RESPONSE + b"resp_1", ENCRYPTED + b"blob")
+
+
+async def settle(owners: Owners, marks: tuple[bytes, ...]) -> int:
+    """Return the channel that is found, as soon as it is; 0 = none within a second."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                found = await owners.find(marks)
+            except DependencyDown:
+                found = None
+            if found is not None:
+                return found.channel_id
+            await asyncio.sleep(0.01)
+
+
+async def test_what_one_worker_learned_the_others_find(redis_url: str) -> None:
+    stores = [RedisOwners(lambda: redis_url) for _ in range(2)]
+    one, other = (Owners(PEPPER, store) for store in stores)
+    for store in stores:
+        store.start()
+    try:
+        one.learn(MARKS, one.owner(7, 42, 3, "gpt with blanks"))
+        assert await settle(other, MARKS[:1]) == 42 == await settle(other, MARKS[1:])
+        assert other.known(MARKS) is other.owner(7, 42, 3, "gpt with blanks")
+        assert await other.find((RESPONSE + b"resp_2",)) is None
+        client = Redis.from_url(redis_url)
+        keys: list[Any] = await client.keys("*")
+        ttls = [await client.ttl(key) for key in keys]
+        await client.aclose()
+        assert len(keys) == 2 and all(key.startswith(PREFIX) for key in keys)
+        assert not any(b"resp_1" in key or b"blob" in key for key in keys)
+        assert all(0 < ttl <= 3 * 86_400 for ttl in ttls)
+    finally:
+        for store in stores:
+            await store.stop()
+
+
+async def test_a_redis_that_is_away_is_said_and_comes_back(tmp_path: Path) -> None:
+    store = RedisOwners(lambda: f"unix://{tmp_path}/none.sock")
+    store.start()
+    owners = Owners(PEPPER, store)
+    owners.learn(MARKS, owners.owner(7, 42, 3, "m"))
+    known = await owners.find(MARKS)
+    assert known is not None and known.channel_id == 42  # its own memory needs nobody
+    with pytest.raises(DependencyDown):
+        await owners.find((RESPONSE + b"resp_2",))
+    await store.stop()
+
+
+def test_memory_is_bounded_and_forgets_what_was_asked_for_longest_ago(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("relay.flow.state.owners.KEPT_MAX", 10)
+    owners = Owners(PEPPER)
+    for number in range(30):
+        owners.learn([RESPONSE + b"%d" % number], owners.owner(1, number, 1, "m"))
+        assert owners.known([RESPONSE + b"0"]) is not None
+    assert len(owners) == 10 and owners.known([RESPONSE + b"5"]) is None
