@@ -13,15 +13,18 @@ from relay.errors import UnsupportedMedia
 from relay.flow.call import Call
 from relay.flow.ports import Question
 from relay.flow.request import RequestFacts
+from relay.flow.state.bound import UNNAMED, Bound
 from relay.model import Channel
 from relay.records import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, Endpoint
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import JSON
 from relay.wire.request.asked import read_asked, read_form
 from relay.wire.request.content_request import peek_content, reframe_content
-from relay.wire.request.json_request import Request, peek_json, reframe_json
+from relay.wire.request.json_request import Request, decode_fields, peek_json, reframe_json
 from relay.wire.request.multipart import Form, peek_multipart, reframe_multipart
 from relay.wire.request.text_size import estimate_prompt, weigh
+from relay.wire.state.marks import STATEFUL, marks_of
+from relay.wire.state.paths import KeptPath
 from relay.wire.usage.delivered_tokens import tokens_of_bytes
 
 AUDIO_MS_PER_TOKEN: Final = 100
@@ -31,7 +34,7 @@ SESSION_BYTES: Final = 512
 TEXT_ANSWERS: Final = frozenset(
     {
         *(Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES),
-        *(Endpoint.GENERATE, Endpoint.STREAM_GENERATE),
+        *(Endpoint.GENERATE, Endpoint.STREAM_GENERATE, Endpoint.COMPACT),
     }
 )
 
@@ -47,6 +50,9 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
         UnsupportedMedia: CLIENT; the content type is not the endpoint's.
         BadRequest: CLIENT; see wire.request.json_request and wire.request.multipart.
     """
+    if call.head.kept is not None:
+        _read_kept(call, call.head.kept, body)
+        return
     kind = content_type
     if kind != "application/json":
         kind = kind.partition(";")[0].strip().lower()
@@ -78,6 +84,8 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
     call.question = JsonQuestion(
         request, table.session_fields, strips_usage=unasked, named_in_path=named != ""
     )
+    if call.head.endpoint in STATEFUL:
+        note_state(call, request.fields, body)
     weighed = call.head.endpoint not in _FREE
     text_bytes, images = weigh(body) if weighed else (0, 0)
     call.request = RequestFacts(
@@ -92,6 +100,46 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
         counts_bytes=call.head.endpoint in TEXT_ANSWERS,
         asked=read_asked(request.fields, call.head.endpoint, body, request.n),
     )
+
+
+def note_state(call: Call, fields: Mapping[str, msgspec.Raw], body: bytes) -> None:
+    """Note what a request refers to that one channel has, and whether it goes on by itself."""
+    marks = marks_of(call.head.endpoint, fields, body)
+    if marks:
+        call.bound = Bound(marks)
+    raw = fields.get("background")
+    if raw is not None and bytes(raw).strip() == b"true":
+        call.background = UNNAMED
+
+
+def _read_kept(call: Call, kept: KeptPath, body: bytes) -> None:
+    """Fill in what is known of a request about what a provider keeps."""
+    if body:
+        decode_fields(body)  # JSON, or refused by us
+    call.question = KeptQuestion(body)
+    call.request = RequestFacts("", stream=kept.streamed, body_bytes=len(body))
+    call.bound = Bound((kept.mark,) if kept.mark else ())
+
+
+class KeptQuestion:
+    """A request about what a provider keeps (implements flow.ports.Question)."""
+
+    __slots__ = ("_body",)
+
+    fields = None
+    strips_usage = False
+    session = b""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
+        """Return the body as it came."""
+        return JSON, self._body
+
+    def continue_with(self, fields: Mapping[str, msgspec.Raw]) -> "KeptQuestion":
+        """Return itself: such an answer is never carried on."""
+        return self
 
 
 class JsonQuestion(Question):

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from relay.errors import MethodNotAllowed, NotFound
-from relay.records import Endpoint
+from relay.records import KEPT_ENDPOINTS, Endpoint
 from relay.wire.dialects.known import TABLES
 
 PREFIXES: Final = ("/v1/", "/", "/v1/v1/")
@@ -31,7 +31,9 @@ VERSIONS: Final = tuple(
 )
 VERBS: Final = {verb: point for table in TABLES.values() for verb, point in table.verbs.items()}
 """What follows a model that is named in the path."""
-_FLAT: Final = tuple(point for point in Endpoint if point not in VERBS.values())
+_FLAT: Final = tuple(
+    point for point in Endpoint if point not in VERBS.values() and point not in KEPT_ENDPOINTS
+)
 _ENDPOINTS: Final = {f"{prefix}{point.value}": point for prefix in PREFIXES for point in _FLAT}
 KNOWN: Final = tuple(
     sorted((*(f"/v1/{point.value}" for point in _FLAT), "/v1/models"), key=len, reverse=True)

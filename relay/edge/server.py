@@ -34,6 +34,9 @@ from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
 from relay.flow.running import RunningCalls
 from relay.flow.settle import Settlement
+from relay.flow.state.background import BackgroundCalls
+from relay.flow.state.binding import StateRouter
+from relay.flow.state.owners import Owners, OwnerStore
 from relay.model import Snapshot
 from relay.ports import Journal
 from relay.routing.health import HealthChange
@@ -103,6 +106,7 @@ class DataServer:
         on_changes: Called with what this worker finds out about its channels' health.
         reservations: What a call has to take before it may run.
         quotas: What the channels' upstreams allow us.
+        owner_store: Where workers share who made what.
     """
 
     def __init__(  # noqa: PLR0913 - a part a line
@@ -114,6 +118,7 @@ class DataServer:
         on_changes: Callable[[Iterable[HealthChange]], None] = lambda changes: None,
         reservations: Sequence[Reservation] = (),
         quotas: ChannelQuotas = NO_QUOTAS,
+        owner_store: OwnerStore | None = None,
     ) -> None:
         self._config = config
         self.counters = counters
@@ -133,6 +138,10 @@ class DataServer:
         self._exchange = Exchange(
             self._pool, journal, self._running_calls, self.balancer, settlement, config
         )
+        self.owners = Owners(pepper, owner_store)
+        self._exchange.use_state(StateRouter(self.owners, self.balancer, self._current))
+        self._background = BackgroundCalls(self._pool, settlement)
+        settlement.take_on = self._background.take_on
         service = Service(
             self._admission,
             self._exchange,
@@ -227,6 +236,7 @@ class DataServer:
             await asyncio.sleep(POLL_S)
         if self._running_calls.end_where(_any, ShuttingDown("The relay is restarting; try again.")):
             await asyncio.sleep(LAST_WORDS_S)
+        await self._background.close(max(0.0, until_s - loop.time()))
         for connection in list(self._connections.open):
             if connection.serving:
                 connection.cut()
@@ -247,6 +257,9 @@ class DataServer:
         for call in self._running_calls.calls() if evicted else ():
             for channel_id in evicted:
                 self._exchange.move_off(call, channel_id)
+
+    def _current(self) -> Snapshot | None:
+        return self._admission.snapshot
 
     def _is_revoked(self, call: Call) -> bool:
         return call.rights.key is not None and not self._admission.still_good(call.rights.key)

@@ -55,6 +55,7 @@ from relay.wire.dialects.known import TABLES
 from relay.wire.http import CONTINUE
 from relay.wire.model_lines import with_lines
 from relay.wire.request.encodings import decoded_pieces
+from relay.wire.state.paths import find_kept
 
 log = logging.getLogger("relay.edge")
 
@@ -243,7 +244,12 @@ class Service(ServicePort):
         check_head(message)
         if message.method == "OPTIONS" and self._answer_preflight(call, client, message):
             return None
-        found, model = find_route(message.method, message.path)
+        kept = find_kept(message.method, message.path)
+        found: Endpoint | Page
+        if kept is not None:
+            found, model = kept.endpoint, ""
+        else:
+            found, model = find_route(message.method, message.path)
         if found is Page.ROOT:
             # Coding agents send HEAD / before their first call: no key, no work.
             self._answer_with(call, client, b"")
@@ -261,6 +267,7 @@ class Service(ServicePort):
             forwarded_headers(endpoint, headers),
             model,
             headers.get("x-relay-line", ""),
+            kept,
         )
         self._authenticate(call, request_head)
         if isinstance(found, Page):

@@ -21,4 +21,5 @@ settle     The end of every call: what it used, what it costs, one record in the
 splice     Whether and over which channel a broken stream can be carried on
 attempts/  One try on one channel, and how its answer goes out
 reserve/   What a call takes before it may ask: tokens, permits, money
+state/     What channels keep for clients: who has what, and how calls find it
 """

@@ -12,6 +12,7 @@ from relay.billing.tariff import Tariff
 from relay.errors import (
     Forbidden,
     ModelNotFound,
+    NotFound,
     QuotaExhausted,
     Unauthenticated,
     Unavailable,
@@ -111,6 +112,9 @@ class Admission:
         key = call.rights.key
         assert key is not None
         head = call.head
+        if head.kept is not None:
+            self._admit_kept(call)
+            return
         found = self._rights.get((key.id, head.endpoint, call.request.model, head.line))
         call.rights = found or self._find_rights(call, call.rights)
         call.notes += call.rights.note
@@ -121,6 +125,27 @@ class Admission:
             check_priced(call)
         if key.quota_nanos is not None:
             self.check_quota(call)
+
+    def _admit_kept(self, call: Call) -> None:
+        """Find the channels that may keep something new; who has what there is, is found later.
+
+        It names no model, and no provider charges for it.
+
+        Raises:
+            Forbidden: CLIENT; the key has not the line that it names.
+            NotFound: CLIENT; no line of the key has a channel of the dialect.
+        """
+        rights, snapshot = call.rights, self.snapshot
+        assert snapshot is not None and rights.group is not None
+        tariff = Tariff(FREE_PRICE, rights.group.multiplier_ppm)
+        for line in self._lines_of(call):
+            channels = dialect_channels(snapshot, line, call.head.dialect)
+            if channels:
+                call.rights = Rights(
+                    rights.key, rights.account, rights.group, line, tariff, channels
+                )
+                return
+        raise NotFound("No channel of your lines keeps such things.")
 
     def check_quota(self, call: Call) -> None:
         """Refuse what no body can make good.
@@ -268,6 +293,13 @@ class Admission:
         if account is None or account.disabled:
             return "The account of this API key is disabled."
         return None
+
+
+def dialect_channels(snapshot: Snapshot, line: Line, dialect: Dialect) -> tuple[Channel, ...]:
+    """Return the channels of a line that take calls in a dialect, lowest tier first."""
+    found = [snapshot.channels.get(channel_id) for channel_id in line.channel_ids]
+    serving = [c for c in found if c is not None and not c.drained and c.protocol is dialect]
+    return tuple(sorted(serving, key=lambda channel: channel.tier))
 
 
 def _contains(key: Key, ip: str) -> bool:

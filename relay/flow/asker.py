@@ -16,11 +16,15 @@ from relay.flow.attempts.spliced import SplicedAttempt
 from relay.flow.attempts.stream import StreamAttempt
 from relay.flow.balancer import Balancer
 from relay.flow.call import Call
+from relay.flow.state.owners import Owners
+from relay.flow.state.stateful import LEARNED, StatefulPlain, StatefulStream
 from relay.model import Channel
 from relay.ports import Connection, Connections
 from relay.routing.table import classify_error
 from relay.splice.rewrite import Continuation
 from relay.wire.dialects.known import TABLES
+from relay.wire.http import kept_head
+from relay.wire.state.paths import KeptPath
 
 
 class Asker:
@@ -45,6 +49,8 @@ class Asker:
         self._settle = settle
         self._committed = self._on_commit  # bound once, not for each attempt
         self._limits = limits
+        self.owners: Owners | None = None
+        """Learns who made what, where that is kept."""
 
     def attempt_on(
         self, call: Call, channel: Channel, continuation: Continuation | None = None
@@ -55,6 +61,12 @@ class Asker:
             return SplicedAttempt(
                 call, channel, self._committed, self._settle, continuation, self._limits
             )
+        owners = self.owners
+        if owners is not None and call.head.endpoint in LEARNED:
+            committed, settle, limits = self._committed, self._settle, self._limits
+            if call.request.stream:
+                return StatefulStream(call, channel, committed, settle, limits, owners)
+            return StatefulPlain(call, channel, committed, settle, limits, owners)
         if call.request.stream:
             return StreamAttempt(call, channel, self._committed, self._settle, self._limits)
         return PlainAttempt(call, channel, self._committed, self._settle, self._limits)
@@ -214,6 +226,8 @@ class Asker:
         """Return head and body of the request that an attempt sends."""
         call, channel = attempt.call, attempt.channel
         call.channel = channel
+        if call.head.kept is not None:
+            return self._frame_kept(attempt, call.head.kept)
         call.served_model = model = channel.models[call.request.model]
         content_type, body = attempt.question.frame(channel, model)
         named = model if TABLES[channel.protocol].verbs else ""  # else the body names it
@@ -224,6 +238,16 @@ class Asker:
             call.head.forwarded,
         )
         return head, body
+
+    def _frame_kept(self, attempt: Attempt, kept: KeptPath) -> tuple[bytes, bytes]:
+        """Return the same of a request about what the channel keeps."""
+        content_type, body = attempt.question.frame(attempt.channel, "")
+        head = kept_head(attempt.channel, kept.method, kept.path)
+        if body:
+            head += b"Content-Type: %b\r\nContent-Length: %d\r\n" % (content_type, len(body))
+        elif kept.method == "POST":
+            head += b"Content-Length: 0\r\n"
+        return head + attempt.call.head.forwarded + b"\r\n", body
 
     def _on_commit(self, attempt: Attempt) -> None:
         """An attempt has output: its channel is good, and whoever was asked beside it is late."""

@@ -16,6 +16,7 @@ from relay.errors import RelayError
 from relay.flow.ports import Backpressure, Client, Question
 from relay.flow.request import NO_FACTS, NO_RIGHTS, UNREAD, RequestFacts, RequestHead, Rights
 from relay.flow.response import Response
+from relay.flow.state.bound import Background, Bound
 from relay.limits.limit_set import Grant, Tokens
 from relay.model import Channel
 from relay.records import FailedTry
@@ -106,6 +107,10 @@ class Call(Backpressure):
     operator_input_tokens: int
     operator_output_tokens: int
     """Tokens of other attempts: the operator pays for them."""
+    bound: Bound | None
+    """What it refers to that one channel has; None for most."""
+    background: Background | None
+    """Set where its response goes on without it, and is settled when that has ended."""
     # --- what has gone out ---
     response: Response
     """Set before any channel is asked, and not there before."""
@@ -160,6 +165,7 @@ class Call(Backpressure):
         self.free_body = self.owner = self.on_leave = self.task = None
         self.affinity = self.grant = self.channel = self.payer = None
         self.delivered_text = self.usage = self.doom = self.abandoned = None
+        self.bound = self.background = None
 
     def __repr__(self) -> str:
         return f"<Call {self.request_id} {self.stage.name} attempts={self.attempt_count}>"

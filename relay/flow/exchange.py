@@ -30,9 +30,10 @@ from relay.flow.response import Response
 from relay.flow.running import RunningCalls
 from relay.flow.settle import Settlement
 from relay.flow.splice import Splicer
+from relay.flow.state.binding import StateRouter
 from relay.model import Channel
 from relay.ports import Connections, Journal
-from relay.records import CallStart
+from relay.records import CallStart, Endpoint
 from relay.routing.budget import Effort
 from relay.routing.pick import affinity_of
 from relay.routing.table import Action, Outcome, classify_error, decide
@@ -70,8 +71,15 @@ class Exchange:
         self._splicer = Splicer(balancer, config.timeouts)
         self._asker = Asker(connections, balancer, settlement.complete, config.switching)
         self._abandoned = AbandonedAnswers(self._asker, settlement, self._close, config.billing)
+        self.state: StateRouter | None = None
+        """Binds calls to who has what they refer to, where that is known."""
         # Bound once: a method bound for each call is 64 bytes of every open stream.
         self._on_end, self._on_leave = self._end_at_once, self._leave
+
+    def use_state(self, state: StateRouter) -> None:
+        """Send calls to who has what they refer to from now on, and learn who that is."""
+        self.state = state
+        self._asker.owners = state.owners
 
     def ask_at_once(self, call: Call, owner: CallOwner) -> bool:
         """Ask the call's first channel within this very callback, if nothing has to be waited for.
@@ -87,6 +95,8 @@ class Exchange:
             RelayError: The call may not run, or no channel is left to ask.
         """
         if call.rights.line is not None and call.rights.line.hedge_ms:
+            return False
+        if call.bound is not None and self.state is not None and not self.state.bind(call):
             return False
         if not self._reservations.take(call):
             return False
@@ -129,6 +139,8 @@ class Exchange:
         """
         call.has_task = True
         if failed is None:
+            if call.bound is not None and self.state is not None:
+                await self.state.find(call)
             await self._pay(call)
             self._open(call)
         running = False
@@ -228,16 +240,24 @@ class Exchange:
         if len(call.rights.channels) > 1 and call.rights.account is not None:
             session = call.question.session
             call.affinity = affinity_of(call.rights.account.id, session) if session else None
-        channel = self._balancer.choose(call)
+        channel = self._preferred(call) or self._balancer.choose(call)
         if channel is None:
             raise self._balancer.quotas.refusal(call) or Unavailable(
                 "No channel serves this model now.", retry_after_s=RETRY_AFTER_S
             )
         return channel
 
+    def _preferred(self, call: Call) -> Channel | None:
+        """Return the channel that has what the call refers to, where others may stand in for it."""
+        bound = call.bound
+        if bound is None or not bound.preferred or self.state is None:
+            return None
+        return self.state.preferred(call, bound.preferred)
+
     async def _serve(self, call: Call, owner: CallOwner, failed: Attempt | None) -> bool:
         """Ask one channel after the other until one is about to answer; see `run`."""
         hedged = call.rights.line is not None and call.rights.line.hedge_ms > 0
+        hedged = hedged and call.head.kept is None
         asker = self._asker
         attempt = failed or asker.attempt_on(call, self._first(call))
         while True:
@@ -274,6 +294,8 @@ class Exchange:
         committed = call.committed
         stage = COMMITTED if committed else attempt.stage
         carried = self._splicer.plan(call, outcome, error) if committed else None
+        if call.bound is not None and self.state is not None and not committed:
+            self.state.release(call, outcome)
         other = None if committed or call.doom else self._balancer.choose(call)
         may_switch = (
             other is not None
@@ -298,6 +320,8 @@ class Exchange:
         if error.switch and error.retry_after_s is None:
             # Our tries are spent: without this every client would multiply them by its own.
             error.should_retry = False
+        if call.bound is not None and self.state is not None:
+            error = self.state.told(call, outcome, error)
         raise error
 
     # --- moved by an operator ----------------------------------------------------------------
@@ -320,8 +344,11 @@ class Exchange:
         """End an answer that has begun: a stream with an error event, a body by breaking off."""
         call.client.keeps_alive = False
         if call.request.stream:
+            endpoint = call.head.endpoint
+            if call.background is not None and call.background.taken:
+                endpoint = Endpoint.RESPONSE  # it goes on, and can be taken up again
             event = TABLES[call.head.dialect].error_event(
-                error, call.request_id, call.head.endpoint, call.opening, call.events_out
+                error, call.request_id, endpoint, call.opening, call.events_out
             )
             call.response.send_events(event, last=True)
         else:

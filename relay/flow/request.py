@@ -15,6 +15,7 @@ from relay.billing.tariff import Tariff
 from relay.extras import NOTHING_ASKED, Asked
 from relay.model import DEFAULT_DIALECT, Account, Channel, Dialect, Group, Key, Line
 from relay.records import Endpoint
+from relay.wire.state.paths import KeptPath
 
 
 class RequestHead:
@@ -26,6 +27,7 @@ class RequestHead:
     the query (with its question mark) and of the headers (whole lines) goes on to an upstream.
     `model`: where the path names it, else "".
     `line`: the line it names, "" = none.
+    `kept`: what of a provider's own it is about, None for most.
     """
 
     __slots__ = (
@@ -35,6 +37,7 @@ class RequestHead:
         "endpoint",
         "forwarded",
         "ip",
+        "kept",
         "line",
         "model",
         "query",
@@ -51,7 +54,9 @@ class RequestHead:
         forwarded: bytes,
         model: str = "",
         line: str = "",
+        kept: KeptPath | None = None,
     ) -> None:
+        self.kept = kept
         self.model = model
         self.endpoint = endpoint
         self.credential = credential

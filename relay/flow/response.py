@@ -56,6 +56,10 @@ class Response:
         """Write nothing more: the transport is gone, and would raise."""
         self.write = swallow
 
+    def note(self, lines: bytes) -> None:
+        """Add header lines to a head that is not out."""
+        self._notes += lines
+
     def send_events(self, block: bytes, *, last: bool = False) -> None:
         """Send whole events, b"" for none; `last` ends the stream."""
         data = b"" if self.opened else self._open_stream()

@@ -5,6 +5,7 @@ and marked as an estimate. Nothing delivered, nothing charged; an error's text i
 tokens. What the call cost beside it is the operator's (flow.attempts.failed).
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from relay.billing.charged import complete, input_max, output_max
@@ -51,9 +52,13 @@ class Settlement:
         self._key_quotas = key_quotas
         self.reservations = reservations
         """What calls have to pay before they run; here their end is told."""
+        self.take_on: Callable[[Call], bool] | None = None
+        """Keeps a call open whose response goes on at its provider; True where it does."""
 
     def complete(self, call: Call) -> None:
         """Settle a call whose answer is whole; its last bytes are not out yet."""
+        if call.background is not None and self._goes_on(call):
+            return
         if call.abandoned is not None:
             self.fail(call, ClientGone("The client closed the connection."))
         else:
@@ -61,7 +66,7 @@ class Settlement:
 
     def fail(self, call: Call, error: RelayError) -> None:
         """Settle a call that ended with `error`, unless it is settled already."""
-        if call.settled:
+        if call.settled or (call.background is not None and self._goes_on(call)):
             return
         reason = _reason(call, error)
         # The status is what the client saw: the 200 was out once the stream had begun.
@@ -73,6 +78,12 @@ class Settlement:
         elif call.stage is COMMITTED:
             self._counters.truncated += 1
         self._settle(call, status, reason, error.code or error.kind)
+
+    def _goes_on(self, call: Call) -> bool:
+        """Tell whether a response in the background outlives its call: then it is settled later."""
+        if call.usage is not None or call.stage is not COMMITTED or self.take_on is None:
+            return False
+        return self.take_on(call)
 
     def checkpoint(self, call: Call) -> None:
         """Write down what a running stream would be charged now, and tell those it has paid."""

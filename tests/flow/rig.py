@@ -17,6 +17,7 @@ from relay.edge.server import DataServer
 from relay.flow.counters import Counters
 from relay.flow.reserve.channel_quotas import ChannelQuotas
 from relay.flow.reserve.limits import LimitReservation
+from relay.flow.state.owners import OwnerStore
 from relay.limits.estimate import Estimator
 from relay.model import (
     Account,
@@ -107,7 +108,11 @@ class Rig:
     """A running data plane."""
 
     def __init__(
-        self, snapshot: Snapshot, config: Config | None = None, limiter: Limiter | None = None
+        self,
+        snapshot: Snapshot,
+        config: Config | None = None,
+        limiter: Limiter | None = None,
+        owner_store: OwnerStore | None = None,
     ) -> None:
         self.journal = MemoryJournal()
         self.snapshot = snapshot
@@ -123,6 +128,7 @@ class Rig:
             PEPPER,
             reservations=reservations,
             quotas=ChannelQuotas(limiter, estimator),
+            owner_store=owner_store,
         )
         self.port = 0
 

@@ -122,9 +122,13 @@ class PlainAttempt(Attempt):
         usage = find_usage_of_body(body) or find_media_usage(body, call.head.endpoint)
         if call.request.counts_bytes and (usage is None or usage.untold):
             self._text_tokens = tokens_of_body(body)
-        self._finish(usage)
+        self._finish_whole(body, usage)
         call.response.send_whole(self._content_type, body)
         self._resolve()
+
+    def _finish_whole(self, body: bytes, usage: Usage | None) -> None:
+        """Settle a body that came in one piece; it goes out after this."""
+        self._finish(usage)
 
     def _fits(self, wrong: str | None) -> bool:
         """Tell whether nothing is wrong with the body; a wrong one ends the attempt."""

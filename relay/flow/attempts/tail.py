@@ -50,6 +50,10 @@ class StreamTail:
         """Return about how many tokens went out, by what the last blocks show of them."""
         return tokens_of_stream(b"".join(self._tail), bytes_out, events_out)
 
+    def end(self) -> bytes:
+        """Return the last blocks."""
+        return b"".join(self._tail)
+
     def usage(self) -> Usage | None:
         """Return what the answer used, None where it did not say."""
         return find_usage((self._first or b"")[:TAIL_BYTES], b"".join(self._tail))

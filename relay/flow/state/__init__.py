@@ -1,0 +1,9 @@
+"""What channels keep for clients: who has what, and how calls find it.
+
+background  Responses that go on without their client: held once, settled once, when they end
+binding     Which channel a call has to go to, for what it refers to; and what it is told otherwise
+bound       What binds one call to a channel
+fetch       One small question to a channel that no client asked for
+owners      Who made what: keyed digests in this worker's memory, and in Redis for all of them
+stateful    Attempts that learn from their answers what their channel has made
+"""

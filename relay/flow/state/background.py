@@ -1,0 +1,148 @@
+"""Responses that go on without their client: held once, settled once, when they end.
+
+    POST with background: true --> queued: the call stays open, its money held
+                               --> its channel is asked how it stands, less and less often
+                               --> completed, failed, cancelled, incomplete --> settled, one log row
+
+Whoever reads the response meanwhile, over whatever worker, reads it as the provider tells it, and
+pays nothing: only the worker that made it settles it. A stream of such a response that breaks off,
+or whose client leaves, ends in the same way: the provider goes on, and bills.
+
+Source: OpenAI API reference, Background mode: usage is told with the end, and not before.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from relay.backoff import backoff_s
+from relay.clock import clock_s, dice
+from relay.errors import RelayError, ShuttingDown
+from relay.flow.call import Call
+from relay.flow.settle import Settlement
+from relay.flow.state.fetch import fetch
+from relay.model import Channel
+from relay.ports import Connections
+from relay.usage import Usage
+from relay.wire.state.answered import UNENDED, read_kept
+from relay.wire.usage.reader import find_usage_of_body
+
+FIRST_S: Final = 1.0
+MOST_S: Final = 15.0
+"""A provider keeps an ended response for minutes: it is seen well before that."""
+TOTAL_S: Final = 6 * 3600.0
+"""A response that has not ended by then never will."""
+GONE_MAX: Final = 5
+"""So often it may be unknown where it was made before it is taken for gone."""
+PENDING_MAX: Final = 10_000
+LOOK_S: Final = 0.25
+ASKED_AT_ONCE: Final = 8
+OK: Final = 200
+NOT_FOUND: Final = 404
+
+_log = logging.getLogger(__name__)
+
+
+class _Pending:
+    """A response that has not ended."""
+
+    __slots__ = ("asked", "call", "channel", "due_s", "gone", "path", "since_s")
+
+    def __init__(self, call: Call, channel: Channel, name: str, now_s: float) -> None:
+        self.call = call
+        self.channel = channel
+        self.path = f"/responses/{name}"
+        self.since_s = now_s
+        self.due_s = now_s + FIRST_S
+        self.asked = 0
+        self.gone = 0
+
+
+class BackgroundCalls:
+    """All background responses that one worker has made and not settled.
+
+    Args:
+        connections: The pool of upstream connections.
+        settlement: Ends their calls.
+    """
+
+    def __init__(self, connections: Connections, settlement: Settlement) -> None:
+        self._connections = connections
+        self._settlement = settlement
+        self._pending: list[_Pending] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def take_on(self, call: Call) -> bool:
+        """Keep a call open whose response goes on; False: it has to be settled as any other."""
+        background, channel = call.background, call.channel
+        if background is None or not background.name or channel is None or background.taken:
+            return False
+        if len(self._pending) >= PENDING_MAX:
+            return False
+        call.forget_question()
+        background.taken = True  # from here on its end is told like any other's
+        name = background.name.decode()
+        self._pending.append(_Pending(call, channel, name, clock_s()))
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._look(), name="background")
+        return True
+
+    async def close(self, within_s: float) -> None:
+        """Wait for what ends by itself; charge for the rest by estimate."""
+        until_s = clock_s() + within_s
+        while self._pending and clock_s() < until_s:  # noqa: ASYNC110 - see DataServer.drain
+            await asyncio.sleep(LOOK_S)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        for pending in self._pending:
+            self._settlement.fail(pending.call, ShuttingDown("The relay is restarting."))
+        self._pending.clear()
+
+    async def _look(self) -> None:
+        """Ask for what is due, a few at once, until nothing is pending."""
+        while self._pending:
+            now_s = clock_s()
+            due = [one for one in self._pending if one.due_s <= now_s][:ASKED_AT_ONCE]
+            ended = await asyncio.gather(*(self._ask(one) for one in due))
+            gone = {id(one) for one, end in zip(due, ended, strict=True) if end}
+            if gone:
+                self._pending = [one for one in self._pending if id(one) not in gone]
+            if len(due) < ASKED_AT_ONCE:
+                await asyncio.sleep(LOOK_S)
+        self._task = None
+
+    async def _ask(self, pending: _Pending) -> bool:
+        """Ask how a response stands; return whether it is settled."""
+        call = pending.call
+        pending.asked += 1
+        wait_s = backoff_s(pending.asked, first_s=FIRST_S, most_s=MOST_S, jitter=0.3, dice=dice())
+        pending.due_s = clock_s() + wait_s
+        status, body = 0, b""
+        with contextlib.suppress(RelayError, TimeoutError):
+            status, body = await fetch(self._connections, pending.channel, pending.path)
+        if status == OK:
+            pending.gone = 0
+            kept = read_kept(body)
+            if kept.status and kept.status not in UNENDED:
+                self._settle(call, find_usage_of_body(body), kept.status)
+                return True
+        elif status == NOT_FOUND:
+            pending.gone += 1
+        if pending.gone >= GONE_MAX or clock_s() - pending.since_s > TOTAL_S:
+            _log.warning("a background response was lost", extra={"count": pending.asked})
+            self._settlement.complete(call)
+            return True
+        return False
+
+    def _settle(self, call: Call, usage: Usage | None, status: str) -> None:
+        """Settle a call by what its provider says; one that failed without usage costs nothing."""
+        if usage is None and status in ("failed", "cancelled"):
+            usage = Usage()
+        call.usage = usage
+        self._settlement.complete(call)

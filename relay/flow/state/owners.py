@@ -1,0 +1,143 @@
+"""Who made what: keyed digests in this worker's memory, and in Redis for all of them.
+
+    learn --> memory (bounded) --> Redis, with the next turn of the loop
+    known <-- memory
+    find  <-- memory <-- Redis, bounded in time; only for what this worker does not know
+
+A digest is keyed by the relay's pepper, so that neither store tells whose ids they are. Where Redis
+cannot be asked, what this worker made is still found; the rest is nobody's.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from relay.flow.state.bound import Owner
+from relay.wire.state.marks import (
+    BATCH,
+    CONVERSATION,
+    FILE,
+    KIND_BYTES,
+    RESPONSE,
+)
+
+KEPT_MAX: Final = 50_000
+"""What one worker remembers, of some 200 bytes each; Redis has the rest."""
+DAY_S: Final = 86_400
+SHORT_S: Final = DAY_S
+"""Reasoning and items: of use while a session lasts."""
+TTL_S: Final = {
+    RESPONSE: 3 * DAY_S,
+    CONVERSATION: 30 * DAY_S,
+    FILE: 30 * DAY_S,
+    BATCH: 30 * DAY_S,
+}
+"""How long it is known who has what, by its kind. A provider keeps responses for longer: a hundred
+of them a second are 26 million in three days, and take Redis some 3 GB."""
+DIGEST_BYTES: Final = 16
+OWNERS_MAX: Final = 4096
+"""Kinds of owners that are kept as one object each."""
+_FIELDS: Final = 4
+
+
+class OwnerStore(Protocol):
+    """Where all workers find what any of them learned."""
+
+    def put(self, digest: bytes, value: bytes, ttl_s: int) -> None:
+        """Keep a value soon; never blocks, and may fail without a word."""
+        ...
+
+    async def get(self, digests: Sequence[bytes]) -> list[bytes | None]:
+        """Return what is kept under each; bounded in time.
+
+        Raises:
+            DependencyDown: RELAY; nobody knows.
+        """
+        ...
+
+
+class Owners:
+    """Everything one worker knows of who made what.
+
+    Args:
+        pepper: Keys the digests.
+        store: Where the workers share it, None: each has its own.
+    """
+
+    def __init__(self, pepper: bytes, store: OwnerStore | None = None) -> None:
+        self._pepper = pepper[:64]
+        self.store = store
+        self._known: dict[bytes, Owner] = {}
+        self._shared: dict[tuple[int, int, int, str], Owner] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def owner(self, account_id: int, channel_id: int, line_id: int, model: str) -> Owner:
+        """Return an owner; the same object for the same values."""
+        name = (account_id, channel_id, line_id, model)
+        found = self._shared.get(name)
+        if found is None:
+            if len(self._shared) >= OWNERS_MAX:
+                self._shared.clear()
+            found = self._shared[name] = Owner(*name)
+        return found
+
+    def learn(self, marks: Iterable[bytes], owner: Owner) -> None:
+        """Note that `owner` made what the marks name."""
+        for mark in marks:
+            digest = self._digest(mark)
+            if self._known.get(digest) is owner:
+                continue
+            self._remember(digest, owner)
+            if self.store is not None:
+                self.store.put(digest, _encode(owner), TTL_S.get(mark[:KIND_BYTES], SHORT_S))
+
+    def known(self, marks: Sequence[bytes]) -> Owner | None:
+        """Return who made the last of these that this worker knows of, None where it knows none."""
+        for mark in reversed(marks):
+            digest = self._digest(mark)
+            owner = self._known.get(digest)
+            if owner is not None:
+                self._remember(digest, owner)
+                return owner
+        return None
+
+    async def find(self, marks: Sequence[bytes]) -> Owner | None:
+        """Return the same, by what all workers know.
+
+        Raises:
+            DependencyDown: RELAY; nobody can be asked, and this worker knows none of them.
+        """
+        owner = self.known(marks)
+        if owner is not None or self.store is None or not marks:
+            return owner
+        digests = [self._digest(mark) for mark in reversed(marks)]
+        for digest, value in zip(digests, await self.store.get(digests), strict=True):
+            owner = self._decode(value) if value is not None else None
+            if owner is not None:
+                self._remember(digest, owner)
+                return owner
+        return None
+
+    def _remember(self, digest: bytes, owner: Owner) -> None:
+        """Keep it as the latest; what was asked for longest ago goes first."""
+        known = self._known
+        known.pop(digest, None)
+        if len(known) >= KEPT_MAX:
+            del known[next(iter(known))]
+        known[digest] = owner
+
+    def _digest(self, mark: bytes) -> bytes:
+        return hashlib.blake2b(mark, key=self._pepper, digest_size=DIGEST_BYTES).digest()
+
+    def _decode(self, value: bytes) -> Owner | None:
+        parts = value.decode("utf-8", "replace").split(" ", _FIELDS - 1)
+        if len(parts) != _FIELDS or not all(part.isdigit() for part in parts[:3]):
+            return None  # of another release
+        return self.owner(int(parts[0]), int(parts[1]), int(parts[2]), parts[3])
+
+
+def _encode(owner: Owner) -> bytes:
+    told = f"{owner.account_id} {owner.channel_id} {owner.line_id} {owner.model}"
+    return told.encode("utf-8", "replace")

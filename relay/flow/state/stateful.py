@@ -1,0 +1,181 @@
+"""Attempts that learn from their answers what their channel has made.
+
+Only endpoints whose providers keep something have these: a chat runs without them. A stream is not
+decoded: its first read is searched for the ids it announces, each read for what only its maker
+reads, the last ones for the items that a later request may refer to.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from relay.config import Switching
+from relay.flow.attempts.attempt import Attempt
+from relay.flow.attempts.plain import PlainAttempt
+from relay.flow.attempts.stream import StreamAttempt
+from relay.flow.attempts.tail import StreamTail
+from relay.flow.call import Call
+from relay.flow.state.bound import UNNAMED, Background
+from relay.flow.state.owners import Owners
+from relay.model import Channel
+from relay.records import Endpoint
+from relay.usage import Usage
+from relay.wire.state.answered import (
+    MADE_KINDS,
+    UNENDED,
+    answered,
+    made_blobs,
+    made_container,
+    made_items,
+    opened,
+    read_kept,
+)
+from relay.wire.state.marks import BLOB_KINDS, KIND_BYTES, RESPONSE
+
+LEARNED: Final = frozenset(BLOB_KINDS) | frozenset(MADE_KINDS)
+"""Endpoints whose answers are learned from."""
+_RESPONSES: Final = Endpoint.RESPONSES
+_MESSAGES: Final = Endpoint.MESSAGES
+
+
+class Learner:
+    """Learns from one answer of one channel."""
+
+    __slots__ = ("_blobs", "_call", "_channel", "_endpoint", "_kept", "_owners")
+
+    def __init__(self, owners: Owners, call: Call, channel: Channel) -> None:
+        self._owners = owners
+        self._call = call
+        self._channel = channel
+        self._endpoint = call.head.endpoint
+        self._kept = is_kept(call)
+        # Where there is one channel, what only it can read needs no finding.
+        self._blobs = len(call.rights.channels) > 1 or call.bound is not None
+
+    def note_opening(self, block: bytes) -> None:
+        """Learn from the first events of a stream."""
+        if self._endpoint is not _RESPONSES:
+            return
+        marks = opened(block)
+        call = self._call
+        if call.background is UNNAMED and marks and marks[0][:KIND_BYTES] == RESPONSE:
+            call.background = Background(marks[0][KIND_BYTES:])
+        if self._kept:
+            self._learn(marks)
+
+    def note(self, block: bytes) -> None:
+        """Learn from a read of a stream."""
+        if self._blobs:
+            marks = made_blobs(self._endpoint, block)
+            if marks:
+                self._learn(marks)
+
+    def note_end(self, end: bytes) -> None:
+        """Learn from the last events of a stream."""
+        if self._endpoint is _MESSAGES:
+            self._learn(made_container(end))
+        elif self._kept and self._endpoint is _RESPONSES:
+            self._learn(made_items(end))
+
+    def note_body(self, body: bytes) -> None:
+        """Learn from an answer in one piece, or from its beginning."""
+        endpoint, call = self._endpoint, self._call
+        kind = MADE_KINDS.get(endpoint)
+        if kind is not None and self._kept:
+            self._learn(answered(kind, body))
+            if endpoint is _RESPONSES:
+                self._learn(made_items(body))
+        elif endpoint is _MESSAGES:
+            self._learn(made_container(body))
+        self.note(body)
+        if call.background is not None:
+            kept = read_kept(body)
+            goes_on = kept.status in UNENDED and kept.id != ""
+            call.background = Background(kept.id.encode()) if goes_on else None
+
+    def _learn(self, marks: list[bytes]) -> None:
+        rights = self._call.rights
+        if not marks or rights.account is None or rights.line is None:
+            return
+        owner = self._owners.owner(
+            rights.account.id, self._channel.id, rights.line.id, self._call.request.model
+        )
+        self._owners.learn(marks, owner)
+
+
+def is_kept(call: Call) -> bool:
+    """Tell whether the provider keeps what a call makes, so that another call may ask for it."""
+    kept = call.head.kept
+    if kept is not None:
+        return kept.mark == b""
+    fields = call.question.fields
+    raw = fields.get("store") if fields is not None else None
+    return raw is None or bytes(raw).strip() != b"false"
+
+
+class StatefulStream(StreamAttempt):
+    """A stream that is learned from.
+
+    Args:
+        call, channel, committed, settle, limits: See Attempt.
+        owners: Who made what.
+    """
+
+    _begun: bool = False
+
+    def __init__(
+        self,
+        call: Call,
+        channel: Channel,
+        committed: Callable[[Attempt], None],
+        settle: Callable[[Call], None],
+        limits: Switching,
+        owners: Owners,
+    ) -> None:
+        super().__init__(call, channel, committed, settle, limits)
+        self._learner = Learner(owners, call, channel)
+
+    def _note(self, block: bytes) -> None:
+        super()._note(block)
+        if not self._begun:
+            self._begun = True
+            self._learner.note_opening(block)
+        self._learner.note(block)
+
+    def _finish(self, usage: Usage | None) -> None:
+        self._learner.note_end(self._tail.end())
+        super()._finish(usage)
+
+
+class StatefulPlain(PlainAttempt):
+    """An answer in one piece that is learned from.
+
+    Args:
+        call, channel, committed, settle, limits: See Attempt.
+        owners: Who made what.
+    """
+
+    _begun: bool = False
+
+    def __init__(
+        self,
+        call: Call,
+        channel: Channel,
+        committed: Callable[[Attempt], None],
+        settle: Callable[[Call], None],
+        limits: Switching,
+        owners: Owners,
+    ) -> None:
+        super().__init__(call, channel, committed, settle, limits)
+        self._learner = Learner(owners, call, channel)
+
+    def _finish_whole(self, body: bytes, usage: Usage | None) -> None:
+        self._learner.note_body(body)
+        super()._finish_whole(body, usage)
+
+    def _note(self, tail: StreamTail, block: bytes) -> None:
+        super()._note(tail, block)
+        if not self._begun:
+            self._begun = True
+            self._learner.note_body(block)
+        else:
+            self._learner.note(block)

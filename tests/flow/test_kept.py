@@ -1,0 +1,176 @@
+"""Goal: what a provider keeps is read, cancelled and deleted where it was made; nobody pays twice.
+
+Method: providers that keep responses, relays before them, the official client; background responses
+that end whenever a test says so.
+"""
+
+import asyncio
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, NotFoundError
+
+from relay.flow.state import background
+from tests.flow.provider import USAGE
+from tests.flow.rig import KEY, MODEL, post
+from tests.flow.test_state import ask, get, made_where, read, standing
+
+
+async def test_the_official_client_reads_what_is_kept_over_any_worker() -> None:
+    async with (
+        standing(channels=3, relays=2) as (rigs, providers, _),
+        AsyncOpenAI(base_url=rigs[0].url, api_key=KEY, max_retries=0) as here,
+        AsyncOpenAI(base_url=rigs[1].url, api_key=KEY, max_retries=0) as there,
+    ):
+        made = await here.responses.create(model=MODEL, input="hello")
+        owner = made_where(providers, made.id)
+        assert (await there.responses.retrieve(made.id)).id == made.id
+        items = await there.responses.input_items.list(made.id, limit=5)
+        assert [item.id for item in items.data] == ["msg_in"]
+        assert owner.calls[-1] == ("GET", f"/responses/{made.id}/input_items?limit=5")
+        await there.responses.delete(made.id)
+        assert made.id not in owner.responses
+        with pytest.raises(NotFoundError):
+            await here.responses.retrieve(made.id)
+        ends = [end for rig in rigs for end in rig.journal.ends]
+        assert [end.cost_nanos for end in ends if end.endpoint != "responses"] == [0] * 4
+        assert {end.endpoint for end in ends} == {"responses", "responses/{id}"}
+
+
+async def test_a_stream_is_taken_up_again_behind_an_event() -> None:
+    async with standing(channels=2, relays=2) as (rigs, _, _):
+        _, made = await ask(rigs[0], "/v1/responses", {"model": MODEL, "input": "hello"})
+        path = f"/v1/responses/{made['id']}?stream=true&starting_after=2&foo=bar"
+        status, said = await get(rigs[1], "GET", path)
+        assert status == 200 and b'"sequence_number":3' in said and b"response.completed" in said
+        assert b'"sequence_number":2' not in said
+        assert [end.cost_nanos for end in rigs[1].journal.ends] == [0]
+
+
+async def test_a_resumed_stream_that_breaks_off_does_not_say_that_the_response_failed() -> None:
+    async with standing(channels=1) as ([rig], [provider], _):
+        _, made = await ask(rig, "/v1/responses", {"model": MODEL, "input": "hello"})
+        provider.cut_after = 5
+        status, said = await get(rig, "GET", f"/v1/responses/{made['id']}?stream=true")
+        assert status == 200 and b"response.failed" not in said
+        assert said.rpartition(b"event: ")[2].startswith(b'error\ndata: {"type":"error"')
+
+
+async def test_conversations_are_where_they_were_made() -> None:
+    async with (
+        standing(channels=3, relays=2) as (rigs, providers, _),
+        AsyncOpenAI(base_url=rigs[0].url, api_key=KEY, max_retries=0) as here,
+        AsyncOpenAI(base_url=rigs[1].url, api_key=KEY, max_retries=0) as there,
+    ):
+        made = await here.conversations.create()
+        (owner,) = (one for one in providers if made.id in one.conversations)
+        for client in (there, here, there):
+            await client.responses.create(model=MODEL, input="so", conversation=made.id)
+        assert len(owner.responses) == 3
+        assert (await there.conversations.retrieve(made.id)).id == made.id
+        await there.conversations.delete(made.id)
+        assert owner.conversations == {}
+
+
+async def test_input_tokens_are_counted_for_nothing() -> None:
+    async with standing(channels=1) as ([rig], _, _):
+        asked = {"model": MODEL, "input": "hello"}
+        status, told = await ask(rig, "/v1/responses/input_tokens", asked)
+        assert status == 200 and told["input_tokens"] == 7
+        assert rig.journal.ends[0].cost_nanos == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("PUT", "/v1/responses/resp_1", 405),
+        ("GET", "/v1/responses/resp_1/cancel", 405),
+        ("GET", "/v1/responses/resp%5F1", 404),
+        ("GET", "/v1/responses/../files", 404),
+        ("GET", "/v1/responses/resp_1/anything", 404),
+        ("GET", "/v1/responses", 405),
+        ("GET", "/v1/responses/compact", 405),
+    ],
+)
+async def test_paths_that_are_none_are_refused(method: str, path: str, status: int) -> None:
+    async with standing(channels=1) as ([rig], [provider], _):
+        assert (await get(rig, method, path))[0] == status
+        assert provider.calls == []
+
+
+class Hurry:
+    """Has background responses asked for without a wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("FIRST_S", "MOST_S", "LOOK_S"):
+            monkeypatch.setattr(background, name, 0.02)
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> Hurry:
+    return Hurry(monkeypatch)
+
+
+async def begin(rig: Any, **fields: Any) -> dict[str, Any]:
+    asked = {"model": MODEL, "input": "think long", "background": True, **fields}
+    status, made = await ask(rig, "/v1/responses", asked)
+    assert status == 200 and made["status"] == "queued"
+    assert isinstance(made, dict)
+    return made
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_a_background_response_is_settled_once_whoever_reads_it() -> None:
+    async with standing(channels=2, relays=2) as (rigs, providers, _):
+        made = await begin(rigs[0])
+        for _ in range(3):
+            assert (await get(rigs[1], "GET", f"/v1/responses/{made['id']}"))[1][
+                "status"
+            ] == "queued"
+        assert [end for end in rigs[0].journal.ends if end.endpoint == "responses"] == []
+        made_where(providers, made["id"]).end(made["id"])
+        await rigs[0].ended(1)
+        for rig in rigs:
+            told = (await get(rig, "GET", f"/v1/responses/{made['id']}"))[1]
+            assert told["status"] == "completed"
+        ends = [end for rig in rigs for end in rig.journal.ends]
+        (paid,) = (end for end in ends if end.cost_nanos)
+        assert paid.endpoint == "responses" and paid.input_tokens == USAGE["input_tokens"]
+        assert paid.cost_nanos == (20 * 1_000 + 10 * 2_000) // 2
+        assert len([end for end in ends if end.endpoint == "responses"]) == 1
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_what_failed_without_usage_costs_nothing_and_what_was_cancelled_is_seen() -> None:
+    async with standing(channels=1) as ([rig], [provider], _):
+        failed, cancelled = await begin(rig), await begin(rig)
+        provider.end(failed["id"], "failed", None)
+        status, told = await ask(rig, f"/v1/responses/{cancelled['id']}/cancel", {})
+        assert status == 200 and told["status"] == "cancelled"
+        ends = await rig.ended(3)
+        assert [end.cost_nanos for end in ends] == [0, 0, 0]
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_a_stream_in_the_background_goes_on_when_its_client_leaves() -> None:
+    async with standing(channels=1) as ([rig], [provider], _):
+        provider.cut_after = 4
+        asked = {"model": MODEL, "input": "x", "background": True, "stream": True}
+        status, said = read(await rig.say(post("/v1/responses", asked)))
+        assert status == 200 and b"response.failed" not in said
+        assert b'event: error\ndata: {"type":"error"' in said
+        (name,) = provider.responses
+        await asyncio.sleep(0.1)
+        assert rig.journal.ends == []
+        provider.end(name)
+        (end,) = await rig.ended(1)
+        assert end.cost_nanos == (20 * 1_000 + 10 * 2_000) // 2 and not end.estimated
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_what_is_not_over_when_the_worker_goes_is_charged_by_estimate() -> None:
+    async with standing(channels=1) as ([rig], _, _):
+        await begin(rig)
+        await rig.server.drain(0.0)
+        (end,) = rig.journal.ends
+        assert end.estimated and end.input_tokens > 0 and end.reason == "shut_down"
