@@ -30,7 +30,7 @@ _HOT: Final = {
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",
     "relay.flow.reserve": "channel_quotas credit credit_account holds key_quotas limits "
     "reservations",
-    "relay.flow.state": "background binding bound fetch owners stateful",
+    "relay.flow.state": "binding bound fetch owners stateful",
     "relay.limits": "batch broker estimate lease leases limit_set permits",
     "relay.routing": "breaker budget health patience pick table",
     "relay.store.limits": "limiter",
