@@ -28,6 +28,7 @@ _HOT: Final = {
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
     "request response running settle splice",
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",
+    "relay.flow.translated": "attempt plain stream",
     "relay.flow.reserve": "channel_quotas credit credit_account holds key_quotas limits "
     "reservations",
     "relay.flow.state": "binding bound fetch owners stateful",
@@ -50,7 +51,8 @@ GROUP: Final = "relay"
 FOLDER: Final = Path(__file__).parents[1] / "build" / "compiled"
 NOTE: Final = "made_from"
 FLOORS: Final = (
-    *("billing", "edge", "flow", "limits", "routing", "splice", "store", "upstream", "wire"),
+    *("billing", "edge", "flow", "limits", "routing", "splice", "store", "translate"),
+    *("upstream", "wire"),
 )
 _SOURCES: Final = ("*.py", *(f"{floor}/**/*.py" for floor in FLOORS))
 """All that a hot module imports, and a little more."""

@@ -76,6 +76,14 @@ class LostState(enum.StrEnum):
     """It is asked of another channel without that, where all of its context is there."""
 
 
+class OpenAiApi(enum.StrEnum):
+    """Which of OpenAI's two ways of asking for an answer a channel has."""
+
+    BOTH = "both"
+    CHAT = "chat"
+    RESPONSES = "responses"
+
+
 class AbortBills(enum.StrEnum):
     """What the provider charges for a call that the client aborted."""
 
@@ -127,6 +135,8 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     abort_bills: AbortBills = AbortBills.PARTIAL
     include_usage: bool = True
     """False where the upstream rejects `stream_options.include_usage`."""
+    openai_api: OpenAiApi = OpenAiApi.BOTH
+    """Calls to the other one are translated."""
     drained: bool = False
     """New calls go elsewhere; running ones finish."""
     evicted: bool = False
@@ -351,7 +361,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 def index_routes(lines: dict[int, Line], channels: dict[int, Channel]) -> Routes:
     """Return for each line, dialect and public model the channels that serve it, lowest tier first.
 
-    Nothing is translated: a call in one dialect never meets a channel of another.
+    By these keys a call meets channels of its own dialect; of another one, flow.admission looks.
 
     Drained channels are left out: new calls go elsewhere, running ones keep their own snapshot.
     """

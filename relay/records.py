@@ -174,6 +174,8 @@ class CallEnd(msgspec.Struct, array_like=True, tag=2, frozen=True):
     """The attempts that failed, in the order of their ends."""
     extras: Extras | None = None
     """What it used that is no token, None for most."""
+    translated: str = ""
+    """From what dialect into what its channel speaks (`openai>anthropic`); "" = not translated."""
 
 
 class CallCheckpoint(msgspec.Struct, array_like=True, tag=3, frozen=True):

@@ -37,6 +37,8 @@ class CallRow(Row, frozen=True):
     channel: str | None
     model: str
     served_model: str
+    translated: str
+    """From what dialect into what its channel speaks, as openai>anthropic; empty: it was not."""
     endpoint: str
     stream: bool
     status: int

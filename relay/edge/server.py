@@ -27,7 +27,7 @@ from relay.flow.balancer import Balancer
 from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
-from relay.flow.ports import Reservation
+from relay.flow.ports import Reservation, ThinkingStore
 from relay.flow.reserve.channel_quotas import NO_QUOTAS, ChannelQuotas
 from relay.flow.reserve.holds import Holds
 from relay.flow.reserve.key_quotas import KeyQuotas
@@ -37,6 +37,8 @@ from relay.flow.settle import Settlement
 from relay.flow.state.background import BackgroundCalls
 from relay.flow.state.binding import StateRouter
 from relay.flow.state.owners import Owners, OwnerStore
+from relay.flow.translated.kept import KeptThinking
+from relay.flow.translated.translator import Translator
 from relay.model import Snapshot
 from relay.ports import Journal
 from relay.routing.health import HealthChange
@@ -107,6 +109,7 @@ class DataServer:
         reservations: What a call has to take before it may run.
         quotas: What the channels' upstreams allow us.
         owner_store: Where workers share who made what.
+        thinking: Where workers keep what upstreams signed of their thinking.
     """
 
     def __init__(  # noqa: PLR0913 - a part a line
@@ -119,6 +122,7 @@ class DataServer:
         reservations: Sequence[Reservation] = (),
         quotas: ChannelQuotas = NO_QUOTAS,
         owner_store: OwnerStore | None = None,
+        thinking: ThinkingStore | None = None,
     ) -> None:
         self._config = config
         self.counters = counters
@@ -135,8 +139,9 @@ class DataServer:
         self._quotas = quotas
         self._pool = UpstreamPool(config.timeouts)
         self._admission = Admission(pepper, key_quotas, _wall_s)
+        translator = Translator(self.balancer, KeptThinking(pepper, clock_s, thinking))
         self._exchange = Exchange(
-            self._pool, journal, self._running_calls, self.balancer, settlement, config
+            self._pool, journal, self._running_calls, self.balancer, settlement, config, translator
         )
         self.owners = Owners(pepper, owner_store)
         self._exchange.use_state(StateRouter(self.owners, self.balancer, self._current))

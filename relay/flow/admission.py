@@ -24,6 +24,7 @@ from relay.flow.request import Rights
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.model import FREE_PRICE, Account, Channel, Dialect, Key, Line, Snapshot, lines_of
 from relay.records import FREE_ENDPOINTS, Endpoint
+from relay.translate.ways import serves_natively, spoken_at
 from relay.wire.api_keys import digest
 from relay.wire.dialects.known import TABLES
 
@@ -163,7 +164,7 @@ class Admission:
         assert snapshot is not None and key is not None
         if key.models is not None and model not in key.models:
             raise Forbidden("This API key may not use this model.", param="model")
-        line, channels = self._find_route(call)
+        line, channels, foreign = self._find_route(call)
         price = snapshot.prices.get(model)
         if line is None or price is None or group is None:
             # A model without a price is refused, not given away.
@@ -176,6 +177,7 @@ class Admission:
             line,
             Tariff(price, group.multiplier_ppm),
             channels,
+            foreign,
         )
         # A body may have taken long: the key was found before it, and may be of an old snapshot.
         if snapshot.keys.get(key.digest) is key:
@@ -184,19 +186,48 @@ class Admission:
             self._rights[key.id, call.head.endpoint, model, call.head.line] = rights
         return rights
 
-    def _find_route(self, call: Call) -> tuple[Line | None, tuple[Channel, ...]]:
-        """Return the first of the call's lines that serves the model, and its channels; or none.
+    def _find_route(
+        self, call: Call
+    ) -> tuple[Line | None, tuple[Channel, ...], tuple[Channel, ...]]:
+        """Return the line that serves the call: the first that does natively, else the first.
+
+        Returns:
+            The line, its channels that speak the client's dialect, and those that do not but can
+            be asked by translation; None and nothing where no line has any.
 
         Raises:
             Forbidden: CLIENT; only a line that the account was not granted serves it.
         """
-        assert self.snapshot is not None
+        translated: tuple[Line, tuple[Channel, ...]] | None = None
         for line in self._lines_of(call):
-            channels = self.snapshot.routes.get((line.id, call.head.dialect, call.request.model))
-            if channels:
-                return line, channels
+            native, foreign = self._channels_of(line.id, call)
+            if native:
+                return line, native, foreign
+            if foreign and translated is None:
+                translated = line, foreign
+        if translated is not None:
+            return translated[0], (), translated[1]
         self._check_invited(call)
-        return None, ()
+        return None, (), ()
+
+    def _channels_of(
+        self, line_id: int, call: Call
+    ) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
+        """Return a line's channels for a call: those of its dialect, and those of others."""
+        assert self.snapshot is not None
+        endpoint, model = call.head.endpoint, call.request.model
+        if spoken_at(endpoint) is None:
+            own = self.snapshot.routes.get((line_id, call.head.dialect, model), ())
+            return own, ()
+        native: list[Channel] = []
+        foreign: list[Channel] = []
+        for dialect in TABLES:
+            for channel in self.snapshot.routes.get((line_id, dialect, model), ()):
+                own_dialect = dialect is call.head.dialect
+                speaks = own_dialect and serves_natively(channel, endpoint)
+                (native if speaks else foreign).append(channel)
+        foreign.sort(key=_tier)
+        return tuple(native), tuple(foreign)
 
     def lines_by_model(self, call: Call) -> dict[str, list[str]]:
         """Return the models that the call's key may use, in whatever dialect, with their lines.
@@ -266,7 +297,7 @@ class Admission:
         own = key.line_ids if key.line_ids is not None else (group.line_ids if group else ())
         for line_id in own:
             line = snapshot.lines.get(line_id)
-            served = (line_id, call.head.dialect, call.request.model) in snapshot.routes
+            served = any(self._channels_of(line_id, call))
             if line is not None and line.by_invitation and served and not call.head.line:
                 raise Forbidden(
                     "This model is served by invitation only, and your account has none: ask the "
@@ -281,7 +312,8 @@ class Admission:
                 continue
             if call.request.model in self._offered(call, dialect):
                 return (
-                    f"This model is offered at {table.entrance} only: nothing is translated here."
+                    f"This model's providers are at {table.entrance} only, and this endpoint is "
+                    "not one that is translated."
                 )
         return "This model is not offered here: GET /v1/models lists what your key may use."
 
@@ -300,6 +332,10 @@ def dialect_channels(snapshot: Snapshot, line: Line, dialect: Dialect) -> tuple[
     found = [snapshot.channels.get(channel_id) for channel_id in line.channel_ids]
     serving = [c for c in found if c is not None and not c.drained and c.protocol is dialect]
     return tuple(sorted(serving, key=lambda channel: channel.tier))
+
+
+def _tier(channel: Channel) -> int:
+    return channel.tier
 
 
 def _contains(key: Key, ip: str) -> bool:

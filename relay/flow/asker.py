@@ -18,6 +18,10 @@ from relay.flow.balancer import Balancer
 from relay.flow.call import Call
 from relay.flow.state.owners import Owners
 from relay.flow.state.stateful import LEARNED, StatefulPlain, StatefulStream
+from relay.flow.translated.framing import frame_translated
+from relay.flow.translated.plain import TranslatedPlain
+from relay.flow.translated.plan import CallTranslation
+from relay.flow.translated.stream import TranslatedStream
 from relay.model import Channel
 from relay.ports import Connection, Connections
 from relay.routing.table import classify_error
@@ -57,6 +61,9 @@ class Asker:
     ) -> Attempt:
         """Return an attempt that carries an answer as it is, or carries on one that broke off."""
         call.attempt_count += 1
+        plan = call.translation
+        if plan is not None and plan.serves(channel):
+            return self._translated_on(call, channel, plan)
         if continuation is not None:
             return SplicedAttempt(
                 call, channel, self._committed, self._settle, continuation, self._limits
@@ -70,6 +77,11 @@ class Asker:
         if call.request.stream:
             return StreamAttempt(call, channel, self._committed, self._settle, self._limits)
         return PlainAttempt(call, channel, self._committed, self._settle, self._limits)
+
+    def _translated_on(self, call: Call, channel: Channel, plan: CallTranslation) -> Attempt:
+        """Return an attempt on a channel of another dialect."""
+        kind = TranslatedStream if call.request.stream else TranslatedPlain
+        return kind(call, channel, self._committed, self._settle, self._limits, plan)
 
     def attempt_beside(self, call: Call) -> Attempt | None:
         """Return an attempt on another channel for a call that is hedged; None if none may be."""
@@ -229,6 +241,9 @@ class Asker:
         if call.head.kept is not None:
             return self._frame_kept(attempt, call.head.kept)
         call.served_model = model = channel.models[call.request.model]
+        plan = call.translation
+        if plan is not None and plan.serves(channel):
+            return frame_translated(self._connections, call, plan, channel)
         content_type, body = attempt.question.frame(channel, model)
         named = model if TABLES[channel.protocol].verbs else ""  # else the body names it
         head = b"%b%d\r\nContent-Type: %b\r\n%b\r\n" % (

@@ -68,7 +68,42 @@ class Balancer:
 
         `among`: only these instead of all that serve the model.
         """
-        channels = call.rights.channels if among is None else among
+        if among is None:
+            if call.rights.foreign:
+                return self._choose_of_both(call)
+            among = call.rights.channels
+        return self._choose_among(call, among)
+
+    def has_native(self, call: Call) -> bool:
+        """Tell whether a channel that speaks the client's dialect is in service."""
+        return any(self._is_ready(channel, call) for channel in call.rights.channels)
+
+    def _choose_of_both(self, call: Call) -> Channel | None:
+        """Return a channel that speaks the client's dialect while one is well, else another."""
+        own = self._choose_among(call, call.rights.channels)
+        if own is not None and (not call.asked_channels or self._is_ready(own, call)):
+            availability = self.health.availability(own.id, call.request.model, now_us())
+            if availability is not Availability.COOLING:
+                return own  # in service, or due for a trial, behind which the others stand
+        able = self._translatable(call)
+        other = self._choose_among(call, able) if able else None
+        if own is None or (other is not None and self._is_ready(other, call)):
+            return other
+        return own
+
+    def _translatable(self, call: Call) -> tuple[Channel, ...]:
+        """Return the channels of other dialects that can be asked what the call asks."""
+        plan = call.translation
+        if plan is None:
+            return ()
+        return tuple(channel for channel in call.rights.foreign if plan.takes(channel))
+
+    def _is_ready(self, channel: Channel, call: Call) -> bool:
+        now = now_us()
+        found = self.health.availability(channel.id, call.request.model, now)
+        return found is Availability.READY
+
+    def _choose_among(self, call: Call, channels: tuple[Channel, ...]) -> Channel | None:
         if self._limited:
             for channel in channels:
                 if channel.id in self._limited and self.quotas.bars(call, channel):
@@ -151,7 +186,7 @@ class Balancer:
             other.id not in call.asked_channels
             and health.availability(other.id, call.request.model, now) is Availability.READY
             and (trial or not health.is_suspect(other.id, call.request.model, now))
-            for other in call.rights.channels
+            for other in (*call.rights.channels, *self._translatable(call))
         )
 
     def succeed(self, attempt: Attempt) -> None:

@@ -26,6 +26,7 @@ from relay.usage import Usage
 
 if TYPE_CHECKING:
     from relay.flow.attempts.attempt import Attempt
+    from relay.flow.translated.plan import CallTranslation
 
 
 class CallOwner(Protocol):
@@ -102,6 +103,8 @@ class Call(Backpressure):
     channel: Channel | None
     """The channel asked last; in the end the one that served."""
     served_model: str
+    translation: "CallTranslation | None"
+    """What it is to channels of other dialects, where one of them may have to serve it."""
     payer: "Attempt | None"
     """The attempt that the client pays for: the first one with output."""
     operator_input_tokens: int
@@ -163,7 +166,7 @@ class Call(Backpressure):
         self.notes = self.opening = b""
         self.settled = self.gone = self.has_task = False
         self.free_body = self.owner = self.on_leave = self.task = None
-        self.affinity = self.grant = self.channel = self.payer = None
+        self.affinity = self.grant = self.channel = self.payer = self.translation = None
         self.delivered_text = self.usage = self.doom = self.abandoned = None
         self.bound = self.background = None
 

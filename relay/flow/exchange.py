@@ -31,6 +31,7 @@ from relay.flow.running import RunningCalls
 from relay.flow.settle import Settlement
 from relay.flow.splice import Splicer
 from relay.flow.state.binding import StateRouter
+from relay.flow.translated.translator import Translator
 from relay.model import Channel
 from relay.ports import Connections, Journal
 from relay.records import CallStart, Endpoint
@@ -51,7 +52,7 @@ Next = tuple[Channel, Continuation | None]
 class Exchange:
     """Serves admitted calls over the channels of their line."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a part a line
         self,
         connections: Connections,
         journal: Journal,
@@ -59,7 +60,9 @@ class Exchange:
         balancer: Balancer,
         settlement: Settlement,
         config: Config,
+        translator: Translator,
     ) -> None:
+        self._translator = translator
         self._connections = connections
         self._journal = journal
         self._reservations = settlement.reservations
@@ -97,6 +100,8 @@ class Exchange:
         if call.rights.line is not None and call.rights.line.hedge_ms:
             return False
         if call.bound is not None and self.state is not None and not self.state.bind(call):
+            return False
+        if call.rights.foreign and not self._translator.prepare(call):
             return False
         if not self._reservations.take(call):
             return False
@@ -141,6 +146,8 @@ class Exchange:
         if failed is None:
             if call.bound is not None and self.state is not None:
                 await self.state.find(call)
+            if call.rights.foreign and not self._translator.prepare(call):
+                await self._translate(call)
             await self._pay(call)
             self._open(call)
         running = False
@@ -166,6 +173,14 @@ class Exchange:
         """Take what a call has to take before it may run; wait where that is needed."""
         try:
             await self._reservations.pay(call)
+        except asyncio.CancelledError:
+            self._settlement.fail(call, ClientGone("The client closed the connection."))
+            raise
+
+    async def _translate(self, call: Call) -> None:
+        """Plan a call for channels of other dialects, before it takes anything."""
+        try:
+            await self._translator.complete(call)
         except asyncio.CancelledError:
             self._settlement.fail(call, ClientGone("The client closed the connection."))
             raise
@@ -237,9 +252,10 @@ class Exchange:
 
     def _first(self, call: Call) -> Channel:
         """Return the channel to ask first."""
-        if len(call.rights.channels) > 1 and call.rights.account is not None:
+        rights = call.rights
+        if (len(rights.channels) > 1 or rights.foreign) and rights.account is not None:
             session = call.question.session
-            call.affinity = affinity_of(call.rights.account.id, session) if session else None
+            call.affinity = affinity_of(rights.account.id, session) if session else None
         channel = self._preferred(call) or self._balancer.choose(call)
         if channel is None:
             raise self._balancer.quotas.refusal(call) or Unavailable(
@@ -270,6 +286,8 @@ class Exchange:
                 else:
                     await asker.begin(attempt, self._on_end)
             except RelayError as error:
+                if call.rights.foreign:
+                    await self._translator.complete(call)
                 effort = self._effort_of(call)
                 following = self._decide(call, attempt, error, effort)
                 forget_frames(error)

@@ -114,6 +114,25 @@ class Reservation(Protocol):
         ...
 
 
+class ThinkingStore(Protocol):
+    """Where workers keep what upstreams signed of their thinking; sealed, and only for a while."""
+
+    __slots__ = ()
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is worth asking."""
+        ...
+
+    def put(self, digest: bytes, value: bytes) -> None:
+        """Keep a value; never blocks, and may fail unseen."""
+        ...
+
+    async def get(self, digests: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        """Return what is known of some digests; bounded in time, nothing where that fails."""
+        ...
+
+
 class CreditLender(Protocol):
     """Where a worker leases credit of accounts."""
 

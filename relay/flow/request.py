@@ -135,12 +135,14 @@ class Rights:
     """Who asks, and what its key may have for a model: all that a snapshot fixes.
 
     Each is None as long as nobody has found it. `tariff`: what the call is charged by. `channels`:
-    all that serve the model, lowest tier first. `note`: the header line that names the line.
+    all that serve the model in the client's dialect, lowest tier first. `foreign`: those of other
+    dialects, which are asked by translation where none of `channels` is well. `note`: the header
+    line that names the line.
     """
 
-    __slots__ = ("account", "channels", "group", "key", "line", "note", "tariff")
+    __slots__ = ("account", "channels", "foreign", "group", "key", "line", "note", "tariff")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a field a line
         self,
         key: Key | None = None,
         account: Account | None = None,
@@ -148,6 +150,7 @@ class Rights:
         line: Line | None = None,
         tariff: Tariff | None = None,
         channels: tuple[Channel, ...] = (),
+        foreign: tuple[Channel, ...] = (),
     ) -> None:
         self.key = key
         self.account = account
@@ -155,6 +158,7 @@ class Rights:
         self.line = line
         self.tariff = tariff
         self.channels = channels
+        self.foreign = foreign
         # A header can show no more than ASCII: other names are said as URLs say them.
         self.note = b"x-relay-line: %s\r\n" % quote(line.name, " ").encode() if line else b""
 

@@ -137,7 +137,9 @@ class RunningCalls:
         attempt.unsent_bytes = unsent_bytes
         if attempt.bytes_in != attempt.seen_bytes:
             attempt.seen_bytes = attempt.bytes_in
-            attempt.moved_s = attempt.call.response.spoke_s = now_s
+            attempt.moved_s = now_s
+            if not attempt.translates:  # else it says itself when it has sent something
+                attempt.call.response.spoke_s = now_s
         elif attempt.paused:
             attempt.moved_s = attempt.taken_s
         silent_s = now_s - attempt.moved_s

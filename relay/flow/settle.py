@@ -174,6 +174,7 @@ class Settlement:
                 retry_nanos,
                 () if at_once and error_code == "" else failed_tries_of(call),
                 usage.extras,
+                "" if call.translation is None else call.translation.way(call.channel),
             )
         )
 

@@ -23,6 +23,7 @@ requests       One request from one dialect to another: read, put in order, writ
 schemas        JSON Schemas, where a dialect takes less of them than others
 stop_cut       Ends an answer at a stop sequence that the upstream could not be told of
 troubles       Errors: read from any dialect's body, written into any
+ways           Which channels reach which endpoints by translation
 anthropic/     Anthropic messages, read and written
 chat/          OpenAI chat completions, read and written
 gemini/        Gemini generateContent, read and written

@@ -5,9 +5,10 @@ stream costs one decoding, one or two calls and one concatenation; no event of t
 ever built. A JSON answer takes the same way into a `Collected`, which is then written whole.
 """
 
+import abc
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from relay.translate.idents import answer_id, legal_name
 from relay.translate.kept import write_kept
@@ -96,51 +97,51 @@ class AnswerTerms:
     """A stream of Gemini's without `alt=sse` is one JSON array, in pieces."""
 
 
-class AnswerSink:
+class AnswerSink(Protocol):
     """Takes an answer in the middle form."""
 
     def begin(self, usage: Usage | None) -> None:
         """The answer begins. `usage`: what is known of it by now."""
-        raise NotImplementedError
+        ...
 
     def text(self, text: str, logprobs: list[JsonObject] | None) -> None:
         """Some words. `logprobs`: of their tokens, in OpenAI's shape."""
-        raise NotImplementedError
+        ...
 
     def thinking(self, text: str) -> None:
         """Some words of its thinking."""
-        raise NotImplementedError
+        ...
 
     def declined(self, text: str) -> None:
         """Some words for not answering."""
-        raise NotImplementedError
+        ...
 
     def call(self, key: int, call_id: str, name: str) -> None:
         """A call begins. `key` counts calls from 0; `call_id` is legal in every dialect."""
-        raise NotImplementedError
+        ...
 
     def arguments(self, key: int, fragment: str) -> None:
         """A piece of the JSON text of a call's arguments."""
-        raise NotImplementedError
+        ...
 
     def image(self, mime: str, payload: str) -> None:
         """An image, in base64."""
-        raise NotImplementedError
+        ...
 
     def cite(self, citation: Citation) -> None:
         """Where the words before it come from."""
-        raise NotImplementedError
+        ...
 
     def finish(self, ending: Ending, usage: Usage | None) -> None:
         """The answer is whole. Nothing follows."""
-        raise NotImplementedError
+        ...
 
     def fail(self, trouble: Trouble) -> None:
         """The answer is broken. Nothing follows."""
-        raise NotImplementedError
+        ...
 
 
-class AnswerReader:
+class AnswerReader(abc.ABC):
     """Reads an upstream's answer and tells a sink of it, each payload decoded once.
 
     `signatures`: pairs to keep, (the client's call id, a record). `lost`: what the sink was not
@@ -160,9 +161,9 @@ class AnswerReader:
         self.over = False
         self.call_count = 0
 
+    @abc.abstractmethod
     def read(self, payload: bytes) -> None:
         """Read one event's payload, or a whole JSON body."""
-        raise NotImplementedError
 
     def end(self) -> None:
         """The upstream has closed its answer: finish, or say that it was cut."""
@@ -210,7 +211,12 @@ class AnswerReader:
 
 
 class AnswerWriter(AnswerSink):
-    """Makes a client's stream. `out`: what is to be sent, in order."""
+    """Makes a client's stream. `out`: what is to be sent, in order.
+
+    `trouble`: why the stream broke. `tells_trouble`: False where the caller tells the client so.
+    """
+
+    tells_trouble = True
 
     def __init__(self, dialect: TranslateDialect, terms: AnswerTerms) -> None:
         self.terms = terms
@@ -218,6 +224,17 @@ class AnswerWriter(AnswerSink):
         self.nonce = legal_name(terms.nonce)
         self.out: list[bytes] = []
         self.lost: list[str] = []
+        self.trouble: Trouble | None = None
+
+    def fail(self, trouble: Trouble) -> None:
+        """The answer is broken: say so, unless somebody else does."""
+        self.trouble = trouble
+        if self.tells_trouble:
+            self.tell(trouble)
+
+    @abc.abstractmethod
+    def tell(self, trouble: Trouble) -> None:
+        """Send an error as the last event."""
 
     def take(self) -> bytes:
         """Return what is to be sent, and forget it."""

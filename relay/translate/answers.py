@@ -74,12 +74,19 @@ class StreamTranslator:
         upstream: The dialect that the stream comes in.
         client: The dialect that it goes out in.
         terms: What the client's answer is made with.
+        tells_trouble: False where the caller tells the client of what breaks the stream.
     """
 
     def __init__(
-        self, upstream: TranslateDialect, client: TranslateDialect, terms: AnswerTerms
+        self,
+        upstream: TranslateDialect,
+        client: TranslateDialect,
+        terms: AnswerTerms,
+        *,
+        tells_trouble: bool = True,
     ) -> None:
         self._writer = _writer(client, terms)
+        self._writer.tells_trouble = tells_trouble
         self._reader = _reader(upstream, self._writer, terms)
         self._fed_bytes = 0
 
@@ -87,6 +94,11 @@ class StreamTranslator:
     def over(self) -> bool:
         """Whether the client's stream has its end, good or bad."""
         return self._reader.over
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What broke the stream, None while nothing has."""
+        return self._writer.trouble
 
     @property
     def usage(self) -> Usage | None:

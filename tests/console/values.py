@@ -25,6 +25,7 @@ def call(number: int = 0, **fields: object) -> rows.CallRow:
         "channel": None if bad else "openai-a",
         "model": "fast",
         "served_model": "" if bad else "gpt-4o-mini-2024-07-18",
+        "translated": "",
         "endpoint": "chat/completions",
         "stream": number % 2 == 0,
         "status": 429 if bad else 200,

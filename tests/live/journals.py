@@ -146,7 +146,7 @@ async def add_catalog(connection: Connection) -> None:
 
 def to_row(end: CallEnd) -> tuple[Any, ...]:
     """Return what the log must say of a record: a value for each of COLUMNS."""
-    words = ("endpoint", "model", "served_model", "reason", "error_code")
+    words = ("endpoint", "model", "served_model", "reason", "error_code", "translated")
     told = {
         "ended_at": EPOCH + datetime.timedelta(microseconds=_between(end.time_us, MOMENT_MAX_US)),
         "request_id": uuid.UUID(bytes=end.request_id[:16].ljust(16, b"\0")),

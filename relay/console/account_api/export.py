@@ -47,6 +47,7 @@ COLUMNS: Final = (
     ("ttft_ms", "nullif(log.ttft_us, 0) / 1000.0::float8", False),
     ("total_ms", "log.total_us / 1000.0::float8", False),
     ("attempts", "log.attempts", False),
+    ("translated", "log.translated", True),
 )
 """Name, expression, whether it is a text that somebody chose."""
 _SAFE: Final = "CASE WHEN {0} ~ '^[-=+@\\t\\r\\n]' THEN '''' || {0} ELSE {0} END"

@@ -42,7 +42,8 @@ NO_ID: Final = UUID(int=0)
 Span = tuple[datetime.datetime, datetime.datetime]
 
 _FIELDS: Final = """log.ended_at, log.request_id, log.account_id, log.key_id, log.ip, log.model,
-    log.served_model, log.endpoint, log.stream, log.status, log.reason, log.error_code,
+    log.served_model, log.translated, log.endpoint, log.stream, log.status, log.reason,
+    log.error_code,
     log.input_tokens, log.cached_tokens, log.cache_write_tokens, log.output_tokens,
     log.reasoning_tokens, log.estimated, log.cost_nanos, log.ttft_us, log.total_us, log.attempts"""
 _NAMES: Final = """accounts.name AS account, keys.name AS key_name, keys.last4 AS key_last4,
@@ -305,6 +306,7 @@ def to_row(row: asyncpg.Record) -> CallRow:
 
 _SAME: Final = (
     *("account", "key_id", "key_name", "key_last4", "line", "channel", "model", "served_model"),
+    "translated",
     *("endpoint", "stream", "status", "reason", "error_code", "input_tokens", "cached_tokens"),
     *("cache_write_tokens", "output_tokens", "reasoning_tokens", "estimated", "attempts"),
 )

@@ -57,6 +57,8 @@ class Attempt(AnswerListener):
     prefix_tokens: int = 0
     """About how much of an answer its channel reads again, to carry it on."""
     paused: bool = False
+    translates: bool = False
+    """What it reads is not what its client gets."""
     quota: Grant | None = None
     """What it has taken of its channel's own quota (flow.reserve.channel_quotas)."""
     bytes_in: int = 0

@@ -21,6 +21,7 @@ from relay.model import (
     LineKind,
     LostState,
     OnLoss,
+    OpenAiApi,
     Resume,
     Unpriced,
 )
@@ -70,6 +71,7 @@ class ChannelEntry(Entry, frozen=True):
     resume: Resume = Resume.NONE
     abort_bills: AbortBills = AbortBills.PARTIAL
     include_usage: bool = True
+    openai_api: OpenAiApi = OpenAiApi.BOTH
 
     def _check(self) -> dict[str, object]:
         check_name(self.name)

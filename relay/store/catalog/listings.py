@@ -93,7 +93,7 @@ def _channel(row: asyncpg.Record, vault: Vault) -> Row:
     api_key = vault.open(row["api_key_sealed"], channel_owner(row["name"]))
     state = "unreadable" if api_key is None else "set" if api_key.reveal() else "none"
     shown = ("id", "name", "protocol", "base_url")
-    limits = ("tpm", "rpm", "concurrency", "resume", "abort_bills", "include_usage")
+    limits = ("tpm", "rpm", "concurrency", "resume", "abort_bills", "include_usage", "openai_api")
     return {
         **{field: row[field] for field in shown},
         "api_key": state,

@@ -14,6 +14,7 @@ from relay.model import (
     LineKind,
     LostState,
     OnLoss,
+    OpenAiApi,
     Resume,
     Unpriced,
 )
@@ -114,6 +115,7 @@ def _channel(row: asyncpg.Record) -> ChannelEntry:
         resume=Resume(row["resume"]),
         abort_bills=AbortBills(row["abort_bills"]),
         include_usage=row["include_usage"],
+        openai_api=OpenAiApi(row["openai_api"]),
     )
 
 

@@ -28,13 +28,14 @@ from relay.units import parse_multiplier, parse_usd
 # $13 NULL: the file does not say, the channel keeps what it has.
 _CHANNEL: Final = """
     INSERT INTO channels AS old (name, base_url, models, protocol, weight, tier, tpm, rpm,
-        concurrency, resume, abort_bills, include_usage, api_key_sealed)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, COALESCE($13::bytea, ''))
+        concurrency, resume, abort_bills, include_usage, openai_api, api_key_sealed)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, COALESCE($13::bytea, ''))
     ON CONFLICT (name) WHERE deleted_at IS NULL DO UPDATE SET
         base_url = excluded.base_url, models = excluded.models, protocol = excluded.protocol,
         weight = excluded.weight, tier = excluded.tier, tpm = excluded.tpm, rpm = excluded.rpm,
         concurrency = excluded.concurrency, resume = excluded.resume,
         abort_bills = excluded.abort_bills, include_usage = excluded.include_usage,
+        openai_api = excluded.openai_api,
         api_key_sealed = COALESCE($13::bytea, old.api_key_sealed)"""
 _LINE: Final = """
     INSERT INTO lines (name, kind, tpm, rpm, concurrency, splice, hedge_ms, on_limiter_loss,
@@ -162,6 +163,7 @@ class Writer:
             entry.abort_bills.value,
             entry.include_usage,
             sealed,
+            entry.openai_api.value,
         )
 
     async def _write_line(self, entry: LineEntry) -> None:

@@ -191,6 +191,7 @@ async def explain_call(connection: Connection, record: asyncpg.Record) -> Row:
         **to_row(record),
         "started": format_moment(record["ended_at"] - took),
         "error_code": record["error_code"],
+        "translated": record["translated"],
         "price_id": record["price_id"] or None,
         "group_multiplier": format_multiplier(record["group_multiplier_ppm"]),
         "model_multiplier": format_multiplier(record["model_multiplier_ppm"]),

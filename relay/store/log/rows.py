@@ -29,7 +29,7 @@ EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 # bigint unless it is named here. What is no column: `retry_nanos`, which the ledger keeps.
 _RENAMED: Final = {"time_us": "ended_at"}
 _NARROW: Final = {"attempts": "i", "status": "h"}
-_WORDS: Final = ("endpoint", "model", "served_model", "reason", "error_code")
+_WORDS: Final = ("endpoint", "model", "served_model", "reason", "error_code", "translated")
 _APART: Final = ("time_us", "request_id", "ip", *_WORDS, "tries", "retry_nanos", "extras")
 _TYPES: Final = {field.name: field.type for field in msgspec.structs.fields(CallEnd)}
 _FLAGS: Final = tuple(name for name, kind in _TYPES.items() if kind is bool)
@@ -93,7 +93,9 @@ def encode_row(end: CallEnd) -> bytes:
     fields = _LENGTHS.copy()
     fields[1::2] = _fixed_of(astuple(end))
     fields[1] -= _POSTGRES_EPOCH_US
-    words = pack_words(end.endpoint, end.model, end.served_model, end.reason, end.error_code)
+    words = pack_words(
+        end.endpoint, end.model, end.served_model, end.reason, end.error_code, end.translated
+    )
     tries = _encode_tries(end.tries) if end.tries else _NULL
     extras = _NULL if end.extras is None else _encode_extras(end.extras)
     head = _pack_fixed(len(COLUMNS), *fields) + read_address(end.ip).field

@@ -160,7 +160,7 @@ class AnthropicAnswerWriter(AnswerWriter):
         self.out.append(b"event: message_delta\ndata: " + encode(event) + b"\n\n")
         self.out.append(_STOP)
 
-    def fail(self, trouble: Trouble) -> None:
+    def tell(self, trouble: Trouble) -> None:
         """Send the error."""
         self.out.append(b"event: error\ndata: " + write_error(DIALECT, trouble) + b"\n\n")
 

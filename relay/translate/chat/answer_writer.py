@@ -139,7 +139,7 @@ class ChatAnswerWriter(AnswerWriter):
             self.out.append(self.head + b',"choices":[],"usage":' + counts + b"}\n\n")
         self.out.append(_DONE)
 
-    def fail(self, trouble: Trouble) -> None:
+    def tell(self, trouble: Trouble) -> None:
         """Send the error; no `[DONE]` follows one."""
         self.out.append(b"data: " + write_error(DIALECT, trouble) + b"\n\n")
 

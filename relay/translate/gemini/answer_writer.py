@@ -191,7 +191,7 @@ class GeminiAnswerWriter(AnswerWriter):
         if self.array:
             self.out.append(b"]")
 
-    def fail(self, trouble: Trouble) -> None:
+    def tell(self, trouble: Trouble) -> None:
         """Send the error."""
         self._send(write_error(DIALECT, trouble))
         if self.array:

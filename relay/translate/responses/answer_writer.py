@@ -288,7 +288,7 @@ class ResponsesAnswerWriter(AnswerWriter):
         response = _ended_response(self.terms, self._output(), ending, usage)
         self._send(f"response.{response['status']}", {"response": response})
 
-    def fail(self, trouble: Trouble) -> None:
+    def tell(self, trouble: Trouble) -> None:
         """Send the response as a failed one."""
         response = _response(self.terms, "failed", self._output(), None)
         fault = openai_fault(trouble)

@@ -1,0 +1,106 @@
+"""A translated answer in one piece: held until it is whole, then written anew."""
+
+from relay.errors import ChannelGarbled, ChannelRefused, ChannelTruncated, RelayError
+from relay.flow.attempts.attempt import LastWord
+from relay.flow.attempts.buffer import Buffer
+from relay.flow.translated.attempt import TranslatedAttempt
+from relay.records import Endpoint
+from relay.translate.answers import ANSWER_BYTES_MAX, translate_answer
+from relay.wire.delivered_tokens import tokens_of_body, tokens_of_bytes
+from relay.wire.http import EVENT_STREAM, JSON
+from relay.wire.identity import known_by
+from relay.wire.sse import is_json_object
+from relay.wire.upstream_errors import find_wrong, is_error_body, read_reported_error
+from relay.wire.usage import find_usage_of_body
+
+
+class TranslatedPlain(TranslatedAttempt):
+    """An attempt whose answer is one JSON body, translated when it is whole.
+
+    Args:
+        call, channel, committed, settle, limits, plan: See TranslatedAttempt.
+    """
+
+    _text_tokens: int | None = None
+    """Of an answer that did not say what it used; None: it was not looked at."""
+    _body: Buffer | None = None
+
+    def _begin(self, kind: bytes, content_type: bytes, headers: dict[bytes, bytes]) -> None:
+        if kind in (b"text/html", EVENT_STREAM):
+            self.fail(ChannelRefused("The upstream answered in another form than was asked for."))
+
+    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
+        """Hold what one read brought."""
+        if done:
+            self._connection = None  # it is back in its pool
+        if self._refusal is not None:
+            self._hear_refusal(self._refusal, parts, done=done)
+            return
+        payload = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.bytes_in += len(payload)
+        body = self._body
+        if body is None:
+            body = self._body = Buffer()
+        body.add(payload)
+        if done:
+            self._end_whole(body.release())
+        elif body.size_bytes > ANSWER_BYTES_MAX:
+            self.fail(ChannelGarbled("The upstream's answer is too long to be translated."))
+
+    def delivered_tokens(self, bytes_out: int, events_out: int) -> int:
+        """Return about how many tokens the answer is; see Attempt."""
+        tokens = self._text_tokens
+        return tokens_of_bytes(bytes_out) if tokens is None else tokens
+
+    def on_lost(self, error: RelayError) -> None:
+        """End: a body is whole only when its framing says so."""
+        self._connection = None
+        self.fail(error)
+
+    def last_word(self) -> LastWord:
+        """Tell whether a silent body is whole JSON, though its framing does not say so."""
+        if self._body is None:
+            return LastWord.DUE
+        body = self._body.release()
+        self._body.add(body)
+        return LastWord.SAID if is_json_object(body) else LastWord.DUE
+
+    def lapse(self, error: RelayError) -> None:
+        """End on a stall: JSON that is whole only kept its connection open."""
+        body = self._body
+        if body is not None and self.last_word() is LastWord.SAID:
+            self._drop_connection()
+            self._body = None
+            self._end_whole(body.release())
+        else:
+            self.fail(error)
+
+    def _end_whole(self, body: bytes) -> None:
+        """Send the answer in the client's dialect."""
+        call = self.call
+        if is_error_body(body):
+            self.fail(read_reported_error(body, None, known_by(self.channel)))
+            return
+        wrong = find_wrong(body, self._endpoint)
+        if wrong is not None:
+            self.fail(ChannelRefused(wrong))
+            return
+        answer = translate_answer(self._upstream, self._client, body, self._terms)
+        if answer.status != 200:
+            self.fail(ChannelTruncated("The upstream's answer is not whole, or none at all."))
+            return
+        if answer.signatures:
+            self._plan.keep(self.channel, answer.signatures)
+        told: bytes = answer.body
+        if call.head.endpoint is Endpoint.STREAM_GENERATE:
+            told = b"[" + told + b"]"  # without `alt=sse` a stream is a JSON array
+        self._announce(answer.lost)
+        self._commit()
+        call.bytes_out = len(told)
+        usage = find_usage_of_body(body)
+        if usage is None or usage.untold:
+            self._text_tokens = tokens_of_body(body)
+        call.usage = usage
+        self._complete()
+        call.response.send_whole(JSON, told)
+        self._resolve()

@@ -1,0 +1,119 @@
+"""What one call is in the dialects of the channels that do not speak its own.
+
+    admitted -> planned (each channel: translated, or refused by name) -> asked -> committed
+
+A plan is made only for calls that a channel of another dialect may have to serve.
+"""
+
+from typing import Final
+
+import msgspec
+
+from relay.flow.call import Call
+from relay.flow.translated.kept import KeptThinking
+from relay.flow.translated.upstreams import describe_upstream
+from relay.model import Channel
+from relay.translate.answer import AnswerTerms
+from relay.translate.middle import JsonObject, Refused, TranslateDialect
+from relay.translate.requests import TranslatedRequest, translate_request
+from relay.translate.ways import spoken_at, spoken_by, way_of
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(dict[str, object]).decode
+
+
+class CallTranslation:
+    """The plan of one call.
+
+    Args:
+        call: An admitted call whose line has channels of other dialects.
+        kept: Where signed thinking is kept.
+    """
+
+    def __init__(self, call: Call, kept: KeptThinking) -> None:
+        client = spoken_at(call.head.endpoint)
+        assert client is not None, "only what can be translated has foreign channels"
+        self.client: TranslateDialect = client
+        self._kept = kept
+        self._account_id = call.rights.account.id if call.rights.account is not None else 0
+        self._foreign = frozenset(channel.id for channel in call.rights.foreign)
+        self._requests: dict[int, TranslatedRequest] = {}
+        self._wanted: dict[str, None] = {}
+        """Ids of calls that a request gives the results of."""
+        self.refused: Refused | None = None
+        """Why the first channel that cannot be asked cannot."""
+        self.whole = False
+        """Every channel was looked at."""
+
+    def write(self, call: Call) -> None:
+        """Translate the question for each channel, or note why it cannot be."""
+        body = _body_of(call)
+        self._requests.clear()
+        self.refused = None
+        for channel in call.rights.foreign:
+            try:
+                self._requests[channel.id] = self._write_for(call, channel, body)
+            except Refused as refused:
+                self.refused = self.refused or refused
+        self.whole = True
+
+    def _write_for(self, call: Call, channel: Channel, body: JsonObject) -> TranslatedRequest:
+        def look_up(call_id: str) -> str | None:
+            self._wanted[call_id] = None
+            return self._kept.find(self._account_id, call_id, channel)
+
+        model = channel.models[call.request.model]
+        return translate_request(
+            self.client,
+            spoken_by(channel),
+            body,
+            describe_upstream(channel, model, call.rights.tariff),
+            stream=call.request.stream,
+            signatures=look_up,
+        )
+
+    def missing(self) -> list[str]:
+        """Return ids of calls whose thinking may be kept elsewhere."""
+        return self._kept.missing(self._account_id, self._wanted)
+
+    async def fetch(self, call_ids: list[str]) -> None:
+        """Bring in the thinking that other workers kept."""
+        await self._kept.fetch(self._account_id, call_ids)
+
+    def takes(self, channel: Channel) -> bool:
+        """Tell whether a channel of another dialect can be asked."""
+        return channel.id in self._requests
+
+    def serves(self, channel: Channel) -> bool:
+        """Tell whether a channel's answers have to be translated."""
+        return channel.id in self._foreign
+
+    def request_to(self, channel: Channel) -> TranslatedRequest:
+        """Return what a channel is asked."""
+        return self._requests[channel.id]
+
+    def terms_for(self, call: Call, channel: Channel) -> AnswerTerms:
+        """Return what the client's answer is made with."""
+        request = self._requests[channel.id]
+        return request.terms(call.id.hex(), call.request.model, call.time_us // 1_000_000)
+
+    def keep(self, channel: Channel, pairs: list[tuple[str, str]]) -> None:
+        """Keep what a channel signed of its thinking."""
+        self._kept.take(self._account_id, channel, pairs)
+
+    def way(self, channel: Channel | None) -> str:
+        """Return how a call that `channel` serves is translated, "" where it is not."""
+        if channel is None or not self.serves(channel):
+            return ""
+        return way_of(self.client, spoken_by(channel))
+
+    def forget(self) -> None:
+        """Let go of the requests: nobody is asked any more."""
+        self._requests.clear()
+
+
+def _body_of(call: Call) -> JsonObject:
+    fields = call.question.fields
+    assert fields is not None, "what can be translated is JSON"
+    # Decoded from what an upstream of the client's own dialect would get: one reading for all.
+    return _decode(_encode(fields))

@@ -1,0 +1,72 @@
+"""Which channels reach which endpoints by translation: the dialect at either end of a call.
+
+A protocol of the catalog is the API of a provider; OpenAI's has two ways of asking for an answer,
+and some of its channels have one of them only (`Channel.openai_api`).
+"""
+
+from typing import Final
+
+from relay.model import Channel, Dialect, OpenAiApi
+from relay.records import Endpoint
+from relay.translate.middle import TranslateDialect
+
+_CHAT: Final = TranslateDialect.OPENAI_CHAT
+_RESPONSES: Final = TranslateDialect.RESPONSES
+_SPOKEN_AT: Final = {
+    Endpoint.CHAT: _CHAT,
+    Endpoint.RESPONSES: _RESPONSES,
+    Endpoint.MESSAGES: TranslateDialect.ANTHROPIC,
+    Endpoint.GENERATE: TranslateDialect.GEMINI,
+    Endpoint.STREAM_GENERATE: TranslateDialect.GEMINI,
+}
+_SPOKEN_BY: Final = {
+    Dialect.ANTHROPIC: TranslateDialect.ANTHROPIC,
+    Dialect.GEMINI: TranslateDialect.GEMINI,
+}
+_ENDPOINTS: Final = {
+    _CHAT: Endpoint.CHAT,
+    _RESPONSES: Endpoint.RESPONSES,
+    TranslateDialect.ANTHROPIC: Endpoint.MESSAGES,
+}
+_WORDS: Final = {
+    _CHAT: "openai",
+    _RESPONSES: "responses",
+    TranslateDialect.ANTHROPIC: "anthropic",
+    TranslateDialect.GEMINI: "gemini",
+}
+
+
+def spoken_at(endpoint: Endpoint) -> TranslateDialect | None:
+    """Return what a client of an endpoint speaks, None where nothing is translated."""
+    return _SPOKEN_AT.get(endpoint)
+
+
+def spoken_by(channel: Channel) -> TranslateDialect:
+    """Return what a channel is asked in by those who do not speak its dialect."""
+    known = _SPOKEN_BY.get(channel.protocol)
+    if known is not None:
+        return known
+    return _RESPONSES if channel.openai_api is OpenAiApi.RESPONSES else _CHAT
+
+
+def serves_natively(channel: Channel, endpoint: Endpoint) -> bool:
+    """Tell whether a channel has an endpoint of its own protocol."""
+    if channel.openai_api is OpenAiApi.BOTH:
+        return True
+    if endpoint is Endpoint.CHAT:
+        return channel.openai_api is OpenAiApi.CHAT
+    if endpoint is Endpoint.RESPONSES:
+        return channel.openai_api is OpenAiApi.RESPONSES
+    return True
+
+
+def endpoint_of(dialect: TranslateDialect, *, stream: bool) -> Endpoint:
+    """Return where a dialect's answers are asked for."""
+    if dialect is TranslateDialect.GEMINI:
+        return Endpoint.STREAM_GENERATE if stream else Endpoint.GENERATE
+    return _ENDPOINTS[dialect]
+
+
+def way_of(client: TranslateDialect, upstream: TranslateDialect) -> str:
+    """Return how a translated call is called: `openai>anthropic`."""
+    return f"{_WORDS[client]}>{_WORDS[upstream]}"
