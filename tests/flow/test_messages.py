@@ -331,7 +331,7 @@ async def test_of_two_keys_the_one_of_ours_is_meant() -> None:
         assert read(raw)[0] == 200
 
 
-async def test_no_channel_of_the_other_dialect_is_ever_asked() -> None:
+async def test_a_channel_of_the_clients_dialect_is_asked_where_one_is_well() -> None:
     both, mine = "shared-model", "own-model"
     async with AsyncExitStack() as stack:
         mocks = [await start(MockOptions(chunks=CHUNKS)) for _ in range(2)]
@@ -345,7 +345,7 @@ async def test_no_channel_of_the_other_dialect_is_ever_asked() -> None:
         for path, model, status in [
             ("/v1/messages", both, 200),
             ("/v1/chat/completions", both, 200),
-            ("/v1/messages", mine, 404),
+            ("/v1/messages", mine, 200),
             ("/v1/messages/count_tokens", mine, 404),
             ("/v1/chat/completions", mine, 200),
         ]:
@@ -355,10 +355,14 @@ async def test_no_channel_of_the_other_dialect_is_ever_asked() -> None:
             if status == 404:
                 assert answer["error"]["type"] == "not_found_error"
                 assert "/v1/chat/completions only" in answer["error"]["message"]
-        mocks[1].set_fail("status:500")
-        assert read(await rig.say(ask(body=streaming(stream=False, model=both))))[0] == 502
         assert {call.endpoint for call in mocks[0].served} == {"chat/completions"}
         assert {call.endpoint for call in mocks[1].served} == {"messages"}
+        ways = [(end.channel_id, end.translated) for end in await rig.ended(5)]
+        assert ways == [(2, ""), (1, ""), (1, "anthropic>openai"), (0, ""), (1, "")]
+        mocks[1].set_fail("status:500")
+        assert read(await rig.say(ask(body=streaming(stream=False, model=both))))[0] == 200
+        end = (await rig.ended(6))[-1]
+        assert (end.channel_id, end.translated, end.attempts) == (1, "anthropic>openai", 2)
 
 
 @pytest.mark.parametrize(

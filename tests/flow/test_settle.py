@@ -107,6 +107,7 @@ def test_each_field_of_the_end_is_its_own() -> None:
         "error_code": "",
         "retry_nanos": 0,
         "tries": (FailedTry(36, "cut", 0, 1, 2),),
+        "translated": "",
     }
 
 
