@@ -1,7 +1,7 @@
 """The matrix of docs/translation.md over real sockets: client, data plane, scripted upstream.
 
-Method: the literal requests and answers of tests/pure/translate/samples.py; what the client reads is
-held against what the upstream said, and what the upstream read against what the client asked.
+Method: the literal requests and answers of tests/pure/translate/samples.py; what the client reads
+is held against what the upstream said, and what the upstream read against what the client asked.
 """
 
 import asyncio

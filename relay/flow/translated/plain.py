@@ -6,12 +6,12 @@ from relay.flow.attempts.buffer import Buffer
 from relay.flow.translated.attempt import TranslatedAttempt
 from relay.records import Endpoint
 from relay.translate.answers import ANSWER_BYTES_MAX, translate_answer
-from relay.wire.delivered_tokens import tokens_of_body, tokens_of_bytes
 from relay.wire.http import EVENT_STREAM, JSON
-from relay.wire.identity import known_by
+from relay.wire.refusals.identity import known_by
+from relay.wire.refusals.upstream_errors import find_wrong, is_error_body, read_reported_error
 from relay.wire.sse import is_json_object
-from relay.wire.upstream_errors import find_wrong, is_error_body, read_reported_error
-from relay.wire.usage import find_usage_of_body
+from relay.wire.usage.delivered_tokens import tokens_of_body, tokens_of_bytes
+from relay.wire.usage.reader import find_usage_of_body
 
 
 class TranslatedPlain(TranslatedAttempt):

@@ -24,7 +24,8 @@ from relay.translate.answers import StreamTranslator
 from relay.usage import Usage
 from relay.wire.classify import FirstBlock, StreamEnding, find_error, judge_first
 from relay.wire.http import EVENT_STREAM
-from relay.wire.identity import known_by
+from relay.wire.refusals.identity import known_by
+from relay.wire.refusals.upstream_errors import read_reported_error
 from relay.wire.sse import (
     LIFE_BYTES_MAX,
     EventBuffer,
@@ -33,7 +34,6 @@ from relay.wire.sse import (
     is_sign_of_life,
     split_events,
 )
-from relay.wire.upstream_errors import read_reported_error
 
 
 class TranslatedStream(TranslatedAttempt):
