@@ -1,6 +1,7 @@
 """What both ways of carrying a translated answer have in common."""
 
 from collections.abc import Callable
+from typing import Final
 
 from relay.config import Switching
 from relay.errors import ChannelGarbled, ChannelReportedError, RelayError
@@ -15,7 +16,7 @@ from relay.translate.middle import TranslateDialect
 from relay.translate.ways import endpoint_of, spoken_by
 from relay.wire.classify import UNKNOWN_ERROR
 
-PROTOCOL_ERROR: str = "upstream_protocol_error"
+PROTOCOL_ERROR: Final = "upstream_protocol_error"
 
 
 class TranslatedAttempt(Attempt):
