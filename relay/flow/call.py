@@ -195,6 +195,8 @@ class Call(Backpressure):
         A prompt may be a hundred times what a running stream needs beside it.
         """
         self.question = FORGOTTEN
+        if self.translation is not None:
+            self.translation.forget()
         if self.free_body is not None:
             self.free_body(self)
 

@@ -39,6 +39,7 @@ from relay.store.limits.nodes import Nodes
 from relay.store.log.journal import Journal
 from relay.store.owners import RedisOwners
 from relay.store.secrets.vault import load_pepper, open_vault
+from relay.store.thinking import SharedThinking
 from relay.tasks import first_of
 
 PUBLISH_S: Final = 1.0
@@ -90,6 +91,8 @@ class Worker:
         journal_dir = Path(config.journal.dir) if config.journal.dir else data_dir / "journal"
         self._journal = Journal(journal_dir, settings.name, config.journal)
         pepper = load_pepper(config, data_dir, os.environ)
+        vault = open_vault(config, data_dir, os.environ)
+        self._thinking = SharedThinking(lambda: redis_url(config, data_dir), vault)
         # Host and pid are for people; containers may share both.
         name = f"{socket.gethostname()}-{self._file}-{secrets.token_hex(4)}"
         self._sharing = HealthSharing(lambda: redis_url(config, data_dir), name)
@@ -113,8 +116,8 @@ class Worker:
             reservations=[LimitReservation(self._limiter, estimator, self._counters), self._credit],
             quotas=ChannelQuotas(self._limiter, estimator),
             owner_store=self._owners,
+            thinking=self._thinking,
         )
-        vault = open_vault(config, data_dir, os.environ)
         url = database_url(config, data_dir)
         self._follower = CatalogFollower(url, vault, self._server.swap)
         self._draining = False
@@ -132,6 +135,7 @@ class Worker:
             parts.push_async_callback(self._follower.stop)
             parts.push_async_callback(self._sharing.stop)
             parts.push_async_callback(self._owners.stop)
+            parts.push_async_callback(self._thinking.stop)
             self._journal.open()
             parts.push_async_callback(self._journal.close)
             await parts.enter_async_context(self._limiter)
@@ -157,6 +161,7 @@ class Worker:
         self._sharing.start(self._server.balancer.health)
         self._owners.start()
         self._credit.start()
+        self._thinking.start()
         await self._server.start(self._listener)
         gc.collect()
         gc.freeze()

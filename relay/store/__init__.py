@@ -14,6 +14,8 @@ owners          Who made what, in Redis: a digest, and the numbers of an account
 postgres        Connections to Postgres, and the border where its failures become ours
 redis           Clients of Redis for what is not urgent, and the border where its failures become
                 ours
+thinking        What upstreams signed of their thinking, where all workers find it: sealed, in
+                Redis, a while
 billing/        Money in Postgres: entries, orders, codes, leases of credit
 catalog/        The catalog in Postgres: stated by files, read by workers as one snapshot
 embedded/       Our own Postgres and Valkey, where no others are named

@@ -15,6 +15,7 @@ import msgspec
 from relay.config import Config
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
+from relay.flow.ports import ThinkingStore
 from relay.flow.reserve.channel_quotas import ChannelQuotas
 from relay.flow.reserve.limits import LimitReservation
 from relay.flow.state.owners import OwnerStore
@@ -113,6 +114,7 @@ class Rig:
         config: Config | None = None,
         limiter: Limiter | None = None,
         owner_store: OwnerStore | None = None,
+        thinking: ThinkingStore | None = None,
     ) -> None:
         self.journal = MemoryJournal()
         self.snapshot = snapshot
@@ -129,6 +131,7 @@ class Rig:
             reservations=reservations,
             quotas=ChannelQuotas(limiter, estimator),
             owner_store=owner_store,
+            thinking=thinking,
         )
         self.port = 0
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from relay.errors import forget_frames
 from relay.flow.call import Call
 from relay.flow.translated.kept import KeptThinking
 from relay.flow.translated.upstreams import describe_upstream
@@ -54,6 +55,7 @@ class CallTranslation:
             try:
                 self._requests[channel.id] = self._write_for(call, channel, body)
             except Refused as refused:
+                forget_frames(refused)  # they hold the question, and the plan would hold them
                 self.refused = self.refused or refused
         self.whole = True
 

@@ -184,7 +184,6 @@ class TranslatedStream(TranslatedAttempt):
             call.delivered_text.release()  # what is translated is never carried on
             call.delivered_text = None
         call.forget_question()
-        self._plan.forget()
         return block
 
     def _count(self, block: bytes) -> None:
