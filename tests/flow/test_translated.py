@@ -135,12 +135,13 @@ async def test_what_an_answer_is_made_without_is_named() -> None:
 async def test_a_prompt_that_is_too_long_is_told_in_the_clients_words(
     client: TranslateDialect, dialect: TranslateDialect
 ) -> None:
-    said: Json = {
+    wordings: dict[TranslateDialect, Json] = {
         CHAT: {"message": "This model's maximum context length is 9 tokens.", "param": "messages"},
         RESPONSES: {"message": "Your input exceeds the context window.", "param": "input"},
         ANTHROPIC: {"type": "invalid_request_error", "message": "prompt is too long: 9 > 8"},
         GEMINI: {"code": 400, "message": "The input token count (9) exceeds the maximum (8)"},
-    }[dialect]
+    }
+    said = wordings[dialect]
     upstream = Upstream(dialect)
     upstream.say("JSON", json.dumps({"type": "error", "error": said}).encode(), status=400)
     async with upstream.peer, standing(channel_of(dialect, 1, upstream.peer.port)) as rig:
