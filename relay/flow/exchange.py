@@ -101,9 +101,8 @@ class Exchange:
             return False
         if call.bound is not None and self.state is not None and not self.state.bind(call):
             return False
-        if call.rights.foreign and not self._translator.prepare(call):
-            return False
-        if not self._reservations.take(call):
+        translatable = not call.rights.foreign or self._translator.prepare(call)
+        if not translatable or not self._reservations.take(call):
             return False
         channel = self._first(call)
         quota = self._balancer.quotas.take(call, channel)
