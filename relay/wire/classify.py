@@ -16,7 +16,7 @@ from relay.records import Endpoint
 from relay.wire.answer_shapes import Choice, Event
 from relay.wire.dialects.known import TABLES
 from relay.wire.refusals.fault_body import safe_code
-from relay.wire.sse import event_name, event_payload, split_events
+from relay.wire.sse import event_end, event_name, event_payload, event_start, split_events
 from relay.wire.usage.reader import find_usage
 
 UNKNOWN_ERROR: Final = "upstream_error"
@@ -62,7 +62,11 @@ def judge_first(block: bytes, endpoint: Endpoint) -> FirstBlock:
     del endpoint  # the events say what they are
     if not _is_utf8(block):
         return FirstBlock.ERROR
-    for event in split_events(block):
+    at = 0
+    while at < len(block):  # one by one: of a burst the second event tells, nearly always
+        end = event_end(block, at)
+        event = block[at:end]
+        at = end
         payload = event_payload(event)
         if not payload or payload.startswith(_DONE):
             continue
@@ -80,7 +84,8 @@ def judge_ending(tail: bytes, endpoint: Endpoint) -> StreamEnding:
     finish reason and `[DONE]`. Output behind a finish reason is another choice's, which was cut.
     """
     # Most streams end here, after three searches.
-    suspect = b'"error"' in tail or b"event: error" in tail or b"event:error" in tail
+    suspect = tail.rfind(b'"error"') >= 0 or tail.rfind(b"event: error") >= 0
+    suspect = suspect or tail.rfind(b"event:error") >= 0
     if not suspect and endpoint not in _UNMARKED and done_marker(tail):
         return StreamEnding.COMPLETE
     events = split_events(tail)
@@ -124,17 +129,18 @@ def drop_usage_event(block: bytes) -> bytes:
     That is the one with usage and without choices (none, null, or no such member); every other byte
     stays. The same object comes back where there is none, which two searches usually tell.
     """
-    # Found rather than looked for with `in`: that would try its left side as a number first.
-    if block.find(b'"usage":{') < 0 and block.find(b'"usage": {') < 0:
-        return block
-    events = split_events(block)
-    kept = [event for event in events if not _is_usage_event(event)]
-    return block if len(kept) == len(events) else b"".join(kept)
+    # Only the events that hold a usage are cut out and read, however many stand before them.
+    at = max(block.rfind(b'"usage":{'), block.rfind(b'"usage": {'))
+    while at >= 0:
+        start = event_start(block, at)
+        end = event_end(block, at)
+        if _is_usage_event(block[start:end]):
+            block = block[:start] + block[end:]
+        at = max(block.rfind(b'"usage":{', 0, start), block.rfind(b'"usage": {', 0, start))
+    return block
 
 
 def _is_usage_event(event: bytes) -> bool:
-    if b'"usage"' not in event:
-        return False
     judged = _read(event_payload(event))
     return judged is not None and not judged.choices and isinstance(judged.usage, dict)
 
@@ -235,6 +241,8 @@ def _code_of(judged: Event) -> str:
 
 
 def _is_utf8(block: bytes) -> bool:
+    if block.isascii():
+        return True
     try:
         block.decode()
     except UnicodeDecodeError:

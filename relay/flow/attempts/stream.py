@@ -41,6 +41,7 @@ from relay.wire.sse import (
     LIFE_BYTES_MAX,
     EventBuffer,
     close_event,
+    count_events,
     event_payload,
     is_sign_of_life,
     split_events,
@@ -240,7 +241,7 @@ class StreamAttempt(Attempt):
         self._commit()
         if self.call.delivered_text is None:
             self.call.forget_question()  # this stream will not be carried on: nobody asks again
-        if block.startswith(b"id:") or b"\nid:" in block:
+        if block.startswith(b"id:") or block.rfind(b"\nid:") >= 0:
             self._response.comments_safe = False
         if done:
             self._end_events(block)
@@ -268,8 +269,7 @@ class StreamAttempt(Attempt):
         Keeps what the ending will be judged by. An error in the stream ends the attempt here: what
         came before it goes out, the error itself is told in our own words.
         """
-        # `in` would try its left side as a number first, and make an exception of that.
-        if whole.find(b'"error"') >= 0 and (code := find_error(whole)) is not None:
+        if whole.rfind(b'"error"') >= 0 and (code := find_error(whole)) is not None:
             self._cut_at_error(whole, code)
             return b""
         self._note(whole)
@@ -277,10 +277,7 @@ class StreamAttempt(Attempt):
 
     def _note(self, block: bytes) -> None:
         call = self.call
-        if block.find(b"\n") == len(block) - 2:  # a read's one event, of one line: most of them
-            call.events_out += 1
-        else:
-            call.events_out += block.count(b"\n\n") or block.count(b"\n\r\n")
+        call.events_out += count_events(block)
         size = len(block)
         call.bytes_out += size
         if size < LIFE_BYTES_MAX and is_sign_of_life(block):

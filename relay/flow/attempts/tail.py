@@ -1,7 +1,7 @@
 """What is remembered of an answer while it passes: enough to judge its ending and find its usage.
 
 That is its last events, and its first ones where they report usage, as the very blocks that went
-by: nothing is decoded, and nothing copied, until the answer has ended.
+by, or the ends of long ones: nothing is decoded until the answer has ended.
 """
 
 from typing import Final
@@ -9,6 +9,7 @@ from typing import Final
 from relay.records import Endpoint
 from relay.usage import Usage
 from relay.wire.classify import StreamEnding, done_marker, judge_ending
+from relay.wire.sse import event_start
 from relay.wire.usage.delivered_tokens import tokens_of_stream
 from relay.wire.usage.reader import USAGE_OBJECT, find_usage
 
@@ -30,9 +31,12 @@ class StreamTail:
     def note(self, block: bytes) -> None:
         """Remember a block that went by; called for every read of a stream."""
         if self._first is None:
-            self._first = block if USAGE_OBJECT.search(block) else b""
-        elif len(block) > TAIL_BYTES:
-            self._tail.clear()  # whole events are kept, but not four reads of a flood of them
+            found = block.rfind(b'"usage') >= 0 and USAGE_OBJECT.search(block) is not None
+            self._first = block[:TAIL_BYTES] if found else b""
+        if len(block) > TAIL_BYTES:
+            # Its last whole events are tail enough: not four reads of a flood of them.
+            self._tail.clear()
+            block = block[event_start(block, len(block) - TAIL_BYTES) :]
         # A list of four takes an eighth of what a deque does, for each open stream.
         self._tail.append(block)
         if len(self._tail) > TAIL_BLOCKS:
@@ -56,4 +60,4 @@ class StreamTail:
 
     def usage(self) -> Usage | None:
         """Return what the answer used, None where it did not say."""
-        return find_usage((self._first or b"")[:TAIL_BYTES], b"".join(self._tail))
+        return find_usage(self._first or b"", b"".join(self._tail))

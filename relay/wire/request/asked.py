@@ -40,6 +40,9 @@ _OURS: Final = (
 _CODE: Final = ("code_interpreter", "code_execution")
 _SLASH: Final = ord("/")
 """In every address; one byte is found ten times as fast as several."""
+_UNDERSCORE: Final = ord("_")
+UNDERSCORES_MAX: Final = 64
+"""Looked behind for `id`; with more of them a body counts as one that names what is elsewhere."""
 _PICTURES: Final = ("image_generation",)
 _HOUR: Final = re.compile(rb'"(?:1|\\u0031)(?:h|\\u0068)"')
 _PLAIN_HOUR: Final = re.compile(rb'("ttl"\s*:\s*)"1h"')
@@ -82,7 +85,7 @@ def read_asked(fields: Fields, endpoint: Endpoint, body: bytes, n: int) -> Asked
     """
     if endpoint in _MEDIA:
         return _read_media(fields, endpoint, n)
-    reaches = _SLASH in body or body.find(b"_id") >= 0
+    reaches = _SLASH in body or _names_ids(body)
     if _COSTLY.isdisjoint(fields):
         return REACHES_OUT if reaches else NOTHING_ASKED
     searches, sessions = _read_tools(fields)
@@ -100,6 +103,21 @@ def read_asked(fields: Fields, endpoint: Endpoint, body: bytes, n: int) -> Asked
         makes_pictures=pictures,
         reaches_out=reaches,
     )
+
+
+def _names_ids(body: bytes) -> bool:
+    """Tell whether `_id` is in a body, or so many underscores that it may be.
+
+    Of a long prompt, a search for one byte takes a tenth of the time of one for three.
+    """
+    at = body.find(_UNDERSCORE)
+    for _ in range(UNDERSCORES_MAX):
+        if at < 0:
+            return False
+        if body.startswith(b"id", at + 1):
+            return True
+        at = body.find(_UNDERSCORE, at + 1)
+    return True
 
 
 def strip_fields(fields: Fields, names: frozenset[str]) -> Fields | None:
