@@ -24,7 +24,8 @@ _HOT: Final = {
     "relay": "clock ports stage units usage",
     "relay.billing": "charged hold price purse tariff",
     "relay.edge": "cors ids ports question service",
-    "relay.edge.client": "body body_room connection early head head_cache phase socket",
+    "relay.edge.client": "body body_room coming_body connection early head head_cache phase "
+    "request_loop socket",
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
     "request response running settle splice",
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",

@@ -10,7 +10,7 @@ from relay.flow.call import Call
 from relay.flow.request import RequestHead
 
 if TYPE_CHECKING:
-    from relay.edge.client.connection import ClientConnection
+    from relay.edge.client.request_loop import RequestLoop
 
 
 class Served(NamedTuple):
@@ -31,20 +31,18 @@ class ServicePort(Protocol):
     __slots__ = ()
 
     async def serve(
-        self, client: "ClientConnection", message: ParsedHead, payload: StreamReader
+        self, client: "RequestLoop", message: ParsedHead, payload: StreamReader
     ) -> Served:
         """Answer one request; raises nothing but CancelledError."""
         ...
 
     def serve_whole(
-        self, client: "ClientConnection", message: ParsedHead, payload: StreamReader
+        self, client: "RequestLoop", message: ParsedHead, payload: StreamReader
     ) -> Served:
         """Begin to answer a request whose body is there; raises nothing."""
         ...
 
-    def serve_at_once(
-        self, client: "ClientConnection", request_head: RequestHead, body: bytes
-    ) -> bool:
+    def serve_at_once(self, client: "RequestLoop", request_head: RequestHead, body: bytes) -> bool:
         """Begin to answer a whole request; raises nothing.
 
         Returns:
@@ -52,7 +50,19 @@ class ServicePort(Protocol):
         """
         ...
 
-    async def go_on(self, client: "ClientConnection", call: Call) -> bool:
+    def begin_body(self, client: "RequestLoop", request_head: RequestHead) -> Call | None:
+        """Begin a call whose body is still to come, None where it would be refused now."""
+        ...
+
+    def take_more(self, call: Call, size: int) -> bool:
+        """Take the room that more of a coming body needs; False: there is none."""
+        ...
+
+    def serve_received(self, client: "RequestLoop", call: Call, body: bytes) -> bool:
+        """Answer a call whose body has come; as `serve_at_once`."""
+        ...
+
+    async def go_on(self, client: "RequestLoop", call: Call) -> bool:
         """Carry out a call that was begun at once; raises nothing but CancelledError.
 
         Returns:
@@ -60,7 +70,7 @@ class ServicePort(Protocol):
         """
         ...
 
-    def guard(self, call: Call, client: "ClientConnection", error: Exception) -> None:
+    def guard(self, call: Call, client: "RequestLoop", error: Exception) -> None:
         """Answer a failure of a call of which nothing is out."""
         ...
 
@@ -72,6 +82,6 @@ class ServicePort(Protocol):
         """Settle a call whose client went before anybody was asked, and note that it is over."""
         ...
 
-    def refuse(self, client: "ClientConnection", error: RelayError) -> None:
+    def refuse(self, client: "RequestLoop", error: RelayError) -> None:
         """Answer what could not even be parsed."""
         ...

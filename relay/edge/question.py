@@ -171,7 +171,7 @@ class JsonQuestion(Question):
         for name in self._sessions:
             raw = self._request.fields.get(name)
             if raw is not None:
-                return bytes(raw)[:SESSION_BYTES]
+                return bytes(memoryview(raw)[:SESSION_BYTES])  # a prompt is not copied for it
         return b""
 
     def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:

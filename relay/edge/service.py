@@ -17,7 +17,6 @@ from relay.config import Server
 from relay.edge.answers import error_answer, json_answer, without_body
 from relay.edge.client.body import take_whole, too_large
 from relay.edge.client.body_room import RETRY_AFTER_S, BodyRoom
-from relay.edge.client.connection import ClientConnection
 from relay.edge.client.head import (
     ParsedHead,
     check_head,
@@ -29,6 +28,7 @@ from relay.edge.client.head import (
     query_key,
     spoken_in,
 )
+from relay.edge.client.request_loop import RequestLoop
 from relay.edge.cors import Cors
 from relay.edge.ids import RequestIds
 from relay.edge.ports import Served, ServicePort
@@ -92,7 +92,7 @@ class Service(ServicePort):
         self._ids = RequestIds(random.getrandbits(74))
 
     async def serve(
-        self, client: ClientConnection, message: ParsedHead, payload: StreamReader
+        self, client: RequestLoop, message: ParsedHead, payload: StreamReader
     ) -> Served:
         """Answer one request; every failure ends in an answer or a closed connection."""
         request_head, again, running = None, False, False
@@ -115,7 +115,7 @@ class Service(ServicePort):
         return Served(request_head if again else None, running=running)
 
     def serve_whole(
-        self, client: ClientConnection, message: ParsedHead, payload: StreamReader
+        self, client: RequestLoop, message: ParsedHead, payload: StreamReader
     ) -> Served:
         """Begin to answer a request whose body is there; see edge.ports.ServicePort."""
         request_head = None
@@ -132,9 +132,7 @@ class Service(ServicePort):
         self.let_go(call)
         return Served(request_head if comes_again(message) else None, running=False)
 
-    def serve_at_once(
-        self, client: ClientConnection, request_head: RequestHead, body: bytes
-    ) -> bool:
+    def serve_at_once(self, client: RequestLoop, request_head: RequestHead, body: bytes) -> bool:
         """Begin to answer a request whose head was read before; see edge.ports.ServicePort."""
         call = self._begin(client)
         try:
@@ -147,15 +145,52 @@ class Service(ServicePort):
         return False
 
     def _begin_answer(
-        self, call: Call, client: ClientConnection, request_head: RequestHead, body: bytes
+        self, call: Call, client: RequestLoop, request_head: RequestHead, body: bytes
     ) -> None:
         self._hold_body(call, len(body))
+        self._answer_body(call, client, request_head, body)
+
+    def _answer_body(
+        self, call: Call, client: RequestLoop, request_head: RequestHead, body: bytes
+    ) -> None:
         read_question(call, request_head.content_type, body)
         self._admission.admit(call)
         if not self._exchange.ask_at_once(call, client):
             client.leave_to_loop(call)
 
-    async def go_on(self, client: ClientConnection, call: Call) -> bool:
+    def begin_body(self, client: RequestLoop, request_head: RequestHead) -> Call | None:
+        """Begin a call whose body is still to come; see edge.ports.ServicePort."""
+        call = self._begin(client)
+        try:
+            self._authenticate(call, request_head)
+            self._admission.check_quota(call)
+            self._hold_body(call, 0)
+            return call
+        except RelayError as error:
+            forget_frames(error)
+        self.let_go(call)
+        return None
+
+    def take_more(self, call: Call, size: int) -> bool:
+        """Take room for more of a body; see edge.ports.ServicePort."""
+        try:
+            self._hold_body(call, size)
+            return True
+        except RelayError as error:
+            forget_frames(error)
+            return False
+
+    def serve_received(self, client: RequestLoop, call: Call, body: bytes) -> bool:
+        """Answer a call whose body has come; see edge.ports.ServicePort."""
+        try:
+            self._answer_body(call, client, call.head, body)
+            return True
+        except Exception as error:  # noqa: BLE001 - the guard sorts them
+            self.guard(call, client, error)
+        self.let_go(call)
+        return False
+
+    async def go_on(self, client: RequestLoop, call: Call) -> bool:
         """Carry out a call that was begun at once; every failure ends as in `serve`."""
         running = False
         try:
@@ -177,14 +212,14 @@ class Service(ServicePort):
         self._settlement.fail(call, ClientGone("The client closed the connection."))
         self.let_go(call)
 
-    def _begin(self, client: ClientConnection) -> Call:
+    def _begin(self, client: RequestLoop) -> Call:
         time_us = wall_ns() // 1000
         call = Call(self._ids.next(time_us), client, time_us)
         call.begun_s = clock_s()
         self._counters.inflight += 1
         return call
 
-    def guard(self, call: Call, client: ClientConnection, error: Exception) -> None:
+    def guard(self, call: Call, client: RequestLoop, error: Exception) -> None:
         """Answer a failure of a call; the one place where our own bugs end."""
         if isinstance(error, RelayError):
             self._refuse(call, client, error)
@@ -205,7 +240,7 @@ class Service(ServicePort):
             log.error("unexpected failure", exc_info=error, extra={"count": self._bugs_unlogged})
             self._bugs_unlogged = 0
 
-    def _refuse(self, call: Call, client: ClientConnection, error: RelayError) -> None:
+    def _refuse(self, call: Call, client: RequestLoop, error: RelayError) -> None:
         self._settlement.fail(call, error)
         closing = not client.keeps_alive
         _send(
@@ -221,7 +256,7 @@ class Service(ServicePort):
         )
         forget_frames(error)
 
-    def refuse(self, client: ClientConnection, error: RelayError) -> None:
+    def refuse(self, client: RequestLoop, error: RelayError) -> None:
         """Answer what could not be parsed; the connection closes after it."""
         self._counters.requests["", "unparsed", "4xx"] += 1
         client.keeps_alive = False
@@ -234,9 +269,7 @@ class Service(ServicePort):
             )
         )
 
-    def _open(
-        self, call: Call, client: ClientConnection, message: ParsedHead
-    ) -> RequestHead | None:
+    def _open(self, call: Call, client: RequestLoop, message: ParsedHead) -> RequestHead | None:
         """Find out from the head what is asked, and by whom; None if that is answered already."""
         headers = message.headers
         call.head = unread_head(spoken_in(headers, message.path))
@@ -282,7 +315,7 @@ class Service(ServicePort):
     async def _receive(
         self,
         call: Call,
-        client: ClientConnection,
+        client: RequestLoop,
         message: ParsedHead,
         payload: StreamReader,
         request_head: RequestHead,
@@ -321,7 +354,7 @@ class Service(ServicePort):
         call.free_body = self._on_free
         self._room.take(call, size)
 
-    def _answer_page(self, call: Call, client: ClientConnection, page: Page, model: str) -> None:
+    def _answer_page(self, call: Call, client: RequestLoop, page: Page, model: str) -> None:
         lines = self._admission.lines_by_model(call)
         names = sorted(lines)
         created = call.time_us // 1_000_000
@@ -334,7 +367,7 @@ class Service(ServicePort):
             raise ModelNotFound("This model is not offered here, or not to your key.")
         self._answer_with(call, client, body)
 
-    def _answer_preflight(self, call: Call, client: ClientConnection, message: ParsedHead) -> bool:
+    def _answer_preflight(self, call: Call, client: RequestLoop, message: ParsedHead) -> bool:
         """Answer a browser that asks whether a page may call; False: it does not ask that."""
         lines = self._cors.preflight(message.headers)
         if lines is None:
@@ -343,7 +376,7 @@ class Service(ServicePort):
         self._answer_with(call, client, b"")
         return True
 
-    def _answer_with(self, call: Call, client: ClientConnection, body: bytes) -> None:
+    def _answer_with(self, call: Call, client: RequestLoop, body: bytes) -> None:
         """Answer with JSON of our own."""
         answer = json_answer(
             body, call.request_id, closing=not client.keeps_alive, notes=call.notes
@@ -351,7 +384,7 @@ class Service(ServicePort):
         _send(client, answer)
 
 
-def _send(client: ClientConnection, answer: bytes) -> None:
+def _send(client: RequestLoop, answer: bytes) -> None:
     """Send a whole answer of our own."""
     client.write(without_body(answer) if client.bodiless else answer)
 

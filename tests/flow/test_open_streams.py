@@ -75,7 +75,7 @@ def connection_of(rig: Rig) -> ClientConnection:
 
 
 def tasks_of(rig: Rig) -> int:
-    return sum("ClientConnection" in repr(task.get_coro()) for task in asyncio.all_tasks())
+    return sum("RequestLoop" in repr(task.get_coro()) for task in asyncio.all_tasks())
 
 
 async def committed(rig: Rig, count: int) -> Call:

@@ -2,8 +2,8 @@
 
 A client that keeps its connection sends the same head again and again: only the length differs.
 The strict parser has accepted those very bytes before, so it has nothing to add; a request that
-came whole in one read and begins alike is known by two comparisons. Everything else goes through
-the parser.
+begins alike is known by two comparisons, whether its body came with it or is still to come.
+Everything else goes through the parser.
 """
 
 from typing import Final
@@ -28,16 +28,28 @@ class HeadCache:
 
     def body_of(self, data: bytes, bytes_max: int) -> bytes | None:
         """Return the body of a request that is whole in `data` and begins as this one did."""
+        begin, size = self._survey(data)
+        return data[begin:] if begin and len(data) - begin == size <= bytes_max else None
+
+    def coming_body(self, data: bytes, bytes_max: int) -> tuple[int, int]:
+        """Return where a body begins whose end has yet to come, and how long it will be.
+
+        0, 0: `data` does not begin as the last request did, or there is no such body.
+        """
+        begin, size = self._survey(data)
+        return (begin, size) if begin and len(data) - begin < size <= bytes_max else (0, 0)
+
+    def _survey(self, data: bytes) -> tuple[int, int]:
+        """Return where a body begins, and its length; 0, 0 behind another head."""
         at = len(self._before)
         if data[:at] != self._before:
-            return None
+            return 0, 0
         end = data.find(b"\r\n", at, at + LENGTH_DIGITS_MAX + 2)
         digits = data[at:end]
         begin = end + len(self._after)
         if end < 0 or data[end:begin] != self._after or not digits.isdigit():
-            return None
-        size = int(digits)
-        return data[begin:] if len(data) - begin == size <= bytes_max else None
+            return 0, 0
+        return begin, int(digits)
 
 
 def remember(head: bytes, request_head: RequestHead) -> HeadCache | None:

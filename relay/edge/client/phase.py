@@ -1,6 +1,7 @@
 """How far a client's connection has come, and which way it may go from there.
 
-    FRESH --> HEAD --> QUEUED --> ANSWERING <--> RECEIVING       a task serves
+    FRESH --> HEAD --> QUEUED --> ANSWERING <--> RECEIVING       a task serves, or, from RESTING
+                                                               to RUNNING, nobody yet
       |        |          ^          |  |
       +--------+----------|----------|--+--> RUNNING <--> CARRIED   an answer on its way
                           |          v           |           |
@@ -29,7 +30,7 @@ class Phase(enum.IntEnum):
     QUEUED = 4
     """A task that takes what was parsed: the loop runs it next."""
     RECEIVING = 5
-    """The rest of a body, as fast as it has to come (body_s); a task waits for it."""
+    """The rest of a body, as fast as it has to come (body_s); a task may wait for it."""
     ANSWERING = 6
     """An answer; a task has it made."""
     RUNNING = 7
@@ -57,11 +58,11 @@ GONE: Final = 10
 _ENDS: Final = (CLOSING, GONE)
 MOVES: Final[dict[int, tuple[int, ...]]] = {
     FRESH: (HEAD, HELD, QUEUED, RUNNING, *_ENDS),
-    RESTING: (HEAD, HELD, QUEUED, RUNNING, *_ENDS),
+    RESTING: (HEAD, HELD, QUEUED, RECEIVING, RUNNING, *_ENDS),
     HEAD: (QUEUED, RUNNING, *_ENDS),
     HELD: (RESTING, *_ENDS),
     QUEUED: (ANSWERING, RUNNING, *_ENDS),
-    RECEIVING: (ANSWERING, *_ENDS),
+    RECEIVING: (ANSWERING, RESTING, RUNNING, *_ENDS),
     ANSWERING: (RECEIVING, RUNNING, RESTING, *_ENDS),
     RUNNING: (CARRIED, RESTING, *_ENDS),
     CARRIED: (RUNNING, RESTING, *_ENDS),
