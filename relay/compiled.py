@@ -26,6 +26,7 @@ _HOT: Final = {
     "relay.edge": "cors ids ports question service",
     "relay.edge.client": "body body_room coming_body connection early head head_cache phase "
     "request_loop socket",
+    "relay.edge.tunnel": "ports turn",
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
     "request response running settle splice",
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",
@@ -38,7 +39,7 @@ _HOT: Final = {
     "relay.store.limits": "limiter",
     "relay.store.log": "journal",
     "relay.upstream": "connection pool",
-    "relay.wire": "api_keys classify http sse",
+    "relay.wire": "api_keys classify http sse websocket",
     "relay.wire.refusals": "quota_headers upstream_errors",
     "relay.wire.request": "content_request json_request text_size",
     "relay.wire.usage": "claims conventions delivered_tokens reader",

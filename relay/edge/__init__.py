@@ -10,4 +10,5 @@ server    The data plane of one worker, wired: listener in front, flow in the mi
           behind
 service   One request from its head to its answer: route, key, body, rights, then the exchange
 client/   One client's connection: from bytes to requests whose bodies are read
+tunnel/   WebSocket sessions of clients: one socket, one call for each turn that it asks for
 """

@@ -28,6 +28,7 @@ from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
 from relay.flow.ports import Reservation, ThinkingStore
+from relay.flow.request import RequestHead
 from relay.flow.reserve.channel_quotas import NO_QUOTAS, ChannelQuotas
 from relay.flow.reserve.holds import Holds
 from relay.flow.reserve.key_quotas import KeyQuotas
@@ -147,7 +148,7 @@ class DataServer:
         self._exchange.use_state(StateRouter(self.owners, self.balancer, self._current))
         self._background = BackgroundCalls(self._pool, settlement)
         settlement.take_on = self._background.take_on
-        service = Service(
+        self._service = service = Service(
             self._admission,
             self._exchange,
             settlement,
@@ -172,6 +173,8 @@ class DataServer:
             self.balancer.keep(snapshot.channels)
             self._evict(snapshot)
         self._running_calls.end_where(self._is_revoked, KeyRevoked("The API key was revoked."))
+        if self._service.sessions:
+            self._service.sessions.revoke_where(self._is_revoked_head)
 
     async def start(self, sock: socket.socket) -> None:
         """Listen on `sock`, which is bound already."""
@@ -235,6 +238,7 @@ class DataServer:
             self._socket = None
         for connection in list(self._connections.open):
             connection.retire()
+        self._service.sessions.retire()
         until_s = loop.time() + deadline_s
         while self._awaits_clients() and loop.time() < until_s:  # noqa: ASYNC110
             # Polling costs a call nothing. An event would cost every call, for one drain.
@@ -269,6 +273,12 @@ class DataServer:
     def _is_revoked(self, call: Call) -> bool:
         return call.rights.key is not None and not self._admission.still_good(call.rights.key)
 
+    def _is_revoked_head(self, request_head: RequestHead) -> bool:
+        """Tell whether the key is no longer good that a session was opened with."""
+        snapshot = self._admission.snapshot
+        key = snapshot.keys.get(request_head.credential or b"") if snapshot is not None else None
+        return key is None or not self._admission.still_good(key)
+
     def _sweep(self) -> None:
         """Act on client deadlines and idle upstream connections, once a second."""
         loop = asyncio.get_running_loop()
@@ -279,6 +289,7 @@ class DataServer:
             if connection.deadline_s < now_s:
                 connection.expire()
         self._accept_again()
+        self._service.sessions.sweep()
         self._pool.close_idle(now_s)
 
 

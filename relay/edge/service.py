@@ -5,7 +5,6 @@ key before the body is read, the body before its model is looked up.
 """
 
 import asyncio
-import ipaddress
 import logging
 import random
 from typing import Final, cast
@@ -19,6 +18,7 @@ from relay.edge.client.body import take_whole, too_large
 from relay.edge.client.body_room import RETRY_AFTER_S, BodyRoom
 from relay.edge.client.head import (
     ParsedHead,
+    asks_for_websocket,
     check_head,
     check_length,
     comes_again,
@@ -34,23 +34,26 @@ from relay.edge.ids import RequestIds
 from relay.edge.ports import Served, ServicePort
 from relay.edge.question import read_question
 from relay.edge.routes import Page, find_route
+from relay.edge.tunnel.handshake import accept, protocol_key, without_socket_beta
+from relay.edge.tunnel.ports import TurnService
+from relay.edge.tunnel.sessions import Sessions
 from relay.errors import (
     ClientGone,
-    ConfigError,
     ModelNotFound,
     RelayError,
     Unavailable,
     forget_frames,
 )
 from relay.flow.admission import Admission
-from relay.flow.call import Call
+from relay.flow.call import Call, CallOwner
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
+from relay.flow.ports import Client
 from relay.flow.request import RequestHead, unread_head
 from relay.flow.settle import Settlement
 from relay.ports import Journal
 from relay.records import Endpoint
-from relay.wire.client_ip import Network, client_ip
+from relay.wire.client_ip import client_ip, read_networks
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import CONTINUE
 from relay.wire.model_lines import with_lines
@@ -64,7 +67,7 @@ EXPECTED: Final = "100-continue"
 _DROPPED: Final = cast("ParsedHead", None)
 
 
-class Service(ServicePort):
+class Service(ServicePort, TurnService):
     """Serves requests of client connections."""
 
     def __init__(
@@ -82,7 +85,7 @@ class Service(ServicePort):
         self._journal = journal
         self._counters = counters
         self._limits = limits
-        self._trusted = _networks(limits.trusted_proxies)
+        self._trusted = read_networks(limits.trusted_proxies)
         self._room = BodyRoom(limits)
         self._cors = Cors(limits.cors_origins)
         self._bugs_second = 0
@@ -90,6 +93,8 @@ class Service(ServicePort):
         self._bugs_unlogged = 0
         self._on_free = self._room.free  # bound once, not for each call
         self._ids = RequestIds(random.getrandbits(74))
+        self.sessions = Sessions(self._new_name)
+        """Sockets that were handed over to sessions of turns."""
 
     async def serve(
         self, client: RequestLoop, message: ParsedHead, payload: StreamReader
@@ -112,6 +117,7 @@ class Service(ServicePort):
         finally:
             if not running:
                 self.let_go(call)
+        running = running or client.handed_over
         return Served(request_head if again else None, running=running)
 
     def serve_whole(
@@ -130,7 +136,8 @@ class Service(ServicePort):
         except Exception as error:  # noqa: BLE001 - the guard sorts them
             self.guard(call, client, error)
         self.let_go(call)
-        return Served(request_head if comes_again(message) else None, running=False)
+        request_head = request_head if comes_again(message) else None
+        return Served(request_head, running=client.handed_over)
 
     def serve_at_once(self, client: RequestLoop, request_head: RequestHead, body: bytes) -> bool:
         """Begin to answer a request whose head was read before; see edge.ports.ServicePort."""
@@ -212,7 +219,42 @@ class Service(ServicePort):
         self._settlement.fail(call, ClientGone("The client closed the connection."))
         self.let_go(call)
 
-    def _begin(self, client: RequestLoop) -> Call:
+    # --- turns of a session (edge.tunnel.ports.TurnService) ------------------------------------
+
+    def begin_turn(self, client: Client, request_head: RequestHead) -> Call:
+        """Return a new call, with its key; see edge.tunnel.ports.TurnService."""
+        call = self._begin(client)
+        try:
+            self._authenticate(call, request_head)
+        except BaseException:
+            self.let_go(call)
+            raise
+        return call
+
+    def hold_turn(self, call: Call, size: int) -> None:
+        """Take the room for so many more bytes of a turn."""
+        self._hold_body(call, size)
+
+    def ask_turn(self, call: Call, owner: CallOwner, body: bytes) -> bool:
+        """Begin to answer a turn; see edge.tunnel.ports.TurnService."""
+        read_question(call, call.head.content_type, body)
+        self._admission.admit(call)
+        return self._exchange.ask_at_once(call, owner)
+
+    async def run_turn(self, call: Call, owner: CallOwner) -> bool:
+        """Carry a turn out."""
+        return await self._exchange.run(call, owner)
+
+    def fail_turn(self, call: Call, error: Exception) -> RelayError:
+        """Settle a turn of which nothing is out; return what to tell its client."""
+        told = error
+        if not isinstance(told, RelayError):
+            self._log_bug(error)
+            told = RelayError("The relay failed on this request.")
+        self._settlement.fail(call, told)
+        return told
+
+    def _begin(self, client: Client) -> Call:
         time_us = wall_ns() // 1000
         call = Call(self._ids.next(time_us), client, time_us)
         call.begun_s = clock_s()
@@ -263,7 +305,7 @@ class Service(ServicePort):
         client.write(
             error_answer(
                 error,
-                f"req_{self._ids.next(wall_ns() // 1000).hex()}",
+                self._new_name(),
                 dice(),
                 closing=True,
             )
@@ -277,9 +319,12 @@ class Service(ServicePort):
         check_head(message)
         if message.method == "OPTIONS" and self._answer_preflight(call, client, message):
             return None
-        kept = find_kept(message.method, message.path)
+        opens = message.upgrade and asks_for_websocket(message)
+        kept = None if opens else find_kept(message.method, message.path)
         found: Endpoint | Page
-        if kept is not None:
+        if opens:
+            found, model = Endpoint.RESPONSES, ""
+        elif kept is not None:
             found, model = kept.endpoint, ""
         else:
             found, model = find_route(message.method, message.path)
@@ -290,11 +335,12 @@ class Service(ServicePort):
         if isinstance(found, Endpoint):
             call.head = unread_head(found.dialect, found)
         endpoint = Endpoint.CHAT if isinstance(found, Page) else found
+        key = presented_key(headers) or query_key(message.path)
         request_head = RequestHead(
             endpoint,
-            self._admission.digest(presented_key(headers) or query_key(message.path)),
+            self._admission.digest(protocol_key(headers) if opens and key is None else key),
             client_ip(client.peer_ip, headers.get("X-Forwarded-For"), self._trusted),
-            headers.get("Content-Type", ""),
+            "application/json" if opens else headers.get("Content-Type", ""),
             call.head.dialect,
             forwarded_query(endpoint, message.path),
             forwarded_headers(endpoint, headers),
@@ -303,10 +349,25 @@ class Service(ServicePort):
             kept,
         )
         self._authenticate(call, request_head)
+        if opens:
+            self._open_session(call, client, message, request_head)
+            return None
         if isinstance(found, Page):
             self._answer_page(call, client, found, model)
             return None
         return request_head
+
+    def _open_session(
+        self, call: Call, client: RequestLoop, message: ParsedHead, request_head: RequestHead
+    ) -> None:
+        """Open a session of turns on the client's socket."""
+        opening = accept(message, call.request_id)
+        request_head.forwarded = without_socket_beta(request_head.forwarded)
+        client.write(opening)
+        self.sessions.open_session(self, client, request_head)
+
+    def _new_name(self) -> str:
+        return f"req_{self._ids.next(wall_ns() // 1000).hex()}"
 
     def _authenticate(self, call: Call, request_head: RequestHead) -> None:
         call.head = request_head
@@ -387,10 +448,3 @@ class Service(ServicePort):
 def _send(client: RequestLoop, answer: bytes) -> None:
     """Send a whole answer of our own."""
     client.write(without_body(answer) if client.bodiless else answer)
-
-
-def _networks(cidrs: list[str]) -> tuple[Network, ...]:
-    try:
-        return tuple(ipaddress.ip_network(cidr) for cidr in cidrs)
-    except ValueError as error:
-        raise ConfigError(f"server.trusted_proxies: {error}") from error

@@ -10,10 +10,12 @@ model_lines    Which lines serve each model, told in a list of models of any dia
                own
 retry_headers  The headers by which official clients are told whether and when to come back
 sse            Where server-sent events begin and end, as bytes
+websocket      WebSocket frames: bytes to messages and back, and the opening handshake
 dialects/      What is said differently by each provider's API: one table for each dialect
 refusals/      What an upstream says instead of an answer, and whose fault it is. Pure
 request/       A request's body: what is read of it, and what an upstream gets of it. Pure
 state/         What a channel keeps, or alone can read: named in requests, learned from answers
+turns/         Turns of a WebSocket session: the frames that begin one, and what is told of it
 usage/         What an answer used: found in its bytes, read however it is written, counted our way.
                Pure
 """

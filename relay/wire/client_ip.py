@@ -1,6 +1,16 @@
 """Whose address a call comes from: the socket's peer, or what trusted proxies say of it."""
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from collections.abc import Sequence
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+from relay.errors import ConfigError
 
 Network = IPv4Network | IPv6Network
 
@@ -45,3 +55,15 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
 
 def _is_trusted(address: IPv4Address | IPv6Address, trusted: tuple[Network, ...]) -> bool:
     return any(address in network for network in trusted)
+
+
+def read_networks(cidrs: Sequence[str]) -> tuple[Network, ...]:
+    """Return the proxies that are believed.
+
+    Raises:
+        ConfigError: RELAY; one of them is no network.
+    """
+    try:
+        return tuple(ip_network(cidr) for cidr in cidrs)
+    except ValueError as error:
+        raise ConfigError(f"server.trusted_proxies: {error}") from error

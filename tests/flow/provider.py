@@ -26,7 +26,11 @@ class Provider:
         self.bodies: list[dict[str, Any]] = []
         self.responses: dict[str, dict[str, Any]] = {}
         self.conversations: dict[str, dict[str, Any]] = {}
+        self.made: list[str] = []
+        """The ids of all responses, kept or not."""
         self.dead = False
+        self.holds: asyncio.Event | None = None
+        """Answers wait for it."""
         self.cut_after: int | None = None
         """Events after which a stream breaks off."""
         self.port = 0
@@ -111,7 +115,11 @@ class Provider:
             "output": [self._reasoning(), {"type": "message", "id": self._name("msg")}],
             "usage": None if pending else USAGE,
         }
-        self.responses[name] = response
+        self.made.append(name)
+        if fields.get("store") is not False:
+            self.responses[name] = response
+        if self.holds is not None:
+            await self.holds.wait()
         if fields.get("stream"):
             return await self._stream(request, response, -1)
         return web.json_response(response)

@@ -124,7 +124,7 @@ async def test_encrypted_reasoning_goes_back_to_who_made_it() -> None:
             assert status == 200, answer
             output = answer["output"] if turn % 2 == 0 else _completed(answer)["output"]
             context = [*context, *output, {"role": "user", "content": f"turn {turn}"}]
-        assert sorted(len(one.responses) for one in providers) == [0, 0, 6]
+        assert sorted(len(one.made) for one in providers) == [0, 0, 6]
 
 
 def _completed(said: bytes) -> Any:
@@ -219,7 +219,7 @@ async def test_calls_without_state_ask_nobody_and_go_where_they_like() -> None:
             body = {"model": MODEL, "input": f"{turn} is new", "store": False}
             assert (await ask(rig, "/v1/responses", body))[0] == 200
         assert memory.asked == 0
-        assert sum(bool(one.responses) for one in providers) > 1
+        assert sum(bool(one.made) for one in providers) > 1
 
 
 async def test_without_its_memory_a_worker_knows_what_it_made_itself() -> None:

@@ -148,8 +148,10 @@ async def test_offers_of_another_protocol_are_ignored(lines: tuple[str, ...]) ->
 
 
 @pytest.mark.parametrize("offer", ["websocket", "WebSocket", "h2c, websocket", "websocket , foo"])
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/realtime", "/"])
-async def test_a_websocket_is_answered_426_at_once(offer: str, path: str) -> None:
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/realtime", "/"])
+async def test_a_websocket_where_there_is_none_is_answered_426_at_once(
+    offer: str, path: str
+) -> None:
     async with Rig(make_snapshot([make_channel(1, 1)])) as rig:
         raw = get(path, AUTH, f"Upgrade: {offer}", "Sec-WebSocket-Version: 13")
         answer = await rig.say(

@@ -117,8 +117,8 @@ def check_head(message: ParsedHead) -> None:
 
     Raises:
         BadRequest: CLIENT; the version or the Host header is none.
-        UpgradeRequired: CLIENT; a WebSocket is asked for. All other offers of another protocol
-            (h2c, as curl and Java's client make them) are ignored, as an offer may be.
+        UpgradeRequired: CLIENT; a WebSocket is asked for where there is none. All other offers of
+            another protocol (h2c, as curl and Java's client make them) are ignored, as they may be.
         NotImplementedHere: CLIENT; a transfer coding other than chunked.
         UnsupportedMedia: CLIENT; a body in an encoding that is not taken.
 
@@ -127,7 +127,7 @@ def check_head(message: ParsedHead) -> None:
     headers = message.headers
     if message.version not in ((1, 1), (1, 0)):
         raise BadRequest("This relay speaks HTTP/1.1.")
-    if message.upgrade and asks_for_websocket(message):
+    if message.upgrade and asks_for_websocket(message) and not leads_to_session(message.path):
         # Coding agents fall back to HTTP at once on this status, and on no other.
         raise UpgradeRequired("There is no WebSocket here: send this request over HTTP/1.1.")
     if not _is_host(headers.get("Host", "")):
@@ -138,6 +138,15 @@ def check_head(message: ParsedHead) -> None:
     encoding = headers.get("Content-Encoding")
     if encoding is not None:
         check_encoding(encoding)
+
+
+SESSION_PATHS: Final = frozenset({"/v1/responses", "/responses", "/v1/v1/responses"})
+"""Where sessions of turns are held (edge.tunnel)."""
+
+
+def leads_to_session(target: str) -> bool:
+    """Tell whether a path is one where sessions are held."""
+    return target.partition("?")[0] in SESSION_PATHS
 
 
 def asks_for_websocket(message: ParsedHead) -> bool:

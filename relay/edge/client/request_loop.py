@@ -131,6 +131,10 @@ class RequestLoop(ClientSocket, CallOwner):
             self.let_read(EARLY_HOLDS)
         return piece
 
+    def take_rest(self) -> bytes:
+        """Return all that has come behind the request that is served."""
+        return self._piece(1 << 30) if self._early is not None else b""
+
     def _put_back(self, rest: bytes) -> None:
         """Keep what came with a request but is behind it."""
         if self._early is None:

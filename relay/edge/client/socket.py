@@ -7,7 +7,7 @@ deadline.
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from relay.clock import clock_s
 from relay.config import Timeouts
@@ -45,6 +45,7 @@ class ClientSocket(Client):
         "_writing_paused",
         "bodiless",
         "deadline_s",
+        "handed_over",
         "keeps_alive",
         "peer_ip",
         "takes_chunks",
@@ -71,6 +72,8 @@ class ClientSocket(Client):
         self.bodiless = False
         """The request was a HEAD: its answer has no body."""
         self.takes_chunks = True
+        self.handed_over = False
+        """Another protocol has its socket: it hears of its end, and of nothing else."""
 
     def take_in(self, transport: asyncio.Transport) -> None:
         """Begin: it is connected."""
@@ -86,6 +89,10 @@ class ClientSocket(Client):
         self.transport = None
         if self._backpressure is not None:
             self._backpressure.leave()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client is gone."""
+        self.let_out()
 
     def close(self) -> None:
         """Take no more; close when what was written is out."""
@@ -132,6 +139,15 @@ class ClientSocket(Client):
             self.deadline_s = clock_s() + self._timeouts.write_s
         else:
             self.deadline_s = math.inf
+
+    def hand_over(self, protocol: object) -> None:
+        """Let `protocol` have the socket from now on.
+
+        The connection stays open, and busy, until it is told that its socket is gone.
+        """
+        assert self.transport is not None
+        self.handed_over = True
+        self.transport.set_protocol(cast("asyncio.Protocol", protocol))
 
     def retire(self) -> None:
         """Close after the answer that is due (draining); now where none is.

@@ -1,0 +1,6 @@
+"""Turns of a WebSocket session: the frames that begin one, and what is told of it. Pure.
+
+context  What a turn was asked and answered, so that the next one can be asked of any channel
+frames   Frames to requests, and events and errors to frames
+shapes   What is read of a frame
+"""
