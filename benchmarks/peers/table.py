@@ -179,7 +179,7 @@ PEERS: Final = {
                 *("--port=$port", "--headless"),
             ),
             headers={
-                "x-portkey-provider": "openai",
+                "x-portkey-provider": "$provider",
                 "x-portkey-custom-host": "http://127.0.0.1:$upstream/v1",
             },
             env={"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"},

@@ -26,6 +26,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     https, verified. `one_core`: load, upstream and target share one, so that the target has work
     whenever the load waits, however fast it is: it is never idle. `among`: the targets that are
     measured unless others are asked for. `once`: not repeated. `line_tpm`: of the relay's line.
+    `translated`: clients speak OpenAI's dialect, the upstream Anthropic's.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     one_core: bool = False
     once: bool = False
     line_tpm: int = UNBOUND_TPM
+    translated: bool = False
     among: tuple[str, ...] = STANDARD_TARGETS
 
     @property
@@ -51,8 +53,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def messages(self) -> bool:
-        """Whether clients speak Anthropic's dialect."""
-        return any(call.shape == "messages" for call in self.calls)
+        """Whether the upstream speaks Anthropic's dialect."""
+        return self.translated or any(call.shape == "messages" for call in self.calls)
 
 
 _MIX: Final = (
@@ -202,6 +204,16 @@ SCENARIOS: Final = {
             warm_s=3.3,
             tls=True,
             among=("relay", "nginx", "haproxy", "envoy"),
+        ),
+        Scenario(
+            name="translated",
+            about="as sse_paced at 15 streams/s: OpenAI's clients, an upstream of Anthropic's",
+            script=Script(chunks=300, interval_ms=10),
+            calls=(Call(stream=True),),
+            rate=15,
+            warm_s=3.3,
+            translated=True,
+            among=("relay", "litellm", "portkey"),
         ),
         Scenario(
             name="sse_burst",

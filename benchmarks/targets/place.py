@@ -19,8 +19,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     `upstreams`: ports of scripted upstreams; peers get the first. `trust`: PEM that vouches for
     them; "" = plain HTTP. `line_tpm`: of the relay's one line, which is a
-    dedicated one; `splice`: whether it carries broken streams on. `messages`: whether clients speak
-    Anthropic's dialect, and so must the upstream.
+    dedicated one; `splice`: whether it carries broken streams on. `messages`: whether the upstream
+    speaks Anthropic's dialect, whatever clients speak.
     """
 
     folder: Path

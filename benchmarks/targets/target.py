@@ -79,6 +79,8 @@ def _words(peer: Peer, place: Place, port: int) -> dict[str, str]:
         "admin": str(free_port()),
         "upstream": str(place.upstreams[0]),
         "scheme": place.scheme,
+        "provider": "anthropic" if place.messages else "openai",
+        "base_path": "" if place.messages else "/v1",
         "folder": str(place.folder),
         "config": str(place.folder / peer.config[0]) if peer.config else "",
         "peer": str(Path(sys.executable).parents[1] / "peers" / peer.name),
