@@ -73,6 +73,7 @@ class Counters:
         "overhead",
         "requests",
         "tokens",
+        "translated",
         "truncated",
         "ttft",
         "upstream_errors",
@@ -88,6 +89,8 @@ class Counters:
         """(channel, code of the error tree) -> attempts that failed so."""
         self.disputed_claims: defaultdict[str, int] = defaultdict(int)
         """Channel -> answers that claimed more tokens than can be; nobody is charged the rest."""
+        self.translated: defaultdict[str, int] = defaultdict(int)
+        """Way (openai>anthropic) -> calls that a channel of another dialect was asked last."""
         self.attempts = 0
         """Upstream requests started, first tries included."""
         self.client_gone = 0
@@ -138,6 +141,7 @@ class Counters:
                     "limiter_flights": {(): self.limiter_flights},
                     "limiter_losses": {(): self.limiter_losses},
                     "disputed_claims": {(n,): at for n, at in self.disputed_claims.items()},
+                    "translated": {(way,): count for way, count in self.translated.items()},
                     "attempts": {(): self.attempts},
                     "client_gone": {(): self.client_gone},
                     "truncated": {(): self.truncated},

@@ -184,6 +184,10 @@ class Settlement:
         counters.requests[line, call.head.endpoint, STATUS_CLASSES[status // 100]] += 1
         counters.events += call.events_out
         counters.bytes_out += call.bytes_out
+        if call.translation is not None:
+            way: str = call.translation.way(call.channel)
+            if way:
+                counters.translated[way] += 1
         if usage is not NOTHING:
             tokens = counters.tokens
             tokens["input"] += usage.input_tokens

@@ -153,13 +153,17 @@ _BLANK: Final = (b"", b"\r")
 class TranslatedAnswer:
     """A whole answer for the client.
 
-    `status` is 200, or the error's. `signatures` are to be kept by the client's call ids; `lost`
+    `status` is 200, or the error's; `trouble`: the error, None where there is none.
+    `signatures` are to be kept by the client's call ids; `lost`
     is what the client's dialect could not be told.
     """
 
-    def __init__(self, body: bytes, reader: AnswerReader, lost: list[str], status: int) -> None:
+    def __init__(
+        self, body: bytes, reader: AnswerReader, lost: list[str], trouble: Trouble | None
+    ) -> None:
         self.body = body
-        self.status = status
+        self.trouble = trouble
+        self.status = 200 if trouble is None else trouble.status
         self.signatures = reader.signatures
         self.usage = reader.usage
         self.lost = plain_names([*reader.lost, *lost])
@@ -174,6 +178,6 @@ def translate_answer(
     reader.read(body)
     reader.end()
     if said.trouble is not None:
-        return TranslatedAnswer(write_error(client, said.trouble), reader, [], said.trouble.status)
+        return TranslatedAnswer(write_error(client, said.trouble), reader, [], said.trouble)
     lost: list[str] = []
-    return TranslatedAnswer(_BODIES[client](said, terms, lost), reader, lost, 200)
+    return TranslatedAnswer(_BODIES[client](said, terms, lost), reader, lost, None)

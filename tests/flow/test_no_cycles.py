@@ -17,7 +17,7 @@ from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 from relay.mock.options import MockOptions
 from relay.mock.server import start
-from relay.model import Resume
+from relay.model import Dialect, Resume
 from tests.flow.rig import MODEL, Rig, chat, make_channel, make_snapshot, post
 
 CALLS = 10
@@ -143,3 +143,25 @@ async def test_a_call_that_is_hedged_or_carried_on_leaves_as_little(
         assert alive() - before == 0
     for mock in mocks:
         await mock.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("own", [False, True], ids=["translated only", "translated in the end"])
+@pytest.mark.parametrize("fail", ["", *ENDS])
+async def test_a_call_that_is_translated_leaves_as_little(
+    fail: str, *, own: bool, stream: bool
+) -> None:
+    mock = await start(MockOptions(models=(f"up-{MODEL}",), chunks=3))
+    other = {"protocol": Dialect.ANTHROPIC, "tier": 1}
+    serving = [make_channel(1, mock.port, **other)] + ([make_channel(2, 9)] if own else [])
+    if fail:
+        mock.set_fail(fail)
+    before = alive()
+    async with Rig(make_snapshot(serving), QUICK) as rig:
+        for _ in range(2):
+            await rig.say(post("/v1/chat/completions", chat(stream=stream)))
+        await rig.say(post("/v1/chat/completions", chat(stream=stream, n=2)))
+        await rig.ended(3)
+        await asyncio.sleep(0.01)
+        assert alive() - before == 0
+    await mock.close()

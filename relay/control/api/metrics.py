@@ -63,6 +63,9 @@ COUNTERS: Final = {
     "disputed_claims": Family(
         "relay_disputed_claims", "Answers claiming more tokens than can be.", ("channel",)
     ),
+    "translated": Family(
+        "relay_translated", "Calls that a channel of another dialect was asked.", ("way",)
+    ),
     "truncated": Family("relay_truncated", "Streams ended by an error event after their start."),
     "bytes_out": Family("relay_sent_bytes", "Payload bytes sent to clients."),
     "events": Family("relay_events", "Stream events sent to clients."),

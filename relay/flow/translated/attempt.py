@@ -4,7 +4,13 @@ from collections.abc import Callable
 from typing import Final
 
 from relay.config import Switching
-from relay.errors import ChannelGarbled, ChannelReportedError, RelayError
+from relay.errors import (
+    ChannelGarbled,
+    ChannelReportedError,
+    ChannelTruncated,
+    RelayError,
+    UpstreamRejected,
+)
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 from relay.flow.translated.plan import CallTranslation
@@ -17,6 +23,9 @@ from relay.translate.ways import endpoint_of, spoken_by
 from relay.wire.classify import UNKNOWN_ERROR
 
 PROTOCOL_ERROR: Final = "upstream_protocol_error"
+CUT: Final = "upstream_truncated"
+BROKEN: Final = "upstream_error"
+"""The kind of an answer that is whole, and none that anybody could use."""
 
 
 class TranslatedAttempt(Attempt):
@@ -63,6 +72,13 @@ class TranslatedAttempt(Attempt):
         """Return what broke an answer while it was translated, as an error of its channel."""
         if trouble.code == PROTOCOL_ERROR:
             return ChannelGarbled(trouble.message)
+        if trouble.code == CUT:
+            return ChannelTruncated(trouble.message)
+        if trouble.kind == BROKEN:
+            # The model made no sense of this prompt: no fault of its channel's.
+            error = UpstreamRejected(trouble.message)
+            error.status, error.code = trouble.status, trouble.code
+            return error
         return ChannelReportedError(
             "The upstream reported an error inside its answer.",
             upstream_code=trouble.code or UNKNOWN_ERROR,

@@ -1,6 +1,6 @@
 """A translated answer in one piece: held until it is whole, then written anew."""
 
-from relay.errors import ChannelGarbled, ChannelRefused, ChannelTruncated, RelayError
+from relay.errors import ChannelGarbled, ChannelRefused, RelayError
 from relay.flow.attempts.attempt import LastWord
 from relay.flow.attempts.buffer import Buffer
 from relay.flow.translated.attempt import TranslatedAttempt
@@ -86,8 +86,8 @@ class TranslatedPlain(TranslatedAttempt):
             self.fail(ChannelRefused(wrong))
             return
         answer = translate_answer(self._upstream, self._client, body, self._terms)
-        if answer.status != 200:
-            self.fail(ChannelTruncated("The upstream's answer is not whole, or none at all."))
+        if answer.trouble is not None:
+            self.fail(self._failed_with(answer.trouble))
             return
         if answer.signatures:
             self._plan.keep(self.channel, answer.signatures)
