@@ -45,6 +45,8 @@ BACKOFF_S_MAX: Final = 5.0
 """Postgres is asked again at least this often: replay begins within seconds of its return."""
 LOCK_NAME: Final = "shipper.lock"
 LOCK_RETRY_S: Final = 0.5
+QUIET_LOOKS: Final = 20
+"""So many looks in a row that found nothing, and the next ones come half as often."""
 
 Connect = Callable[[], Awaitable[Connection]]
 Close = Callable[[CallStart, CallCheckpoint | None, int], CallEnd]
@@ -128,6 +130,7 @@ class Shipper:
         self._shipped: dict[str, Mark] = {}
         self._batch: list[Part] = []
         self._files = ThreadPoolExecutor(1, thread_name_prefix="shipper")
+        self._looks_in_vain = 0
         self.rows_shipped = 0
         self._backoff = Backoff(first_s=2 * BACKOFF_S_MIN, most_s=BACKOFF_S_MAX)
 
@@ -183,7 +186,10 @@ class Shipper:
             _log.info("shipping goes on after %d failures", failures)
         # A transaction costs as much as hundreds of rows, so they are let gather. Only a backlog is
         # not waited for: there a batch is full.
-        return 0.0 if rows >= self._rows_max else self._poll_s
+        if rows >= self._rows_max:
+            return 0.0
+        self._looks_in_vain = 0 if rows else self._looks_in_vain + 1
+        return self._poll_s if self._looks_in_vain < QUIET_LOOKS else 2 * self._poll_s
 
     async def ship_once(self) -> int:
         """Ship a batch of what is there, and tidy up behind it; return how many rows it had.

@@ -1,7 +1,8 @@
 """The one clock of all running calls: deadlines, stalls, keep-alive comments, revoked keys.
 
 A sweep four times a second looks at every call, so that no call and no event needs a timer of its
-own. What a sweep finds late, it finds at most a quarter of a second late.
+own. What a sweep finds late, it finds at most a quarter of a second late. Where nothing runs,
+nothing is swept: a worker without calls sleeps.
 """
 
 import asyncio
@@ -44,17 +45,19 @@ class RunningCalls:
         self._strike_silence = strike_silence
         self._checkpoint_s = checkpoint_s
         self._calls: dict[bytes, Call] = {}
+        self._sweeps = False
         self._handle: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def start(self) -> None:
-        """Begin to sweep."""
-        self._handle = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again)
+        """Sweep from now on, while there are calls."""
+        self._sweeps = True
 
     def stop(self) -> None:
         """Sweep no more."""
+        self._sweeps = False
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -62,6 +65,8 @@ class RunningCalls:
     def add(self, call: Call) -> None:
         """Watch over a call until `remove`."""
         self._calls[call.id] = call
+        if self._handle is None and self._sweeps:
+            self._handle = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again)
 
     def remove(self, call: Call) -> None:
         """Let go of a call."""
@@ -79,6 +84,9 @@ class RunningCalls:
         return len(found)
 
     def _sweep_again(self) -> None:
+        if not self._calls:
+            self._handle = None
+            return
         self._handle = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again)
         self.sweep(asyncio.get_running_loop().time())
 

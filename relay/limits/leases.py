@@ -19,6 +19,9 @@ class Leases:
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self._leases.values()))
 
+    def __len__(self) -> int:
+        return len(self._leases)
+
     def drawn_on(self, limit_set: LimitSet, now_ms: float) -> list[Lease]:
         """Return the leases of a call that begins: its buckets are those of today's catalog.
 

@@ -212,6 +212,9 @@ class Permits:
                 if leased.used >= leased.granted:
                     self._on_due(self._group_of(leased.concurrency))
 
+    def __len__(self) -> int:
+        return len(self._leases)
+
     def sweep(self, now_ms: float) -> None:
         """Find what must be renewed or given back; forget what is empty. Every SWEEP_MS."""
         for key, leased in list(self._leases.items()):

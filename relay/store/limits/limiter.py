@@ -57,6 +57,8 @@ class Limiter(ports.Limiter):
             for place, locate in enumerate(nodes.locates)
         ]
         self._tasks: list[asyncio.Task[None]] = []
+        self._asked = asyncio.Event()
+        """Somebody has asked Redis: there may be something to sweep."""
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -122,6 +124,7 @@ class Limiter(ports.Limiter):
         To be awaited at once by the task that asked: a task made for it could be cancelled before
         it began, and nobody would hear the decision.
         """
+        self._asked.set()
         grant = Grant(limit_set, costs, has_permits=False)
         if limit_set.concurrencies:
             refusal = await self._heard(
@@ -215,6 +218,9 @@ class Limiter(ports.Limiter):
 
     async def _sweep_forever(self) -> None:
         while True:
+            if not len(self._broker.leases) and not len(self._permits):
+                self._asked.clear()  # nothing is leased, and only who asks can change that
+                await self._asked.wait()
             for _ in range(BROKER_SWEEPS):
                 await asyncio.sleep(SWEEP_MS / 1_000)
                 self._permits.sweep(self._now_ms())
