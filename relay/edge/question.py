@@ -184,7 +184,12 @@ class JsonQuestion(Question):
     def continue_with(self, fields: Mapping[str, msgspec.Raw]) -> "JsonQuestion":
         """Return the question with another top level."""
         request = self._request.with_fields(dict(fields))
-        return JsonQuestion(request, self._sessions, strips_usage=self.strips_usage)
+        return JsonQuestion(
+            request,
+            self._sessions,
+            strips_usage=self.strips_usage,
+            named_in_path=self.named_in_path,
+        )
 
 
 class FormQuestion:

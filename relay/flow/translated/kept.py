@@ -80,6 +80,10 @@ class KeptThinking:
         signed_here = found.channel_id == channel.id or channel.protocol is Dialect.ANTHROPIC
         return found.record if signed_here else None
 
+    def any_of(self, account_id: int, call_ids: Iterable[str]) -> bool:
+        """Tell whether anything is known here of some calls, whoever signed it."""
+        return any(self._digest(account_id, one) in self._records for one in call_ids)
+
     def missing(self, account_id: int, call_ids: Iterable[str]) -> list[str]:
         """Return those ids that nothing is known of here, and that may be asked for elsewhere."""
         if self.store is None or not self.store.connected:

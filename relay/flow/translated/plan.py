@@ -15,7 +15,7 @@ from relay.flow.translated.kept import KeptThinking
 from relay.flow.translated.upstreams import describe_upstream
 from relay.model import Channel
 from relay.translate.answer import AnswerTerms
-from relay.translate.middle import JsonObject, Refused, TranslateDialect
+from relay.translate.middle import JsonObject, Refused, TranslateDialect, Upstream
 from relay.translate.requests import TranslatedRequest, translate_request
 from relay.translate.ways import spoken_at, spoken_by, way_of
 
@@ -51,28 +51,48 @@ class CallTranslation:
         body = _body_of(call)
         self._requests.clear()
         self.refused = None
+        alike: list[tuple[TranslateDialect, Upstream, TranslatedRequest]] = []
         for channel in call.rights.foreign:
             try:
-                self._requests[channel.id] = self._write_for(call, channel, body)
+                self._requests[channel.id] = self._write_for(call, channel, body, alike)
             except Refused as refused:
                 forget_frames(refused)  # they hold the question, and the plan would hold them
                 self.refused = self.refused or refused
         self.whole = True
 
-    def _write_for(self, call: Call, channel: Channel, body: JsonObject) -> TranslatedRequest:
+    def _write_for(
+        self,
+        call: Call,
+        channel: Channel,
+        body: JsonObject,
+        alike: list[tuple[TranslateDialect, Upstream, TranslatedRequest]],
+    ) -> TranslatedRequest:
+        """Return the question in a channel's dialect; of `alike`, where it can only be the same.
+
+        Without anything signed in it, a request is the same to all channels of one kind.
+        """
+
         def look_up(call_id: str) -> str | None:
             self._wanted[call_id] = None
             return self._kept.find(self._account_id, call_id, channel)
 
+        dialect = spoken_by(channel)
         model = channel.models[call.request.model]
-        return translate_request(
+        upstream = describe_upstream(channel, model, call.rights.tariff)
+        if not self._kept.any_of(self._account_id, self._wanted):
+            for other, known, request in alike:
+                if other is dialect and known == upstream:
+                    return request
+        request = translate_request(
             self.client,
-            spoken_by(channel),
+            dialect,
             body,
-            describe_upstream(channel, model, call.rights.tariff),
+            upstream,
             stream=call.request.stream,
             signatures=look_up,
         )
+        alike.append((dialect, upstream, request))
+        return request
 
     def missing(self) -> list[str]:
         """Return ids of calls whose thinking may be kept elsewhere."""
