@@ -51,7 +51,7 @@ def saying(body: bytes, dice: random.Random) -> Peer:
 def told(said: dict[str, Any]) -> dict[str, Any]:
     """Return what an answer says to any client.
 
-    Ids of calls may be made anew, and Gemini has one word for what is declined and what is filtered.
+    Ids of calls may be made anew; Gemini has one word for what is declined and what is filtered.
     """
     kept = {name: said[name] for name in ("text", "images", "ending")}
     if kept["ending"] is Finish.DECLINED:
