@@ -278,7 +278,7 @@ class Exchange:
         while True:
             try:
                 if hedged:
-                    await race(asker, call, attempt)
+                    await race(asker, call, attempt, self._translator.complete)
                     return False
                 if attempt is failed:
                     await asker.begin_again(attempt, self._on_end)

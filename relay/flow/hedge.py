@@ -5,7 +5,7 @@ operator's cost, never the client's.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from relay.errors import ChannelOutrun, RelayError, forget_frames
@@ -14,8 +14,12 @@ from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 
 
-async def race(asker: Asker, call: Call, attempt: Attempt) -> None:
+async def race(
+    asker: Asker, call: Call, attempt: Attempt, plan: Callable[[Call], Awaitable[None]]
+) -> None:
     """Ask, and where no output comes in time ask another channel beside it.
+
+    `plan`: has the call ready for channels of other dialects, where the line has some.
 
     Raises:
         RelayError: No attempt got an answer out; the error of the last that failed.
@@ -28,6 +32,8 @@ async def race(asker: Asker, call: Call, attempt: Attempt) -> None:
     async with _Tasks() as tasks:
         first = tasks.start(asker.ask(attempt))
         await asyncio.wait({first}, timeout=line.hedge_ms / 1000)
+        if call.rights.foreign and not first.done():
+            await plan(call)
         if not first.done() and not call.committed:
             second = asker.attempt_beside(call)
             if second is not None:

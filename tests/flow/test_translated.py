@@ -15,8 +15,9 @@ from relay.config import Config
 from relay.model import Channel, Snapshot
 from relay.translate import TranslateDialect
 from tests.flow.rig import MODEL, SSE_HEAD, Peer, Rig, chunked, make_snapshot
+from tests.flow.test_sessions import session, turn
 from tests.flow.translated_cells import Answer, Upstream, asking, channel_of
-from tests.pure.translate.reading import read_body, read_stream
+from tests.pure.translate.reading import read_body, read_request, read_stream
 from tests.pure.translate.samples import (
     ANTHROPIC,
     BODIES,
@@ -207,12 +208,57 @@ async def test_a_client_is_kept_in_touch_in_its_own_way(
         asyncio.get_running_loop().call_later(1.2, gate.set)
         answer = Answer(await rig.say(asking(client, REQUESTS[client]("text"), "stream")))
         told = answer.body.count(spoken) if spoken else answer.body.count(b"\n:")
+        assert answer.header("x-relay-translated")
         assert 2 <= told <= 4 if spoken else told == 0
         assert read_stream(client, answer.body.replace(b'data: {"type": "ping"}\n', b"")).ending
         if client is GEMINI:
             assert all(
                 line.startswith(b"data: ") for line in answer.body.split(b"\n") if line.strip()
             )
+
+
+@pytest.mark.parametrize("client", [CHAT, ANTHROPIC], ids=lambda one: one.value)
+async def test_a_stream_that_a_comment_opened_says_that_it_is_translated(
+    client: TranslateDialect,
+) -> None:
+    body = STREAMS[GEMINI]("text")
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.8)
+        writer.write(SSE_HEAD + chunked(body) + b"0\r\n\r\n")
+        await writer.drain()
+
+    patience = impatient(keepalive_comment_s=0.2)
+    async with (
+        Peer(script) as peer,
+        standing(channel_of(GEMINI, 1, peer.port), config=patience) as rig,
+    ):
+        answer = Answer(await rig.say(asking(client, REQUESTS[client]("cache"), "stream")))
+        assert answer.body.startswith((b": keepalive", b"event: ping"))
+        assert answer.header("x-relay-translated").endswith(">gemini")
+        assert answer.header("x-relay-dropped") in ("prompt_cache_key", "cache_control")
+
+
+async def test_a_hedge_may_be_won_by_another_dialect() -> None:
+    gate = asyncio.Event()
+    other = Upstream(ANTHROPIC)
+    other.say("stream", STREAMS[ANTHROPIC]("text"))
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+
+    async with Peer(silent) as own, other.peer as peer:
+        snapshot = make_snapshot(
+            [channel_of(CHAT, 1, own.port), channel_of(ANTHROPIC, 2, peer.port)]
+        )
+        hedged = msgspec.structs.replace(snapshot.lines[1], hedge_ms=50)
+        async with Rig(msgspec.structs.replace(snapshot, lines={1: hedged})) as rig:
+            answer = Answer(await rig.say(asking(CHAT, REQUESTS[CHAT]("text"), "stream")))
+            assert answer.header("x-relay-translated") == "openai>anthropic"
+            assert read_stream(CHAT, answer.body).ending is not None
+            (end,) = await rig.ended()
+            assert (end.channel_id, end.translated) == (2, "openai>anthropic")
+        gate.set()
 
 
 async def test_a_client_that_leaves_takes_its_upstream_along() -> None:
@@ -365,3 +411,32 @@ async def test_signed_thinking_comes_back_to_who_signed_it(
         asked = thinking | second_turn(client)
         assert Answer(await rig.say(asking(client, asked, how))).status == 200
         assert wanted in upstream.asked.replace(b": ", b":")
+
+
+# --- over a WebSocket -----------------------------------------------------------------------------
+
+
+async def test_a_session_goes_on_over_a_channel_of_another_dialect() -> None:
+    upstream = Upstream(ANTHROPIC)
+    async with (
+        upstream.peer as peer,
+        standing(channel_of(ANTHROPIC, 1, peer.port)) as rig,
+        session(rig) as socket,
+    ):
+        upstream.say("stream", STREAMS[ANTHROPIC]("tools"))
+        asked = REQUESTS[RESPONSES]("tools")
+        first = await turn(socket, said="Weather?", tools=asked["tools"])
+        output = first[-1]["response"]["output"]
+        assert [item["call_id"] for item in output if item["type"] == "function_call"] == ["call_0"]
+        upstream.say("stream", STREAMS[ANTHROPIC]("text"))
+        answer = {"type": "function_call_output", "call_id": "call_0", "output": "Rain 0."}
+        previous = first[-1]["response"]["id"]
+        second = await turn(
+            socket, said=[answer], previous_response_id=previous, tools=asked["tools"]
+        )
+        assert second[-1]["response"]["output"][-1]["content"][0]["text"] == "Rain in Paris."
+        ask = read_request(ANTHROPIC, upstream.asked)
+        said = [part for turn in ask.turns for part in turn.parts]
+        assert [type(part).__name__ for part in said] == ["Text", "Call", "Result"]
+        ends = await rig.ended(2)
+        assert [end.translated for end in ends] == ["responses>anthropic"] * 2

@@ -53,6 +53,9 @@ class TranslatedAttempt(Attempt):
         self._terms: AnswerTerms = plan.terms_for(call, channel)
         self._endpoint: Endpoint = endpoint_of(self._upstream, stream=call.request.stream)
         self._dropped: tuple[str, ...] = plan.request_to(channel).dropped
+        if plan.sure:
+            # A comment may open the client's stream before anybody answers.
+            call.response.returned = self._described(())
 
     def fail(self, error: RelayError) -> None:
         """End with `error`, told in the client's dialect; see Attempt."""
@@ -62,11 +65,14 @@ class TranslatedAttempt(Attempt):
 
     def _announce(self, lost: tuple[str, ...]) -> None:
         """Have the answer's head say that it is translated, and what it is made without."""
+        self._returned += self._described(lost)
+
+    def _described(self, lost: tuple[str, ...]) -> bytes:
         lines = f"x-relay-translated: {self._plan.way(self.channel)}\r\n"
         dropped = (*self._dropped, *lost)
         if dropped:
             lines += f"x-relay-dropped: {','.join(dropped)}\r\n"
-        self._returned += lines.encode("ascii", "replace")
+        return lines.encode("ascii", "replace")
 
     def _failed_with(self, trouble: Trouble) -> RelayError:
         """Return what broke an answer while it was translated, as an error of its channel."""

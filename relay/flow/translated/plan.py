@@ -37,6 +37,9 @@ class CallTranslation:
         self.client: TranslateDialect = client
         self._kept = kept
         self._account_id = call.rights.account.id if call.rights.account is not None else 0
+        ways = {spoken_by(channel) for channel in call.rights.foreign}
+        self.sure = not call.rights.channels and len(ways) == 1
+        """Whoever is asked, it is translated in the same way."""
         self._foreign = frozenset(channel.id for channel in call.rights.foreign)
         self._requests: dict[int, TranslatedRequest] = {}
         self._wanted: dict[str, None] = {}
