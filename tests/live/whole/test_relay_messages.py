@@ -38,12 +38,35 @@ async def test_a_channel_of_anthropics_goes_live_and_is_metered(
     found = json.loads(await relay.cli("channel", "test", "messages", "--json"))
     assert found["ok"]
 
-    # Only a call in its own dialect meets the channel, of which all workers must have heard.
+    # All workers must have heard of the channel.
     await settle(relay, key, 200, "messages/count_tokens", {"model": "prose", "messages": said})
-    refused = await ask(relay, key, question("prose"))
-    assert refused.status == 404
-    assert "/v1/messages only" in refused.error["message"]
     assert (await ask(relay, key, question("steady"))).status == 200
+
+
+async def test_another_dialects_client_is_served_by_translation(
+    relay: RelayProcess, upstream: str
+) -> None:
+    await relay.apply(CATALOG.format(root=upstream.removesuffix("/v1")))
+    key = await relay.make_key("translated")
+    await settle(relay, key, 200, "chat/completions", question("prose"))
+    before = len(await relay.rows("translated", 1))
+    answer = await ask(relay, key, question("prose"))
+    assert (answer.status, answer.headers["x-relay-translated"]) == (200, "openai>anthropic")
+    usage = json.loads(answer.body)["usage"]
+    assert usage["completion_tokens"] == 5
+    row, *_ = await relay.rows("translated", before + 1)
+    assert (row["channel"], row["endpoint"], row["model"]) == (
+        *("messages", "chat/completions"),
+        "prose",
+    )
+    assert (row["output_tokens"], row["input_tokens"]) == (5, usage["prompt_tokens"])
+    shown = json.loads(await relay.cli("logs", "show", answer.request_id, "--json"))
+    assert shown["translated"] == "openai>anthropic" and float(shown["cost_usd"]) > 0
+    assert "openai>anthropic" in await relay.cli("logs", "show", answer.request_id)
+    refused = await ask(relay, key, question("prose", n=2))
+    assert (refused.status, refused.error["param"]) == (400, "n")
+    native = await ask(relay, key, question("steady"))
+    assert "x-relay-translated" not in native.headers
 
 
 async def test_its_client_is_served_and_its_calls_are_written_down(
