@@ -121,6 +121,7 @@ async def fill(connection: Connection, rows: int, days: int) -> None:
 
 
 async def _sum_up(connection: Connection) -> None:
+    """Make the sums; in the order of time, as the shipper writes them."""
     group = "account_id, key_id, model, line_id"
     for table, unit, more in (
         ("usage_minutes", "minute", f", {_steps()}"),
@@ -129,13 +130,13 @@ async def _sum_up(connection: Connection) -> None:
     ):
         await connection.execute(
             f"""INSERT INTO {table} SELECT date_trunc('{unit}', ended_at, 'UTC'), {group}, {_SUMS}
-            {more} FROM request_log GROUP BY 1, 2, 3, 4, 5""",  # noqa: S608
+            {more} FROM request_log GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2""",  # noqa: S608
             timeout=3600,
         )
     await connection.execute(
         f"""INSERT INTO usage_failures SELECT date_trunc('minute', ended_at, 'UTC'), {group},
         status, error_code, {_SUMS} FROM request_log WHERE status <> 200
-        GROUP BY 1, 2, 3, 4, 5, 6, 7""",  # noqa: S608
+        GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2""",  # noqa: S608
         timeout=3600,
     )
     await connection.execute(
@@ -172,6 +173,20 @@ FILTERS: Final = {
     "model (rare), 429": {"model": "rare", "status": "429"},
     "address, key": {"ip": "203.0.113.9", "key": "1"},
     "address, 429": {"ip": "203.0.113.9", "status": "429"},
+    "address, 5xx": {"ip": "203.0.113.9", "status": "5xx"},
+    "address, model (1 %)": {"ip": "203.0.113.9", "model": "seldom"},
+    "address, model (rare)": {"ip": "203.0.113.9", "model": "rare"},
+    "address, over 2 s": {"ip": "203.0.113.9", "min_ms": 2_000},
+    "address, over 10 min": {"ip": "203.0.113.9", "min_ms": 600_000},
+    "address (rare), key": {"ip": "198.51.100.7", "key": "1"},
+    "network, key (rare)": {"ip": "203.0.113.0/24", "key": "21"},
+    "key, over 2 s": {"key": "1", "min_ms": 2_000},
+    "key, over 10 min": {"key": "1", "min_ms": 600_000},
+    "key, over 0.0005 USD": {"key": "1", "min_usd": "0.0005"},
+    "key, line (rare)": {"key": "1", "line": "line-5"},
+    "key, 429": {"key": "1", "status": "429"},
+    "model, 5xx": {"model": "model-3", "status": "5xx"},
+    "line, 429": {"line": "line-2", "status": "429"},
 }
 """Of account "acme", over 90 days."""
 

@@ -7,7 +7,7 @@ last of them.
 """
 
 import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -22,6 +22,7 @@ from relay.console.queries.forms import (
     to_us,
 )
 from relay.console.rows import CallPage, CallRow
+from relay.store.log.hours import OK_STATUS
 from relay.store.log.reports import REQUEST_ID_PREFIX
 from relay.store.postgres import Connection
 from relay.units import format_usd
@@ -87,6 +88,10 @@ _SPANS: Final = """
         WINDOW newer AS (ORDER BY since DESC)
     ) AS counted
     WHERE seen - calls < $3 ORDER BY since DESC LIMIT $4"""
+# Just the newest spans that hold one.
+_FEW: Final = """
+    SELECT DISTINCT {at} AS since FROM {table} WHERE {at} >= $1 AND {at} < $2 AND {conditions}
+    ORDER BY {at} DESC LIMIT $3"""
 _IDS: Final = {
     "key": """SELECT id FROM keys WHERE ($1::bigint IS NULL OR account_id = $1)
         AND (id::text = $2 OR name = $2 OR last4 = $2) LIMIT 100""",
@@ -153,6 +158,8 @@ def add_failed(query: "_Conditions", wanted: Resolved) -> None:
         first, last = wanted.status
         query.add("status >= {}", first)
         query.add("status <= {}", last)
+        if wanted.is_failure:
+            query.texts.append(f"status <> {OK_STATUS}")  # said, so that the failures' index fits
     if wanted.code is not None:
         query.add("error_code = {}", wanted.code)
 
@@ -219,6 +226,48 @@ def _narrow(wanted: Resolved, before: LogCursor | None) -> Resolved:
     return msgspec.structs.replace(wanted, since=since, until=until)
 
 
+class _Told(NamedTuple):
+    """Which sums tell of a filter, by which unit of time."""
+
+    parts: dict[str, str]
+    length: datetime.timedelta
+    query: _Conditions
+
+    @classmethod
+    def of(cls, wanted: Resolved, first: int) -> "_Told":
+        """Choose for a filter; placeholders come behind `first`."""
+        query = _Conditions(first)
+        add_summed(query, wanted, strangers=True)
+        if wanted.is_failure:
+            add_failed(query, wanted)
+            at, table, length = "minute", "usage_failures", datetime.timedelta(minutes=1)
+        else:
+            at, table, length = "hour", "usage_hours", datetime.timedelta(hours=1)
+            if wanted.min_us:
+                query.add("total_us_max >= {}", wanted.min_us)
+            if wanted.min_nanos:
+                query.add("cost_nanos_max >= {}", wanted.min_nanos)
+        counted = not (wanted.min_us or wanted.min_nanos)
+        parts = {"at": at, "table": table, "calls": "sum(requests)" if counted else "1"}
+        return cls({**parts, "conditions": query.text}, length, query)
+
+
+async def _find_few_spans(
+    connection: Connection, wanted: Resolved, until: datetime.datetime
+) -> list[Span]:
+    """Return where to read for an address, of which the sums know nothing.
+
+    Where the rest of the filter fits in few spans only, these; else all, by the address' index.
+    """
+    whole = wanted.since.replace(minute=0, second=0, microsecond=0)
+    told = _Told.of(wanted, 3)
+    statement = _FEW.format(**told.parts)
+    found = await connection.fetch(statement, whole, until, SPANS_PER_ROUND, *told.query.values)
+    if len(found) == SPANS_PER_ROUND:
+        return [(wanted.since, until)]
+    return _join([(max(row[0], wanted.since), min(row[0] + told.length, until)) for row in found])
+
+
 async def _find_spans(
     connection: Connection, wanted: Resolved, until: datetime.datetime, calls: int
 ) -> tuple[list[Span], datetime.datetime | None]:
@@ -226,31 +275,19 @@ async def _find_spans(
     if wanted.since >= until:
         return [], None
     long = (until - wanted.since).total_seconds() > SPARSE_S
-    if not (long and wanted.is_sparse) or wanted.ip or wanted.request_id:
+    if not (long and wanted.is_sparse) or wanted.request_id:
         return [(wanted.since, until)], None
-    failed = wanted.code is not None or (wanted.status is not None and wanted.status[0] > 200)
-    query = _Conditions(4)
-    add_summed(query, wanted, strangers=True)
-    if failed:
-        add_failed(query, wanted)
-        at, table, length = "minute", "usage_failures", datetime.timedelta(minutes=1)
-    else:
-        at, table, length = "hour", "usage_hours", datetime.timedelta(hours=1)
-        if wanted.min_us:
-            query.add("total_us_max >= {}", wanted.min_us)
-        if wanted.min_nanos:
-            query.add("cost_nanos_max >= {}", wanted.min_nanos)
-    counted = not (wanted.min_us or wanted.min_nanos)
-    statement = _SPANS.format(
-        at=at, table=table, calls="sum(requests)" if counted else "1", conditions=query.text
-    )
+    if wanted.ip:
+        return await _find_few_spans(connection, wanted, until), None
+    told = _Told.of(wanted, 4)
+    statement, length = _SPANS.format(**told.parts), told.length
     whole = wanted.since.replace(minute=0, second=0, microsecond=0)
     # A filter that many calls fit is answered by its newest day; only a rare one looks far back.
     back = datetime.timedelta(days=1)
     while True:
         since = max(whole, until - back)
         found = await connection.fetch(
-            statement, since, until, calls, SPANS_PER_ROUND, *query.values
+            statement, since, until, calls, SPANS_PER_ROUND, *told.query.values
         )
         enough = bool(found) and (found[-1]["seen"] >= calls or len(found) == SPANS_PER_ROUND)
         if enough or since == whole:

@@ -182,6 +182,11 @@ class CallFilter(msgspec.Struct, frozen=True, kw_only=True):
         return not (self.ip or self.request_id or self.min_us or self.min_nanos)
 
     @property
+    def is_failure(self) -> bool:
+        """Whether only calls fit that were not answered with 200."""
+        return self.code is not None or (self.status is not None and self.status[0] > 200)
+
+    @property
     def is_sparse(self) -> bool:
         """Whether few of many calls may fit: worth to ask first in which hours they are."""
         return bool(
