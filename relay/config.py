@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from relay.errors import ConfigError
+from relay.outside import REFERENCE, WEBHOOK, Stripe, find_problem
 from relay.slow_models import SLOW_MODELS, Deadlines
 from relay.units import parse_multiplier, parse_usd
 
@@ -210,6 +211,7 @@ class Billing(Section, frozen=True):
     """What a recharge is topped up by: from this many USD on, this share (`"100" = "0.05"`)."""
     payment_secret: str = ""
     """Reference to what payment callbacks are signed with. Empty: they are refused."""
+    stripe: Stripe = Stripe()
     enterprise_group: str = ""
     """The group an account is moved to when it has earned it. Empty: nobody is moved."""
     enterprise_cny: str = "3000"
@@ -355,12 +357,7 @@ _PROBLEMS: Final = {
 }
 """What to say instead of a library's message, which quotes the value."""
 
-WEBHOOK: Final = re.compile(
-    r"https://[^/?#\s]+\S*|http://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?([/?#]\S*)?"
-)
-"""URLs under which nobody can read along: https, or http to this very machine."""
 _ADDRESS: Final = re.compile(r"https?://[^/?#\s]+[^?#\s]*")
-_REFERENCE: Final = re.compile("(env|file|cred):")
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -406,11 +403,14 @@ def check(config: "Config") -> None:
         with _named(f"billing.{name}"):
             _check_amount(getattr(config.billing, name))
     with _named("billing.payment_secret"):
-        if config.billing.payment_secret and not _REFERENCE.match(config.billing.payment_secret):
+        if config.billing.payment_secret and not REFERENCE.match(config.billing.payment_secret):
             raise ValueError
+    problem = find_problem(config.billing.stripe)
+    if problem is not None:
+        raise ValueError(problem)
     with _named("alerts.webhook"):
         webhook = config.alerts.webhook
-        if webhook and not (_REFERENCE.match(webhook) or WEBHOOK.fullmatch(webhook)):
+        if webhook and not (REFERENCE.match(webhook) or WEBHOOK.fullmatch(webhook)):
             raise ValueError
 
 

@@ -12,6 +12,8 @@ shapes         The facts and the results of billing, immutable; what is computed
                this
 signature      The signature of a payment callback: HMAC-SHA256 over timestamp, a dot, and the raw
                body. Pure
+stripe         What Stripe says of a payment page: its signature, and the fields that money depends
+               on. Pure
 tariff         A price as one group pays it, in lowest terms: the hot path computes holds and
                charges from it
 unpriced       What a call asks for that its model has no price for: refused by name, never given

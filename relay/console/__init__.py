@@ -1,6 +1,8 @@
 """The console: a process of its own that shows and changes, and carries no call.
 
 account_notices  Tells an account itself, by the webhook it gave, of what its operator is told
+checkout         Payment pages at Stripe: made for an order, and asked how they stand
+checkout_orders  Orders that are paid at Stripe: their pages, and asking how they stand
 headers          What every answer of the console says to a browser: nothing from elsewhere,
                  nothing inline
 render           Views into HTML: one Jinja environment, the filters of numbers and moments, texts,

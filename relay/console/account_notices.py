@@ -49,8 +49,8 @@ _CLAIM: Final = """
         UNION ALL
         SELECT account_id, 'order_stuck', order_no, json_build_object('order', order_no)
         FROM account_contacts JOIN orders USING (account_id)
-        WHERE status = 'pending' AND orders.created_at BETWEEN now() - interval '1 day'
-            AND now() - interval '10 minutes'
+        WHERE status = 'pending' AND closed_at IS NULL AND orders.created_at
+            BETWEEN now() - interval '1 day' AND now() - interval '10 minutes'
     ), claimed AS (
         INSERT INTO account_told (account_id, event, subject)
         SELECT account_id, event, subject FROM found ORDER BY 1, 2, 3 LIMIT $1

@@ -235,6 +235,12 @@ class OrderRow(Row, frozen=True):
     """Pending for 10 minutes or more: its holder is told what to do."""
     note: str
     """What its holder wrote to support."""
+    provider: str = ""
+    """stripe; "" = as its holder and the operator agree, or a shop's callback."""
+    checkout_url: str = ""
+    """Where a pending order is paid."""
+    closed_at: Moment | None = None
+    """Since when nobody is expected to pay it any more."""
 
 
 class BonusRow(Row, frozen=True):

@@ -17,10 +17,12 @@ from typing import Final
 import asyncpg
 
 from relay.config import Config
+from relay.console.checkout import StripeCheckout
 from relay.console.render import Renderer, StaticFiles
 from relay.console.signin.passwords import Passwords
 from relay.console.signin.throttle import Throttle
 from relay.console.signin.users import Side
+from relay.control.api.stripe import resolve_stripe
 from relay.errors import RateLimited, Unavailable
 from relay.store import postgres
 from relay.store.embedded.locate import database_url, redis_url
@@ -48,6 +50,8 @@ class Services:
         self.renderer = Renderer(self.static)
         self.passwords = Passwords()
         self.throttle = Throttle(time.monotonic)
+        key, _ = resolve_stripe(config.billing)
+        self.stripe = StripeCheckout(config.billing.stripe.api, key) if key.reveal() else None
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
         self._exports = asyncio.Semaphore(EXPORTS_MAX)

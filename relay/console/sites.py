@@ -29,6 +29,7 @@ from relay.console.server import LANGUAGE_COOKIE, ConsoleServer, local_path
 from relay.console.services import Services
 from relay.console.signin.actor import Permit
 from relay.control.api.payment import PaymentHook
+from relay.control.api.stripe import StripeHook, resolve_stripe
 from relay.control.watch.notices import Notices
 from relay.errors import BadRequest
 from relay.store.secrets import refs as secret_refs
@@ -87,7 +88,22 @@ def account_side(services: Services, notices: Notices) -> ConsoleServer:
         summary="A shop tells, signed, that an order is paid",
         answer=dict[str, Any],
     )
-    routes = (*ACCOUNT_ROUTES, payment)
+    hook_of_stripe = StripeHook(
+        billing_config, resolve_stripe(billing_config)[1], services.connect, notices
+    )
+
+    async def receive_of_stripe(ask: Ask) -> web.StreamResponse:
+        return await hook_of_stripe.receive(ask.request)
+
+    stripe = Route(
+        method="POST",
+        path="/hooks/stripe",
+        permit=Permit.PUBLIC,
+        work=receive_of_stripe,
+        summary="Stripe tells, signed, how a payment page ended",
+        answer=dict[str, Any],
+    )
+    routes = (*ACCOUNT_ROUTES, payment, stripe)
     return ConsoleServer(
         "account", services, (*routes, _document(routes, "relay: account")), ACCOUNT_PAGES
     )

@@ -172,7 +172,7 @@ def _money_pages() -> dict[str, views.View]:
             bonus=[rows.BonusRow(from_usd="100", share="0.05")],
             currencies=["USD", "CNY"],
             cny_per_usd="7.2",
-            providers=["stripe", "manual"],
+            providers=["stripe", ""],
             enterprise_cny="3000",
             recharged_cny="1860",
             statements=[month],

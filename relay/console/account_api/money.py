@@ -1,11 +1,13 @@
 """The money of an account: balance, ledger, orders, codes, prices."""
 
+import contextlib
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from relay.billing.recharge import Currency
+from relay.console import checkout_orders
 from relay.console.queries import money as queries
 from relay.console.queries import prices
 from relay.console.queries.forms import MomentCursor, PageQuery, Text, decode_cursor
@@ -14,6 +16,7 @@ from relay.console.routes import Ask, Route
 from relay.console.rows import BalanceRow, ChangeRow, OrderRow, PriceRow, StatementRow
 from relay.console.signin import audit
 from relay.console.signin.actor import Permit
+from relay.errors import NotFound, Unavailable
 from relay.store.billing import codes, orders, recharges
 from relay.units import format_multiplier, format_usd
 
@@ -25,6 +28,8 @@ class OrderRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     amount: Amount
     currency: Currency = Currency.USD
+    provider: Literal["", "stripe"] = ""
+    """stripe: the answer's checkout_url is where it is paid; "": as agreed with the operator."""
 
 
 class RedeemRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -118,11 +123,37 @@ async def open_order(ask: Ask, wanted: OrderRequest) -> OrderRow:
             order_no=number,
             actor=actor.label,
         )
+        if wanted.provider:
+            checkout_orders.check_order(ask.services, order)
+        order = msgspec.structs.replace(order, provider=wanted.provider)
         await orders.open_order(connection, order)
-        said = f"{wanted.amount} {wanted.currency}"
+        said = f"{wanted.amount} {wanted.currency} {wanted.provider}".strip()
         await audit.note(connection, actor, "order.open", number, said)
-        found = await queries.list_orders(connection, account_id=actor.own, limit=1, search=number)
+    if wanted.provider:
+        with contextlib.suppress(Unavailable):  # the order stands, and its page is made later
+            await checkout_orders.make_page(ask.services, number, actor.own)
+    return await find_order(ask, number)
+
+
+async def find_order(ask: Ask, number: str) -> OrderRow:
+    """Return an order of the actor's account.
+
+    Raises:
+        NotFound: CLIENT; there is none of that number.
+    """
+    async with ask.services.connect() as connection:
+        found = await queries.list_orders(
+            connection, account_id=ask.actor.own, limit=1, search=number
+        )
+    if not found.orders or found.orders[0].order != number:
+        raise NotFound("there is no such order")
     return found.orders[0]
+
+
+async def check_order(ask: Ask, number: str) -> OrderRow:
+    """Ask the provider how an order of the actor's account stands; what is paid is credited."""
+    await checkout_orders.check(ask.services, number, ask.actor.own)
+    return await find_order(ask, number)
 
 
 async def redeem(ask: Ask, code: str) -> Redeemed:
@@ -145,6 +176,10 @@ async def redeem(ask: Ask, code: str) -> Redeemed:
 
 async def _open_order(ask: Ask) -> OrderRow:
     return await open_order(ask, ask.body)
+
+
+async def _check_order(ask: Ask) -> OrderRow:
+    return await check_order(ask, ask.part("order"))
 
 
 async def _redeem(ask: Ask) -> Redeemed:
@@ -192,6 +227,12 @@ ROUTES: Final = (
         body=OrderRequest,
         answer=OrderRow,
         status=201,
+    ),
+    _post(
+        "orders/{order}/check",
+        _check_order,
+        "Ask the provider whether an order is paid; then it is credited",
+        answer=OrderRow,
     ),
     _get("statements", _statements, "Months that add up exactly", answer=Statements),
     _post("codes/redeem", _redeem, "Redeem a code, once", body=RedeemRequest, answer=Redeemed),

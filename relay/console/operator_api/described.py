@@ -20,6 +20,7 @@ from relay.control.api.money import (
 )
 from relay.control.api.payment import Payment
 from relay.control.api.queries import LogQuery, UsageQuery
+from relay.control.api.stripe import Event
 
 Rows = dict[str, Any]
 
@@ -47,6 +48,7 @@ DESCRIBED: Final = (
     _route(
         "POST", "/hooks/payment", "A shop tells of a payment", permit=Permit.PUBLIC, body=Payment
     ),
+    _route("POST", "/hooks/stripe", "Stripe tells of a page", permit=Permit.PUBLIC, body=Event),
     _route("GET", "keys", "Keys of all accounts"),
     _route("POST", "keys", "Make a key; told this once", body=KeyRequest, status=201),
     _route("DELETE", f"keys/{ID}", "Delete a key for good"),

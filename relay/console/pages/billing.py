@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from relay.billing.recharge import Currency
+from relay.console import checkout_orders
 from relay.console.account_api import money as api
 from relay.console.account_api.money import OrderRequest
 from relay.console.pages.looking import as_curl, kept
@@ -64,7 +65,7 @@ async def _draw(ask: Ask, connection: Connection, before: LedgerCursor | None) -
         bonus=[BonusRow(from_usd=usd, share=share) for usd, share in billing.bonus.items()],
         currencies=[one.value for one in Currency],
         cny_per_usd=billing.cny_per_usd,
-        providers=["manual"],
+        providers=["stripe", ""] if ask.services.stripe is not None else [""],
         enterprise_cny=billing.enterprise_cny if to_earn else None,
         recharged_cny=format_usd(await sum_recharged_cny(connection, account_id)),
         statements=await money.list_statements(connection, account_id),
@@ -72,14 +73,39 @@ async def _draw(ask: Ask, connection: Connection, before: LedgerCursor | None) -
 
 
 async def _open_order(ask: Ask) -> Redirect:
-    body = {"amount": ask.text("amount", 40), "currency": ask.text("currency", 8) or "USD"}
+    body = {
+        "amount": ask.text("amount", 40),
+        "currency": ask.text("currency", 8) or "USD",
+        "provider": ask.text("provider", 16),
+    }
     try:
         wanted = msgspec.convert(body, OrderRequest)
     except msgspec.ValidationError as error:
         raise BadRequest(str(error)) from None
     order = await api.open_order(ask, wanted)
-    text = f"Order {order.order} is open: name it with your payment of {order.amount} "
-    return Redirect("/billing", Notice(kind="good", text=f"{text}{order.currency}."))
+    if order.provider:
+        text = f"Order {order.order} is open: pay it at Stripe, then it is credited by itself."
+    else:
+        text = f"Order {order.order} is open: name it with your payment of {order.amount} "
+        text += f"{order.currency}."
+    return Redirect("/billing", Notice(kind="good", text=text))
+
+
+async def _pay_order(ask: Ask) -> Redirect:
+    """Make the page of an order that has none: Stripe did not answer when it was opened."""
+    number = ask.part("order")
+    await checkout_orders.make_page(ask.services, number, ask.actor.own)
+    text = f"Order {number} can be paid now: follow its link."
+    return Redirect("/billing", Notice(kind="good", text=text))
+
+
+async def _check_order(ask: Ask) -> Redirect:
+    order = await api.check_order(ask, ask.part("order"))
+    if order.status == "credited":
+        notice = Notice(kind="good", text=f"Order {order.order} is paid and credited.")
+    else:
+        notice = Notice(kind="warn", text=f"Stripe has no payment for order {order.order} yet.")
+    return Redirect("/billing", notice)
 
 
 async def _note_order(ask: Ask) -> Redirect:
@@ -139,6 +165,8 @@ PAGES: Final = (
     ),
     _post("/billing/orders", _open_order),
     _post("/billing/orders/{order}/note", _note_order),
+    _post("/billing/orders/{order}/pay", _pay_order),
+    _post("/billing/orders/{order}/check", _check_order),
     _post("/billing/redeem", _redeem),
     _post("/billing/alert", _set_alert),
 )

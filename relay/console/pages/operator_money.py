@@ -3,7 +3,7 @@
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from relay.billing.recharge import Currency
+from relay.console import checkout_orders
 from relay.console.pages.looking import kept
 from relay.console.queries import money, prices
 from relay.console.queries.forms import MomentCursor, decode_cursor
@@ -18,7 +18,7 @@ from relay.console.views import (
     PriceDraft,
     PricePreview,
 )
-from relay.errors import BadRequest
+from relay.errors import BadRequest, Conflict
 from relay.model import Price
 from relay.store.billing import orders, recharges
 from relay.store.catalog.snapshot import PRICES, read_price
@@ -72,25 +72,40 @@ async def _credit_order(ask: Ask) -> Redirect:
         raise BadRequest("reason: say how you know that it is paid", param="reason")
     billing = ask.services.config.billing
     async with ask.services.connect() as connection, connection.transaction():
-        row = await money.find_order(connection, number)
-        account: str = await connection.fetchval(
-            "SELECT name FROM accounts WHERE id = $1", row["account_id"]
-        )
-        order = await recharges.compose_order(
-            connection,
-            billing,
-            account,
-            (format_usd(row["amount_nanos"]), Currency(row["currency"])),
-            order_no=number,
-            actor=ask.actor.label,
-        )
-        await orders.mark_paid(connection, order)
-        done, _ = await recharges.credit_paid(connection, billing, number, order.account_id)
+        known = await orders.find_order(connection, number)
+        await orders.confirm_paid(connection, number, payment="")
+        done, _ = await recharges.credit_paid(connection, billing, number, known.account_id)
         await audit.note(
-            connection, ask.actor, "order.credit", number, reason, account_id=order.account_id
+            connection, ask.actor, "order.credit", number, reason, account_id=known.account_id
         )
     said = "is credited" if done.fresh else "had been credited before"
     return Redirect("/orders", Notice(kind="good", text=f"Order {number} {said}."))
+
+
+async def _check_order(ask: Ask) -> Redirect:
+    """Ask the provider how an order stands; what is paid is credited."""
+    number = ask.part("order")
+    page = await checkout_orders.check(ask.services, number, None)
+    async with ask.services.connect() as connection:
+        known = await orders.find_order(connection, number)
+        await audit.note(
+            connection, ask.actor, "order.check", number, known.status, account_id=known.account_id
+        )
+    if known.status == "credited":
+        return Redirect("/orders", Notice(kind="good", text=f"Order {number} is credited."))
+    told = "no page was made" if page is None else f"{page.status}, {page.payment_status}"
+    return Redirect("/orders", Notice(kind="warn", text=f"Stripe says of {number}: {told}."))
+
+
+async def _close_order(ask: Ask) -> Redirect:
+    """Take an order out of the queue; money that comes after all is credited all the same."""
+    number = ask.part("order")
+    async with ask.services.connect() as connection, connection.transaction():
+        known = await orders.find_order(connection, number)
+        if not await orders.close_order(connection, number):
+            raise Conflict("this order is paid")
+        await audit.note(connection, ask.actor, "order.close", number, account_id=known.account_id)
+    return Redirect("/orders", Notice(kind="good", text=f"Order {number} waits no longer."))
 
 
 async def _show_prices(ask: Ask) -> Shown:
@@ -220,6 +235,8 @@ def _page(method: str, path: str, work: Any) -> Page:
 PAGES: Final = (
     _page("GET", "/orders", _show_orders),
     _page("POST", "/orders/{order}/credit", _credit_order),
+    _page("POST", "/orders/{order}/check", _check_order),
+    _page("POST", "/orders/{order}/close", _close_order),
     _page("GET", "/prices", _show_prices),
     _page("POST", "/prices/preview", _preview),
     _page("POST", "/prices", _set_price),

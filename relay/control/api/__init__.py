@@ -7,4 +7,5 @@ money      Money on the admin listener, for whoever holds the admin token
 payment    POST /hooks/payment: the shop tells, signed, that an order is paid
 queries    What a caller of the admin API asks for in a query string, as typed filters
 readiness  Is this relay fit to take calls? Judged from what its workers publish
+stripe     POST /hooks/stripe: Stripe tells, signed, how a payment page ended
 """

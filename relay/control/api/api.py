@@ -6,7 +6,7 @@
     GET  /admin/v1/logs           /{request id}: with its receipt
     GET  /admin/v1/usage          requests, tokens, errors, cost over time
     GET  /admin/v1/keys/{id}/addresses     where a key was used from
-    money: see money_api.py        POST /hooks/payment: see payment.py
+    money: see money_api.py        POST /hooks/payment, /hooks/stripe: see payment.py, stripe.py
     everything else: the operator's pages, in a process of their own; see console_proxy.py
 
 Rows are those of the commands with --json; money is decimal strings in USD. A failure is
@@ -38,6 +38,7 @@ from relay.control.api.money import ACTOR, MoneyApi
 from relay.control.api.payment import PaymentHook
 from relay.control.api.queries import parse_log_query, parse_usage_query
 from relay.control.api.readiness import judge
+from relay.control.api.stripe import StripeHook, resolve_stripe
 from relay.control.console_proxy import PASSED_ON, ConsoleProxy
 from relay.control.watch.notices import Notices
 from relay.errors import BadRequest, Unauthenticated
@@ -124,6 +125,9 @@ class AdminApi:
             config.billing.payment_secret, os.environ, path="billing.payment_secret", optional=True
         )
         self._payment = PaymentHook(config.billing, secret, self._connection, notices)
+        self._stripe = StripeHook(
+            config.billing, resolve_stripe(config.billing)[1], self._connection, notices
+        )
 
     def application(self) -> web.Application:
         """Return the routes as an application."""
@@ -148,6 +152,7 @@ class AdminApi:
                 web.get(r"/admin/v1/keys/{id:\d+}/addresses", self._list_addresses),
                 *self._money.routes(),
                 web.post("/hooks/payment", self._payment.receive),
+                web.post("/hooks/stripe", self._stripe.receive),
                 web.route("*", PASSED_ON, self._console.pass_on),
             ]
         )

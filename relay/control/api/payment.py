@@ -39,6 +39,7 @@ BODY_S: Final = 10.0
 SENDER: Final = "payment callback"
 
 Connect = Callable[[], AbstractAsyncContextManager[Connection]]
+Clock = Callable[[], float]
 Text = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
@@ -71,7 +72,7 @@ class PaymentHook:
         connect: Connect,
         notices: Notices,
         *,
-        now_s: Callable[[], float] = wall_s,
+        now_s: Clock = wall_s,
     ) -> None:
         self._billing = billing
         self._secret = secret.reveal().encode()
@@ -86,7 +87,7 @@ class PaymentHook:
         timestamp = request.headers.get("x-relay-timestamp", "")
         if not is_fresh(timestamp, self._now_s()):
             raise Unauthenticated("x-relay-timestamp is missing, or too far from now")
-        body = await _read(request)
+        body = await read_body(request)
         signatures = request.headers.get("x-relay-signature", "")
         if not is_signed(self._secret, timestamp, signatures, body):
             raise Unauthenticated("x-relay-signature does not match")
@@ -122,7 +123,13 @@ class PaymentHook:
         return {**row, "status": "credited"}
 
 
-async def _read(request: web.Request) -> bytes:
+async def read_body(request: web.Request) -> bytes:
+    """Return a callback's body.
+
+    Raises:
+        TooLarge: CLIENT; more than a callback has.
+        RequestTimeout: CLIENT; it dripped.
+    """
     if (request.content_length or 0) > BODY_BYTES_MAX:
         raise TooLarge("a callback has at most 16 KiB")
     try:

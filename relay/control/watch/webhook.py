@@ -13,9 +13,10 @@ import aiohttp
 import msgspec
 import orjson
 
-from relay.config import WEBHOOK, Config
+from relay.config import Config
 from relay.errors import ConfigError
 from relay.model import Secret
+from relay.outside import WEBHOOK
 from relay.store.secrets import refs as secret_refs
 from relay.tasks import first_of
 

@@ -42,6 +42,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """The exchange rate it was made at: kept with it, for the enterprise rule."""
     credit: Credit
     actor: str = ""
+    provider: str = ""
+    """Who it is paid through; "" = as its holder and the operator agree, or a shop's callback."""
 
 
 class Recharged(msgspec.Struct, frozen=True):
@@ -59,8 +61,8 @@ async def open_order(connection: Connection, order: Order) -> str:
     """
     await connection.execute(
         """INSERT INTO orders (order_no, account_id, currency, amount_nanos, cny_per_usd_nanos,
-            paid_nanos, bonus_nanos, actor)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (order_no) DO NOTHING""",
+            paid_nanos, bonus_nanos, actor, provider)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (order_no) DO NOTHING""",
         order.order_no,
         order.account_id,
         order.currency.value,
@@ -69,6 +71,7 @@ async def open_order(connection: Connection, order: Order) -> str:
         order.credit.paid_nanos,
         order.credit.bonus_nanos,
         order.actor,
+        order.provider,
     )
     known = await connection.fetchrow(
         "SELECT account_id, currency, amount_nanos, status FROM orders WHERE order_no = $1",
@@ -98,6 +101,71 @@ async def mark_paid(connection: Connection, order: Order, *, payment: str = "") 
             order.order_no,
             payment,
         )
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """An order as it was opened, and how it is paid."""
+
+    order_no: str
+    account_id: int
+    account: str
+    status: str
+    currency: Currency
+    amount_nanos: int
+    provider: str
+    checkout: str
+    """The provider's own number of the payment page, "" = none was made yet."""
+    checkout_url: str
+
+
+async def find_order(connection: Connection, order_no: str, account_id: int | None = None) -> Known:
+    """Return an order; of this account only, where one is given.
+
+    Raises:
+        NotFound: CLIENT; there is none of that number.
+    """
+    row = await connection.fetchrow(
+        """SELECT order_no, account_id, accounts.name AS account, status, currency, amount_nanos,
+            provider, checkout, checkout_url
+        FROM orders JOIN accounts ON accounts.id = account_id
+        WHERE order_no = $1 AND ($2::bigint IS NULL OR account_id = $2)""",
+        order_no,
+        account_id,
+    )
+    if row is None:
+        raise NotFound("there is no such order")
+    return msgspec.convert(dict(row), Known)
+
+
+async def confirm_paid(connection: Connection, order_no: str, *, payment: str) -> None:
+    """Keep that the money for a known order is there; a second time changes nothing."""
+    await connection.execute(
+        """UPDATE orders SET status = 'paid', paid_at = now(), payment = $2
+        WHERE order_no = $1 AND status = 'pending'""",
+        order_no,
+        payment,
+    )
+
+
+async def keep_checkout(connection: Connection, order_no: str, checkout: str, url: str) -> None:
+    """Keep where a pending order is paid: the first page that was made."""
+    await connection.execute(
+        """UPDATE orders SET checkout = $2, checkout_url = $3
+        WHERE order_no = $1 AND checkout = '' AND status = 'pending'""",
+        order_no,
+        checkout,
+        url,
+    )
+
+
+async def close_order(connection: Connection, order_no: str) -> bool:
+    """Keep that a pending order will not be paid; return whether it was pending."""
+    done = await connection.fetchval(
+        """UPDATE orders SET closed_at = coalesce(closed_at, now())
+        WHERE order_no = $1 AND status = 'pending' RETURNING true""",
+        order_no,
+    )
+    return bool(done)
 
 
 async def credit_order(connection: Connection, order_no: str) -> Recharged:

@@ -1,0 +1,46 @@
+"""Tables of relay.toml about who is outside: payment; and what names them may have.
+
+Each is off while its first field is empty. Secrets are references: env:NAME, file:PATH, cred:NAME.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+WEBHOOK: Final = re.compile(
+    r"https://[^/?#\s]+\S*|http://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?([/?#]\S*)?"
+)
+"""URLs under which nobody can read along: https, or http to this very machine."""
+REFERENCE: Final = re.compile("(env|file|cred):")
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of relay.toml; unknown keys are refused."""
+
+
+class Stripe(Table, frozen=True):
+    """`[billing.stripe]`: Stripe Checkout. Both references empty: it is not offered."""
+
+    secret_key: str = ""
+    """Reference to the key that payment pages are made with (sk_... or a restricted rk_...)."""
+    webhook_secret: str = ""
+    """Reference to the signing secret (whsec_...) of the endpoint https://CONSOLE/hooks/stripe,
+    which is sent checkout.session.completed, .expired and .async_payment_succeeded, _failed."""
+    api: str = "https://api.stripe.com"
+
+
+def find_problem(stripe: Stripe) -> str | None:
+    """Return what cannot work, after the path of its table; None: all can."""
+    if not _is_stripe(stripe):
+        return (
+            "billing.stripe: secret_key and webhook_secret are env:NAME, file:PATH or cred:NAME, "
+            "and both are needed; api is an https URL"
+        )
+    return None
+
+
+def _is_stripe(stripe: Stripe) -> bool:
+    references = (stripe.secret_key, stripe.webhook_secret)
+    good = not any(references) or all(REFERENCE.match(one) for one in references)
+    return good and bool(WEBHOOK.fullmatch(stripe.api))
