@@ -12,6 +12,7 @@ launch         Bring the whole relay up in order, and down in the opposite one
 lifeline       The one connection between the supervisor and a child: settings down, signs of life
                up
 listeners      Listening sockets: opened once by the supervisor, before and beyond every worker
+memory         What a worker does with memory that it frees: a bounded part stays, for the next body
 slots          The places the supervisor keeps filled, and how patient it is with who fills them
 supervisor     Keep the relay's processes running
 systemd        Talk to systemd: readiness, status, watchdog

@@ -28,6 +28,7 @@ from relay.flow.reserve.limits import LimitReservation
 from relay.limits.estimate import Estimator
 from relay.process import hardening
 from relay.process.lifeline import Lifeline, Settings, end_within
+from relay.process.memory import keep_freed_memory
 from relay.store import metrics as worker_metrics
 from relay.store.billing.credit_lender import PostgresLender
 from relay.store.catalog.follower import CatalogFollower
@@ -66,6 +67,7 @@ def run_worker(lifeline: Lifeline) -> None:
     assert listener is not None, "a worker is given its socket"
     hardening.refuse_dumps()
     hardening.raise_file_limit()
+    keep_freed_memory()
     uvloop.run(_run(settings, lifeline, listener))
 
 

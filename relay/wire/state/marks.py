@@ -85,16 +85,16 @@ def marks_of(endpoint: Endpoint, fields: Fields, body: bytes) -> tuple[bytes, ..
     """
     marks: list[bytes] = []
     blob = BLOB_KINDS.get(endpoint)
-    if blob is not None and body.find(blob[1]) >= 0:
+    if blob is not None and body.rfind(blob[1]) >= 0:
         marks += blob_marks(blob[0], body)
-    if endpoint in _FILES and body.find(b'"file_id"') >= 0:
+    if endpoint in _FILES and body.rfind(b'"file_id"') >= 0:
         marks += [FILE + name for name in _FILE.findall(body)]
-    elif endpoint in _CONTENT and body.find(b"/files/") >= 0:
+    elif endpoint in _CONTENT and body.rfind(b"/files/") >= 0:
         marks += [FILE + name for name in _FILE_URI.findall(body)]
     names: tuple[tuple[str, bytes], ...] = ()
     if endpoint in _RESPONSES:
         names = _NAMES
-        if body.find(b'"item_reference"') >= 0:
+        if body.rfind(b'"item_reference"') >= 0:
             marks += _references(fields)
     elif endpoint is Endpoint.MESSAGES:
         names = _CONTAINER
