@@ -31,8 +31,8 @@ _HOT: Final = {
     "request response running settle splice",
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",
     "relay.flow.translated": "attempt plain stream",
-    "relay.flow.reserve": "channel_quotas credit credit_account holds key_quotas limits "
-    "reservations",
+    "relay.flow.reserve": "budgets channel_quotas credit credit_account holds key_quotas leasing "
+    "limits reservations",
     "relay.flow.state": "binding bound fetch owners stateful",
     "relay.limits": "batch broker estimate lease leases limit_set permits",
     "relay.routing": "breaker budget health patience pick table",

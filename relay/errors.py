@@ -181,6 +181,13 @@ class RateLimited(ClientError):
     should_retry: bool | None = None
 
 
+class BudgetSpent(RateLimited):
+    """429: the budget of a key or account is spent; only its next day, week or month helps."""
+
+    code = "budget_exceeded"
+    should_retry = False
+
+
 class QuotaExhausted(ClientError):
     """429: the key's quota is spent; waiting does not help."""
 

@@ -84,6 +84,34 @@ class OpenAiApi(enum.StrEnum):
     RESPONSES = "responses"
 
 
+class BudgetMeasure(enum.StrEnum):
+    """What a budget counts."""
+
+    USD = "usd"
+    TOKENS = "tokens"
+    REQUESTS = "requests"
+
+
+class BudgetPeriod(enum.StrEnum):
+    """When a budget begins anew, by the calendar: a week begins on Monday."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """What may be used in each day, week or month of a zone; nothing flows back before it ends.
+
+    `amount`: nano-USD, tokens of prompt and answer, or calls that were answered.
+    """
+
+    measure: BudgetMeasure
+    period: BudgetPeriod
+    amount: int
+    zone: str = "UTC"
+
+
 class AbortBills(enum.StrEnum):
     """What the provider charges for a call that the client aborted."""
 
@@ -222,6 +250,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     disabled: bool = False
     granted_line_ids: tuple[int, ...] = ()
     """Lines it may use beside its group's."""
+    budgets: tuple[Budget, ...] = ()
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,6 +276,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 0
     line_ids: tuple[int, ...] | None = None
     """Its own choice of what its account may use, the default first; None = all of that."""
+    budgets: tuple[Budget, ...] = ()
 
 
 class PriceTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

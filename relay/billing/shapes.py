@@ -2,6 +2,7 @@
 
 import msgspec
 
+from relay.billing.budget import BudgetWindow
 from relay.extras import NOTHING_ASKED, Asked
 from relay.units import TOKENS_PER_PRICE
 
@@ -99,3 +100,15 @@ class CreditLease(msgspec.Struct, frozen=True):
     total_nanos: int
     free_nanos: int
     owned_nanos: int
+
+
+class BudgetRequest(msgspec.Struct, frozen=True):
+    """What a worker asks for a window of a budget, in the budget's own measure.
+
+    `amount`: what may be used of it in all, as the worker's catalog says.
+    """
+
+    window: BudgetWindow
+    amount: int
+    needed: int
+    wanted: int

@@ -1,6 +1,6 @@
 """Tells an account itself, by the webhook it gave, of what its operator is told as well.
 
-    new address of a key, low balance, order that is stuck -> POST to the account's own URL
+    new address of a key, low balance or budget, stuck order -> POST to the account's own URL
 
 Each is told once, whoever of many hosts finds it first: a row of account_told is the claim. The URL
 is a stranger's word: it is asked over TLS only, never at an address that is not public, and no
@@ -46,6 +46,14 @@ _CLAIM: Final = """
             'balance_nanos', balance_nanos, 'threshold_nanos', low_balance_nanos)
         FROM account_contacts JOIN low_balances USING (account_id) JOIN balances USING (account_id)
         JOIN accounts ON accounts.id = account_id
+        UNION ALL
+        SELECT account_contacts.account_id, 'budget_low', budget_windows.name, json_build_object(
+            'key_id', keys.id, 'key_name', keys.name, 'measure', measure, 'used', used,
+            'budget', amount, 'begins_anew', ends_at)
+        FROM budget_windows LEFT JOIN keys ON scope = 'key' AND keys.id = owner_id
+        JOIN account_contacts
+            ON account_contacts.account_id = coalesce(keys.account_id, owner_id)
+        WHERE told_at IS NOT NULL AND ends_at > now()
         UNION ALL
         SELECT account_id, 'order_stuck', order_no, json_build_object('order', order_no)
         FROM account_contacts JOIN orders USING (account_id)

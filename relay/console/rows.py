@@ -160,6 +160,8 @@ class KeyRow(Row, frozen=True):
     models: list[str] | None
     networks: list[str] | None
     quota_usd: Usd | None
+    budgets: list[str]
+    """As 50 usd/month@Europe/Berlin: what it may use by the calendar."""
     spent_usd: Usd
     tpm: int
     rpm: int

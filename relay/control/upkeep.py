@@ -12,6 +12,7 @@ import asyncpg
 from relay.config import Config
 from relay.errors import RelayError
 from relay.store import postgres
+from relay.store.billing.budget_leases import forget_ended
 from relay.store.billing.credit_leases import free_abandoned
 from relay.store.embedded.locate import database_url
 from relay.store.log.writer import keep_partitions
@@ -59,6 +60,7 @@ async def _keep_log(config: Config, data_dir: Path) -> None:
         with postgres.border():
             await keep_partitions(connection, config.log.retention_days)
             freed_nanos = await free_abandoned(connection)
+            await forget_ended(connection)
         if freed_nanos:
             _log.warning("credit of workers that never came back was set free")
     finally:

@@ -26,6 +26,7 @@ from relay.usage import Usage
 
 if TYPE_CHECKING:
     from relay.flow.attempts.attempt import Attempt
+    from relay.flow.reserve.budgets import BudgetHold
     from relay.flow.translated.plan import CallTranslation
 
 
@@ -89,6 +90,8 @@ class Call(Backpressure):
     """Money held for it (flow.reserve.credit)."""
     quota_hold_nanos: int
     """The same of its key's quota (flow.reserve.key_quotas)."""
+    budget_holds: "list[BudgetHold] | None"
+    """The same of its budgets (flow.reserve.budgets); None: it has none."""
     reservations_taken: int
     """How many of its reservations it has, in their order (flow.reserve.reservations)."""
     # --- whom it has asked ---
@@ -167,6 +170,7 @@ class Call(Backpressure):
         self.settled = self.gone = self.has_task = False
         self.free_body = self.owner = self.on_leave = self.task = None
         self.affinity = self.grant = self.channel = self.payer = self.translation = None
+        self.budget_holds = None
         self.delivered_text = self.usage = self.doom = self.abandoned = None
         self.bound = self.background = None
 

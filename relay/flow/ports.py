@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from relay.billing.shapes import CreditLease, CreditRequest
+from relay.billing.shapes import BudgetRequest, CreditLease, CreditRequest
 from relay.model import Channel
 from relay.usage import Usage
 
@@ -145,6 +145,22 @@ class CreditLender(Protocol):
 
         Returns:
             How each asked account stands; one that may not call is left out.
+
+        Raises:
+            RelayError: RELAY; nobody knows whether anything of it was done.
+        """
+        ...
+
+
+class BudgetLender(Protocol):
+    """Where a worker leases windows of budgets; as CreditLender, by the names of windows."""
+
+    __slots__ = ()
+
+    async def lease(
+        self, asks: Sequence[BudgetRequest], surplus: Mapping[str, int]
+    ) -> Mapping[str, CreditLease]:
+        """Lease what is asked, give back what is surplus, renew all; bounded in time.
 
         Raises:
             RelayError: RELAY; nobody knows whether anything of it was done.

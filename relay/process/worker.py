@@ -22,6 +22,7 @@ import uvloop
 from relay.clock import clock_ms, wall_s
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
+from relay.flow.reserve.budgets import Budgets
 from relay.flow.reserve.channel_quotas import ChannelQuotas
 from relay.flow.reserve.credit import Credit
 from relay.flow.reserve.limits import LimitReservation
@@ -30,7 +31,7 @@ from relay.process import hardening
 from relay.process.lifeline import Lifeline, Settings, end_within
 from relay.process.memory import keep_freed_memory
 from relay.store import metrics as worker_metrics
-from relay.store.billing.credit_lender import PostgresLender
+from relay.store.billing.credit_lender import PostgresBudgetLender, PostgresLender
 from relay.store.catalog.follower import CatalogFollower
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.health.sharing import HealthSharing
@@ -109,13 +110,24 @@ class Worker:
             self._recall,
         )
         self._credit = Credit(self._lender, config.billing)
+        self._budget_lender = PostgresBudgetLender(
+            lambda: database_url(config, data_dir),
+            lambda: self._journal.generation,
+            config.billing.lease_ttl_s,
+            self._recall_budget,
+        )
+        self._budgets = Budgets(self._budget_lender, config.billing)
         self._server = DataServer(
             config,
             self._journal,
             self._counters,
             pepper.value,
             self._sharing.on_changes,
-            reservations=[LimitReservation(self._limiter, estimator, self._counters), self._credit],
+            reservations=[
+                LimitReservation(self._limiter, estimator, self._counters),
+                self._budgets,
+                self._credit,
+            ],
             quotas=ChannelQuotas(self._limiter, estimator),
             owner_store=self._owners,
             thinking=self._thinking,
@@ -126,7 +138,11 @@ class Worker:
 
     def _recall(self, account_id: int) -> None:
         """Give back credit that another worker lacks: lender and credit know each other."""
-        self._credit.recall(account_id)
+        self._credit.leasing.recall(account_id)
+
+    def _recall_budget(self, name: str) -> None:
+        """Do the same for a window of a budget."""
+        self._budgets.recall(name)
 
     async def run(self) -> None:
         """Serve from the first snapshot on; return when drained."""
@@ -142,12 +158,19 @@ class Worker:
             parts.push_async_callback(self._journal.close)
             await parts.enter_async_context(self._limiter)
             parts.callback(self._lender.close)
-            parts.push_async_callback(self._credit.stop)
+            parts.push_async_callback(self._credit.leasing.stop)
+            parts.callback(self._budget_lender.close)
+            parts.push_async_callback(self._budgets.leasing.stop)
             await first_of(self._begin(), asked.wait(), alone)
             publisher = asyncio.create_task(self._publish_forever(), name="publisher")
             parts.callback(publisher.cancel)
             await first_of(
-                asked.wait(), alone, publisher, self._follower.wait(), self._credit.wait_for_end()
+                asked.wait(),
+                alone,
+                publisher,
+                self._follower.wait(),
+                self._credit.leasing.wait_for_end(),
+                self._budgets.leasing.wait_for_end(),
             )
             self._draining = True
             if not alone.done():
@@ -162,7 +185,8 @@ class Worker:
         await self._follower.start()
         self._sharing.start(self._server.balancer.health)
         self._owners.start()
-        self._credit.start()
+        self._credit.leasing.start()
+        self._budgets.leasing.start()
         self._thinking.start()
         await self._server.start(self._listener)
         gc.collect()

@@ -22,7 +22,7 @@ from relay.errors import CreditExhausted, DependencyDown, RelayError, Unavailabl
 from relay.flow.call import Call
 from relay.flow.ports import Client
 from relay.flow.request import RequestFacts, Rights, unread_head
-from relay.flow.reserve import credit
+from relay.flow.reserve import leasing
 from relay.flow.reserve.credit import Credit
 from relay.flow.reserve.credit_account import RESERVE_HOLDS
 from relay.model import Account, Dialect, Group, Price
@@ -98,11 +98,11 @@ def make_call(account_id: int = 1, price: Price = PRICE, **fields: Any) -> Call:
 @contextlib.asynccontextmanager
 async def working(bank: Bank, **limits: Any) -> AsyncIterator[Credit]:
     reservation = Credit(bank, Billing(**limits))
-    reservation.start()
+    reservation.leasing.start()
     try:
         yield reservation
     finally:
-        await reservation.stop()
+        await reservation.leasing.stop()
 
 
 async def pay(reservation: Credit, call: Call) -> None:
@@ -167,7 +167,7 @@ async def test_many_accounts_are_asked_for_in_turns() -> None:
     async with working(bank) as reservation:
         calls = [make_call(number) for number in range(1, 1201)]
         await asyncio.gather(*(pay(reservation, call) for call in calls))
-        assert max(map(len, bank.questions)) <= credit.ASKS_MAX
+        assert max(map(len, bank.questions)) <= leasing.ASKS_MAX
         assert all(call.hold_nanos == CENT for call in calls)
 
 
@@ -224,7 +224,7 @@ async def test_what_another_worker_holds_is_waited_for() -> None:
 async def test_what_another_worker_keeps_is_refused_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(credit, "WAIT_S", 0.1)
+    monkeypatch.setattr(leasing, "WAIT_S", 0.1)
     bank = Bank(a1=CENT)
     bank.others[1] = CENT
     async with working(bank) as reservation:
@@ -238,17 +238,17 @@ async def test_a_recall_gives_back_what_is_free_and_keeps_what_is_held() -> None
         call = make_call()
         await pay(reservation, call)
         assert bank.open[1] > CENT
-        reservation.recall(1)
+        reservation.leasing.recall(1)
         await until(lambda: bank.open[1] == CENT)
         reservation.close(call, Usage(), CENT // 2)
         await until(lambda: bank.open[1] == CENT // 2)  # the rest is spent, and on its way
-        reservation.recall(999)
+        reservation.leasing.recall(999)
 
 
 async def test_without_the_bank_calls_go_on_inside_what_is_leased(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(credit, "WAIT_S", 0.1)
+    monkeypatch.setattr(leasing, "WAIT_S", 0.1)
     bank = Bank(a1=10 * USD)
     async with working(bank) as reservation:
         await pay(reservation, make_call())
@@ -275,7 +275,7 @@ async def test_a_lost_answer_is_made_up_for_by_the_next() -> None:
         await until(lambda: bank.open[1] > 0)
         bank.loses = False
         await waiting
-        account = reservation._accounts[1]
+        account = reservation.leasing._accounts[1]
         assert account.purse.leased_nanos == bank.open[1]
 
 
@@ -301,7 +301,7 @@ async def test_a_call_that_leaves_while_it_waits_holds_nothing() -> None:
         bank.gate.set()
         await leaving[2]
         await asyncio.gather(*leaving, return_exceptions=True)
-        assert reservation._accounts[1].purse.held_nanos == CENT
+        assert reservation.leasing._accounts[1].purse.held_nanos == CENT
 
 
 async def test_a_stream_that_outgrows_its_hold_holds_more() -> None:
@@ -314,7 +314,7 @@ async def test_a_stream_that_outgrows_its_hold_holds_more() -> None:
         reservation.update(call, Usage(output_tokens=50))
         assert call.hold_nanos == 100_000
         reservation.close(call, Usage(output_tokens=60), 120_000)
-        assert reservation._accounts[1].purse.held_nanos == 0
+        assert reservation.leasing._accounts[1].purse.held_nanos == 0
 
 
 async def test_an_unknown_account_is_refused() -> None:
@@ -350,7 +350,7 @@ async def test_purse_and_bank_agree_whatever_happens(seed: int) -> None:
             calls.append(asyncio.create_task(run(reservation)))
             bank.loses = dice.random() < 0.2
             if dice.random() < 0.1:
-                reservation.recall(dice.choice([1, 2]))
+                reservation.leasing.recall(dice.choice([1, 2]))
             if dice.random() < 0.1:
                 dice.choice(calls).cancel()
             await asyncio.sleep(0.001)
@@ -358,16 +358,16 @@ async def test_purse_and_bank_agree_whatever_happens(seed: int) -> None:
         await asyncio.gather(*calls, return_exceptions=True)
 
         def agree() -> bool:
-            purse = {one.id: one.purse for one in reservation._accounts.values()}
+            purse = {one.id: one.purse for one in reservation.leasing._accounts.values()}
             assert all(one.held_nanos == 0 for one in purse.values())
             return all(max(one.leased_nanos, 0) == bank.open[id_] for id_, one in purse.items())
 
-        await until(lambda: not reservation._backoff.failures)
-        reservation.recall(1)
-        reservation.recall(2)
+        await until(lambda: not reservation.leasing._backoff.failures)
+        reservation.leasing.recall(1)
+        reservation.leasing.recall(2)
         try:
             await until(lambda: bank.open[1] == 0 and bank.open[2] == 0 and agree())
         except TimeoutError:
             raise AssertionError(
-                (reservation._accounts, bank.open, bank.total, bank.balances)
+                (reservation.leasing._accounts, bank.open, bank.total, bank.balances)
             ) from None

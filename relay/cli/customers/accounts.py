@@ -2,7 +2,12 @@
 
 import click
 
-from relay.cli.customers.keys import KEY_COLUMNS, key_row
+from relay.cli.customers.keys import (
+    BUDGET_METAVAR,
+    KEY_COLUMNS,
+    key_row,
+    read_budget_options,
+)
 from relay.cli.customers.money import parse_amount
 from relay.cli.output import json_option, print_fields, print_json, print_rows
 from relay.cli.root import location_options
@@ -11,14 +16,16 @@ from relay.errors import NotFound
 from relay.store.billing.low_balances import set_threshold
 from relay.store.billing.promotions import find_promotion
 from relay.store.billing.recharges import find_account
-from relay.store.catalog.keys import list_keys
+from relay.store.catalog.keys import list_keys, set_account_budgets
 from relay.store.catalog.listings import Row, list_accounts, list_lines, set_granted
 from relay.store.catalog.snapshot import load_snapshot
 from relay.store.embedded.locate import redis_url
 from relay.store.limits.node_lists import find_nodes
 from relay.store.limits.reports import add_loads
 
-ACCOUNT_COLUMNS = ("name", "group", "multiplier", "lines", "tpm", "rpm", "keys", "disabled")
+ACCOUNT_COLUMNS = (
+    *("name", "group", "multiplier", "lines", "tpm", "rpm", "budgets", "keys", "disabled"),
+)
 LINE_COLUMNS = (
     *("name", "kind", "channels", "tpm", "tpm_load", "remaining", "leased", "debt"),
     *("reserve", "used", "lent", "borrowed"),
@@ -65,18 +72,32 @@ def show(ctx: click.Context, name: str, *, as_json: bool) -> None:
 @click.option(
     "--low-balance-alert",
     "alert",
-    required=True,
     metavar="USD|none",
     help="Below this balance an operator is told, once until it is above again.",
 )
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    callback=read_budget_options,
+    metavar=f"{BUDGET_METAVAR}|none",
+    help="All that its keys may use together in a day, week or month; repeatable.",
+)
 @click.pass_context
-def set_command(ctx: click.Context, name: str, alert: str, *, as_json: bool) -> None:
+def set_command(
+    ctx: click.Context, name: str, alert: str | None, budgets: list[str] | None, *, as_json: bool
+) -> None:
     """Change an account; of one in a catalog file change the file as well."""
-    nanos = None if alert == "none" else parse_amount(alert, "--low-balance-alert")
+    if alert is None and budgets is None:
+        raise click.UsageError("say what to change: --low-balance-alert or --budget")
+    nanos = parse_amount(alert, "--low-balance-alert") if alert and alert != "none" else None
 
     async def work(on: Session) -> Row:
         account_id = await find_account(on.connection, name)
-        await set_threshold(on.connection, account_id, nanos)
+        if alert is not None:
+            await set_threshold(on.connection, account_id, nanos)
+        if budgets is not None:
+            await set_account_budgets(on.connection, account_id, budgets)
         return (await list_accounts(on.connection, name))[0]
 
     print_fields(with_database(ctx, work), as_json=as_json)

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import click
 
+from relay.billing.budget import canonical_budgets
 from relay.cli.numbers import WholeNumber
 from relay.cli.output import json_option, print_json, print_rows
 from relay.cli.root import location_options
@@ -25,6 +26,7 @@ from relay.store.catalog.keys import (
     find_key,
     list_keys,
     set_disabled,
+    set_key_budgets,
     set_limits,
 )
 from relay.store.log.addresses import Row, list_addresses
@@ -43,6 +45,7 @@ KEY_COLUMNS: Final = (
     "networks",
     "lines",
     "quota_usd",
+    "budgets",
     "spent_usd",
     "tpm",
     "rpm",
@@ -125,6 +128,23 @@ def _quota(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -
         raise click.BadParameter(str(error)) from error
 
 
+def read_budget_options(
+    _ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+) -> list[str] | None:
+    """Return budgets in canonical form; None: none was given; []: there shall be none."""
+    if not texts:
+        return None
+    if texts == ("none",):
+        return []
+    try:
+        return canonical_budgets(texts)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+BUDGET_METAVAR: Final = "'50 usd/month@ZONE'"
+
+
 def _limit_options(default: int | None) -> Callable[[_Command], _Command]:
     """Add the options that say what a key's own limits are; 0 = none."""
 
@@ -170,6 +190,14 @@ def key() -> None:
 @click.option(
     "--quota", "quota_nanos", callback=_quota, metavar="USD", help="What it may spend in all."
 )
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    callback=read_budget_options,
+    metavar=BUDGET_METAVAR,
+    help="What it may use (usd, tokens or requests) in a day, week or month; repeatable.",
+)
 @_limit_options(default=0)
 @click.option("--manage", is_flag=True, help="A key for the account's own API; it calls no model.")
 @json_option
@@ -178,6 +206,7 @@ def create(
     ctx: click.Context, /, account: str, name: str, *, manage: bool, as_json: bool, **terms: Any
 ) -> None:
     """Make a key. It is shown once, now; only its digest is stored."""
+    terms["budgets"] = terms["budgets"] or []
     if manage:
         _create_management(ctx, account, name, KeyTerms(**terms), as_json=as_json)
         return
@@ -231,25 +260,46 @@ def list_command(ctx: click.Context, account: str | None, *, as_json: bool) -> N
 @key.command()
 @location_options
 @click.argument("key")
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    callback=read_budget_options,
+    metavar=f"{BUDGET_METAVAR}|none",
+    help="All that it may use in a day, week or month from now on; repeatable.",
+)
 @_limit_options(default=None)
 @json_option
 @click.pass_context
-def limit(ctx: click.Context, /, key: str, *, as_json: bool, **limits: int | None) -> None:
+def limit(
+    ctx: click.Context,
+    /,
+    key: str,
+    *,
+    budgets: list[str] | None,
+    as_json: bool,
+    **limits: int | None,
+) -> None:
     """Change what a key (by id, name or last four) may use a minute and at once; 0 = no limit.
 
-    What is not given stays. Every worker knows within a second; buckets go on as they are.
+    What is not given stays. Every worker knows within a second; buckets go on as they are. A new
+    budget begins with what the log holds of its day, week or month.
     """
 
     async def work(on: Session) -> tuple[asyncpg.Record, Allowance]:
         row = await find_key(on.connection, key)
+        if budgets is not None:
+            await set_key_budgets(on.connection, row["id"], budgets)
         return row, await set_limits(on.connection, row["id"], **limits)
 
     row, now = with_database(ctx, work)
-    shown = {field: getattr(now, field) for field, _, _ in _LIMITS}
+    shown: dict[str, Any] = {field: getattr(now, field) for field, _, _ in _LIMITS}
+    left = list(row["budgets"]) if budgets is None else budgets
     if as_json:
-        print_json({"id": row["id"], **shown})
+        print_json({"id": row["id"], **shown, "budgets": left})
         return
     said = ", ".join(f"{field} {number or 'unlimited'}" for field, number in shown.items())
+    said += f", budgets {' and '.join(left) or 'none'}"
     click.echo(f"key {_shown(row)}: {said}", err=True)
 
 
@@ -322,6 +372,7 @@ def key_row(row: asyncpg.Record) -> dict[str, Any]:
         "networks": None if row["networks"] is None else [str(ip) for ip in row["networks"]],
         "lines": list(row["lines"]) or None,
         "quota_usd": None if quota is None else format_usd(quota),
+        "budgets": list(row["budgets"]) or None,
         "spent_usd": format_usd(row["spent_nanos"]),
         **{field: row[field] for field, _, _ in _LIMITS},
         "last_used_at": row["last_used_at"],

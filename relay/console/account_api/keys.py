@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from relay.billing.budget import canonical_budgets
 from relay.console.queries import keys as queries
 from relay.console.queries.forms import format_moment
 from relay.console.routes import ID, Ask, Route
@@ -14,7 +15,7 @@ from relay.console.signin import audit, management
 from relay.console.signin.actor import Permit
 from relay.errors import BadRequest
 from relay.store.catalog.canonical import canonical_networks, canonical_usd
-from relay.store.catalog.declaration import Concurrency, Limit
+from relay.store.catalog.declaration import Budgets, Concurrency, Limit
 from relay.store.catalog.keys import KeyTerms
 from relay.units import parse_usd
 
@@ -31,6 +32,7 @@ class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     models: Annotated[list[str], Meta(max_length=MODELS_MAX)] | None = None
     networks: Annotated[list[str], Meta(max_length=NETWORKS_MAX)] | None = None
     quota_usd: Annotated[str, Meta(max_length=40)] | None = None
+    budgets: Budgets = []
     tpm: Limit = 0
     rpm: Limit = 0
     concurrency: Concurrency = 0
@@ -42,6 +44,7 @@ class LimitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tpm: Limit | None = None
     rpm: Limit | None = None
     concurrency: Concurrency | None = None
+    budgets: Budgets | None = None
 
 
 class RotateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -110,9 +113,13 @@ async def switch(ask: Ask, key_id: int, *, disabled: bool) -> KeyRow:
 async def limit(ask: Ask, key_id: int, wanted: LimitRequest) -> KeyRow:
     """Change the limits of a key of the actor's account, and note it."""
     limits: dict[str, Any] = msgspec.structs.asdict(wanted)
+    budgets = limits.pop("budgets")
+    if budgets is not None:
+        budgets = _budgets(budgets)
     async with ask.services.connect() as connection, connection.transaction():
-        row = await queries.set_limits(connection, ask.actor.own, key_id, limits)
-        said = ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
+        row = await queries.set_limits(connection, ask.actor.own, key_id, limits, budgets)
+        noted = {**limits, "budgets": budgets}
+        said = ", ".join(f"{name} {value}" for name, value in noted.items() if value is not None)
         await audit.note(connection, ask.actor, "key.limit", f"{row.id} ({row.name})", said)
     return row
 
@@ -215,6 +222,7 @@ def to_terms(wanted: KeyRequest) -> KeyTerms:
     if wanted.expires is not None and wanted.expires <= datetime.datetime.now(datetime.UTC):
         raise BadRequest(f"expires: {format_moment(wanted.expires)} is past", param="expires")
     return KeyTerms(
+        budgets=_budgets(wanted.budgets),
         expires_at=wanted.expires,
         models=sorted({model for model in wanted.models if model}) or None
         if wanted.models
@@ -225,6 +233,13 @@ def to_terms(wanted: KeyRequest) -> KeyTerms:
         rpm=wanted.rpm,
         concurrency=wanted.concurrency,
     )
+
+
+def _budgets(texts: list[str]) -> list[str]:
+    try:
+        return canonical_budgets(texts)
+    except ValueError as error:
+        raise BadRequest(str(error), param="budgets") from None
 
 
 def _route(method: str, path: str, permit: Permit, work: Any, summary: str, **fields: Any) -> Route:

@@ -60,11 +60,17 @@ async def _create(ask: Ask) -> Shown:
         "models": _words(ask.text("models", 8_000)),
         "networks": _words(ask.text("networks", 8_000)),
         "quota_usd": ask.text("quota_usd") or None,
+        "budgets": _lines(ask.text("budgets", 1_000)),
         **{name: ask.text(name) or 0 for name in ("tpm", "rpm", "concurrency")},
     }
     wanted_key: KeyRequest = _convert(body, KeyRequest)
     wanted_key.expires = parse_end(ask.text("expires"), ask.services.now())
     return await _show(ask, await api.create(ask, wanted_key))
+
+
+def _lines(text: str) -> list[str]:
+    """Return what stands between commas: a budget has a blank in it."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _words(text: str) -> list[str] | None:
@@ -116,7 +122,9 @@ async def _enable(ask: Ask) -> Redirect:
 
 async def _limit(ask: Ask) -> Redirect:
     names = ("tpm", "rpm", "concurrency")
-    wanted = _convert({name: ask.text(name) or None for name in names}, LimitRequest)
+    body: dict[str, Any] = {name: ask.text(name) or None for name in names}
+    body["budgets"] = _lines(ask.text("budgets", 1_000))
+    wanted = _convert(body, LimitRequest)
     row = await api.limit(ask, ask.number("id"), wanted)
     text = f'The limits of key "{row.name}" hold within a second.'
     return Redirect(f"/keys/{row.id}", Notice(kind="good", text=text))

@@ -9,6 +9,7 @@ import msgspec
 from relay.console.queries.forms import format_moment
 from relay.console.rows import AddressRow, FreshKey, KeyRow
 from relay.errors import BadRequest, NotFound
+from relay.store.billing.budget_leases import carry_on
 from relay.store.catalog import keys
 from relay.store.catalog.keys import KeyTerms
 from relay.store.log import addresses
@@ -80,9 +81,13 @@ async def delete_key(connection: Connection, account_id: int, key_id: int) -> Ke
 
 
 async def set_limits(
-    connection: Connection, account_id: int, key_id: int, limits: dict[str, int | None]
+    connection: Connection,
+    account_id: int,
+    key_id: int,
+    limits: dict[str, int | None],
+    budgets: list[str] | None = None,
 ) -> KeyRow:
-    """Change a key's own limits; None = leave as it is.
+    """Change a key's own limits and budgets; None = leave as it is.
 
     Raises:
         NotFound: CLIENT; there is none of that id there.
@@ -95,6 +100,8 @@ async def set_limits(
         rpm=limits.get("rpm"),
         concurrency=limits.get("concurrency"),
     )
+    if budgets is not None:
+        await keys.set_key_budgets(connection, key_id, budgets)
     return await find_key(connection, account_id, key_id)
 
 
@@ -137,6 +144,7 @@ async def rotate_key(
     )
     made = await keys.create_key(connection, pepper, account_name, old["name"], _terms(old))
     await connection.execute("UPDATE keys SET replaced_by = $2 WHERE id = $1", key_id, made.id)
+    await carry_on(connection, key_id, made.id)
     return FreshKey(
         id=made.id,
         name=made.name,
@@ -158,6 +166,7 @@ def _terms(old: asyncpg.Record) -> KeyTerms:
         tpm=old["tpm"],
         rpm=old["rpm"],
         concurrency=old["concurrency"],
+        budgets=list(old["budgets"]),
     )
 
 
@@ -216,6 +225,7 @@ def to_row(row: asyncpg.Record) -> KeyRow:
             "state": _state(row),
             "networks": None if row["networks"] is None else [str(one) for one in row["networks"]],
             "quota_usd": None if quota is None else format_usd(quota),
+            "budgets": list(row["budgets"]),
             "spent_usd": format_usd(row["spent_nanos"]),
             **{name: _moment(row[name]) for name in ("created_at", "expires_at", "last_used_at")},
             "last_used_from": row["used_from"],

@@ -100,6 +100,7 @@ async def list_keys(connection: Connection, account_id: int) -> list[KeyRow]:
             models=None,
             networks=None,
             quota_usd=None,
+            budgets=[],
             spent_usd="0",
             tpm=0,
             rpm=0,

@@ -28,6 +28,7 @@ from aiohttp import web
 from msgspec import Meta
 from prometheus_client.registry import Collector
 
+from relay.billing.budget import canonical_budgets
 from relay.clock import wall_s, wall_us
 from relay.config import Config
 from relay.control.api import metrics
@@ -48,7 +49,7 @@ from relay.store import postgres
 from relay.store.acts import Act, keep_act
 from relay.store.catalog import keys, listings
 from relay.store.catalog.canonical import canonical_networks, canonical_usd
-from relay.store.catalog.declaration import Concurrency, Limit
+from relay.store.catalog.declaration import Budgets, Concurrency, Limit
 from relay.store.catalog.keys import KeyTerms
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.health.listing import add_health, read_conditions
@@ -73,6 +74,7 @@ class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     models: list[str] | None = None
     allow_ip: list[str] | None = None
     quota_usd: str | None = None
+    budgets: Budgets = []
     tpm: Limit = 0
     rpm: Limit = 0
     concurrency: Concurrency = 0
@@ -299,6 +301,7 @@ def _terms(wanted: KeyRequest) -> KeyTerms:
     try:
         quota = canonical_usd("quota_usd", wanted.quota_usd) if wanted.quota_usd else None
         networks = canonical_networks("allow_ip", wanted.allow_ip or ()) or None
+        budgets = canonical_budgets(wanted.budgets)
     except ValueError as error:
         raise BadRequest(str(error)) from None
     return KeyTerms(
@@ -309,6 +312,7 @@ def _terms(wanted: KeyRequest) -> KeyTerms:
         tpm=wanted.tpm,
         rpm=wanted.rpm,
         concurrency=wanted.concurrency,
+        budgets=budgets,
     )
 
 
@@ -326,6 +330,7 @@ def _key_row(row: asyncpg.Record) -> dict[str, Any]:
     return {
         **{field: row[field] for field in (*shown, *limits)},
         "quota_usd": None if quota is None else format_usd(quota),
+        "budgets": list(row["budgets"]),
         "spent_usd": format_usd(row["spent_nanos"]),
         "last_used_at": row["last_used_at"],
     }

@@ -1,6 +1,6 @@
 """The control process's eye on money and keys: what is due is done, what is new is told.
 
-every 2 s   paid orders credited, fallen balances and new addresses told
+every 2 s   paid orders credited, fallen balances, budgets that run low and new addresses told
 once a day  who spent enough on whole days is promoted; so are recharges under a new rule
 """
 
@@ -16,7 +16,7 @@ from relay.backoff import Backoff
 from relay.config import Config
 from relay.control.watch.notices import Notices
 from relay.errors import ClientError, RelayError
-from relay.store.billing import low_balances, orders, promotions, recharges
+from relay.store.billing import budget_leases, low_balances, orders, promotions, recharges
 from relay.store.kept import Kept
 from relay.store.log import addresses
 from relay.store.postgres import Connection, border, hang_up
@@ -80,6 +80,8 @@ class MoneyWatch:
         """Do and tell what is due now."""
         for low in await low_balances.claim_low_balances(connection):
             self._notices.low(low)
+        for spent in await budget_leases.claim_low(connection):
+            self._notices.budget_low(spent)
         for unfamiliar in await addresses.judge_addresses(connection, self._familiar_s):
             self._notices.unfamiliar(unfamiliar)
         for order_no, account_id in await orders.list_uncredited(connection):

@@ -13,12 +13,16 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from relay.control.watch.webhook import Notice, Webhook
+from relay.store.billing.budget_leases import LowBudget
 from relay.store.billing.low_balances import LowBalance
 from relay.store.billing.promotions import Promotion
 from relay.store.log.addresses import Unfamiliar
 from relay.units import format_usd
 
-EVENTS: Final = ("unfamiliar_ip", "low_balance", "payment_refused", "order_set_aside", "enterprise")
+EVENTS: Final = (
+    *("unfamiliar_ip", "low_balance", "budget_low", "payment_refused", "order_set_aside"),
+    "enterprise",
+)
 PER_KEY_MAX: Final = 10
 """Notices of unfamiliar addresses of one key within PER_KEY_S; further ones are only counted."""
 PER_KEY_S: Final = 3600.0
@@ -45,6 +49,16 @@ class BalanceLow(Notice, frozen=True, kw_only=True):
     account: str
     balance_usd: str
     threshold_usd: str
+
+
+class BudgetLow(Notice, frozen=True, kw_only=True):
+    """Most of a budget is used; `key_name`: "" = it is the account's own."""
+
+    account: str
+    key_name: str
+    budget: str
+    used: str
+    begins_anew: str
 
 
 class PaymentRefused(Notice, frozen=True, kw_only=True):
@@ -131,6 +145,22 @@ class Notices(Collector):
             )
         )
 
+    def budget_low(self, found: LowBudget) -> None:
+        """Tell that most of a budget is used."""
+        self.counts["budget_low"] += 1
+        _log.warning("a budget runs low", extra={"account": found.account})
+        self._send(
+            BudgetLow(
+                event="budget_low",
+                time=_now(),
+                account=found.account,
+                key_name=found.key or "",
+                budget=found.amount,
+                used=found.used,
+                begins_anew=found.ends_at.isoformat(timespec="seconds"),
+            )
+        )
+
     def refused(self, order_no: str, reason: str) -> None:
         """Tell that a signed payment could not be credited."""
         self.counts["payment_refused"] += 1
@@ -163,7 +193,7 @@ class Notices(Collector):
         """Return how often each thing was found; those past a bound are counted too."""
         metric = CounterMetricFamily(
             "relay_money_notices",
-            "Unfamiliar addresses, low balances, refused payments, promotions.",
+            "Unfamiliar addresses, low balances and budgets, refused payments, promotions.",
             labels=("event",),
         )
         for event in EVENTS:

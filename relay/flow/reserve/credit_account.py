@@ -160,9 +160,15 @@ class CreditAccount:
         return CreditRequest(self.id, max(needed_nanos, 0), max(wanted_nanos, 0))
 
     def give_back(self) -> int:
-        """Take what lies idle out of the purse and return it."""
-        if self.waiters or self.unsure:
+        """Take what lies idle out of the purse and return it.
+
+        Who waits for what others hold gives back what is too little for it: each worker would sit
+        on a part of the last hold, and nobody have it.
+        """
+        if self.unsure:
             return 0
+        if self.waiters:
+            return self.purse.take_back(0) if self.tight and self.waiters[0].short else 0
         target_nanos = self._target_nanos + self._reserve_nanos
         if self.purse.free_nanos <= KEEP_FACTOR * target_nanos:
             return 0
@@ -198,7 +204,7 @@ class CreditAccount:
         return nanos > self._refused_above_nanos and now_s < self._refused_until_s
 
     def refuse(
-        self, owned_nanos: int, until_s: float, make_error: Callable[[], RelayError]
+        self, owned_nanos: int, until_s: float, make_error: Callable[[int], RelayError]
     ) -> None:
         """Refuse those who want more than is there, and until a moment those who come."""
         keep: deque[CreditWaiter] = deque()
@@ -208,5 +214,5 @@ class CreditAccount:
                 continue
             self._refused_above_nanos, self._refused_until_s = max(owned_nanos, 0), until_s
             if not waiter.answer.done():
-                waiter.answer.set_exception(make_error())
+                waiter.answer.set_exception(make_error(self.id))
         self.waiters = keep

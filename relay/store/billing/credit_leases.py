@@ -75,12 +75,25 @@ _CLOSE: Final = """
         WHERE balances.account_id = closed.account_id
     )
     SELECT coalesce(sum(open_nanos), 0)::bigint FROM closed"""
+# As balances, windows are locked before any of them is changed, and in order.
+_CLOSE_BUDGETS: Final = """
+    WITH locked AS (
+        SELECT name FROM budget_windows
+        WHERE name IN (SELECT window_name FROM budget_leases WHERE owner = $1)
+        ORDER BY name FOR NO KEY UPDATE
+    ), closed AS (
+        DELETE FROM budget_leases USING locked WHERE owner = $1 AND window_name = name
+        RETURNING window_name, open
+    )
+    UPDATE budget_windows SET held = held - open FROM closed
+    WHERE budget_windows.name = window_name"""
 _EXPIRED: Final = """
     SELECT owner FROM credit_owners
     WHERE closed_at IS NULL AND expires_at < now() - make_interval(secs => $1) ORDER BY owner"""
 _FORGET: Final = """
     DELETE FROM credit_owners WHERE closed_at < now() - make_interval(secs => $1)
-        AND NOT EXISTS (SELECT FROM credit_leases AS kept WHERE kept.owner = credit_owners.owner)"""
+        AND NOT EXISTS (SELECT FROM credit_leases AS kept WHERE kept.owner = credit_owners.owner)
+        AND NOT EXISTS (SELECT FROM budget_leases AS kept WHERE kept.owner = credit_owners.owner)"""
 
 
 async def lease(
@@ -110,7 +123,7 @@ async def lease(
     asked = {ask.account_id: ask for ask in asks}
     assert len(asked) == len(asks)
     async with connection.transaction():
-        if await connection.fetchval(_RENEW, owner, ttl_s) is None:
+        if not await renew(connection, owner, ttl_s):
             raise Conflict("The leases of this worker were closed.")
         if not (asked or surplus):
             return {}
@@ -147,6 +160,11 @@ async def lease(
     }
 
 
+async def renew(connection: Connection, owner: str, ttl_s: float) -> bool:
+    """Renew all that an owner leases; False: it was closed. Locks its row."""
+    return await connection.fetchval(_RENEW, owner, ttl_s) is not None
+
+
 async def _recall(connection: Connection, account_ids: Collection[int]) -> None:
     """Tell all workers that somebody lacks what they may have to spare."""
     if account_ids:
@@ -164,6 +182,7 @@ async def close_owner(connection: Connection, owner: str) -> int:
     """
     async with connection.transaction():
         await connection.execute(_CLOSE_OWNER, owner)
+        await connection.execute(_CLOSE_BUDGETS, owner)
         leased = await connection.fetch(
             "SELECT account_id FROM credit_leases WHERE owner = $1", owner
         )

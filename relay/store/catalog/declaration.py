@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from relay.billing.budget import BUDGETS_MAX, canonical_budgets
 from relay.errors import ConfigError
 from relay.model import (
     DEFAULT_DIALECT,
@@ -41,6 +42,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Limit = Annotated[int, Meta(ge=0, le=2**53)]
 Concurrency = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Wait = Annotated[int, Meta(ge=0, le=3_600_000)]
+Budgets = Annotated[list[str], Meta(max_length=BUDGETS_MAX)]
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
 
 
@@ -284,7 +286,8 @@ UNIT_PRICES: Final = (
 class AccountEntry(Entry, frozen=True):
     """`[[account]]`. `credit_limit`: USD the balance may go below zero.
 
-    `low_balance_alert`: the balance in USD below which an operator is told; "" = never.
+    `low_balance_alert`: the balance in USD below which an operator is told; "" = never. `budgets`:
+    what it may use by the calendar, as "50 usd/month@Europe/Berlin".
     """
 
     name: Name
@@ -294,6 +297,7 @@ class AccountEntry(Entry, frozen=True):
     tpm: Limit = 0
     rpm: Limit = 0
     concurrency: Concurrency = 0
+    budgets: Budgets = []
     disabled: bool = False
 
     def _check(self) -> dict[str, object]:
@@ -302,6 +306,7 @@ class AccountEntry(Entry, frozen=True):
         return {
             "credit_limit": canonical_usd("credit_limit", self.credit_limit),
             "low_balance_alert": "" if alert == "0" else alert,
+            "budgets": canonical_budgets(self.budgets),
         }
 
 
@@ -310,6 +315,7 @@ class KeyEntry(Entry, frozen=True):
 
     `models` and `allow_ip` None: any. `lines`: of those its account may use, the default first;
     None: all of them, in the group's order. `quota`: USD it may spend in all, "" = no bound.
+    `budgets`: what it may use by the calendar, beside the quota.
     `key` is "" only in an entry read back from the database, which does not know it.
     """
 
@@ -321,6 +327,7 @@ class KeyEntry(Entry, frozen=True):
     allow_ip: Annotated[list[str], Meta(min_length=1)] | None = None
     lines: Annotated[list[Name], Meta(min_length=1)] | None = None
     quota: str = ""
+    budgets: Budgets = []
     tpm: Limit = 0
     rpm: Limit = 0
     concurrency: Concurrency = 0
@@ -329,7 +336,10 @@ class KeyEntry(Entry, frozen=True):
         check_name(self.name)
         if self.key and not is_reference(self.key):
             raise ValueError(f"key: {HOW_TO}")
-        found: dict[str, object] = {"quota": canonical_usd("quota", self.quota, optional=True)}
+        found: dict[str, object] = {
+            "quota": canonical_usd("quota", self.quota, optional=True),
+            "budgets": canonical_budgets(self.budgets),
+        }
         if self.expires is not None:
             found["expires"] = self.expires.astimezone(datetime.UTC)
         if self.models is not None:

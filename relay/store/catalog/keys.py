@@ -11,16 +11,19 @@ from typing import Final
 import asyncpg
 import msgspec
 
+from relay.billing.budget import read_budgets
 from relay.errors import BadRequest, NotFound
 from relay.model import Allowance, Secret
+from relay.store.billing.budget_leases import begin
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Pepper
 from relay.wire import api_keys
 
 _INSERT: Final = """
     INSERT INTO keys (account_id, name, digest, pepper_id, prefix, last4,
-                      expires_at, models, networks, quota_nanos, tpm, rpm, concurrency, line_ids)
-    SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, line_ids_of($14)
+                      expires_at, models, networks, quota_nanos, tpm, rpm, concurrency, line_ids,
+                      budgets)
+    SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, line_ids_of($14), $15
     FROM accounts WHERE name = $1 AND deleted_at IS NULL
     RETURNING id"""
 _LIST: Final = """
@@ -51,6 +54,10 @@ _LIMIT: Final = """
     WHERE id = $1 AND deleted_at IS NULL
     RETURNING tpm, rpm, concurrency"""
 _LINES: Final = "SELECT name FROM lines WHERE name = ANY ($1::text[]) AND deleted_at IS NULL"
+_BUDGETS: Final = """
+    SELECT account_id, budgets FROM keys WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE"""
+_ACCOUNT_BUDGETS: Final = """
+    SELECT budgets FROM accounts WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE"""
 _DELETE: Final = "UPDATE keys SET deleted_at = now() WHERE id = $1 AND deleted_at IS NULL"
 
 
@@ -73,7 +80,8 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True):
     """What a key may do; None = no bound. `networks`: CIDRs. `quota_nanos`: nano-USD in all.
 
     `tpm`, `rpm`, `concurrency`: tokens and calls a minute, calls at once; 0 = no limit of its own.
-    `lines`: names, the default first; None = all that the account may use.
+    `lines`: names, the default first; None = all that the account may use. `budgets`: in canonical
+    form (billing.budget).
     """
 
     expires_at: datetime.datetime | None = None
@@ -84,6 +92,7 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True):
     rpm: int = 0
     concurrency: int = 0
     lines: list[str] | None = None
+    budgets: list[str] = []
 
 
 class FreshKey(msgspec.Struct, frozen=True):
@@ -137,6 +146,7 @@ async def insert_key(
             terms.rpm,
             terms.concurrency,
             terms.lines,
+            terms.budgets,
         )
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name == "keys_name":
@@ -204,6 +214,41 @@ async def set_limits(
     if row is None:
         raise NotFound(f"there is no key {key_id}")
     return Allowance(tpm=row["tpm"], rpm=row["rpm"], concurrency=row["concurrency"])
+
+
+async def set_key_budgets(connection: Connection, key_id: int, budgets: Sequence[str]) -> None:
+    """Give a key other budgets; those it did not have begin with what the log holds of today.
+
+    Args:
+        connection: To the catalog, which is the log's too.
+        key_id: Whose.
+        budgets: In canonical form; none: it has none any more.
+
+    Raises:
+        NotFound: There is no such key.
+    """
+    async with connection.transaction():
+        row = await connection.fetchrow(_BUDGETS, key_id)
+        if row is None:
+            raise NotFound(f"there is no key {key_id}")
+        await connection.execute("UPDATE keys SET budgets = $2 WHERE id = $1", key_id, budgets)
+        now, before = read_budgets(budgets), read_budgets(row["budgets"])
+        await begin(connection, row["account_id"], key_id, now, before)
+
+
+async def set_account_budgets(
+    connection: Connection, account_id: int, budgets: Sequence[str]
+) -> None:
+    """Give an account other budgets; as set_key_budgets."""
+    async with connection.transaction():
+        row = await connection.fetchrow(_ACCOUNT_BUDGETS, account_id)
+        if row is None:
+            raise NotFound(f"there is no account {account_id}")
+        await connection.execute(
+            "UPDATE accounts SET budgets = $2 WHERE id = $1", account_id, budgets
+        )
+        now, before = read_budgets(budgets), read_budgets(row["budgets"])
+        await begin(connection, account_id, None, now, before)
 
 
 async def delete_key(connection: Connection, key_id: int) -> None:

@@ -29,6 +29,7 @@ _ACCOUNTS: Final = """
         SELECT lines.name FROM lines
         WHERE lines.id = ANY (granted_line_ids) AND deleted_at IS NULL ORDER BY name
     ) AS granted_lines, credit_limit_nanos, low_balance_nanos, tpm, rpm, concurrency, disabled,
+    budgets,
     (SELECT count(*) FROM keys WHERE account_id = accounts.id AND keys.deleted_at IS NULL) AS keys
     FROM accounts JOIN groups ON groups.id = group_id
     WHERE accounts.deleted_at IS NULL AND ($1::text IS NULL OR accounts.name = $1)

@@ -161,6 +161,7 @@ def _account(row: asyncpg.Record) -> AccountEntry:
         tpm=row["tpm"],
         rpm=row["rpm"],
         concurrency=row["concurrency"],
+        budgets=list(row["budgets"]),
         disabled=row["disabled"],
     )
 
@@ -175,6 +176,7 @@ def _key(row: asyncpg.Record) -> KeyEntry:
         allow_ip=None if row["networks"] is None else [str(ip) for ip in row["networks"]],
         lines=list(row["lines"]) or None,
         quota="" if row["quota_nanos"] is None else format_usd(row["quota_nanos"]),
+        budgets=list(row["budgets"]),
         tpm=row["tpm"],
         rpm=row["rpm"],
         concurrency=row["concurrency"],

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import asyncpg
 import msgspec
 
+from relay.billing.budget import read_budgets
 from relay.errors import ConfigError, NotFound
 from relay.model import (
     AbortBills,
@@ -245,6 +246,7 @@ def _account(row: asyncpg.Record) -> Account:
         concurrency=row["concurrency"],
         disabled=row["disabled"],
         granted_line_ids=tuple(row["granted_line_ids"]),
+        budgets=read_budgets(row["budgets"]),
     )
 
 
@@ -267,6 +269,7 @@ def read_key(row: asyncpg.Record) -> Key:
         rpm=row["rpm"],
         concurrency=row["concurrency"],
         line_ids=None if row["line_ids"] is None else tuple(row["line_ids"]),
+        budgets=read_budgets(row["budgets"]),
     )
 
 

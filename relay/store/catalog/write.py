@@ -18,7 +18,13 @@ from relay.store.catalog.declaration import (
     LineEntry,
     PriceEntry,
 )
-from relay.store.catalog.keys import KeyMark, KeyTerms, insert_key
+from relay.store.catalog.keys import (
+    KeyMark,
+    KeyTerms,
+    insert_key,
+    set_account_budgets,
+    set_key_budgets,
+)
 from relay.store.catalog.plan import CREDENTIAL, CatalogChange, ChangeKind, Credentials, identity
 from relay.store.catalog.prices import to_price
 from relay.store.postgres import Connection
@@ -73,15 +79,21 @@ _PRICE: Final = """
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"""
 _ACCOUNT: Final = """
     INSERT INTO accounts (name, group_id, credit_limit_nanos, tpm, rpm, concurrency, disabled,
-        low_balance_nanos)
-    SELECT $1, id, $3, $4, $5, $6, $7, $8 FROM groups WHERE name = $2 AND deleted_at IS NULL
+        low_balance_nanos, budgets)
+    SELECT $1, id, $3, $4, $5, $6, $7, $8, $9 FROM groups WHERE name = $2 AND deleted_at IS NULL
     ON CONFLICT (name) WHERE deleted_at IS NULL DO UPDATE SET
         group_id = excluded.group_id, credit_limit_nanos = excluded.credit_limit_nanos,
         tpm = excluded.tpm, rpm = excluded.rpm, concurrency = excluded.concurrency,
-        disabled = excluded.disabled, low_balance_nanos = excluded.low_balance_nanos"""
+        disabled = excluded.disabled, low_balance_nanos = excluded.low_balance_nanos,
+        budgets = excluded.budgets"""
+_ACCOUNT_ID: Final = "SELECT id FROM accounts WHERE name = $1 AND deleted_at IS NULL"
+_KEY_ID: Final = """
+    SELECT keys.id FROM keys JOIN accounts ON accounts.id = account_id
+    WHERE accounts.name = $1 AND accounts.deleted_at IS NULL
+      AND keys.name = $2 AND keys.deleted_at IS NULL"""
 _KEY_TERMS: Final = """
     UPDATE keys SET expires_at = $3, models = $4, networks = $5, quota_nanos = $6,
-        tpm = $7, rpm = $8, concurrency = $9, line_ids = line_ids_of($10)
+        tpm = $7, rpm = $8, concurrency = $9, line_ids = line_ids_of($10), budgets = $11
     FROM accounts
     WHERE accounts.id = account_id AND accounts.deleted_at IS NULL AND accounts.name = $1
       AND keys.name = $2 AND keys.deleted_at IS NULL"""
@@ -133,7 +145,7 @@ class Writer:
             case PriceEntry():
                 await insert_price(self._connection, to_price(entry))
             case AccountEntry():
-                await self._write_account(entry)
+                await self._write_account(change, entry)
             case KeyEntry():
                 await self._write_key(change, entry)
 
@@ -195,7 +207,10 @@ class Writer:
         await connection.execute("DELETE FROM group_lines WHERE group_id = $1", group_id)
         await connection.execute(_GROUP_LINES, group_id, entry.lines)
 
-    async def _write_account(self, entry: AccountEntry) -> None:
+    async def _write_account(self, change: CatalogChange, entry: AccountEntry) -> None:
+        if change.action is ChangeKind.CHANGED and "budgets" in change.fields:
+            account_id = await self._connection.fetchval(_ACCOUNT_ID, entry.name)
+            await set_account_budgets(self._connection, account_id, entry.budgets)
         await self._connection.execute(
             _ACCOUNT,
             entry.name,
@@ -206,6 +221,7 @@ class Writer:
             entry.concurrency,
             entry.disabled,
             parse_usd(entry.low_balance_alert) if entry.low_balance_alert else None,
+            entry.budgets,
         )
 
     async def _write_key(self, change: CatalogChange, entry: KeyEntry) -> None:
@@ -218,8 +234,12 @@ class Writer:
             rpm=entry.rpm,
             concurrency=entry.concurrency,
             lines=entry.lines,
+            budgets=entry.budgets,
         )
         if change.action is ChangeKind.CHANGED and CREDENTIAL not in change.fields:
+            if "budgets" in change.fields:
+                key_id = await self._connection.fetchval(_KEY_ID, *identity(entry))
+                await set_key_budgets(self._connection, key_id, entry.budgets)
             values = msgspec.structs.astuple(terms)
             await self._connection.execute(_KEY_TERMS, *identity(entry), *values)
             return

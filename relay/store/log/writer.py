@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 
 from relay.records import CallEnd
+from relay.store.billing import budget_leases
 from relay.store.billing.ledger import CallCharge, book_calls, record_calls
 from relay.store.binary_copy import copy_new
 from relay.store.log.rows import COLUMNS, EPOCH, bound, encode_row
@@ -58,9 +59,9 @@ async def write_batch(connection: Connection, parts: Sequence[Part]) -> None:
     Any record that decodes can be written: what Postgres would refuse is bounded, not raised.
 
     Whoever writes any of these locks in one order, so that nobody waits in a circle: log rows,
-    settlements, minutes, hours, days, failures, channels, keys, addresses, marks, balances, leases;
-    and each table's in the order of its keys. Balances are nearly last because workers wait for
-    them when they ask for credit.
+    settlements, minutes, hours, days, failures, channels, keys, addresses, marks, budgets,
+    balances, leases; and each table's in the order of its keys. Budgets and balances are nearly
+    last because workers wait for them when they lease.
     """
     calls = [(part.generation, bound(end)) for part in parts for end in part.ends]
     async with connection.transaction():
@@ -79,6 +80,8 @@ async def write_batch(connection: Connection, parts: Sequence[Part]) -> None:
         for part in sorted(parts, key=lambda part: part.generation):
             mark = part.mark
             await connection.execute(_MARK, part.generation, mark.segment, mark.offset, mark.closed)
+        owners = {end.request_id: generation for generation, end in calls}
+        await budget_leases.book(connection, [(owners[end.request_id], end) for end in new])
         await book_calls(connection, charges)
 
 
