@@ -1,5 +1,6 @@
 """What a call costs, and how an account is recharged: arithmetic on integers, nothing else.
 
+budget         Budgets that end: what may be used in a day, week or month by the calendar of a zone
 charged        What of a call is charged: what was said, what is missing estimated, what cannot be
                left out
 codes          Redemption codes: made from random bytes, read back however a person types them. Pure

@@ -129,6 +129,7 @@ def key(number: int = 3, **fields: object) -> rows.KeyRow:
         "models": None if number % 2 else ["gpt-4o-mini", "fast"],
         "networks": None if number % 3 else ["10.0.0.0/8", "203.0.113.0/24"],
         "quota_usd": "100" if number % 2 else None,
+        "budgets": ["50 usd/month@Europe/Berlin"] if number % 3 else [],
         "spent_usd": "88.120456789",
         "tpm": 1_000_000 if number % 2 else 0,
         "rpm": 0,

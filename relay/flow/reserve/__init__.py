@@ -1,5 +1,7 @@
 """What a call takes before it may ask: tokens, permits, money.
 
+budgets         The reservation of budgets: what a key or account may use today, this week or this
+                month
 channel_quotas  The quotas of upstreams: tokens, requests and permits of a channel, shared by all
                 lines on it
 credit          The reservation of money: each call holds what it may cost, out of credit leased
@@ -10,6 +12,8 @@ holds           What is held for a call before it runs, of its account's balance
                 quota
 key_quotas      The reservation of a key's quota: each call holds what it may cost, as it does of
                 the balance
+leasing         The leases of one worker: a task asks a lender ahead of need, and calls hold out of
+                purses
 limits          The reservation of limits: tokens, requests and permits of a call's line, model,
                 account and key
 refusals        What a client is told when a limit says no: whose limit, how much of it is used, and

@@ -2,6 +2,8 @@
 
 audit          Checks the books against themselves: whatever differs by a single nano-dollar is a
                drift
+budget_leases  Windows of budgets in Postgres: leased to workers, used by the calls that the
+               shipper books
 codes          Redemption codes: made by the batch, shown once, redeemed once; the books are in
                orders.py
 credit_leases  Credit leases: slices of balances that workers spend without asking (see

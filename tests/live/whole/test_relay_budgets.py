@@ -118,7 +118,7 @@ async def test_three_hundred_calls_on_a_budget_for_fifty(
 
 
 async def test_a_refusal_speaks_each_dialect_and_names_the_reset(purse: RelayProcess) -> None:
-    key = await make_key(purse, "spent", "0 requests/week@Asia/Tokyo")
+    key = await make_key(purse, "out-of-budget", "0 requests/week@Asia/Tokyo")
     answer = await ask(purse, key, question("cents"))
     assert answer.status == 429
     assert answer.error["code"] == "budget_exceeded"
@@ -128,7 +128,7 @@ async def test_a_refusal_speaks_each_dialect_and_names_the_reset(purse: RelayPro
 
 
 async def test_a_killed_worker_loses_nothing(purse: RelayProcess, books: Connection) -> None:
-    key = await make_key(purse, "killed", "20 requests/day")
+    key = await make_key(purse, "budget-killed", "20 requests/day")
     assert await flood(purse, key, 8) == {200: 8}
     body = question("words", max_tokens=2_000, stream=True)
     async with streaming(purse, key, 2, body) as streams:
@@ -139,26 +139,26 @@ async def test_a_killed_worker_loses_nothing(purse: RelayProcess, books: Connect
             os.kill(pid, signal.SIGKILL)
 
     async def freed() -> bool:
-        return await standing(books, "killed") == (10, 0)
+        return await standing(books, "budget-killed") == (10, 0)
 
     try:
         await until_told(freed, "the journals of the dead are in")
     except AssertionError:
-        raise AssertionError(await standing(books, "killed")) from None
+        raise AssertionError(await standing(books, "budget-killed")) from None
     await settle(purse, key, 200)
     assert await flood(purse, key, 30) == {200: 10, 429: 20}
 
 
 async def test_budgets_by_command_and_by_file(purse: RelayProcess, upstream: str) -> None:
-    key = await make_key(purse, "plain")
+    key = await make_key(purse, "unbudgeted")
     assert (await ask(purse, key, question("cents"))).status == 200
     await purse.cli("account", "set", "purse", "--budget", "1000000 requests/month")
-    await purse.cli("key", "limit", "purse/plain", "--budget", "0 usd/day", "--json")
+    await purse.cli("key", "limit", "purse/unbudgeted", "--budget", "0 usd/day", "--json")
     await settle(purse, key, 429, "chat/completions", question("cents"))
-    told = json.loads(await purse.cli("limits", "explain", "--key", "purse/plain", "--json"))
+    told = json.loads(await purse.cli("limits", "explain", "--key", "purse/unbudgeted", "--json"))
     shown = {(row["scope"], row["budget"]) for row in told["budgets"]}
     assert shown == {("key", "0 usd/day"), ("account", "1000000 requests/month")}
-    await purse.cli("key", "limit", "purse/plain", "--budget", "none")
+    await purse.cli("key", "limit", "purse/unbudgeted", "--budget", "none")
     await settle(purse, key, 200, "chat/completions", question("cents"))
     catalog = CATALOG.format(upstream=upstream) + 'budgets = ["5 usd / day"]\n'
     assert "5 usd/day" in await purse.apply(catalog)
@@ -169,7 +169,7 @@ async def test_budgets_by_command_and_by_file(purse: RelayProcess, upstream: str
 
 
 async def test_a_budget_that_runs_low_is_told(purse: RelayProcess) -> None:
-    key = await make_key(purse, "nearly", "5 requests/day")
+    key = await make_key(purse, "budget-low", "5 requests/day")
     assert await flood(purse, key, 4) == {200: 4}
 
     async def counted() -> bool:
