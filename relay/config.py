@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from msgspec import Meta
 
+from relay.door_rules import DoorRules
 from relay.errors import ConfigError
 from relay.outside import REFERENCE, WEBHOOK, Stripe, find_problem
 from relay.slow_models import SLOW_MODELS, Deadlines
@@ -257,6 +258,7 @@ class Config(Section, frozen=True):
     """The whole of relay.toml."""
 
     server: Server = Server()
+    door: DoorRules = DoorRules()
     database: Database = Database()
     redis: Redis = Redis()
     limits: Limits = Limits()

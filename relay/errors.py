@@ -188,6 +188,26 @@ class BudgetSpent(RateLimited):
     should_retry = False
 
 
+class AddressRefused(ClientError):
+    """403: this address is refused; `code` is what support looks up (`relay block explain`)."""
+
+    status = 403
+    kind = "permission_error"
+    should_retry = False
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class AddressLimited(RateLimited):
+    """429: this address asks too much; `code` as in AddressRefused."""
+
+    def __init__(self, message: str, code: str, *, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.code = code
+
+
 class QuotaExhausted(ClientError):
     """429: the key's quota is spent; waiting does not help."""
 

@@ -370,6 +370,20 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 FREE_PRICE = Price(id=0, model="", input=0, output=0, cached_input=0)
 """The price of calls that no provider charges for; it is no row of the catalog."""
 
+
+class Block(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the blocklist, or of the allow-list, which goes before it.
+
+    `network` None: any address. `path`: how the URL's path begins, "" = any.
+    """
+
+    id: int
+    network: IPv4Network | IPv6Network | None = None
+    path: str = ""
+    allow: bool = False
+    expires_s: int | None = None
+
+
 Routes = dict[tuple[int, Dialect, str], tuple[Channel, ...]]
 """(line id, dialect, public model) -> the channels of the line that serve it, tier by tier."""
 
@@ -386,6 +400,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     channels: dict[int, Channel]
     prices: dict[str, Price]
     routes: Routes
+    blocks: tuple[Block, ...] = ()
 
 
 def index_routes(lines: dict[int, Line], channels: dict[int, Channel]) -> Routes:

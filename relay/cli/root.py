@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "audit": "relay.cli.customers.money:audit",
     "balance": "relay.cli.customers.money:balance",
     "bench": "relay.cli.host.bench:bench",
+    "block": "relay.cli.supply.blocks:block",
     "channel": "relay.cli.supply.channels:channel",
     "check": "relay.cli.supply.catalog:check",
     "code": "relay.cli.customers.codes:code",

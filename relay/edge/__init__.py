@@ -2,6 +2,8 @@
 
 answers   Whole answers of our own: errors, model lists, greetings
 cors      What lets web pages of other origins call the relay, where the operator wants that
+door     The door of a worker: which addresses get in, how many connections they have, what they
+         may ask
 ids       The ids that requests are known by
 ports     What a connection asks of whoever answers its requests (edge.service)
 question  A request's body: read for what routing and billing need, framed anew for each channel

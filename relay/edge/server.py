@@ -20,6 +20,7 @@ from aiohttp import web
 from relay.clock import clock_s
 from relay.config import Config
 from relay.edge.client.connection import ClientConnection
+from relay.edge.door import Door
 from relay.edge.service import Service
 from relay.errors import KeyRevoked, ShuttingDown
 from relay.flow.admission import Admission
@@ -44,6 +45,7 @@ from relay.model import Snapshot
 from relay.ports import Journal
 from relay.routing.health import HealthChange
 from relay.upstream.pool import UpstreamPool
+from relay.wire.client_ip import read_networks
 from relay.wire.http import renew_date
 
 log = logging.getLogger("relay.edge")
@@ -64,11 +66,12 @@ class ConnectionServer(web.Server):
     `on_full`: told that a client had to be turned away.
     """
 
-    def __init__(self, config: Config, service: Service, counters: Counters) -> None:
+    def __init__(self, config: Config, service: Service, counters: Counters, door: Door) -> None:
         super().__init__(_unused, handler_cancellation=True)
         self._config = config
         self._service = service
         self._counters = counters
+        self._door = door
         self.connections_max = config.server.connections_max
         self.on_full: Callable[[], None] = _nothing
         self.open: dict[ClientConnection, None] = {}
@@ -81,6 +84,7 @@ class ConnectionServer(web.Server):
 
     def open_connection(self, connection: ClientConnection) -> None:
         """Count a connection; over the limit an idle one has to go, else the newest."""
+        self._door.enter(connection)
         self.open[connection] = None
         self._counters.connections = len(self.open)
         if len(self.open) <= self.connections_max:
@@ -94,6 +98,7 @@ class ConnectionServer(web.Server):
 
     def forget_connection(self, connection: ClientConnection) -> None:
         """Forget a connection."""
+        self._door.leave(connection)
         self.open.pop(connection, None)
         self._counters.connections = len(self.open)
 
@@ -148,6 +153,8 @@ class DataServer:
         self._exchange.use_state(StateRouter(self.owners, self.balancer, self._current))
         self._background = BackgroundCalls(self._pool, settlement)
         settlement.take_on = self._background.take_on
+        trusted = read_networks(config.server.trusted_proxies)
+        self._door = Door(config.door, trusted, counters)
         self._service = service = Service(
             self._admission,
             self._exchange,
@@ -155,8 +162,9 @@ class DataServer:
             journal,
             counters,
             config.server,
+            self._door,
         )
-        self._connections = ConnectionServer(config, service, counters)
+        self._connections = ConnectionServer(config, service, counters, self._door)
         self._connections.on_full = self._stop_accepting
         self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
@@ -167,6 +175,7 @@ class DataServer:
         """Serve by `snapshot` from now on; calls whose key is no longer good end now."""
         old = self._admission.snapshot
         self._admission.swap(snapshot)
+        self._door.swap(snapshot.blocks)
         if old is None or old.channels is not snapshot.channels:
             self._pool.forget_heads()
             self._quotas.swap(snapshot)

@@ -30,6 +30,7 @@ from relay.edge.client.head import (
 )
 from relay.edge.client.request_loop import RequestLoop
 from relay.edge.cors import Cors
+from relay.edge.door import Door
 from relay.edge.ids import RequestIds
 from relay.edge.ports import Served, ServicePort
 from relay.edge.question import read_question
@@ -41,6 +42,7 @@ from relay.errors import (
     ClientGone,
     ModelNotFound,
     RelayError,
+    Unauthenticated,
     Unavailable,
     forget_frames,
 )
@@ -70,7 +72,7 @@ _DROPPED: Final = cast("ParsedHead", None)
 class Service(ServicePort, TurnService):
     """Serves requests of client connections."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a part a line
         self,
         admission: Admission,
         exchange: Exchange,
@@ -78,6 +80,7 @@ class Service(ServicePort, TurnService):
         journal: Journal,
         counters: Counters,
         limits: Server,
+        door: Door,
     ) -> None:
         self._admission = admission
         self._exchange = exchange
@@ -86,6 +89,7 @@ class Service(ServicePort, TurnService):
         self._counters = counters
         self._limits = limits
         self._trusted = read_networks(limits.trusted_proxies)
+        self._door = door
         self._room = BodyRoom(limits)
         self._cors = Cors(limits.cors_origins)
         self._bugs_second = 0
@@ -143,7 +147,7 @@ class Service(ServicePort, TurnService):
         """Begin to answer a request whose head was read before; see edge.ports.ServicePort."""
         call = self._begin(client)
         try:
-            self._authenticate(call, request_head)
+            self._authenticate(call, client, request_head)
             self._begin_answer(call, client, request_head, body)
             return True
         except Exception as error:  # noqa: BLE001 - the guard sorts them
@@ -169,7 +173,7 @@ class Service(ServicePort, TurnService):
         """Begin a call whose body is still to come; see edge.ports.ServicePort."""
         call = self._begin(client)
         try:
-            self._authenticate(call, request_head)
+            self._authenticate(call, client, request_head)
             self._admission.check_quota(call)
             self._hold_body(call, 0)
             return call
@@ -225,7 +229,7 @@ class Service(ServicePort, TurnService):
         """Return a new call, with its key; see edge.tunnel.ports.TurnService."""
         call = self._begin(client)
         try:
-            self._authenticate(call, request_head)
+            self._authenticate(call, None, request_head)
         except BaseException:
             self.let_go(call)
             raise
@@ -347,8 +351,9 @@ class Service(ServicePort, TurnService):
             model,
             headers.get("x-relay-line", ""),
             kept,
+            message.path.partition("?")[0],
         )
-        self._authenticate(call, request_head)
+        self._authenticate(call, client, request_head)
         if opens:
             self._open_session(call, client, message, request_head)
             return None
@@ -369,9 +374,23 @@ class Service(ServicePort, TurnService):
     def _new_name(self) -> str:
         return f"req_{self._ids.next(wall_ns() // 1000).hex()}"
 
-    def _authenticate(self, call: Call, request_head: RequestHead) -> None:
+    def _authenticate(
+        self, call: Call, client: RequestLoop | None, request_head: RequestHead
+    ) -> None:
+        """Find out who calls; `client`: whose connection it is, None for a turn of a session."""
         call.head = request_head
-        self._admission.authenticate(call, request_head.credential)
+        try:
+            self._admission.authenticate(call, request_head.credential)
+        except Unauthenticated:
+            if self._door.watches:
+                self._door.look(client, request_head)
+            if request_head.credential is not None:
+                told = self._door.note_wrong_key(client, request_head)
+                if told is not None:
+                    raise told from None
+            raise
+        if self._door.watches:
+            self._door.look(client, request_head)
 
     async def _receive(
         self,

@@ -71,6 +71,7 @@ class Counters:
         "line_tokens",
         "loop_lag_us",
         "overhead",
+        "refused",
         "requests",
         "tokens",
         "translated",
@@ -102,6 +103,8 @@ class Counters:
         """SSE events forwarded, where they were counted."""
         self.limited: defaultdict[tuple[str, ...], int] = defaultdict(int)
         """(line, scope, what ran out) -> calls that a limit refused."""
+        self.refused: defaultdict[str, int] = defaultdict(int)
+        """Rule of the door -> connections and requests that it refused."""
         self.line_tokens: defaultdict[str, int] = defaultdict(int)
         """Line -> tokens that its limited calls used, input that was read from a cache left out."""
         self.limiter_fallback_ms = 0
@@ -137,6 +140,7 @@ class Counters:
                     "upstream_errors": dict(self.upstream_errors),
                     "limited": dict(self.limited),
                     "line_tokens": {(line,): count for line, count in self.line_tokens.items()},
+                    "refused": {(rule,): count for rule, count in self.refused.items()},
                     "limiter_fallback_ms": {(): self.limiter_fallback_ms},
                     "limiter_flights": {(): self.limiter_flights},
                     "limiter_losses": {(): self.limiter_losses},

@@ -26,7 +26,7 @@ class RequestHead:
     errors are told in it, and channels that speak it serve the call. `query`, `forwarded`: what of
     the query (with its question mark) and of the headers (whole lines) goes on to an upstream.
     `model`: where the path names it, else "".
-    `line`: the line it names, "" = none.
+    `line`: the line it names, "" = none. `path`: of its URL.
     `kept`: what of a provider's own it is about, None for most.
     """
 
@@ -40,6 +40,7 @@ class RequestHead:
         "kept",
         "line",
         "model",
+        "path",
         "query",
     )
 
@@ -55,6 +56,7 @@ class RequestHead:
         model: str = "",
         line: str = "",
         kept: KeptPath | None = None,
+        path: str = "",
     ) -> None:
         self.kept = kept
         self.model = model
@@ -66,6 +68,7 @@ class RequestHead:
         self.query = query
         self.forwarded = forwarded
         self.line = line
+        self.path = path
 
 
 class RequestFacts:

@@ -1,5 +1,6 @@
 """Token buckets, leases of them, permits: the arithmetic of limits. Pure.
 
+addresses     What addresses may do at the door: who is blocked, who asks too much, who tries keys
 batch         One question on its way to the bank: what went into it, and what its end means for the
               leases
 broker        Decides calls over many leases, all or nothing, and says what to ask the bank

@@ -1,5 +1,6 @@
 """Commands about what is sold: the catalog, channels, prices, limits.
 
+blocks    `relay block`: who is refused at the door, who is let in whatever, and what a code means
 catalog   `relay check` and `relay apply`: the catalog as a file
 channels  `relay channel`: the upstreams of the catalog, day by day
 limits    `relay limits`: which limit binds a key now

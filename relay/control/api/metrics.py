@@ -48,6 +48,9 @@ COUNTERS: Final = {
         "relay_upstream_errors", "Upstream attempts that failed.", ("channel", "reason")
     ),
     "limited": Family("relay_limited", "Calls refused by a limit.", ("line", "scope", "exhausted")),
+    "refused": Family(
+        "relay_door_refused", "Connections and requests refused by their address.", ("rule",)
+    ),
     "line_tokens": Family(
         "relay_line_tokens", "Tokens used by limited calls, cached input left out.", ("line",)
     ),

@@ -24,6 +24,7 @@ from relay.edge.client.phase import (
 )
 from relay.flow.ports import Backpressure, Client
 from relay.flow.response import swallow
+from relay.limits.addresses import Visitor
 
 FIRST_REQUEST_S: Final = 2.0
 """How long a connection that has asked nothing yet is kept while draining."""
@@ -31,6 +32,10 @@ PARSER_HOLDS: Final = 1
 """Reading stops: the parser has as much of a body as it takes."""
 EARLY_HOLDS: Final = 2
 """Reading stops: enough has come before its turn."""
+
+
+DOOR_HOLDS: Final = 4
+"""Reading stops for a moment: its address tries keys (edge.door)."""
 
 
 class ClientSocket(Client):
@@ -50,6 +55,7 @@ class ClientSocket(Client):
         "peer_ip",
         "takes_chunks",
         "transport",
+        "visitor",
         "write",
     )
 
@@ -59,7 +65,7 @@ class ClientSocket(Client):
         self.deadline_s = math.inf
         """Until when the client has to do its part, in seconds of time.monotonic."""
         self._read_holds = 0
-        """Why the transport is paused: PARSER_HOLDS, EARLY_HOLDS, or both."""
+        """Why the transport is paused: PARSER_HOLDS, EARLY_HOLDS, DOOR_HOLDS."""
         self._unsent_bytes = 0
         """What the client had not taken when it was last looked at, HELD."""
         self.transport: asyncio.Transport | None = None
@@ -68,6 +74,8 @@ class ClientSocket(Client):
         self._writing_paused = False
         self._backpressure: Backpressure | None = None
         self.peer_ip = ""
+        self.visitor: Visitor | None = None
+        """What the door knows of its address; None: a proxy's, or none."""
         self.keeps_alive = True
         self.bodiless = False
         """The request was a HEAD: its answer has no body."""

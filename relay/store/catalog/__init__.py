@@ -1,6 +1,7 @@
 """The catalog in Postgres: stated by files, read by workers as one snapshot.
 
 apply        `relay apply`: makes a declaration hold in Postgres, in one transaction
+blocks       The blocklist and the allow-list in Postgres: entries are added, removed and explained
 canonical    The canonical forms of what a catalog file may say: URLs, money, multipliers, names
 coverage     What the catalog offers and cannot serve: models without a channel, without a price
 declaration  A catalog declared in TOML: its tables as typed structs, each checked by itself

@@ -34,6 +34,7 @@ from relay.model import (
     Unpriced,
     index_routes,
 )
+from relay.store.catalog import blocks
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Vault, channel_owner
 
@@ -121,6 +122,7 @@ async def refresh(connection: Connection, vault: Vault, old: Snapshot) -> Snapsh
         line_rows = await connection.fetch(_LINES)
         group_rows = await connection.fetch(_GROUPS)
         price_rows = await connection.fetch(PRICES)
+        block_rows = await connection.fetch(blocks.OPEN)
         account_rows = await connection.fetch(_ACCOUNTS, old.generation)
         key_rows = await connection.fetch(_KEYS, old.generation)
     channels = {row["id"]: _channel(row, vault, old) for row in channel_rows}
@@ -135,6 +137,7 @@ async def refresh(connection: Connection, vault: Vault, old: Snapshot) -> Snapsh
         channels=channels,
         prices={row["model"]: read_price(row) for row in price_rows},
         routes=old.routes if same else index_routes(lines, channels),
+        blocks=tuple(map(blocks.read_block, block_rows)),
     )
 
 
