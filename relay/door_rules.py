@@ -19,10 +19,10 @@ class DoorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Connections of one address; beyond it the newest is closed."""
     rpm: _Count = 0
     """Requests a minute of one address, whatever its keys may do; beyond it 429."""
-    wrong_keys_max: _Count = 30
+    wrong_keys_max: _Count = 120
     """Requests a minute with a key that is not known here, each answered 401; beyond it 429, and
     the connection is not read for a second."""
-    wrong_keys_refused: _Count = 300
+    wrong_keys_refused: _Count = 1200
     """...beyond which the address is refused (403, with a code): its new connections wait for a
     second, and few are kept. Who shows a good key meanwhile is served."""
     refused_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0

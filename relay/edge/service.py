@@ -384,7 +384,7 @@ class Service(ServicePort, TurnService):
         except Unauthenticated:
             if self._door.watches:
                 self._door.look(client, request_head)
-            if request_head.credential is not None:
+            if request_head.credential is not None and call.rights.key is None:
                 told = self._door.note_wrong_key(client, request_head)
                 if told is not None:
                     raise told from None

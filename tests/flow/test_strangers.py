@@ -11,6 +11,7 @@ import time
 import pytest
 
 from relay.config import Config, Timeouts
+from relay.door_rules import DoorRules
 from relay.edge.client.early import EARLY_BYTES_MAX
 from tests.flow.rig import Peer, Rig, chat, make_channel, make_snapshot, post
 from tests.flow.test_bad_input import ANSWER, AUTH, CHAT, answer_json, get, read
@@ -60,7 +61,8 @@ async def test_who_reads_no_answers_is_asked_no_more(kind: str) -> None:
 async def test_a_burst_that_is_read_is_answered_in_full_and_in_turn(kind: str) -> None:
     count = 1 + 300_000 // len(FLOODS[kind])
     last = get("/v1/models", AUTH)
-    async with Rig(make_snapshot([make_channel(1, 1)])) as rig:
+    config = Config(door=DoorRules(wrong_keys_max=0, wrong_keys_refused=0))
+    async with Rig(make_snapshot([make_channel(1, 1)]), config) as rig:
         reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
         writer.write(FLOODS[kind] * count + last)
         burst = asyncio.ensure_future(reader.read())

@@ -77,7 +77,7 @@ async def test_a_blocked_network_is_refused_everywhere_within_a_second(
 async def test_a_flood_of_wrong_keys_gets_a_code_that_explains_itself(relay: RelayProcess) -> None:
     key = await relay.make_key("neighbour")
     code = ""
-    for _ in range(20):
+    for _ in range(40):
         answers = await look(relay, "relay_wrong", "127.0.5.9", 50)
         refused = [answer for answer in answers if answer.status in (403, 429)]
         if refused:
