@@ -86,19 +86,33 @@ class Door:
             self._tell(visitor, verdict.rule, verdict.code)
             raise _error(verdict)
 
-    def note_wrong_key(
-        self, connection: ClientSocket | None, head: RequestHead
-    ) -> RelayError | None:
-        """Count a key that nobody has; return what to answer instead of 401, None: just that."""
+    def meet_stranger(
+        self, connection: ClientSocket | None, head: RequestHead, *, wrong: bool
+    ) -> None:
+        """Refuse who is about to be told 401 otherwise, where its address is to be.
+
+        Args:
+            connection: Whose it is; None: a turn of a session.
+            head: What it asks.
+            wrong: It showed a key that nobody has.
+
+        Raises:
+            AddressRefused: CLIENT; it is on the blocklist, or has tried too many keys.
+            AddressLimited: CLIENT; it tries too many.
+        """
+        if self.watches:
+            self.look(connection, head)
+        if not wrong:
+            return
         visitor = self._visitor_of(connection, head)
         verdict = self.addresses.note_wrong_key(visitor, clock_s(), wall_s())
         if verdict is None:
-            return None
+            return
         self._tell(visitor, verdict.rule, verdict.code)
         if connection is not None and connection.visitor is not None:  # else it is many people's
             hold(connection)
             connection.keeps_alive = connection.keeps_alive and not verdict.refuses
-        return _error(verdict)
+        raise _error(verdict)
 
     def _visitor_of(self, connection: ClientSocket | None, head: RequestHead) -> Visitor:
         visitor = None if connection is None else connection.visitor

@@ -5,7 +5,6 @@ key before the body is read, the body before its model is looked up.
 """
 
 import asyncio
-import logging
 import random
 from typing import Final, cast
 
@@ -14,6 +13,7 @@ from aiohttp.streams import StreamReader
 from relay.clock import clock_s, dice, wall_ns
 from relay.config import Server
 from relay.edge.answers import error_answer, json_answer, without_body
+from relay.edge.bugs import BugLog
 from relay.edge.client.body import take_whole, too_large
 from relay.edge.client.body_room import RETRY_AFTER_S, BodyRoom
 from relay.edge.client.head import (
@@ -62,9 +62,6 @@ from relay.wire.model_lines import with_lines
 from relay.wire.request.encodings import decoded_pieces
 from relay.wire.state.paths import find_kept
 
-log = logging.getLogger("relay.edge")
-
-BUG_LINES_PER_S_MAX: Final = 10
 EXPECTED: Final = "100-continue"
 _DROPPED: Final = cast("ParsedHead", None)
 
@@ -92,9 +89,7 @@ class Service(ServicePort, TurnService):
         self._door = door
         self._room = BodyRoom(limits)
         self._cors = Cors(limits.cors_origins)
-        self._bugs_second = 0
-        self._bugs_logged = 0
-        self._bugs_unlogged = 0
+        self._bugs = BugLog()
         self._on_free = self._room.free  # bound once, not for each call
         self._ids = RequestIds(random.getrandbits(74))
         self.sessions = Sessions(self._new_name)
@@ -253,7 +248,7 @@ class Service(ServicePort, TurnService):
         """Settle a turn of which nothing is out; return what to tell its client."""
         told = error
         if not isinstance(told, RelayError):
-            self._log_bug(error)
+            self._bugs.tell(error)
             told = RelayError("The relay failed on this request.")
         self._settlement.fail(call, told)
         return told
@@ -270,21 +265,9 @@ class Service(ServicePort, TurnService):
         if isinstance(error, RelayError):
             self._refuse(call, client, error)
             return
-        self._log_bug(error)
+        self._bugs.tell(error)
         self._settlement.fail(call, RelayError("The relay failed on this request."))
         client.cut()
-
-    def _log_bug(self, error: Exception) -> None:
-        """Log where a bug of ours showed itself, so often that nobody can fill the log with it."""
-        second = int(clock_s())
-        if second != self._bugs_second:
-            self._bugs_second, self._bugs_logged = second, 0
-        self._bugs_unlogged += 1
-        if self._bugs_logged < BUG_LINES_PER_S_MAX:
-            self._bugs_logged += 1
-            # Reduced by event_log to its class and places: its text may quote the request.
-            log.error("unexpected failure", exc_info=error, extra={"count": self._bugs_unlogged})
-            self._bugs_unlogged = 0
 
     def _refuse(self, call: Call, client: RequestLoop, error: RelayError) -> None:
         self._settlement.fail(call, error)
@@ -382,12 +365,8 @@ class Service(ServicePort, TurnService):
         try:
             self._admission.authenticate(call, request_head.credential)
         except Unauthenticated:
-            if self._door.watches:
-                self._door.look(client, request_head)
-            if request_head.credential is not None and call.rights.key is None:
-                told = self._door.note_wrong_key(client, request_head)
-                if told is not None:
-                    raise told from None
+            wrong = request_head.credential is not None and call.rights.key is None
+            self._door.meet_stranger(client, request_head, wrong=wrong)
             raise
         if self._door.watches:
             self._door.look(client, request_head)
