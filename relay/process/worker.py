@@ -216,6 +216,7 @@ class Worker:
             "limiter_lost": float(self._limiter.lost),
             **self._credit.gauges(),
             "resident_memory_bytes": float(_resident_bytes()),
+            "tasks": float(len(asyncio.all_tasks())),
         }
         # A disk without room must not stop the relay from relaying.
         with contextlib.suppress(OSError):

@@ -84,6 +84,7 @@ GAUGES: Final[dict[str, tuple[Family, Reduce]]] = {
     "connections": (Family("relay_connections", "Client connections open."), sum),
     "loop_lag_seconds": (Family("relay_loop_lag_seconds", "How late the last tick came."), max),
     "resident_memory_bytes": (Family("relay_resident_memory_bytes", "Memory in use."), sum),
+    "tasks": (Family("relay_tasks", "Tasks under way; a stream that runs by itself is none."), sum),
     "snapshot_age_seconds": (
         Family("relay_snapshot_age_seconds", "Since the catalog was last known to be newest."),
         max,
