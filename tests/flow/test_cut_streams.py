@@ -156,7 +156,7 @@ def endpoint_of(path: Path) -> Endpoint:
     return Endpoint.CHAT
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.name)
 def test_no_cut_of_a_recorded_stream_looks_whole_or_sends_half_an_event(path: Path) -> None:
     body, endpoint = path.read_bytes(), endpoint_of(path)

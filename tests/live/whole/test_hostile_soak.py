@@ -87,8 +87,8 @@ class Crowd:
         self._address = host, int(port)
         self.statuses: Counter[str] = Counter()
         self.told: set[bytes] = set()
-        self.quiet = 0
-        """How often nothing was said at all."""
+        self.left = False
+        """Whether the last one went without its answers."""
 
     async def say(self, raw: bytes, *, leaves: bool = False, count: int = 1) -> None:
         """Send bytes on a connection of its own, and read to the end; or leave at once."""
@@ -104,7 +104,6 @@ class Crowd:
             answer = b""
         finally:
             writer.transport.abort()
-        self.quiet += not answer
         for part in answer.split(b"HTTP/1.1 ")[1:]:
             self.statuses[part[:3].decode()] += 1
         if len(self.told) < 2000:
@@ -139,7 +138,8 @@ async def pipeline(crowd: Crowd) -> None:
     """Send requests ahead without a key; every other time the answers are never read."""
     one = f"GET /{crowd.words} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
     last = one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    await crowd.say(one * (BURST - 1) + last, count=BURST, leaves=crowd.quiet % 2 == 1)
+    crowd.left = not crowd.left
+    await crowd.say(one * (BURST - 1) + last, count=BURST, leaves=crowd.left)
 
 
 async def heads(crowd: Crowd) -> None:
