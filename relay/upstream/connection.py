@@ -29,6 +29,8 @@ BARE_BYTES_MAX: Final = 64 * 1024
 """What may come of a chunked answer without a byte of its body: trailers, bounded as a head is."""
 INTERIM_MAX: Final = 8
 """1xx answers before the real one: one is normal, an endless row of them is an attack."""
+REFUSED_FROM: Final = 400
+"""Statuses of refusals."""
 JOIN_BYTES_MAX: Final = 64 * 1024
 """Below this a head and body are joined into one write; above it the copy costs more."""
 
@@ -68,6 +70,7 @@ class UpstreamConnection(Connection):
         "_headers",
         "_interims",
         "_keep_alive",
+        "_long",
         "_on_closed",
         "_on_idle",
         "_parser",
@@ -108,6 +111,8 @@ class UpstreamConnection(Connection):
         """Status and headers of a final response that its reader has not been told of."""
         self._surplus_at: int | None = None
         """Where in `_parts` a second, unasked-for message begins."""
+        self._long = False
+        """The question is longer than what every upstream reads before it answers."""
         self.reused = False
         self.silent = True
         self.idle_since_s = 0.0
@@ -124,7 +129,8 @@ class UpstreamConnection(Connection):
         self._state = _ASKED
         self._answer = answer
         self.silent = True
-        if len(body) <= JOIN_BYTES_MAX:
+        self._long = len(body) > JOIN_BYTES_MAX
+        if not self._long:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
@@ -251,7 +257,9 @@ class UpstreamConnection(Connection):
             self._headers.clear()
             return
         self._state = _HEADED
-        self._keep_alive = self._parser.should_keep_alive()
+        # A refusal may come before a long question was read: the next one would lie behind it.
+        unread = self._long and status >= REFUSED_FROM
+        self._keep_alive = self._parser.should_keep_alive() and not unread
         headers = {name.lower(): value for name, value in self._headers.items()}
         self._headers.clear()
         self._chunked = b"transfer-encoding" in headers

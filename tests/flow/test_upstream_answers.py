@@ -206,6 +206,34 @@ async def test_a_connection_whose_question_is_not_out_is_never_asked_again(statu
     server.close()
 
 
+@pytest.mark.parametrize("size", [70_000, 200_000, 1_000_000])
+@pytest.mark.parametrize("status", ["413 Too Large", "400 No", "429 Later", "500 Broken"])
+async def test_nor_is_one_that_refused_a_long_question_which_the_kernel_may_still_hold(
+    status: str, size: int
+) -> None:
+    """What the upstream never read lies in its socket: the next question would lie behind it."""
+    asked: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(EARLY.replace(b"%b", status.encode()))
+        await writer.drain()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024)
+    port = server.sockets[0].getsockname()[1]
+    big = chat(messages=[{"role": "user", "content": "x" * size}])
+    async with Rig(make_snapshot([make_channel(1, port)])) as rig:
+        for count in (1, 2):
+            async with asyncio.timeout(8):
+                await rig.say(post("/v1/chat/completions", big))
+            await rig.ended(count)
+            assert len(asked) == count
+    for writer in asked:
+        writer.close()
+    server.close()
+
+
 # --- the last word said, the connection left open -------------------------------------------------
 
 

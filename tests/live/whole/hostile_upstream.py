@@ -70,7 +70,7 @@ FAULTS: Final[dict[bytes, Callable[[Asked], bytes]]] = {
     # Said before the body is read, and then it goes on neither to read nor to close.
     b"early": lambda asked: sized(b"413 Payload Too Large", told(b"too_large", asked.quoted)),
     b"trailers": lambda _: (
-        CHUNKED + b"application/json\r\n\r\n" + chunk(FINE) + b"0\r\n" + TRAILER * 20
+        CHUNKED + b"application/json\r\n\r\n" + chunk(FINE) + b"0\r\n" + TRAILER * 40
     ),
     b"extensions": lambda _: STREAM + chunk(EVENT) + b"5;" + b"x=y;" * 20_000,
     b"garbled": lambda asked: asked.quoted + b" is no HTTP\r\n\r\n",
