@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from relay.config import Config
-from relay.model import Channel, Snapshot
+from relay.model import Channel, Snapshot, Unpriced
 from relay.translate import TranslateDialect
 from tests.flow.rig import MODEL, SSE_HEAD, Peer, Rig, chunked, make_snapshot
 from tests.flow.test_sessions import session, turn
@@ -103,6 +103,24 @@ async def test_what_cannot_be_carried_is_refused_by_name_before_anybody_is_asked
         assert upstream.peer.requests == []
         for end in await rig.ended(4):
             assert (end.cost_nanos, end.attempts, end.reason) == (0, 0, "rejected")
+
+
+async def test_a_line_that_strips_searches_has_the_rest_translated() -> None:
+    upstream = Upstream(ANTHROPIC)
+    upstream.say("JSON", BODIES[ANTHROPIC]("text"))
+    async with upstream.peer as peer:
+        snapshot = make_snapshot([channel_of(ANTHROPIC, 1, peer.port)])
+        body = REQUESTS[RESPONSES]("tools")
+        asked = asking(
+            RESPONSES, body | {"tools": [*body["tools"], {"type": "web_search"}]}, "JSON"
+        )
+        async with Rig(snapshot) as rig:
+            assert Answer(await rig.say(asked)).status == 400
+        line = msgspec.structs.replace(snapshot.lines[1], unpriced=Unpriced.STRIP)
+        async with Rig(msgspec.structs.replace(snapshot, lines={1: line})) as rig:
+            answer = Answer(await rig.say(asked))
+        assert answer.status == 200 and answer.header("x-relay-dropped")
+        assert [tool.name for tool in read_request(ANTHROPIC, upstream.asked).tools] == ["weather"]
 
 
 async def test_a_channel_that_can_be_told_is_asked_where_another_cannot() -> None:
