@@ -35,6 +35,9 @@ USAGE_OBJECT: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{')
 PLACES: Final = ("response", "message", "x_groq", "delta", "interaction", "error", "data")
 """Members of an event that dialects put their usage into, where it is no member itself."""
 _NAMES: Final = ("usage", "usageMetadata")
+_DATA: Final = b"data: "
+_RESPONSE: Final = b'data: {"type":"response'
+"""Begins events that have their usage one level deeper."""
 _METADATA: Final = re.compile(rb'"metadata"\s*:\s*\{\s*"')
 _TIER: Final = re.compile(rb'"service_?[tT]ier"\s*:\s*"([A-Za-z_]{1,32})"')
 _DEFAULT_TIER: Final = b'"service_tier":"default"'
@@ -120,23 +123,44 @@ def _last_object(block: bytes) -> WireUsage | None:
         if at < 0:
             break
         found = USAGE_OBJECT.match(block, at)
-        if found is None:
-            continue
-        line_at = block.rfind(b"\n", 0, at) + 1
-        line = block[line_at : _line_end(block, at)]
-        if line.count(b'"usage') > 1 or _has_metadata(line):
-            known, wire = _read_members(line)
+        if found is not None:
+            wire, at = _read_at(block, at, found.end() - 1)
             if wire is not None:
                 return wire
-            if known:
-                at = line_at  # an event without a usage of its own: look further left
-                continue
-        if _is_broken_down(block, at):
-            continue
-        wire = _read_object(block, found.end() - 1)
-        if wire is not None:
-            return wire
     return None
+
+
+def _read_at(block: bytes, at: int, opens_at: int) -> tuple[WireUsage | None, int]:
+    """Return the usage named at `at`, whose object opens at `opens_at`, where it has its place.
+
+    Else None, and left of where the next one is to be looked for.
+    """
+    line_at = block.rfind(b"\n", 0, at) + 1
+    line = block[line_at : _line_end(block, at)]
+    wire = _read_member(line)
+    if wire is not None:
+        return wire, at
+    if line.count(b'"usage') > 1 or _has_metadata(line):
+        known, wire = _read_members(line)
+        if wire is not None or known:
+            return wire, line_at  # a known event without one has none that is its own
+    if _is_broken_down(block, at):
+        return None, at
+    return _read_object(block, opens_at), at
+
+
+def _read_member(line: bytes) -> WireUsage | None:
+    """Return the usage that is a member of an event, as in most dialects; None where it is not.
+
+    One decoding finds it, where it ends, and that no other place was meant.
+    """
+    if not line.startswith(_DATA) or line.startswith(_RESPONSE):
+        return None
+    try:
+        wire = _decode_rest(line[len(_DATA) :]).usage
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return wire if has_count(wire) else None
 
 
 def _first_object(block: bytes) -> WireUsage | None:
