@@ -58,6 +58,8 @@ class Resume(enum.StrEnum):
     CONTINUE_FINAL_MESSAGE = "continue_final_message"
     ECHO = "echo"
     """As trailing, from a server that says all of the partial answer again before it goes on."""
+    ANCHORED = "anchored"
+    """Its models take no beginning: they are asked to repeat the last words of it, and go on."""
 
 
 class Unpriced(enum.StrEnum):

@@ -129,6 +129,10 @@ class Balancer:
         now = now_us()
         return self._budget.take(now, suspect=self.health.is_suspect(channel.id, model, now))
 
+    def note_splice(self, line: str, what: str) -> None:
+        """Count a broken stream of a line: how it is carried on, or why it is not."""
+        self._counters.splices[line, what] += 1
+
     def begin(self, attempt: Attempt) -> None:
         """Note that an attempt is about to ask its channel."""
         call, channel_id = attempt.call, attempt.channel.id

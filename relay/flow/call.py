@@ -103,6 +103,8 @@ class Call(Backpressure):
     """Attempts now under way: one, or two while one is hedged."""
     failed_tries: tuple[FailedTry, ...]
     splices: int
+    splice_refusal: str
+    """Why its stream could not be carried on, as its request tells already; "" = it could."""
     channel: Channel | None
     """The channel asked last; in the end the one that served."""
     served_model: str
@@ -165,7 +167,7 @@ class Call(Backpressure):
         self.asked_channels = ()
         self.failed_tries = ()
         self.open_attempts = []
-        self.served_model = ""
+        self.served_model = self.splice_refusal = ""
         self.notes = self.opening = b""
         self.settled = self.gone = self.has_task = False
         self.free_body = self.owner = self.on_leave = self.task = None

@@ -73,6 +73,7 @@ class Counters:
         "overhead",
         "refused",
         "requests",
+        "splices",
         "tokens",
         "translated",
         "truncated",
@@ -97,6 +98,8 @@ class Counters:
         self.client_gone = 0
         self.truncated = 0
         """Streams that ended with an error event after the first byte."""
+        self.splices: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        """(line, how, or why not) -> broken streams of lines that splice."""
         self.bytes_out = 0
         """Payload bytes written to clients."""
         self.events = 0
@@ -146,6 +149,7 @@ class Counters:
                     "limiter_losses": {(): self.limiter_losses},
                     "disputed_claims": {(n,): at for n, at in self.disputed_claims.items()},
                     "translated": {(way,): count for way, count in self.translated.items()},
+                    "splices": dict(self.splices),
                     "attempts": {(): self.attempts},
                     "client_gone": {(): self.client_gone},
                     "truncated": {(): self.truncated},

@@ -12,7 +12,16 @@ from relay.flow.call import Call
 from relay.model import Channel
 from relay.routing.table import Outcome
 from relay.splice.delivered import DeliveredBudget, DeliveredText, read_delivered
-from relay.splice.gates import Delivered, Facts, SpliceRefusal, means_on, plan_splice, refuse
+from relay.splice.gates import (
+    CARRIED,
+    Delivered,
+    Facts,
+    Means,
+    SpliceRefusal,
+    means_on,
+    plan_splice,
+    refuse,
+)
 from relay.splice.rewrite import Continuation, continue_stream
 from relay.wire.sse import event_payload, split_events
 
@@ -35,8 +44,11 @@ class Splicer:
             or fields is None
         ):
             return
-        if plan_splice(call.head.endpoint, fields).refusal is None:
+        refusal = plan_splice(call.head.endpoint, fields).refusal
+        if refusal is None:
             call.delivered_text = DeliveredText(self._budget)
+        else:
+            call.splice_refusal = refusal.value
 
     def plan(
         self, call: Call, outcome: Outcome, error: RelayError
@@ -48,10 +60,25 @@ class Splicer:
             outcome: What ended the attempt.
             error: The same, as it was raised.
         """
+        line = call.rights.line
+        if line is None or not line.splice:
+            return None
+        found = self._plan(call, outcome, error)
+        if isinstance(found, SpliceRefusal):
+            self._balancer.note_splice(line.name, found.value)
+            return None
+        channel, continuation, means = found
+        self._balancer.note_splice(line.name, f"{CARRIED}{means.value}")
+        return channel, continuation
+
+    def _plan(
+        self, call: Call, outcome: Outcome, error: RelayError
+    ) -> tuple[Channel, Continuation, Means] | SpliceRefusal:
+        """Return the same with the means, or why there is none."""
         fields = call.question.fields
         delivered = self._read(call)
         if fields is None or delivered is None:
-            return None
+            return SpliceRefusal(call.splice_refusal or SpliceRefusal.NOT_KEPT)
         plan = plan_splice(call.head.endpoint, fields)
         facts = Facts(
             plan=plan,
@@ -62,8 +89,9 @@ class Splicer:
             error_code=error.upstream_code if isinstance(error, ChannelReportedError) else None,
             splices=call.splices,
         )
-        if refuse(facts) is not None:
-            return None
+        refusal = refuse(facts)
+        if refusal is not None:
+            return refusal
         able = tuple(
             channel
             for channel in call.rights.channels
@@ -73,11 +101,13 @@ class Splicer:
         channel = self._balancer.choose(call, able) if able else None
         means = means_on(channel, plan, delivered) if channel is not None else None
         if channel is None or means is None:
-            return None
+            return SpliceRefusal.NO_CHANNEL
         continuation = continue_stream(
             means, channel.resume, plan=plan, fields=fields, delivered=delivered
         )
-        return None if isinstance(continuation, SpliceRefusal) else (channel, continuation)
+        if isinstance(continuation, SpliceRefusal):
+            return continuation
+        return channel, continuation, means
 
     def _read(self, call: Call) -> Delivered | None:
         if call.delivered_text is None or call.delivered_text.blocks is None:

@@ -18,6 +18,7 @@ import msgspec
 
 from relay.model import Resume
 from relay.records import Endpoint
+from relay.splice.anchor import anchor_of, notice_of
 from relay.splice.gates import Delivered, SplicePlan, SpliceRefusal, remaining_tokens
 
 TRUE: Final = msgspec.Raw(b"true")
@@ -52,6 +53,10 @@ def continue_request(
         resume: How the channel wants to be asked; not looked at for a text completion.
     """
     try:
+        if plan.endpoint is Endpoint.MESSAGES and resume is not Resume.ANCHORED:
+            return _continue_claude(fields, plan, delivered)
+        if resume is Resume.ANCHORED and plan.endpoint is not Endpoint.COMPLETIONS:
+            return _continue_anchored(fields, plan, delivered)
         if plan.endpoint is Endpoint.COMPLETIONS:
             asked: ContinuedRequest | SpliceRefusal = _continue_prompt(fields, delivered.text)
         else:
@@ -67,6 +72,44 @@ def _continue_prompt(fields: Mapping[str, msgspec.Raw], text: str) -> ContinuedR
     prompt = _text_decoder.decode(fields["prompt"])
     given = text.rstrip()
     return ContinuedRequest({**fields, "prompt": raw_of(prompt + given)}, given)
+
+
+def _continue_claude(
+    fields: Mapping[str, msgspec.Raw], plan: SplicePlan, delivered: Delivered
+) -> ContinuedRequest | SpliceRefusal:
+    """Return a request in Anthropic's dialect whose last turn is the answer so far."""
+    thinking = _fields_decoder.decode(fields.get("thinking", b"{}"))
+    if thinking.get("type") not in (None, raw_of("disabled")):
+        return SpliceRefusal.OPEN_THINKING  # it takes no beginning of an answer then
+    messages = _list_decoder.decode(fields["messages"])
+    if messages and _fields_decoder.decode(messages[-1]).get("role") == raw_of("assistant"):
+        return SpliceRefusal.LAST_TURN
+    given = delivered.text.rstrip()
+    turn = {"role": "assistant", "content": given}
+    asked = {**fields, "messages": raw_of([*messages, turn])}
+    _lower_bound(asked, remaining_tokens(plan, delivered))
+    return ContinuedRequest(asked, given)
+
+
+def _continue_anchored(
+    fields: Mapping[str, msgspec.Raw], plan: SplicePlan, delivered: Delivered
+) -> ContinuedRequest | SpliceRefusal:
+    """Return a request for the last words of what is out, and for what comes behind them."""
+    anchor = anchor_of(delivered.text)
+    if not anchor:
+        return SpliceRefusal.SHORT
+    messages = _list_decoder.decode(fields["messages"])
+    if messages and _fields_decoder.decode(messages[-1]).get("role") == raw_of("assistant"):
+        return SpliceRefusal.LAST_TURN
+    given = delivered.text.rstrip()
+    turns = [
+        {"role": "assistant", "content": given},
+        {"role": "user", "content": notice_of(anchor)},
+    ]
+    asked = {**fields, "messages": raw_of([*messages, *turns])}
+    remaining = remaining_tokens(plan, delivered)
+    _lower_bound(asked, None if remaining is None else remaining + len(anchor.encode()))
+    return ContinuedRequest(asked, given)
 
 
 def _continue_messages(

@@ -33,6 +33,8 @@ IDENTITY: Final = (
 Source: docs/streams.md, "Continuing an answer: identity".
 """
 DONE: Final = b"[DONE]"
+THOUGHTS: Final = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks")
+"""Where the servers of chats put a model's thinking; their clients send none of it back."""
 
 
 class DeliveredBudget:
@@ -101,17 +103,19 @@ _texts_decoder: Final = msgspec.json.Decoder(list[str | None])
 
 
 def read_delivered(payloads: Iterable[bytes], endpoint: Endpoint) -> Delivered:
-    """Read what went out of a chat or text completion.
+    """Read what went out of an answer.
 
     Args:
         payloads: The data of each event that was forwarded, in order; b"" for a comment.
-        endpoint: CHAT or COMPLETIONS.
+        endpoint: CHAT, COMPLETIONS or MESSAGES.
 
     Returns:
         With `refusal` set where it was more than plain text of one choice, was finished, or is
         not what the dialect says.
     """
-    reading = _Reading(endpoint)
+    reading: _Reading | MessagesReading = (
+        MessagesReading() if endpoint is Endpoint.MESSAGES else _Reading(endpoint)
+    )
     try:
         for payload in payloads:
             if payload:
@@ -129,6 +133,7 @@ class _Reading:
         self._texts: list[bytes] = []
         self._identity: dict[str, msgspec.Raw] = {}
         self._role_out = False
+        self._thought = False
         self._refusal: SpliceRefusal | None = None
         self.events = 0
 
@@ -155,7 +160,13 @@ class _Reading:
                 self._texts.append(bytes(raw))
             elif name == "role":
                 self._role_out = True
-            elif bytes(raw) not in EMPTY:
+            elif bytes(raw) in EMPTY:
+                continue
+            elif name in THOUGHTS:
+                self._thought = True
+            elif name == "tool_calls":
+                self._refusal = self._refusal or SpliceRefusal.TOOL_CALL
+            else:
                 self._refusal = self._refusal or SpliceRefusal.NOT_TEXT
 
     def result(self) -> Delivered:
@@ -169,12 +180,13 @@ class _Reading:
             except msgspec.ValidationError:
                 parts, refusal = [], SpliceRefusal.NOT_TEXT
             text = "".join(part for part in parts if part)
-            tokens = _count_tokens(text, sum(1 for part in parts if part))
+            tokens = count_tokens(text, sum(1 for part in parts if part))
         return Delivered(
             text=text,
             tokens=tokens,
             events=self.events,
             role_out=self._role_out,
+            thought=self._thought,
             identity=self._identity,
             refusal=refusal,
         )
@@ -188,10 +200,87 @@ def _read_identity(payload: bytes) -> dict[str, msgspec.Raw]:
     return {name: msgspec.Raw(bytes(fields[name])) for name in IDENTITY if name in fields}
 
 
-def _count_tokens(text: str, events: int) -> int:
+def count_tokens(text: str, events: int) -> int:
     """Return the tokens of a text that came in so many events.
 
     Most upstreams send a token an event; where events are longer, a token is about four bytes.
     """
     size = len(text.encode())
     return events if size <= DENSE_BYTES * events else -(-size // 4)
+
+
+class _Block(msgspec.Struct, frozen=True):
+    type: str = ""
+    text: str = ""
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    index: int = 0
+    content_block: _Block = _Block()
+    delta: _Block = _Block()
+
+
+_event_decoder: Final = msgspec.json.Decoder(_Event)
+_THINKING: Final = ("thinking", "redacted_thinking")
+_QUIET: Final = ("thinking_delta", "signature_delta")
+
+
+class MessagesReading:
+    """The state of reading a stream of Anthropic's: blocks, one after the other."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._kind = ""
+        """Of the block that is open, "" = none is."""
+        self._block = 0
+        self._started = self._thought = False
+        self._refusal: SpliceRefusal | None = None
+        self.events = 0
+
+    def take(self, payload: bytes) -> None:
+        """Read an event."""
+        self.events += 1
+        event = _event_decoder.decode(payload)
+        match event.type:
+            case "message_start":
+                self._started = True
+            case "content_block_start":
+                self._begin(event)
+            case "content_block_delta":
+                if event.delta.type == "text_delta":
+                    self._texts.append(event.delta.text)
+                elif event.delta.type not in _QUIET:
+                    self._refusal = self._refusal or SpliceRefusal.NOT_TEXT
+            case "content_block_stop":
+                self._kind = ""
+                self._block = event.index + 1
+            case "message_delta" | "message_stop":
+                self._refusal = SpliceRefusal.FINISHED
+
+    def _begin(self, event: _Event) -> None:
+        self._kind, self._block = event.content_block.type, event.index
+        if self._kind in _THINKING:
+            self._thought = True
+        elif self._kind == "text":
+            self._texts.append(event.content_block.text)
+        else:
+            self._refusal = self._refusal or SpliceRefusal.TOOL_CALL
+
+    def result(self) -> Delivered:
+        """Return what the client has."""
+        refusal = self._refusal
+        if refusal is None and self._kind in _THINKING:
+            # What was not signed can be sent back to nobody: its client asks the turn anew.
+            refusal = SpliceRefusal.OPEN_THINKING
+        text = "".join(self._texts)
+        return Delivered(
+            text=text,
+            tokens=count_tokens(text, sum(1 for part in self._texts if part)),
+            events=self.events,
+            role_out=self._started,
+            refusal=refusal,
+            thought=self._thought,
+            block=self._block,
+            open=self._kind == "text",
+        )

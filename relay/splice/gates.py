@@ -17,12 +17,17 @@ import msgspec
 from relay.model import Channel, Resume
 from relay.records import Endpoint
 from relay.routing.table import Outcome
+from relay.splice.anchor import anchor_of
 from relay.wire.dialects.known import TABLES
 from relay.wire.refusals.blame import CLIENT_FAULT_CODES
 
 SPLICES_MAX: Final = 1
 REPLAY_TOKENS_MAX: Final = 200
 """A replay pays for the delivered part again, in money and in silence: only for short ones."""
+
+
+CARRIED: Final = "carried_on_by_"
+"""How a splice is counted, before its means; a stream that is not carried on, by why."""
 
 
 class SpliceRefusal(enum.StrEnum):
@@ -43,6 +48,10 @@ class SpliceRefusal(enum.StrEnum):
     NOT_KEPT = "too_long_to_keep"
     UNREADABLE = "unreadable"
     NOT_TEXT = "not_text"
+    OPEN_THINKING = "open_thinking"
+    TOOL_CALL = "tool_call"
+    SHORT = "too_short_to_be_found_again"
+    NO_CHANNEL = "no_channel_can"
     FINISHED = "finished"
     NO_TOKENS_LEFT = "no_tokens_left"
     STOP_AT_SEAM = "stop_sequence_at_seam"
@@ -53,6 +62,8 @@ class Means(enum.Enum):
 
     RESTART = "restart"
     """Nothing readable is out: ask again from the start."""
+    ANCHOR = "anchor"
+    """Ask for the rest, beginning with the last words of what is out."""
     CONTINUE = "continue"
     """Ask for the rest, giving what is out as the beginning of the answer."""
     REPLAY = "replay"
@@ -87,6 +98,12 @@ class Delivered(msgspec.Struct, frozen=True, kw_only=True):
     role_out: bool = False
     identity: dict[str, msgspec.Raw] = {}
     refusal: SpliceRefusal | None = None
+    thought: bool = False
+    """Thinking is out, and none may come behind it."""
+    block: int = 0
+    """Anthropic's: the index of the block that its text ends in, or of the next one."""
+    open: bool = False
+    """...and whether that block is begun, and not ended."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +147,10 @@ class _Wishes(msgspec.Struct):
     echo: bool | None = None
 
 
+NULL: Final = msgspec.Raw(b"null")
+_number = msgspec.json.Decoder(int | None)
+_stops = msgspec.json.Decoder(list[str] | None)
+_choice = msgspec.json.Decoder(_Format | None)
 EMPTY: Final = frozenset({b"null", b"false", b"[]", b"{}", b'""'})
 """JSON values that say no more than an absent field."""
 _FREE_TOOL_CHOICES: Final = EMPTY | {b'"auto"', b'"none"'}
@@ -139,9 +160,11 @@ def plan_splice(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> Splice
     """Judge a request before it is sent: may its stream be carried on at all?
 
     Args:
-        endpoint: Only chat/completions and completions can be.
+        endpoint: Only chat/completions, completions and messages can be.
         fields: The top level of the client's body, values verbatim.
     """
+    if endpoint is Endpoint.MESSAGES:
+        return _plan_messages(fields)
     if endpoint not in (Endpoint.CHAT, Endpoint.COMPLETIONS):
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.ENDPOINT)
     named = {name: fields[name] for name in _Wishes.__struct_fields__ if name in fields}
@@ -159,6 +182,30 @@ def plan_splice(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> Splice
         tokens_max=min(bounds, default=None),
         stops=tuple(stop for stop in stops if stop),
         usage_asked=options is not None and options.include_usage is True,
+    )
+
+
+def _plan_messages(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
+    """Judge a request in Anthropic's dialect."""
+    refusal: SpliceRefusal | None = None
+    try:
+        bound = _number.decode(fields.get("max_tokens", NULL))
+        stops = _stops.decode(fields.get("stop_sequences", NULL)) or []
+        choice = _choice.decode(fields.get("tool_choice", NULL))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return SplicePlan(endpoint=Endpoint.MESSAGES, refusal=SpliceRefusal.UNREADABLE)
+    if choice is not None and choice.type not in ("auto", "none", ""):
+        refusal = SpliceRefusal.FORCED_TOOL
+    elif not all(_absent(fields, name) for name in ("output_format", "output_config")):
+        refusal = SpliceRefusal.STRUCTURED
+    elif not all(_absent(fields, name) for name in ("container", "mcp_servers")):
+        refusal = SpliceRefusal.MODALITY
+    return SplicePlan(
+        endpoint=Endpoint.MESSAGES,
+        refusal=refusal,
+        tokens_max=bound,
+        stops=tuple(stop for stop in stops if stop),
+        usage_asked=True,
     )
 
 
@@ -241,10 +288,23 @@ def means_on(channel: Channel, plan: SplicePlan, delivered: Delivered) -> Means 
 
     A text completion continues from any prompt, so there no channel needs a capability.
     """
-    if not TABLES[channel.protocol].splices:
+    if channel.protocol is not plan.endpoint.dialect or not TABLES[channel.protocol].splices:
         return None
     if not delivered.text.strip():
         return Means.RESTART
+    if channel.resume is Resume.ANCHORED:
+        return Means.ANCHOR if anchor_of(delivered.text) else None
+    return None if delivered.thought else _means_without_words(channel, plan, delivered)
+
+
+def _means_without_words(channel: Channel, plan: SplicePlan, delivered: Delivered) -> Means | None:
+    """Return how a channel goes on that is not asked in words.
+
+    One that is given a beginning does not think before it goes on: where thinking is out it would
+    not be the same model's answer.
+    """
+    if plan.endpoint is Endpoint.MESSAGES:
+        return Means.CONTINUE if channel.resume is Resume.TRAILING else None
     if channel.resume is not Resume.NONE or plan.endpoint is Endpoint.COMPLETIONS:
         return Means.CONTINUE
     if plan.replayable and delivered.tokens <= REPLAY_TOKENS_MAX:

@@ -10,7 +10,6 @@ event by event; everything here is off the hot path.
 """
 
 import dataclasses
-import enum
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
@@ -18,17 +17,18 @@ import msgspec
 
 from relay.model import Resume
 from relay.records import Endpoint
+from relay.splice.anchor import NOTICE_TOKENS, AnchorOverlap, anchor_of
 from relay.splice.continuation import continue_request, raw_of
-from relay.splice.delivered import DONE, IDENTITY
+from relay.splice.delivered import DONE, IDENTITY, THOUGHTS, count_tokens
 from relay.splice.gates import EMPTY, Delivered, Means, SplicePlan, SpliceRefusal
+from relay.splice.messages import MessagesSplice
 from relay.splice.overlap import EchoOverlap, JoinOverlap, Overlap, ReplayOverlap
+from relay.splice.state import Rewriting, SpliceState
 from relay.usage import Usage
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 _FOREIGN: Final = ("x_groq",)
 """Holds an id and a usage of its own, which would speak of the second leg alone."""
-_THOUGHTS: Final = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks")
-"""A model that thinks before it goes on would put its thoughts into the middle of the answer."""
 
 
 class _PromptDetails(msgspec.Struct):
@@ -50,26 +50,18 @@ _choices_decoder: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _text_decoder: Final = msgspec.json.Decoder(str | None)
 
 
-class SpliceState(enum.Enum):
-    """How far a splice has come."""
-
-    RUNNING = "running"
-    FINISHED = "finished"
-    """The answer has its finish_reason: it is whole."""
-    BROKEN = "broken"
-    """The new channel failed as well, or does not fit: the stream has to be truncated."""
-
-
 class Continuation(NamedTuple):
     """What is needed to carry a stream on over a channel.
 
     `fields`: the top level of the body to send it (model and stream_options as the client gave
     them). `tokens_before`: of the old channel's part, 0 where the new one gives all of it again.
+    `extra`: of its prompt, that nobody but us asked for.
     """
 
     fields: dict[str, msgspec.Raw]
-    splice: "Splice"
+    splice: Rewriting
     tokens_before: int
+    extra: int = 0
 
 
 def continue_stream(
@@ -90,16 +82,22 @@ def continue_stream(
         delivered: What the client has.
     """
     asked = dict(fields)
-    tokens_before = 0
+    tokens_before = extra = 0
     overlap: Overlap
-    if means is Means.CONTINUE:
+    if means in (Means.CONTINUE, Means.ANCHOR):
         continuation = continue_request(fields, plan, delivered, resume)
         if isinstance(continuation, SpliceRefusal):
             return continuation
         asked, given = continuation
         tokens_before = delivered.tokens
         chat = plan.endpoint is Endpoint.CHAT
-        if chat and resume is Resume.ECHO:
+        if means is Means.ANCHOR:
+            anchor = anchor_of(delivered.text)
+            # It says its last words twice: the second time they are part of the rest.
+            tokens_before = max(0, delivered.tokens - count_tokens(anchor, 0))
+            extra = NOTICE_TOKENS + delivered.tokens - tokens_before
+            overlap = AnchorOverlap(delivered.text, anchor)
+        elif chat and resume is Resume.ECHO:
             overlap = EchoOverlap(delivered.text, given)
         else:
             may_echo = chat and resume is Resume.PREFIX
@@ -108,19 +106,24 @@ def continue_stream(
         overlap = ReplayOverlap(delivered.text)
     else:
         overlap = JoinOverlap(delivered.text, "", may_echo=False)
-    return Continuation(asked, Splice(plan, delivered, overlap, tokens_before), tokens_before)
+    splice: Rewriting
+    if plan.endpoint is Endpoint.MESSAGES:
+        splice = MessagesSplice(delivered, overlap, tokens_before)
+    else:
+        splice = Splice(plan, delivered, overlap, tokens_before, extra)
+    return Continuation(asked, splice, tokens_before, extra)
 
 
-def join_usage(usage: Usage, tokens_before: int) -> Usage:
+def join_usage(usage: Usage, tokens_before: int, extra: int = 0) -> Usage:
     """Return the usage of the whole answer from that of its second leg.
 
     The second leg read the first one's text as part of its prompt: that part moves to the output,
     and the total stays what it is. The client pays the prompt once and the joined answer.
     """
-    if tokens_before == 0:
+    if tokens_before == 0 and extra == 0:
         return usage
     before = min(tokens_before, usage.input_tokens)
-    input_tokens = usage.input_tokens - before
+    input_tokens = max(0, usage.input_tokens - before - extra)
     # What moves is the prompt's end: the plain part first, then what was just written to a cache.
     cached = min(usage.cached_tokens, input_tokens)
     written = min(usage.cache_write_tokens, input_tokens - cached)
@@ -143,11 +146,18 @@ class Splice:
         delivered: What the client has.
         overlap: Where the texts meet.
         tokens_before: Tokens of the old channel's part that the new one counts as its prompt.
+        extra: Others of its prompt, that nobody but us asked for.
     """
 
     def __init__(
-        self, plan: SplicePlan, delivered: Delivered, overlap: Overlap, tokens_before: int
+        self,
+        plan: SplicePlan,
+        delivered: Delivered,
+        overlap: Overlap,
+        tokens_before: int,
+        extra: int = 0,
     ) -> None:
+        self._extra = extra
         self._chat = plan.endpoint is Endpoint.CHAT
         self._usage_asked = plan.usage_asked
         self._delivered = delivered
@@ -241,12 +251,14 @@ class Splice:
             self.state = SpliceState.FINISHED
         return due or finished
 
+    # A model that thinks before it goes on would put its thoughts into the middle of the answer.
+
     def _join_delta(self, delta: dict[str, msgspec.Raw], *, last: bool) -> bool:
         """Make a delta the old stream's, in place; False where nothing of it is left."""
         if self._delivered.role_out:
             delta.pop("role", None)
-        if self._delivered.text:
-            for name in _THOUGHTS:
+        if self._delivered.text or self._delivered.thought:
+            for name in THOUGHTS:
                 delta.pop(name, None)
         acts = not _is_empty(delta.get("tool_calls"))  # what is held back comes before the act
         text = self._join_text(delta.pop("content", None), last=last or acts)
@@ -272,15 +284,15 @@ class Splice:
 
     def _join(self, raw: msgspec.Raw) -> msgspec.Raw:
         """Return the usage that the client sees: one answer, whatever it took."""
-        if self._tokens_before == 0:
+        if self._tokens_before == 0 and self._extra == 0:
             return raw
         leg = _usage_decoder.decode(raw)
         before = min(self._tokens_before, leg.prompt_tokens)
-        prompt = leg.prompt_tokens - before
+        prompt = max(0, leg.prompt_tokens - before - self._extra)
         usage: dict[str, object] = {
             "prompt_tokens": prompt,
             "completion_tokens": leg.completion_tokens + before,
-            "total_tokens": leg.prompt_tokens + leg.completion_tokens,
+            "total_tokens": prompt + leg.completion_tokens + before,
         }
         if leg.prompt_tokens_details is not None:
             cached = leg.prompt_tokens_details.cached_tokens or 0

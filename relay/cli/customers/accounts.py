@@ -1,5 +1,8 @@
 """`relay account` and `relay line`: who pays, and what is on sale."""
 
+from collections import Counter
+from pathlib import Path
+
 import click
 
 from relay.cli.customers.keys import (
@@ -13,6 +16,7 @@ from relay.cli.output import json_option, print_fields, print_json, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.errors import NotFound
+from relay.splice.gates import CARRIED
 from relay.store.billing.low_balances import set_threshold
 from relay.store.billing.promotions import find_promotion
 from relay.store.billing.recharges import find_account
@@ -22,6 +26,7 @@ from relay.store.catalog.snapshot import load_snapshot
 from relay.store.embedded.locate import redis_url
 from relay.store.limits.node_lists import find_nodes
 from relay.store.limits.reports import add_loads
+from relay.store.metrics import read_all
 
 ACCOUNT_COLUMNS = (
     *("name", "group", "multiplier", "lines", "tpm", "rpm", "budgets", "keys", "disabled"),
@@ -30,6 +35,7 @@ LINE_COLUMNS = (
     *("name", "kind", "channels", "tpm", "tpm_load", "remaining", "leased", "debt"),
     *("reserve", "used", "lent", "borrowed"),
     *("rpm", "rpm_load", "concurrency", "in_flight", "on_limiter_loss", "splice", "hedge_ms"),
+    *("carried_on", "not_carried_on"),
 )
 
 
@@ -119,6 +125,7 @@ def list_line(ctx: click.Context, *, as_json: bool) -> None:
     once; leased: what workers hold of them; debt: what was used beyond; in_flight: seats held.
     Of its channels' tokens a minute: reserve: what the line was sold; used: what it uses; lent:
     what others use of its reserve; borrowed: what its kind of line uses of others' reserves.
+    Of its broken streams, since this host's relay was started: carried_on, by how; not, by why.
     """
     rows = with_database(ctx, _list_lines)
     print_rows(rows, LINE_COLUMNS, as_json=as_json)
@@ -150,7 +157,26 @@ async def _list_lines(on: Session) -> list[Row]:
     rows = await list_lines(on.connection)
     nodes = await find_nodes(on.config, lambda: redis_url(on.config, on.data_dir))
     snapshot = await load_snapshot(on.connection, on.open_vault())
-    return await add_loads(rows, snapshot, nodes)
+    return add_splices(await add_loads(rows, snapshot, nodes), on.data_dir / "run" / "metrics")
+
+
+def add_splices(rows: list[Row], published: Path) -> list[Row]:
+    """Add to each line what became of its broken streams, as the workers of this host publish."""
+    found: dict[str, Counter[str]] = {}
+    for workers in read_all(published).values():
+        for worker in workers:
+            for (line, what), count in worker.counters.get("splices", {}).items():
+                found.setdefault(line, Counter())[what] += count
+    for row in rows:
+        counts = found.get(str(row["name"]), Counter())
+        carried = {n.removeprefix(CARRIED): c for n, c in counts.items() if n.startswith(CARRIED)}
+        others = {n: c for n, c in counts.items() if not n.startswith(CARRIED)}
+        row["carried_on"], row["not_carried_on"] = _told(carried), _told(others)
+    return rows
+
+
+def _told(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
 
 
 async def _find(on: Session, name: str) -> tuple[Row, list[Row]]:

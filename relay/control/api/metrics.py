@@ -70,6 +70,11 @@ COUNTERS: Final = {
         "relay_translated", "Calls that a channel of another dialect was asked.", ("way",)
     ),
     "truncated": Family("relay_truncated", "Streams ended by an error event after their start."),
+    "splices": Family(
+        "relay_splices",
+        "Broken streams of lines that splice, by how they were carried on or why not.",
+        ("line", "what"),
+    ),
     "bytes_out": Family("relay_sent_bytes", "Payload bytes sent to clients."),
     "events": Family("relay_events", "Stream events sent to clients."),
 }

@@ -17,7 +17,8 @@ from relay.flow.attempts.tail import StreamTail
 from relay.flow.call import Call
 from relay.flow.ports import Question
 from relay.model import Channel
-from relay.splice.rewrite import Continuation, SpliceState, join_usage
+from relay.splice.rewrite import Continuation, join_usage
+from relay.splice.state import SpliceState
 from relay.stage import COMMITTED
 from relay.wire.http import EVENT_STREAM
 from relay.wire.sse import EventBuffer, close_event, event_payload, split_events
@@ -127,7 +128,8 @@ class SplicedAttempt(Attempt):
             return
         usage = self._tail.usage()
         if usage is not None:
-            self.call.usage = join_usage(usage, self._continuation.tokens_before)
+            continuation = self._continuation
+            self.call.usage = join_usage(usage, continuation.tokens_before, continuation.extra)
         self._complete()
         self.call.response.send_events(last, last=True)
         self._resolve()

@@ -210,5 +210,5 @@ TABLE: Final[DialectTable] = DialectTable(
             source="Anthropic, Errors: the spend limit of the account",
         ),
     ),
-    splices=False,
+    splices=True,
 )

@@ -7,7 +7,8 @@ from relay.records import Endpoint
 from relay.routing.table import Outcome
 from relay.splice.delivered import read_delivered
 from relay.splice.gates import Delivered, Facts, Means, SplicePlan, means_on, plan_splice, refuse
-from relay.splice.rewrite import Continuation, Splice, continue_stream
+from relay.splice.rewrite import Continuation, continue_stream
+from relay.splice.state import Rewriting
 from tests.pure.splice.scripted_stream import Seen, raw_fields
 
 WORDS = "Why did the crow cross?\n\n  Because  it could: over there were worms, and\tbread.\n"
@@ -51,7 +52,7 @@ def carried(
     return means, continuation
 
 
-def run(splice: Splice, payloads: list[bytes], *, size: int = 1) -> bytes:
+def run(splice: Rewriting, payloads: list[bytes], *, size: int = 1) -> bytes:
     """Feed the payloads in groups, as the events of one read come together."""
     blocks = [payloads[start : start + size] for start in range(0, len(payloads), size)]
     return b"".join(splice.feed(block) for block in blocks) + splice.end()

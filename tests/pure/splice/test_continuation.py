@@ -10,7 +10,7 @@ from relay.splice.continuation import ContinuedRequest, continue_request
 from relay.splice.gates import Delivered, SpliceRefusal, plan_splice
 from tests.pure.splice.scripted_stream import client_body, plain_fields, raw_fields
 
-FORMS = [resume for resume in Resume if resume is not Resume.NONE]
+FORMS = [resume for resume in Resume if resume not in (Resume.NONE, Resume.ANCHORED)]
 DELIVERED = Delivered(text="The rest \n", tokens=2, events=3)
 
 

@@ -101,8 +101,7 @@ def test_tokens_of_long_events_are_estimated_from_bytes() -> None:
 @pytest.mark.parametrize(
     ("payload", "refusal"),
     [
-        (chunk(delta={"tool_calls": [{"index": 0}]}), SpliceRefusal.NOT_TEXT),
-        (chunk(delta={"reasoning_content": "hm"}), SpliceRefusal.NOT_TEXT),
+        (chunk(delta={"tool_calls": [{"index": 0}]}), SpliceRefusal.TOOL_CALL),
         (chunk(delta={"anything_new": {"x": 1}}), SpliceRefusal.NOT_TEXT),
         (chunk(delta={"content": [{"type": "thinking"}]}), SpliceRefusal.NOT_TEXT),
         (chunk(delta={"content": "x"}, finish_reason="stop"), SpliceRefusal.FINISHED),
@@ -149,3 +148,9 @@ def plain_text(payloads: list[bytes]) -> str:
         for choice in json.loads(payload).get("choices", []):
             text += choice.get("delta", {}).get("content") or choice.get("text") or ""
     return text
+
+
+def test_thinking_is_noted_and_hinders_nothing_by_itself() -> None:
+    payloads = [*stream([], finish=None), chunk(delta={"reasoning_content": "hm"})]
+    delivered = read_delivered(payloads, Endpoint.CHAT)
+    assert delivered.refusal is None and delivered.thought and delivered.text == ""

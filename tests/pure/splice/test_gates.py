@@ -111,7 +111,8 @@ def test_invalid_utf8_in_a_field_that_decides_is_unreadable() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", [e for e in Endpoint if e not in (Endpoint.CHAT, Endpoint.COMPLETIONS)]
+    "endpoint",
+    [e for e in Endpoint if e not in (Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES)],
 )
 def test_no_other_endpoint_can_be_carried_on(endpoint: Endpoint) -> None:
     assert plan_splice(endpoint, {}).refusal is SpliceRefusal.ENDPOINT

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from relay.model import Resume
 from relay.records import Endpoint
 from relay.splice.gates import Means
-from relay.splice.rewrite import Continuation, SpliceState
+from relay.splice.rewrite import Continuation
+from relay.splice.state import SpliceState
 from tests.pure.splice.cut_stream import WORDS, carried, check_like_uncut, run, tokens_of
 from tests.pure.splice.scripted_stream import (
     SECOND_ID,

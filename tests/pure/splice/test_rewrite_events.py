@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from relay.model import Resume
 from relay.records import Endpoint
 from relay.splice.gates import Means, SpliceRefusal
-from relay.splice.rewrite import Splice, SpliceState, continue_stream, join_usage
+from relay.splice.rewrite import continue_stream, join_usage
+from relay.splice.state import Rewriting, SpliceState
 from relay.usage import Usage
 from tests.pure.splice.cut_stream import (
     WORDS,
@@ -35,7 +36,7 @@ from tests.pure.splice.scripted_stream import (
 
 def spliced(
     second: list[bytes], *, body: dict[str, Any] | None = None, cut: int = 4
-) -> tuple[Seen, Splice]:
+) -> tuple[Seen, Rewriting]:
     out = stream(tokens_of(WORDS))[:cut]
     asked = client_body(Endpoint.CHAT) if body is None else body
     _, continuation = carried(out, asked, Endpoint.CHAT, Resume.TRAILING)

@@ -1,0 +1,93 @@
+"""Goal: a broken chat goes on over a channel that takes no beginning, by its last words.
+
+Method: upstreams that say what a test says; the second one begins as it was asked to, and thinks.
+"""
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+from openai import AsyncOpenAI
+
+from relay.model import Resume
+from relay.splice.anchor import anchor_of
+from tests.flow.rig import (
+    DONE,
+    FINISH,
+    KEY,
+    MODEL,
+    SSE_HEAD,
+    USAGE,
+    Peer,
+    Rig,
+    chunked,
+    event,
+    make_channel,
+    make_snapshot,
+)
+
+WORDS = [f"word{n} " for n in range(20)]
+TEXT = "".join(WORDS).strip()
+
+
+def says(*events: bytes, whole: bool = False) -> Any:
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD + chunked(b"".join(events)) + (b"0\r\n\r\n" if whole else b""))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+    return script
+
+
+def thinks(text: str) -> bytes:
+    return event("", choices=[{"index": 0, "delta": {"reasoning_content": text}}])
+
+
+async def joined(*first: bytes, second: tuple[bytes, ...]) -> tuple[str, str, Rig, list[Any]]:
+    """Return text and thoughts that the client has, the relay, and what the second was asked."""
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(Peer(says(*first)))
+        other = await stack.enter_async_context(
+            Peer(says(*second, FINISH, USAGE, DONE, whole=True))
+        )
+        channels = [
+            make_channel(number, peer.port, tier=number, resume=Resume.ANCHORED)
+            for number, peer in enumerate((one, other), 1)
+        ]
+        snapshot = make_snapshot(channels)
+        line = msgspec.structs.replace(snapshot.lines[1], splice=True)
+        rig = Rig(msgspec.structs.replace(snapshot, lines={1: line}))
+        await stack.enter_async_context(rig)
+        client = AsyncOpenAI(base_url=rig.url, api_key=KEY, max_retries=0)
+        await stack.enter_async_context(client)
+        text = thoughts = ""
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "go"}], stream=True
+        )
+        async for chunk in stream:
+            for choice in chunk.choices:
+                text += choice.delta.content or ""
+                thoughts += getattr(choice.delta, "reasoning_content", None) or ""
+        body = json.loads(other.requests[0].partition(b"\r\n\r\n")[2])
+        return text, thoughts, rig, body["messages"]
+
+
+async def test_a_chat_goes_on_by_its_last_words() -> None:
+    anchor = anchor_of("".join(WORDS[:9]))
+    rest = (thinks("again"), event(anchor), event(" " + "".join(WORDS[9:]).strip()))
+    text, thoughts, rig, messages = await joined(*map(event, WORDS[:9]), second=rest)
+    assert text == TEXT and thoughts == ""
+    assert [turn["role"] for turn in messages] == ["user", "assistant", "user"]
+    assert anchor in messages[-1]["content"]
+    assert rig.server.counters.splices["line", "carried_on_by_anchor"] == 1
+    (end,) = await rig.ended()
+    assert end.reason == "completed" and end.estimated and end.attempts == 2
+
+
+async def test_thinking_that_was_cut_is_thought_anew_and_told_once() -> None:
+    rest = (thinks("anew"), *map(event, WORDS[:-1]), event(WORDS[-1].strip()))
+    text, thoughts, rig, messages = await joined(thinks("hm"), second=rest)
+    assert text == TEXT and thoughts == "hm" and len(messages) == 1
+    assert rig.server.counters.splices["line", "carried_on_by_restart"] == 1
