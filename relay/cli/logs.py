@@ -12,12 +12,14 @@ from relay.cli.output import json_option, print_fields, print_line, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.store.log.reports import (
+    USAGE_PARTS,
     USAGE_UNITS,
     CallFilter,
     ReportScope,
     Row,
     list_calls,
     list_usage,
+    share_usage,
     show_call,
 )
 
@@ -37,8 +39,11 @@ CALL_COLUMNS: Final = (
 )
 TRY_COLUMNS: Final = ("channel", "outcome", "status", "asked_ms", "took_ms")
 USAGE_COLUMNS: Final = (
-    *("time", "requests", "errors", "limited", "input_tokens", "cached_tokens", "output_tokens"),
-    "cost_usd",
+    *("time", "requests", "errors", "limited", "input_tokens", "cached_tokens", "cached_share"),
+    *("output_tokens", "cost_usd"),
+)
+SHARE_COLUMNS: Final = (
+    *("requests", "input_tokens", "cached_tokens", "cached_share", "output_tokens", "cost_usd"),
 )
 
 _SPAN: Final = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
@@ -167,23 +172,29 @@ def show(ctx: click.Context, request_id: str, *, as_json: bool) -> None:
 @click.option(
     "--by",
     "unit",
-    type=click.Choice(USAGE_UNITS),
+    type=click.Choice((*USAGE_UNITS, *USAGE_PARTS)),
     default="minute",
     show_default=True,
-    help="Length of a row.",
+    help="Length of a row, or what the whole is shared out by.",
 )
 @json_option
 @click.pass_context
 def usage(ctx: click.Context, /, *, unit: str, as_json: bool, **scope: Any) -> None:
-    """Show requests, tokens, errors and cost over time (UTC), oldest first."""
+    """Show requests, tokens, errors and cost over time (UTC), oldest first.
+
+    cached_share: how much of the input came from a provider's prompt cache.
+    """
     if scope["since"] is None:
-        scope["since"] = _default_since(scope["until"], USAGE_SINCE[unit])
-    rows = with_database(ctx, lambda on: list_usage(on.connection, ReportScope(**scope), unit))
+        span = USAGE_SINCE.get(unit, USAGE_SINCE["hour"])
+        scope["since"] = _default_since(scope["until"], span)
+    read = share_usage if unit in USAGE_PARTS else list_usage
+    rows = with_database(ctx, lambda on: read(on.connection, ReportScope(**scope), unit))
     if as_json:
         for row in rows:
             print_line(row)
     elif rows:
-        print_rows(rows, USAGE_COLUMNS, as_json=False)
+        columns = (unit, *SHARE_COLUMNS) if unit in USAGE_PARTS else USAGE_COLUMNS
+        print_rows(rows, columns, as_json=False)
     else:
         click.echo(f"no usage since {scope['since']:%Y-%m-%d %H:%M} UTC", err=True)
 

@@ -26,6 +26,7 @@ from relay.edge.client.head import (
     forwarded_query,
     presented_key,
     query_key,
+    session_of,
     spoken_in,
 )
 from relay.edge.client.request_loop import RequestLoop
@@ -218,8 +219,6 @@ class Service(ServicePort, TurnService):
         self._settlement.fail(call, ClientGone("The client closed the connection."))
         self.let_go(call)
 
-    # --- turns of a session (edge.tunnel.ports.TurnService) ------------------------------------
-
     def begin_turn(self, client: Client, request_head: RequestHead) -> Call:
         """Return a new call, with its key; see edge.tunnel.ports.TurnService."""
         call = self._begin(client)
@@ -335,6 +334,7 @@ class Service(ServicePort, TurnService):
             headers.get("x-relay-line", ""),
             kept,
             message.path.partition("?")[0],
+            session_of(headers),
         )
         self._authenticate(call, client, request_head)
         if opens:

@@ -253,7 +253,7 @@ class Exchange:
         """Return the channel to ask first."""
         rights = call.rights
         if (len(rights.channels) > 1 or rights.foreign) and rights.account is not None:
-            session = call.question.session
+            session = call.head.session or call.question.session
             call.affinity = affinity_of(rights.account.id, session) if session else None
         channel = self._preferred(call) or self._balancer.choose(call)
         if channel is None:

@@ -27,7 +27,8 @@ class RequestHead:
     the query (with its question mark) and of the headers (whole lines) goes on to an upstream.
     `model`: where the path names it, else "".
     `line`: the line it names, "" = none. `path`: of its URL.
-    `kept`: what of a provider's own it is about, None for most.
+    `kept`: what of a provider's own it is about, None for most. `session`: what the client says its
+    calls belong together by, b"" = nothing.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class RequestHead:
         "model",
         "path",
         "query",
+        "session",
     )
 
     def __init__(  # noqa: PLR0913 - a field a line
@@ -57,7 +59,9 @@ class RequestHead:
         line: str = "",
         kept: KeptPath | None = None,
         path: str = "",
+        session: bytes = b"",
     ) -> None:
+        self.session = session
         self.kept = kept
         self.model = model
         self.endpoint = endpoint

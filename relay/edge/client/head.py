@@ -140,6 +140,28 @@ def check_head(message: ParsedHead) -> None:
         check_encoding(encoding)
 
 
+Headers = CIMultiDictProxy[str]
+
+SESSION_HEADERS: Final = (
+    *("x-session-affinity", "x-claude-code-session-id", "session_id", "session-id"),
+    *("x-opencode-session", "x-grok-conv-id", "conversation_id", "conversation-id"),
+)
+"""Where agents say which session a call is of: its prompt cache is where its last call was.
+
+Source: Claude Code, "LLM gateways"; openai/codex; opencode; xAI, Prompt caching.
+"""
+SESSION_CHARS_MAX: Final = 255
+
+
+def session_of(headers: Headers) -> bytes:
+    """Return what a client says its calls belong together by, b"" where it says nothing."""
+    for name in SESSION_HEADERS:
+        value = headers.get(name)
+        if value and len(value) <= SESSION_CHARS_MAX:
+            return value.encode("utf-8", "replace")
+    return b""
+
+
 SESSION_PATHS: Final = frozenset({"/v1/responses", "/responses", "/v1/v1/responses"})
 """Where sessions of turns are held (edge.tunnel)."""
 
@@ -163,7 +185,6 @@ def _is_host(text: str) -> bool:
     return _HOST.fullmatch(text) is not None
 
 
-Headers = CIMultiDictProxy[str]
 QUERY_KEYS: Final = frozenset(table.query_credential for table in TABLES.values()) - {""}
 
 

@@ -42,6 +42,24 @@ _USAGE: Final = """
         sum(input_tokens)::bigint AS input_tokens, sum(cached_tokens)::bigint AS cached_tokens,
         sum(output_tokens)::bigint AS output_tokens, sum(cost_nanos)::bigint AS cost_nanos
     FROM usage_minutes WHERE {conditions} GROUP BY 1 ORDER BY 1"""
+_SHARES: Final = """
+    SELECT {name} AS name, {calls}::bigint AS requests,
+        sum(input_tokens)::bigint AS input_tokens, sum(cached_tokens)::bigint AS cached_tokens,
+        sum(output_tokens)::bigint AS output_tokens, sum(cost_nanos)::bigint AS cost_nanos
+    FROM {table} AS used LEFT JOIN lines ON lines.id = used.line_id {join}
+    WHERE {conditions} GROUP BY 1 ORDER BY 3 DESC"""
+_SHARED: Final = {
+    "line": ("lines.name", "sum(requests)", "usage_minutes", ""),
+    "model": ("model", "sum(requests)", "usage_minutes", ""),
+    "channel": (
+        "channels.name",
+        "count(*)",
+        "request_log",
+        "LEFT JOIN channels ON channels.id = used.channel_id",
+    ),
+}
+"""By what the whole of a span is shared out, and where that is found: sums know no channel."""
+USAGE_PARTS: Final = tuple(_SHARED)
 _NAMED: Final = {
     "account": "SELECT id, 0 AS rank FROM accounts WHERE name = $1",
     "line": "SELECT id, 0 AS rank FROM lines WHERE name = $1",
@@ -218,12 +236,42 @@ async def list_usage(connection: Connection, scope: ReportScope, unit: str) -> l
         {
             "time": format_moment(record["time"]),
             **{name: record[name] for name in ("requests", "errors", "limited")},
-            **{name: record[name] for name in ("input_tokens", "cached_tokens", "output_tokens")},
+            **_tokens_of(record),
             "tokens": record["input_tokens"] + record["output_tokens"],
             "cost_usd": format_usd(record["cost_nanos"]),
         }
         for record in await connection.fetch(statement, *query.values)
     ]
+
+
+async def share_usage(connection: Connection, scope: ReportScope, by: str) -> list[Row]:
+    """Return what each line, channel or model had of a span, and how much of it from a cache.
+
+    Raises:
+        NotFound: CLIENT; a name in `scope` means nothing.
+    """
+    name, calls, table, join = _SHARED[by]
+    at = "ended_at" if table == "request_log" else "minute"
+    query = await _scope(connection, _start_whole(scope, "minute"), at=at)
+    statement = query.fill(_SHARES, name=name, calls=calls, table=table, join=join)
+    return [
+        {
+            by: record["name"] or "",
+            "requests": record["requests"],
+            **_tokens_of(record),
+            "cost_usd": format_usd(record["cost_nanos"]),
+        }
+        for record in await connection.fetch(statement, *query.values)
+    ]
+
+
+def _tokens_of(record: asyncpg.Record) -> Row:
+    """Return tokens, and the share of the input that came from a cache."""
+    given = record["input_tokens"]
+    return {
+        **{name: record[name] for name in ("input_tokens", "cached_tokens", "output_tokens")},
+        "cached_share": round(record["cached_tokens"] / given, 4) if given else 0.0,
+    }
 
 
 def to_row(record: asyncpg.Record) -> Row:

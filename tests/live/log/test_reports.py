@@ -24,6 +24,7 @@ from relay.store.log.reports import (
     list_calls,
     list_usage,
     parse_request_id,
+    share_usage,
 )
 from relay.store.log.writer import Mark, Part, write_batch
 from relay.store.postgres import Connection
@@ -187,6 +188,7 @@ async def test_usage_adds_up_by_span(database: Connection) -> None:
         "limited": 1,
         "input_tokens": 2400,
         "cached_tokens": 200,
+        "cached_share": 0.0833,
         "output_tokens": 690,
         "tokens": 3090,
         "cost_usd": "0.0006072",
@@ -194,6 +196,20 @@ async def test_usage_adds_up_by_span(database: Connection) -> None:
     assert await list_usage(database, ReportScope(model="other"), "hour") == []
     with pytest.raises(NotFound):
         await list_usage(database, ReportScope(key="nobody"), "hour")
+
+
+async def test_a_span_is_shared_out_with_what_came_from_caches(database: Connection) -> None:
+    await write(database, ended(1), ended(2, cached_tokens=0, model="fast", channel_id=0))
+    scope = ReportScope(since=at(60))
+    by_channel = {row["channel"]: row for row in await share_usage(database, scope, "channel")}
+    assert by_channel["openai-a"]["cached_share"] == 0.0833 and by_channel[""]["requests"] == 1
+    (line,) = await share_usage(database, scope, "line")
+    assert (line["line"], line["requests"], line["cached_share"]) == ("acme-dedicated", 2, 0.0417)
+    by_model = {
+        row["model"]: row["cached_tokens"] for row in await share_usage(database, scope, "model")
+    }
+    assert by_model["fast"] == 0 and sum(by_model.values()) == 100
+    assert await share_usage(database, ReportScope(model="other"), "channel") == []
 
 
 @pytest.mark.parametrize("unit", ["minute", "hour", "day"])
