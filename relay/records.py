@@ -26,6 +26,8 @@ class Endpoint(enum.StrEnum):
     RESPONSE = "responses/{id}"
     """What a provider keeps of one, by whatever method."""
     CONVERSATION = "conversations"
+    FILE = "files"
+    """Of OpenAI's dialect and of Anthropic's: who asks tells."""
     MODERATIONS = "moderations"
     RERANK = "rerank"
     IMAGES = "images/generations"
@@ -62,7 +64,7 @@ GEMINI_ENDPOINTS = frozenset(
 _DIALECTS = dict.fromkeys(ANTHROPIC_ENDPOINTS, Dialect.ANTHROPIC) | dict.fromkeys(
     GEMINI_ENDPOINTS, Dialect.GEMINI
 )
-KEPT_ENDPOINTS = frozenset({Endpoint.RESPONSE, Endpoint.CONVERSATION})
+KEPT_ENDPOINTS = frozenset({Endpoint.RESPONSE, Endpoint.CONVERSATION, Endpoint.FILE})
 """Of what a provider keeps: their paths name a thing, and no model."""
 FREE_ENDPOINTS = KEPT_ENDPOINTS | {
     *(Endpoint.COUNT_TOKENS, Endpoint.COUNT_CONTENT_TOKENS, Endpoint.INPUT_TOKENS),

@@ -51,7 +51,7 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
         BadRequest: CLIENT; see wire.request.json_request and wire.request.multipart.
     """
     if call.head.kept is not None:
-        _read_kept(call, call.head.kept, body)
+        _read_kept(call, call.head.kept, content_type, body)
         return
     kind = content_type
     if kind != "application/json":
@@ -112,11 +112,16 @@ def note_state(call: Call, fields: Mapping[str, msgspec.Raw], body: bytes) -> No
         call.background = UNNAMED
 
 
-def _read_kept(call: Call, kept: KeptPath, body: bytes) -> None:
+def _read_kept(call: Call, kept: KeptPath, content_type: str, body: bytes) -> None:
     """Fill in what is known of a request about what a provider keeps."""
-    if body:
+    kind = JSON
+    if call.head.endpoint is Endpoint.FILE and body:
+        if not content_type.lower().startswith("multipart/form-data;"):
+            raise UnsupportedMedia("Send a file as multipart/form-data.")
+        kind = content_type.encode("latin-1", "replace")
+    elif body:
         decode_fields(body)  # JSON, or refused by us
-    call.question = KeptQuestion(body)
+    call.question = KeptQuestion(body, kind)
     call.request = RequestFacts("", stream=kept.streamed, body_bytes=len(body))
     call.bound = Bound((kept.mark,) if kept.mark else ())
 
@@ -124,18 +129,19 @@ def _read_kept(call: Call, kept: KeptPath, body: bytes) -> None:
 class KeptQuestion:
     """A request about what a provider keeps (implements flow.ports.Question)."""
 
-    __slots__ = ("_body",)
+    __slots__ = ("_body", "_content_type")
 
     fields = None
     strips_usage = False
     session = b""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, content_type: bytes) -> None:
         self._body = body
+        self._content_type = content_type
 
     def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
         """Return the body as it came."""
-        return JSON, self._body
+        return self._content_type, self._body
 
     def continue_with(self, fields: Mapping[str, msgspec.Raw]) -> "KeptQuestion":
         """Return itself: such an answer is never carried on."""

@@ -136,8 +136,7 @@ class Service(ServicePort, TurnService):
         except Exception as error:  # noqa: BLE001 - the guard sorts them
             self.guard(call, client, error)
         self.let_go(call)
-        request_head = request_head if comes_again(message) else None
-        return Served(request_head, running=client.handed_over)
+        return Served(request_head if comes_again(message) else None, running=client.handed_over)
 
     def serve_at_once(self, client: RequestLoop, request_head: RequestHead, body: bytes) -> bool:
         """Begin to answer a request whose head was read before; see edge.ports.ServicePort."""
@@ -319,7 +318,8 @@ class Service(ServicePort, TurnService):
             self._answer_with(call, client, b"")
             return None
         if isinstance(found, Endpoint):
-            call.head = unread_head(found.dialect, found)
+            dialect = call.head.dialect if found is Endpoint.FILE else found.dialect
+            call.head = unread_head(dialect, found)
         endpoint = Endpoint.CHAT if isinstance(found, Page) else found
         key = presented_key(headers) or query_key(message.path)
         request_head = RequestHead(
@@ -329,7 +329,7 @@ class Service(ServicePort, TurnService):
             "application/json" if opens else headers.get("Content-Type", ""),
             call.head.dialect,
             forwarded_query(endpoint, message.path),
-            forwarded_headers(endpoint, headers),
+            forwarded_headers(call.head.dialect if kept else endpoint.dialect, headers),
             model,
             headers.get("x-relay-line", ""),
             kept,

@@ -26,6 +26,7 @@ class Provider:
         self.bodies: list[dict[str, Any]] = []
         self.responses: dict[str, dict[str, Any]] = {}
         self.conversations: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, bytes] = {}
         self.made: list[str] = []
         """The ids of all responses, kept or not."""
         self.dead = False
@@ -70,9 +71,15 @@ class Provider:
         if self.dead:
             return web.json_response({"error": {"message": "down"}}, status=500)
         body = await request.read()
+        if path.startswith("/files"):
+            return self._file(request, path.strip("/").split("/"), body)
         fields = msgspec.json.decode(body) if body else {}
         self.bodies.append(fields)
-        parts = path.strip("/").split("/")
+        return await self._route(request, path.strip("/").split("/"), fields)
+
+    async def _route(
+        self, request: web.Request, parts: list[str], fields: dict[str, Any]
+    ) -> web.StreamResponse:
         if request.method == "POST" and parts == ["responses"]:
             return await self._create(request, fields)
         if request.method == "POST" and parts == ["responses", "input_tokens"]:
@@ -100,6 +107,20 @@ class Provider:
         if request.query.get("stream") == "true":
             return await self._stream(request, found, int(request.query.get("starting_after", -1)))
         return web.json_response(found)
+
+    def _file(self, request: web.Request, parts: list[str], body: bytes) -> web.Response:
+        if request.method == "POST":
+            name = self._name("file")
+            self.files[name] = body.rpartition(b"\r\n\r\n")[2].partition(b"\r\n--")[0]
+            told = {"object": "file", "id": name, "bytes": 5, "created_at": 1, "filename": "a.txt"}
+            return web.json_response(told | {"purpose": "user_data", "status": "processed"})
+        if parts[1] not in self.files:
+            return _refuse(404, "not_found", "No such File object.")
+        if parts[2:] == ["content"]:
+            return web.Response(body=self.files[parts[1]], content_type="text/plain")
+        if request.method == "DELETE":
+            del self.files[parts[1]]
+        return web.json_response({"object": "file", "id": parts[1], "deleted": True})
 
     async def _create(self, request: web.Request, fields: dict[str, Any]) -> web.StreamResponse:
         wrong = self._wrong(fields)
@@ -133,6 +154,9 @@ class Provider:
             return _refuse(404, "not_found", "Conversation with id gone.")
         given = fields.get("input")
         for item in given if isinstance(given, list) else []:
+            for part in item.get("content") or [] if isinstance(item.get("content"), list) else []:
+                if part.get("file_id", "") and part["file_id"] not in self.files:
+                    return _refuse(404, "not_found", "No such File object.")
             blob = item.get("encrypted_content")
             if blob is not None and not blob.startswith(f"made-by-{self.number}-"):
                 return _refuse(400, "invalid_encrypted_content", "Could not be verified.")

@@ -11,9 +11,10 @@ import pytest
 from openai import AsyncOpenAI, NotFoundError
 
 from relay.flow.state import background
-from tests.flow.provider import USAGE
-from tests.flow.rig import KEY, MODEL, post
-from tests.flow.test_state import ask, get, made_where, read, standing
+from relay.model import Dialect
+from tests.flow.provider import USAGE, Provider
+from tests.flow.rig import KEY, MODEL, Rig, make_snapshot, post
+from tests.flow.test_state import OTHER_KEY, ask, get, made_where, read, standing
 
 
 async def test_the_official_client_reads_what_is_kept_over_any_worker() -> None:
@@ -78,6 +79,44 @@ async def test_input_tokens_are_counted_for_nothing() -> None:
         status, told = await ask(rig, "/v1/responses/input_tokens", asked)
         assert status == 200 and told["input_tokens"] == 7
         assert rig.journal.ends[0].cost_nanos == 0
+
+
+async def test_files_are_where_they_were_sent_to_and_calls_that_name_them_follow() -> None:
+    async with (
+        standing(channels=3, relays=2) as (rigs, providers, _),
+        AsyncOpenAI(base_url=rigs[0].url, api_key=KEY, max_retries=0) as here,
+        AsyncOpenAI(base_url=rigs[1].url, api_key=KEY, max_retries=0) as there,
+    ):
+        for number in range(4):
+            sent = await here.files.create(file=("a.txt", b"hello"), purpose="user_data")
+            (owner,) = (one for one in providers if sent.id in one.files)
+            part: Any = {"type": "input_file", "file_id": sent.id}
+            asked: Any = [{"role": "user", "content": [part]}]
+            made = await there.responses.create(model=MODEL, input=asked, store=False)
+            assert made.id in owner.made
+            assert (await there.files.content(sent.id)).read().endswith(b"hello")
+            status, _ = await get(rigs[0], "GET", f"/v1/files/{sent.id}", key=OTHER_KEY)
+            assert status == 404
+            await there.files.delete(sent.id)
+            assert sent.id not in owner.files and number < 4
+        assert (await get(rigs[0], "GET", "/v1/files"))[0] == 405
+        assert all(end.cost_nanos == 0 for end in rigs[0].journal.ends)
+
+
+async def test_files_of_claude_go_to_channels_of_its_dialect() -> None:
+    async with Provider(1) as openai, Provider(2) as claude:
+        dialect = {"protocol": Dialect.ANTHROPIC}
+        snapshot = make_snapshot([openai.channel(), claude.channel(**dialect)])
+        async with Rig(snapshot) as rig:
+            form = b"--b\r\nContent-Disposition: form-data; name=file\r\n\r\nhello\r\n--b--\r\n"
+            head = (
+                "POST /v1/files HTTP/1.1\r\nHost: r\r\nanthropic-version: 2023-06-01\r\n"
+                f"anthropic-beta: files-api-2025-04-14\r\nx-api-key: {KEY}\r\n"
+                "Content-Type: multipart/form-data; boundary=b\r\nConnection: close\r\n"
+                f"Content-Length: {len(form)}\r\n\r\n"
+            )
+            status, told = read(await rig.say(head.encode() + form))
+            assert status == 200 and told["id"] in claude.files and openai.files == {}
 
 
 @pytest.mark.parametrize(

@@ -225,13 +225,13 @@ def spoken_in(headers: Headers, target: str) -> Dialect:
     return DEFAULT_DIALECT
 
 
-def forwarded_headers(endpoint: Endpoint, headers: Headers) -> bytes:
+def forwarded_headers(dialect: Dialect, headers: Headers) -> bytes:
     """Return the header lines of the client's that go on to an upstream.
 
     Raises:
         BadRequest: CLIENT; one of them is malformed.
     """
-    return TABLES[endpoint.dialect].forward(headers.items())
+    return TABLES[dialect].forward(headers.items())
 
 
 def forwarded_query(endpoint: Endpoint, target: str) -> str:

@@ -16,6 +16,7 @@ from relay.wire.state.marks import (
     BLOB_KINDS,
     CONTAINER,
     CONVERSATION,
+    FILE,
     ITEM,
     NAME_CHARS_MAX,
     RESPONSE,
@@ -28,6 +29,7 @@ MADE_KINDS: Final = {
     Endpoint.RESPONSES: RESPONSE,
     Endpoint.COMPACT: RESPONSE,
     Endpoint.CONVERSATION: CONVERSATION,
+    Endpoint.FILE: FILE,
 }
 """What an answer of an endpoint is, where its provider keeps it."""
 UNENDED: Final = frozenset({"queued", "in_progress"})

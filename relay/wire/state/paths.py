@@ -3,7 +3,9 @@
 A path is matched as a whole and written anew from its parts: nothing that a client sends goes into
 a request line but an id of plain characters and the parts of a query that are known here.
 
-Source: OpenAI API reference: Responses, Conversations.
+A list of all files is not among them: an account of a provider's is shared by many of ours.
+
+Source: OpenAI API reference: Responses, Conversations, Files; Anthropic, Files.
 """
 
 import re
@@ -11,7 +13,7 @@ from typing import Final
 
 from relay.errors import MethodNotAllowed
 from relay.records import Endpoint
-from relay.wire.state.marks import CONVERSATION, RESPONSE
+from relay.wire.state.marks import CONVERSATION, FILE, RESPONSE
 
 CANCEL: Final = "cancel"
 _ID: Final = r"([A-Za-z0-9][A-Za-z0-9_\-]{0,199})"
@@ -30,13 +32,16 @@ _ROWS: Final[tuple[Row, ...]] = (
     ("POST", "conversations", Endpoint.CONVERSATION, b"", _NOTHING),
     ("GET POST DELETE", f"conversations/{_ID}", Endpoint.CONVERSATION, CONVERSATION, _NOTHING),
     ("GET POST", f"conversations/{_ID}/items", Endpoint.CONVERSATION, CONVERSATION, _PAGE),
+    ("POST", "files", Endpoint.FILE, b"", _NOTHING),
+    ("GET DELETE", f"files/{_ID}", Endpoint.FILE, FILE, _NOTHING),
+    ("GET", f"files/{_ID}/content", Endpoint.FILE, FILE, _NOTHING),
     ("GET DELETE", f"conversations/{_ID}/items/{_ID}", Endpoint.CONVERSATION, CONVERSATION, _PAGE),
 )
 _PREFIX: Final = r"/(?:v1/){0,2}"
 _COMPILED: Final = [(re.compile(_PREFIX + row[1]), row) for row in _ROWS]
 _LITERALS: Final = frozenset({"input_tokens", "compact"})
 """What stands where an id may, and is none."""
-_ROOTS: Final = ("responses", "conversations")
+_ROOTS: Final = ("responses", "conversations", "files")
 
 
 class KeptPath:
