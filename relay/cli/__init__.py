@@ -1,5 +1,6 @@
 """The relay command: one module a group of commands.
 
+acts        Commands that change something, and what of their arguments says to whom
 figures     What /metrics said twice becomes what happened between: the figures of `relay top`
 logs        `relay logs` and `relay usage`: what the request log says
 notes       What an operator is told, on stderr, about the catalog as it now is

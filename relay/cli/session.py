@@ -11,11 +11,13 @@ import asyncpg
 import click
 import msgspec
 
+from relay.cli.acts import SAID, read_act
 from relay.cli.output import ReaderGone
 from relay.cli.root import load_context
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.store import postgres
+from relay.store.acts import keep_act
 from relay.store.embedded.locate import database_url
 from relay.store.postgres import Connection
 from relay.store.secrets import vault
@@ -56,7 +58,9 @@ def with_database(ctx: click.Context, work: Callable[[Session], Awaitable[_Resul
         )
         try:
             with postgres.border():
-                return await work(Session(config, data_dir, connection))
+                done = await work(Session(config, data_dir, connection))
+                await _note(ctx, connection)
+                return done
         except ReaderGone as error:
             # Told on as what click knows, and only here: within the border it would look like
             # Postgres's connection.
@@ -69,3 +73,11 @@ def with_database(ctx: click.Context, work: Callable[[Session], Awaitable[_Resul
             await connection.close()
 
     return asyncio.run(run())
+
+
+async def _note(ctx: click.Context, connection: Connection) -> None:
+    """Write down, once, what a command did: nothing where it only looks."""
+    act = read_act(ctx)
+    if act is not None and not ctx.meta.get(SAID):
+        ctx.meta[SAID] = True
+        await keep_act(connection, act)

@@ -168,6 +168,8 @@ class KeyRow(Row, frozen=True):
     concurrency: int
     last_used_at: Moment | None
     last_used_from: str | None
+    lines: list[str] | None = None
+    """Its own choice, the default first; None: all that its account may use, in their order."""
 
 
 class FreshKey(Row, frozen=True):

@@ -18,6 +18,7 @@ from relay.console.pages import (
     entrances,
     looking,
     operator,
+    operator_log,
     operator_money,
     operator_people,
     prices,
@@ -62,6 +63,7 @@ OPERATOR_ROUTES: Final = (*people.ROUTES,)
 OPERATOR_PAGES: Final = (
     *entrances.PAGES,
     *operator.PAGES,
+    *operator_log.PAGES,
     *operator_money.PAGES,
     *operator_people.PAGES,
     *settings.SELF_PAGES,

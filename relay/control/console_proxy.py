@@ -19,7 +19,7 @@ CONNECTIONS_MAX: Final = 16
 CHUNK_BYTES: Final = 64 * 1024
 _PAGES: Final = (
     *("login", "logout", "invite", "link", "language", "settings", "static", "openapi.json"),
-    *("channels", "lines", "accounts", "prices", "orders", "maintenance", "audit", "users"),
+    *("logs", "channels", "lines", "accounts", "prices", "orders", "maintenance", "audit", "users"),
     *("admin/v1/users", "admin/v1/audit"),
 )
 PASSED_ON: Final = rf"/{{head:(?:{'|'.join(_PAGES)})?}}{{tail:(?:/.*)?}}"

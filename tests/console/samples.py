@@ -143,6 +143,7 @@ def _account_pages() -> dict[str, views.View]:
         "key-detail": views.KeyDetailView(
             key=key(5), addresses=addresses(), calls_24h=1_204,
             clients_24h=["10.0.0.7", "203.0.113.9"], logs=[call(number) for number in range(20)],
+            lines=["acme-dedicated", "standard"],
             models=["fast"],
         ),
     }  # fmt: skip
@@ -216,6 +217,10 @@ def _operator_pages() -> dict[str, views.View]:
             rpm=61_204, tpm=153_000_000, error_share=0.0011, ttft_p50_ms=410.0,
             ttft_p95_ms=1_300.0, log_age_s=0.4, workers={"worker-0": "ready", "worker-1": "ready"},
             usage=usage(), needs=needs()[1:2],
+        ),
+        "operator-logs": views.OperatorLogsView(
+            account="acme", filter=views.LogFilter(),
+            totals=totals(), logs=[call(), call(status=429, reason="rejected")], next_url=None,
         ),
         "operator-channels": views.ChannelsView(channels=[channel(at) for at in range(3)]),
         "operator-lines": views.LinesView(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from relay.cli.supply.probe import probe
+from relay.control.watch.probe import probe
 from relay.control.watch.probe_request import request_headers
 from relay.model import Channel, Dialect, Secret
 

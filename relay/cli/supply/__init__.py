@@ -5,6 +5,4 @@ catalog   `relay check` and `relay apply`: the catalog as a file
 channels  `relay channel`: the upstreams of the catalog, day by day
 limits    `relay limits`: which limit binds a key now
 prices    `relay price`: what models cost, and other people's price lists taken over
-probe     One real question to an upstream: are its address, its certificate and our credential
-          good?
 """

@@ -9,8 +9,8 @@ from relay.cli.notes import tell_unpriced, tell_unserved
 from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
-from relay.cli.supply.probe import probe
 from relay.clock import wall_us
+from relay.control.watch.probe import probe
 from relay.store.catalog.coverage import Offer, list_only_here, list_unpriced
 from relay.store.catalog.listings import list_channels, set_drained
 from relay.store.catalog.snapshot import load_channel

@@ -22,6 +22,7 @@ from relay.units import parse_usd
 NAME_CHARS_MAX: Final = 128
 MODELS_MAX: Final = 200
 NETWORKS_MAX: Final = 100
+Lines = Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(max_length=100)]
 
 
 class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -36,6 +37,14 @@ class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tpm: Limit = 0
     rpm: Limit = 0
     concurrency: Concurrency = 0
+    lines: Lines | None = None
+    """The default first; None: all that the account may use."""
+
+
+class LinesRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The lines of a key, the default first; null: all that the account may use."""
+
+    lines: Lines | None = None
 
 
 class LimitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +103,7 @@ async def create(ask: Ask, wanted: KeyRequest) -> FreshKey:
     """Make a key for the actor's account, and note it."""
     terms = to_terms(wanted)
     async with ask.services.connect() as connection, connection.transaction():
+        await queries.check_lines(connection, ask.actor.own, terms.lines or [])
         made = await queries.make_key(
             connection, ask.services.pepper, ask.actor.account, wanted.name.strip(), terms
         )
@@ -121,6 +131,16 @@ async def limit(ask: Ask, key_id: int, wanted: LimitRequest) -> KeyRow:
         noted = {**limits, "budgets": budgets}
         said = ", ".join(f"{name} {value}" for name, value in noted.items() if value is not None)
         await audit.note(connection, ask.actor, "key.limit", f"{row.id} ({row.name})", said)
+    return row
+
+
+async def choose_lines(ask: Ask, key_id: int, lines: list[str] | None) -> KeyRow:
+    """Choose the lines of a key of the actor's account, and note it."""
+    names = list(dict.fromkeys(lines or [])) or None
+    async with ask.services.connect() as connection, connection.transaction():
+        row = await queries.set_lines(connection, ask.actor.own, key_id, names)
+        said = ", ".join(names or ["all"])
+        await audit.note(connection, ask.actor, "key.lines", f"{row.id} ({row.name})", said)
     return row
 
 
@@ -179,6 +199,11 @@ async def _limit(ask: Ask) -> KeyRow:
     return await limit(ask, ask.number("id"), ask.body)
 
 
+async def _choose_lines(ask: Ask) -> KeyRow:
+    wanted: LinesRequest = ask.body
+    return await choose_lines(ask, ask.number("id"), wanted.lines)
+
+
 async def _rotate(ask: Ask) -> FreshKey:
     wanted: RotateRequest = ask.body
     return await rotate(ask, ask.number("id"), datetime.timedelta(hours=wanted.grace_hours))
@@ -232,6 +257,7 @@ def to_terms(wanted: KeyRequest) -> KeyTerms:
         tpm=wanted.tpm,
         rpm=wanted.rpm,
         concurrency=wanted.concurrency,
+        lines=list(dict.fromkeys(wanted.lines)) if wanted.lines else None,
     )
 
 
@@ -278,6 +304,15 @@ ROUTES: Final = (
         _limit,
         "Change a key's own limits",
         body=LimitRequest,
+        answer=KeyRow,
+    ),
+    _route(
+        "POST",
+        f"/keys/{ID}/lines",
+        Permit.KEYS,
+        _choose_lines,
+        "Choose a key's lines, the default first",
+        body=LinesRequest,
         answer=KeyRow,
     ),
     _route(

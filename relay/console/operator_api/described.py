@@ -59,6 +59,7 @@ DESCRIBED: Final = (
     _route("GET", "channels", "Channels and how they stand"),
     _route("POST", "channels/{name}/drain", "Send new calls elsewhere", body=DrainRequest),
     _route("POST", "channels/{name}/enable", "Put a channel back into service"),
+    _route("POST", "channels/{name}/test", "Ask an upstream for its models"),
     _route("GET", "logs", "Calls, newest first", query=LogQuery),
     _route("GET", "logs/{id}", "One call with its receipt"),
     _route("GET", "usage", "Requests, tokens, errors, cost over time", query=UsageQuery),

@@ -8,7 +8,7 @@ import msgspec
 from relay.console.account_api import keys as api
 from relay.console.account_api.keys import KeyRequest, LimitRequest, ManagementRequest
 from relay.console.pages.looking import as_curl
-from relay.console.queries import keys, overview, prices, usage
+from relay.console.queries import keys, prices, usage
 from relay.console.queries.calls import read_page
 from relay.console.queries.forms import CallFilter, parse_end
 from relay.console.routes import ID, Ask, Page, Redirect, Shown
@@ -21,12 +21,13 @@ from relay.store.postgres import Connection
 
 CALLS_SHOWN: Final = 20
 CLIENTS_SHOWN: Final = 20
+LINE_FIELD: Final = "line:"
+"""Before the name of each line that may be ticked."""
 
 
 async def _draw(ask: Ask, connection: Connection, fresh: FreshKey | None) -> KeysView:
     account_id = ask.actor.own
     terms = await prices.read_terms(connection, account_id)
-    choices = await overview.list_choices(connection, account_id)
     return KeysView(
         keys=await keys.list_keys(connection, account_id),
         management_keys=await management.list_keys(connection, account_id)
@@ -34,7 +35,7 @@ async def _draw(ask: Ask, connection: Connection, fresh: FreshKey | None) -> Key
         else [],
         fresh=fresh,
         models=sorted(terms.models or ()),
-        lines=choices.lines,
+        lines=await keys.list_lines(connection, account_id),
     )
 
 
@@ -62,6 +63,7 @@ async def _create(ask: Ask) -> Shown:
         "quota_usd": ask.text("quota_usd") or None,
         "budgets": _lines(ask.text("budgets", 1_000)),
         **{name: ask.text(name) or 0 for name in ("tpm", "rpm", "concurrency")},
+        "lines": _read_lines(ask),
     }
     wanted_key: KeyRequest = _convert(body, KeyRequest)
     wanted_key.expires = parse_end(ask.text("expires"), ask.services.now())
@@ -71,6 +73,13 @@ async def _create(ask: Ask) -> Shown:
 def _lines(text: str) -> list[str]:
     """Return what stands between commas: a budget has a blank in it."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _read_lines(ask: Ask) -> list[str] | None:
+    """Return the lines that were ticked, the one called the default first; None: none was."""
+    ticked = [name.removeprefix(LINE_FIELD) for name in ask.form if name.startswith(LINE_FIELD)]
+    default = ask.text("default_line")
+    return [default, *(name for name in ticked if name != default)] if default else ticked or None
 
 
 def _words(text: str) -> list[str] | None:
@@ -100,6 +109,7 @@ async def _show_key(ask: Ask) -> Shown:
             clients_24h=[p.address for p in places if p.last_seen > recent][:CLIENTS_SHOWN],
             logs=(await read_page(connection, _month(wanted), CALLS_SHOWN)).logs,
             models=sorted((await prices.read_terms(connection, account_id)).models or ()),
+            lines=await keys.list_lines(connection, account_id),
         )
     return Shown(view, as_curl(ask, f"/account/v1/keys/{key_id}/addresses"))
 
@@ -127,6 +137,12 @@ async def _limit(ask: Ask) -> Redirect:
     wanted = _convert(body, LimitRequest)
     row = await api.limit(ask, ask.number("id"), wanted)
     text = f'The limits of key "{row.name}" hold within a second.'
+    return Redirect(f"/keys/{row.id}", Notice(kind="good", text=text))
+
+
+async def _choose_lines(ask: Ask) -> Redirect:
+    row = await api.choose_lines(ask, ask.number("id"), _read_lines(ask))
+    text = f'The lines of key "{row.name}" hold within a second.'
     return Redirect(f"/keys/{row.id}", Notice(kind="good", text=text))
 
 
@@ -170,6 +186,7 @@ PAGES: Final = (
     _post(f"/keys/{ID}/disable", _disable),
     _post(f"/keys/{ID}/enable", _enable),
     _post(f"/keys/{ID}/limit", _limit),
+    _post(f"/keys/{ID}/lines", _choose_lines),
     _post(f"/keys/{ID}/rotate", _rotate),
     _post(f"/keys/{ID}/replace", _replace),
     _post(f"/keys/{ID}/delete", _delete),

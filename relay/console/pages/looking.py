@@ -106,11 +106,11 @@ async def _show_logs(ask: Ask) -> Shown:
 async def _show_call(ask: Ask) -> Shown:
     async with ask.services.connect() as connection:
         detail = await read_detail(connection, ask.part("id"), ask.actor.own)
-    view = LogDetailView(detail=detail, curl=_call_again(ask, detail))
+    view = LogDetailView(detail=detail, curl=call_again(ask, detail))
     return Shown(view, as_curl(ask, f"/account/v1/logs/{detail.call.request_id}"))
 
 
-def _call_again(ask: Ask, detail: CallDetail) -> str:
+def call_again(ask: Ask, detail: CallDetail) -> str:
     """Return the call as curl; its body was never kept."""
     address = f"{ask.services.calls_url}/{detail.call.endpoint}"
     return (

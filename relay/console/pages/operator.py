@@ -1,7 +1,8 @@
 """The operator's pages of the machine: overview, channels, lines, accounts, maintenance."""
 
+import asyncio
 import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -19,10 +20,13 @@ from relay.console.views import (
     Notice,
     OperatorOverviewView,
 )
+from relay.control.watch.probe import probe
 from relay.store.billing import recharges
 from relay.store.catalog import listings
+from relay.store.catalog.snapshot import load_channel
 
 WINDOWS_SHOWN: Final = 7
+MISSING_SHOWN: Final = 8
 
 
 async def _show_overview(ask: Ask) -> OperatorOverviewView:
@@ -50,6 +54,22 @@ async def _enable(ask: Ask) -> Redirect:
         await listings.set_drained(connection, name, drained=False)
         await audit.note(connection, ask.actor, "channel.enable", name)
     return Redirect("/channels", Notice(kind="good", text=f"Channel {name} is in service."))
+
+
+async def _test(ask: Ask) -> Redirect:
+    """Ask a channel's upstream for its models, with the channel's credential."""
+    name = ask.part("name")
+    async with ask.services.connect() as connection, connection.transaction():
+        channel = await load_channel(connection, ask.services.vault, name)
+        await audit.note(connection, ask.actor, "channel.test", name)
+    found = await asyncio.to_thread(probe, channel)
+    text = f"Channel {name}: {found.reason}, {found.total_ms} ms"
+    if found.missing:
+        text += f"; its list lacks {', '.join(found.missing[:MISSING_SHOWN])}"
+    kind: Literal["good", "warn", "bad"] = "bad"
+    if found.ok:
+        kind = "warn" if found.missing else "good"
+    return Redirect("/channels", Notice(kind=kind, text=text + "."))
 
 
 async def _show_lines(ask: Ask) -> LinesView:
@@ -135,6 +155,7 @@ PAGES: Final = (
     _get("/channels", _show_channels),
     _post("/channels/{name}/drain", _drain),
     _post("/channels/{name}/enable", _enable),
+    _post("/channels/{name}/test", _test),
     _get("/lines", _show_lines),
     _get("/accounts", _show_accounts),
     _post("/accounts/{name}/credit", _credit),

@@ -23,12 +23,60 @@ NEW_DAYS: Final = 7
 GRACE_HOURS_MAX: Final = 30 * 24
 
 _LIST: Final = """
-    SELECT keys.*, coalesce(expires_at <= now(), false) AS expired, host(place.ip) AS used_from
+    SELECT keys.*, coalesce(expires_at <= now(), false) AS expired, host(place.ip) AS used_from,
+        CASE WHEN line_ids IS NOT NULL THEN ARRAY(
+            SELECT lines.name FROM unnest(line_ids) WITH ORDINALITY AS chosen (id, place)
+            JOIN lines ON lines.id = chosen.id AND lines.deleted_at IS NULL ORDER BY place
+        ) END AS lines
     FROM keys LEFT JOIN LATERAL (
         SELECT ip FROM key_addresses WHERE key_id = keys.id ORDER BY last_seen DESC LIMIT 1
     ) AS place ON true
     WHERE account_id = $1 AND deleted_at IS NULL AND ($2::bigint IS NULL OR keys.id = $2)
     ORDER BY keys.id LIMIT $3"""
+
+# As relay.model.lines_of: the group's and those granted; one by invitation only where granted.
+_USABLE: Final = """
+    SELECT lines.name FROM accounts
+    JOIN lines ON lines.deleted_at IS NULL
+    LEFT JOIN group_lines ON group_lines.group_id = accounts.group_id
+        AND group_lines.line_id = lines.id
+    WHERE accounts.id = $1 AND (lines.id = ANY (granted_line_ids)
+        OR (group_lines.line_id IS NOT NULL AND NOT by_invitation))
+    ORDER BY position, array_position(granted_line_ids, lines.id)"""
+
+
+async def list_lines(connection: Connection, account_id: int) -> list[str]:
+    """Return the lines that an account may use, its default first."""
+    return [row["name"] for row in await connection.fetch(_USABLE, account_id)]
+
+
+async def check_lines(connection: Connection, account_id: int, names: list[str]) -> None:
+    """Refuse lines that an account may not use: which others there are, it is not told.
+
+    Raises:
+        BadRequest: CLIENT; one of them is none of its.
+    """
+    usable = await list_lines(connection, account_id) if names else []
+    for name in names:
+        if name not in usable:
+            raise BadRequest(f"lines: the account has no line {name!r}", param="lines")
+
+
+async def set_lines(
+    connection: Connection, account_id: int, key_id: int, names: list[str] | None
+) -> KeyRow:
+    """Choose the lines of a key, its default first; None: all that its account may use.
+
+    Raises:
+        NotFound: CLIENT; there is none of that id there.
+        BadRequest: CLIENT; a line that the account may not use.
+    """
+    await find_key(connection, account_id, key_id)
+    await check_lines(connection, account_id, names or [])
+    await connection.execute(
+        "UPDATE keys SET line_ids = line_ids_of($2) WHERE id = $1", key_id, names or None
+    )
+    return await find_key(connection, account_id, key_id)
 
 
 async def list_keys(connection: Connection, account_id: int) -> list[KeyRow]:
@@ -143,6 +191,10 @@ async def rotate_key(
         not grace,
     )
     made = await keys.create_key(connection, pepper, account_name, old["name"], _terms(old))
+    # By their ids: a line that is gone stays in the choice, which must not become wider by that.
+    await connection.execute(
+        "UPDATE keys SET line_ids = $2 WHERE id = $1", made.id, old["line_ids"]
+    )
     await connection.execute("UPDATE keys SET replaced_by = $2 WHERE id = $1", key_id, made.id)
     await carry_on(connection, key_id, made.id)
     return FreshKey(
@@ -221,7 +273,7 @@ def to_row(row: asyncpg.Record) -> KeyRow:
     return msgspec.convert(
         {
             **{name: row[name] for name in ("id", "name", "last4", "models", "tpm", "rpm")},
-            "concurrency": row["concurrency"],
+            **{name: row[name] for name in ("concurrency", "lines")},
             "state": _state(row),
             "networks": None if row["networks"] is None else [str(one) for one in row["networks"]],
             "quota_usd": None if quota is None else format_usd(quota),

@@ -158,6 +158,8 @@ class KeyDetailView(View, frozen=True):
     logs: list[CallRow]
     """Its last 20 calls."""
     models: list[str]
+    lines: list[str]
+    """Those that the account may use."""
 
 
 class BillingView(View, frozen=True):

@@ -5,6 +5,8 @@ import msgspec
 from relay.console.rows import (
     AccountRow,
     AuditRow,
+    CallRow,
+    CallTotals,
     ChangeRow,
     ChannelRow,
     LineRow,
@@ -15,6 +17,7 @@ from relay.console.rows import (
     UserRow,
     WindowRow,
 )
+from relay.console.views.account import LogFilter
 from relay.console.views.frame import Need, View
 
 
@@ -43,6 +46,20 @@ class ChannelsView(View, frozen=True):
     page = "channels"
     title = "Channels"
     channels: list[ChannelRow]
+
+
+class OperatorLogsView(View, frozen=True):
+    """GET /logs: calls of all accounts, or of the one in `account`."""
+
+    template = "operator/logs.html"
+    page = "logs"
+    title = "Log"
+    account: str
+    filter: LogFilter
+    totals: CallTotals | None
+    """None: this filter has none in reach (address, id, latency, cost); say nothing."""
+    logs: list[CallRow]
+    next_url: str | None
 
 
 class LinesView(View, frozen=True):

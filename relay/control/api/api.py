@@ -2,7 +2,7 @@
 
     GET  /livez /readyz /metrics                  open: they tell nothing of anybody
     GET  /admin/v1/keys?account=  POST  DELETE /{id}  POST /{id}/enable|disable|limit
-    GET  /admin/v1/channels       POST /{name}/drain|enable; drain {"now": true} moves calls off
+    GET  /admin/v1/channels       POST /{name}/drain|enable|test; {"now": true} moves calls
     GET  /admin/v1/logs           /{request id}: with its receipt
     GET  /admin/v1/usage          requests, tokens, errors, cost over time
     GET  /admin/v1/keys/{id}/addresses     where a key was used from
@@ -42,6 +42,7 @@ from relay.control.api.readiness import judge
 from relay.control.api.stripe import StripeHook, resolve_stripe
 from relay.control.console_proxy import PASSED_ON, ConsoleProxy
 from relay.control.watch.notices import Notices
+from relay.control.watch.probe import probe
 from relay.errors import BadRequest, Unauthenticated
 from relay.model import Secret
 from relay.store import metrics as worker_metrics
@@ -51,6 +52,7 @@ from relay.store.catalog import keys, listings
 from relay.store.catalog.canonical import canonical_networks, canonical_usd
 from relay.store.catalog.declaration import Budgets, Concurrency, Limit
 from relay.store.catalog.keys import KeyTerms
+from relay.store.catalog.snapshot import load_channel
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.health.listing import add_health, read_conditions
 from relay.store.log import addresses, reports
@@ -148,6 +150,7 @@ class AdminApi:
                 web.post(r"/admin/v1/keys/{id:\d+}/limit", self._limit_key),
                 web.get("/admin/v1/channels", self._list_channels),
                 web.post("/admin/v1/channels/{name}/{verb:drain|enable}", self._switch_channel),
+                web.post("/admin/v1/channels/{name}/test", self._test_channel),
                 web.get("/admin/v1/logs", self._list_calls),
                 web.get("/admin/v1/logs/{id}", self._show_call),
                 web.get("/admin/v1/usage", self._list_usage),
@@ -261,6 +264,11 @@ class AdminApi:
         async with self._connection() as connection:
             await listings.set_drained(connection, name, drained=drained, evicted=evicted)
         return _json({"name": name, "drained": drained, "evicted": evicted})
+
+    async def _test_channel(self, request: web.Request) -> web.Response:
+        async with self._connection() as connection:
+            channel = await load_channel(connection, self._vault, request.match_info["name"])
+        return _json(msgspec.to_builtins(await asyncio.to_thread(probe, channel)))
 
     # --- the request log --------------------------------------------------------------------
 

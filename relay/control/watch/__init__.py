@@ -9,6 +9,8 @@ journals       Watches the workers' journals, and tells the operator of one that
 money          The control process's eye on money and keys: what is due is done, what is new is told
 notices        What operators are told of money and keys: notices for the webhook, lines for the
                log, counters
+probe          One real question to an upstream: are its address, its certificate and our credential
+               good?
 probe_request  The one cheap question that every upstream answers: which models do you have?
 prober         Finds out that a dead channel lives again before a client's call has to
 webhook        Carries alarms to the operator's webhook: a few tries with a deadline each, then only
