@@ -250,6 +250,8 @@ def _operator_pages() -> dict[str, views.View]:
                 draft=draft, requests=812_345, charged_usd="1812.3", would_be_usd="2416.4",
                 accounts=[("acme", "1812.3", "2416.4")],
             ),
+            planned=[views.PlannedPrice(id=1, model="fast", time=NOW, actor="op@relay.example",
+                input_usd="0.2", output_usd="0.8", model_multiplier="1")],
             changes=[change()],
         ),
         "operator-orders": views.OrdersView(

@@ -6,21 +6,23 @@ from urllib.parse import urlencode
 from relay.console import checkout_orders
 from relay.console.pages.looking import kept
 from relay.console.queries import money, prices
-from relay.console.queries.forms import MomentCursor, decode_cursor
+from relay.console.queries.forms import MomentCursor, decode_cursor, format_moment, parse_end
 from relay.console.queries.prices import PUBLIC, Terms
-from relay.console.routes import Ask, Page, Redirect, Shown
+from relay.console.routes import ID, Ask, Page, Redirect, Shown
 from relay.console.signin import audit
 from relay.console.signin.actor import Permit
 from relay.console.views import (
     Notice,
     OperatorPricesView,
     OrdersView,
+    PlannedPrice,
     PriceDraft,
     PricePreview,
 )
 from relay.errors import BadRequest, Conflict
 from relay.model import Price
 from relay.store.billing import orders, recharges
+from relay.store.catalog import planned
 from relay.store.catalog.snapshot import PRICES, read_price
 from relay.store.postgres import Connection
 from relay.units import format_multiplier, format_usd, parse_multiplier, parse_usd
@@ -127,9 +129,22 @@ async def _draw_prices(ask: Ask, draft: PriceDraft | None, preview: PricePreview
                 groups=[(row["name"], format_multiplier(row["multiplier_ppm"])) for row in groups],
                 draft=draft,
                 preview=preview,
+                planned=[_to_planned(plan) for plan in await planned.list_plans(connection)],
                 changes=await prices.list_changes(connection, PUBLIC, None),
             )
         )
+
+
+def _to_planned(plan: planned.Plan) -> PlannedPrice:
+    return PlannedPrice(
+        id=plan.id,
+        model=plan.price.model,
+        time=format_moment(plan.effective_at),
+        actor=plan.actor,
+        input_usd=format_usd(plan.price.input),
+        output_usd=format_usd(plan.price.output),
+        model_multiplier=format_multiplier(plan.price.model_multiplier_ppm),
+    )
 
 
 async def _preview(ask: Ask) -> Shown:
@@ -143,22 +158,39 @@ async def _set_price(ask: Ask) -> Redirect | Shown:
     draft, price = _read_draft(ask)
     if not ask.text("confirmed"):
         return await _preview(ask)
+    effective_at = parse_end(draft.effective, ask.services.now())
     async with ask.services.connect() as connection, connection.transaction():
         before = await _find_price(connection, price.model)
-        detail: str | None = await connection.fetchval(
-            "SELECT detail FROM prices WHERE id = $1", 0 if before is None else before.id
-        )
-        await connection.fetchval(
-            _ADD,
-            *(price.model, price.input, price.output, price.cached_input, price.cache_write),
-            *(price.per_call, price.model_multiplier_ppm, price.completion_multiplier_ppm, detail),
-        )
         was = "none" if before is None else _say(before)
-        await audit.note(
-            connection, ask.actor, "price.set", price.model, f"from {was} to {_say(price)}"
-        )
-    text = f"The price of {draft.model} holds for calls from now on."
+        said = f"from {was} to {_say(price)}"
+        if effective_at is None:
+            await _put_into_force(connection, price, before)
+            await audit.note(connection, ask.actor, "price.set", price.model, said)
+            text = f"The price of {draft.model} holds for calls from now on."
+        else:
+            await planned.plan_price(connection, price, effective_at, actor=ask.actor.label)
+            when = f"{effective_at:%Y-%m-%d %H:%M} UTC"
+            await audit.note(connection, ask.actor, "price.plan", price.model, f"at {when} {said}")
+            text = f"The price of {draft.model} will hold from {when} on; it is announced."
     return Redirect("/prices", Notice(kind="good", text=text))
+
+
+async def _put_into_force(connection: Connection, price: Price, before: Price | None) -> None:
+    detail: str | None = await connection.fetchval(
+        "SELECT detail FROM prices WHERE id = $1", 0 if before is None else before.id
+    )
+    await connection.fetchval(
+        _ADD,
+        *(price.model, price.input, price.output, price.cached_input, price.cache_write),
+        *(price.per_call, price.model_multiplier_ppm, price.completion_multiplier_ppm, detail),
+    )
+
+
+async def _cancel_plan(ask: Ask) -> Redirect:
+    async with ask.services.connect() as connection, connection.transaction():
+        model = await planned.cancel_plan(connection, ask.number("id"))
+        await audit.note(connection, ask.actor, "price.cancel", model)
+    return Redirect("/prices", Notice(kind="good", text=f"The price of {model} stays."))
 
 
 async def _find_price(connection: Connection, model: str) -> Price | None:
@@ -192,6 +224,7 @@ def _read_draft(ask: Ask) -> tuple[PriceDraft, Price]:
         BadRequest: CLIENT; no model, or an amount that is none.
     """
     draft = PriceDraft(**{name: ask.text(name) for name in PriceDraft.__struct_fields__})
+    parse_end(draft.effective, ask.services.now())
     if not draft.model:
         raise BadRequest("model: which?", param="model")
     completion = draft.completion_multiplier
@@ -240,4 +273,5 @@ PAGES: Final = (
     _page("GET", "/prices", _show_prices),
     _page("POST", "/prices/preview", _preview),
     _page("POST", "/prices", _set_price),
+    _page("POST", f"/prices/planned/{ID}/cancel", _cancel_plan),
 )

@@ -11,6 +11,7 @@ from relay.billing.shapes import PriceRates
 from relay.console.queries.forms import format_moment
 from relay.console.rows import ChangeRow, PriceRow
 from relay.model import Price
+from relay.store.catalog import planned
 from relay.store.catalog.snapshot import PRICES, read_price
 from relay.store.postgres import Connection
 from relay.units import PPM, TOKENS_PER_PRICE, divide_half_up, format_multiplier, format_usd
@@ -76,39 +77,65 @@ async def list_prices(connection: Connection, terms: Terms, search: str = "") ->
 async def list_changes(
     connection: Connection, terms: Terms, account_id: int | None
 ) -> list[ChangeRow]:
-    """Return prices that changed of late, newest first, with the effect on what was used."""
+    """Return prices that will change and that did of late, with the effect on what was used."""
+    plans = [
+        plan
+        for plan in await planned.list_plans(connection)
+        if _is_offered(plan.price.model, terms.models)
+    ]
     rows = await connection.fetch(_CHANGES, CHANGE_DAYS, CHANGES_SHOWN)
     rows = [row for row in rows if _is_offered(row["model"], terms.models)]
     befores = await connection.fetch(
         "SELECT * FROM prices WHERE id = ANY($1::bigint[])", [row["before_id"] for row in rows]
     )
     by_id = {row["id"]: row for row in befores}
-    models = sorted({row["model"] for row in rows})
+    models = {row["model"] for row in rows} | {plan.price.model for plan in plans}
     used: dict[str, Any] = {}
     if account_id is not None:
-        sums = await connection.fetch(_USED, account_id, EFFECT_DAYS, models)
+        sums = await connection.fetch(_USED, account_id, EFFECT_DAYS, sorted(models))
         used = {row["model"]: row for row in sums}
-    now = datetime.datetime.now(datetime.UTC)
+    in_force = {row["model"]: read_price(row) for row in await connection.fetch(PRICES)}
     changes = []
+    for plan in reversed(plans):
+        moment, model = plan.effective_at, plan.price.model
+        compared = _compare(in_force.get(model), plan.price, terms, used.get(model))
+        changes.append(_to_change(model, moment, compared, announced=True))
     for row in rows:
         old = by_id[row["before_id"]]
         before = None if old["withdrawn"] else read_price(old)
         after = None if row["withdrawn"] else read_price(row)
-        effect = None
-        if before and after and row["model"] in used:
-            use = used[row["model"]]
-            effect = format_usd(estimate(use, after, terms) - estimate(use, before, terms))
-        changes.append(
-            ChangeRow(
-                model=row["model"],
-                time=format_moment(row["created_at"]),
-                announced=row["created_at"] > now,
-                before=None if before is None else to_row(before, terms),
-                after=None if after is None else to_row(after, terms),
-                effect_usd=effect,
-            )
-        )
+        compared = _compare(before, after, terms, used.get(row["model"]))
+        changes.append(_to_change(row["model"], row["created_at"], compared, announced=False))
     return changes
+
+
+_Compared = tuple[PriceRow | None, PriceRow | None, str | None]
+
+
+def _compare(before: Price | None, after: Price | None, terms: Terms, used: Any) -> _Compared:
+    """Return both prices as an account sees them, and what the difference would have made."""
+    effect = None
+    if before and after and used is not None:
+        effect = format_usd(estimate(used, after, terms) - estimate(used, before, terms))
+    return (
+        None if before is None else to_row(before, terms),
+        None if after is None else to_row(after, terms),
+        effect,
+    )
+
+
+def _to_change(
+    model: str, moment: datetime.datetime, compared: _Compared, *, announced: bool
+) -> ChangeRow:
+    before, after, effect = compared
+    return ChangeRow(
+        model=model,
+        time=format_moment(moment),
+        announced=announced,
+        before=before,
+        after=after,
+        effect_usd=effect,
+    )
 
 
 def estimate(used: Any, price: Price, terms: Terms) -> int:

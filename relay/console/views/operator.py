@@ -10,6 +10,7 @@ from relay.console.rows import (
     ChangeRow,
     ChannelRow,
     LineRow,
+    Moment,
     OrderRow,
     PriceRow,
     UsageRow,
@@ -93,6 +94,20 @@ class PriceDraft(msgspec.Struct, frozen=True, kw_only=True):
     per_call_usd: str
     model_multiplier: str
     completion_multiplier: str
+    effective: str = ""
+    """From when on: an ISO 8601 time, or a span such as 7d; "" = now."""
+
+
+class PlannedPrice(msgspec.Struct, frozen=True, kw_only=True):
+    """A price that is still to come. Posts to /prices/planned/{id}/cancel."""
+
+    id: int
+    model: str
+    time: Moment
+    actor: str
+    input_usd: Usd
+    output_usd: Usd
+    model_multiplier: str
 
 
 class PricePreview(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +133,7 @@ class OperatorPricesView(View, frozen=True):
     """(name, multiplier)"""
     draft: PriceDraft | None
     preview: PricePreview | None
+    planned: list[PlannedPrice]
     changes: list[ChangeRow]
 
 

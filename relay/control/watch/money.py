@@ -1,6 +1,7 @@
 """The control process's eye on money and keys: what is due is done, what is new is told.
 
-every 2 s   paid orders credited, fallen balances, budgets that run low and new addresses told
+every 2 s   paid orders credited, planned prices put into force; fallen balances, budgets that run
+            low and new addresses told
 once a day  who spent enough on whole days is promoted; so are recharges under a new rule
 """
 
@@ -17,6 +18,7 @@ from relay.config import Config
 from relay.control.watch.notices import Notices
 from relay.errors import ClientError, RelayError
 from relay.store.billing import budget_leases, low_balances, orders, promotions, recharges
+from relay.store.catalog import planned
 from relay.store.kept import Kept
 from relay.store.log import addresses
 from relay.store.postgres import Connection, border, hang_up
@@ -84,6 +86,8 @@ class MoneyWatch:
             self._notices.budget_low(spent)
         for unfamiliar in await addresses.judge_addresses(connection, self._familiar_s):
             self._notices.unfamiliar(unfamiliar)
+        for model in await planned.force_due(connection):
+            _log.info("a planned price holds now", extra={"model": model})
         for order_no, account_id in await orders.list_uncredited(connection):
             await self._credit(connection, order_no, account_id)
         now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=LATE_S)

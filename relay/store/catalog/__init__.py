@@ -10,6 +10,8 @@ follower     Keeps one process's snapshot in step with the catalog in Postgres, 
 keys         API keys in Postgres: made, listed, switched off and on, deleted
 listings     What the catalog's list commands show: rows of plain values, money as decimal strings
 plan         What must change in the catalog so that a declaration holds: a diff of two catalogs
+planned      Prices that will hold from a moment on: planned, announced, put into force once, or
+             taken back
 price_lists  Other people's price lists as declarations, so that they are compared and written like
              a file
 prices       A price as a catalog file writes it, and as bills are computed from it: both ways,
