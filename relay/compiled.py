@@ -32,7 +32,7 @@ _HOT: Final = {
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",
     "relay.flow.translated": "attempt plain stream",
     "relay.flow.reserve": "budgets channel_quotas credit credit_account holds key_quotas leasing "
-    "limits reservations",
+    "limits line_queues reservations",
     "relay.flow.state": "binding bound fetch owners stateful",
     "relay.limits": "batch broker estimate lease leases limit_set permits",
     "relay.routing": "breaker budget health patience pick table",

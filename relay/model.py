@@ -36,6 +36,10 @@ class LineKind(enum.StrEnum):
     DEDICATED = "dedicated"
 
 
+WAIT_MS = {LineKind.DEDICATED: 0, LineKind.STANDARD: 300, LineKind.TRAINING: 120_000}
+"""How long calls wait for the limits of a line that does not say."""
+
+
 class OnLoss(enum.StrEnum):
     """What a line's limits do while Redis cannot be asked."""
 
@@ -228,6 +232,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     lost_state: LostState = LostState.REFUSE
     by_invitation: bool = False
     """Only accounts that were granted it may use it."""
+    wait_ms: int = 0
+    """How long a call over its limits may wait for them; 0 = not at all."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):

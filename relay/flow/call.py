@@ -122,6 +122,8 @@ class Call(Backpressure):
     # --- what has gone out ---
     response: Response
     """Set before any channel is asked, and not there before."""
+    spoken: bool
+    """Its head went out while it waited for its limits."""
     notes: bytes
     """Header lines for the head of its answer, whatever that is; each ends in CRLF."""
     opening: bytes
@@ -169,7 +171,7 @@ class Call(Backpressure):
         self.open_attempts = []
         self.served_model = self.splice_refusal = ""
         self.notes = self.opening = b""
-        self.settled = self.gone = self.has_task = False
+        self.settled = self.gone = self.has_task = self.spoken = False
         self.free_body = self.owner = self.on_leave = self.task = None
         self.affinity = self.grant = self.channel = self.payer = self.translation = None
         self.budget_holds = None

@@ -147,7 +147,8 @@ class Exchange:
                 await self.state.find(call)
             if call.rights.foreign and not self._translator.prepare(call):
                 await self._translate(call)
-            await self._pay(call)
+            if not await self._pay(call):
+                return False
             self._open(call)
         running = False
         try:
@@ -168,13 +169,25 @@ class Exchange:
                 self._close(call)
         return running
 
-    async def _pay(self, call: Call) -> None:
-        """Take what a call has to take before it may run; wait where that is needed."""
+    async def _pay(self, call: Call) -> bool:
+        """Take what a call has to take before it may run; wait where that is needed.
+
+        Returns:
+            False: it was refused, in band: a comment had told its client that it waits.
+        """
         try:
             await self._reservations.pay(call)
+        except RelayError as error:
+            if not call.spoken:
+                raise
+            self._settlement.fail(call, error)
+            self._tell_in_band(call, error)
+            forget_frames(error)
+            return False
         except asyncio.CancelledError:
             self._settlement.fail(call, ClientGone("The client closed the connection."))
             raise
+        return True
 
     async def _translate(self, call: Call) -> None:
         """Plan a call for channels of other dialects, before it takes anything."""
@@ -186,7 +199,8 @@ class Exchange:
 
     def _open(self, call: Call) -> None:
         """Put a call under way: watched, and written down before any channel is asked."""
-        call.response = Response(call.client, call.id, call.notes)
+        if not call.spoken:
+            call.response = Response(call.client, call.id, call.notes)
         call.client.set_backpressure(call)
         if call.request.stream:
             self._splicer.prepare(call)

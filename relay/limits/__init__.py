@@ -9,6 +9,8 @@ bucket        The arithmetic of a bucket (GCRA), and the one question that a wor
 decision      What a call is told that asks to run: yes, no and why, or wait
 estimate      What a call will use, guessed before it runs: no tokenizer, learned from what calls
               did use
+fair_queue    Calls of one line that wait for its limits: fair by account, bounded in calls and
+              bytes
 heartbeat     Who else is there: each worker tells its demand once a second, and learns its part of
               all
 lease         One bucket as one worker sees it: what it has leased, what it needs, what it was told

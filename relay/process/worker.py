@@ -124,7 +124,9 @@ class Worker:
             pepper.value,
             self._sharing.on_changes,
             reservations=[
-                LimitReservation(self._limiter, estimator, self._counters),
+                LimitReservation(
+                    self._limiter, estimator, self._counters, config.timeouts.keepalive_comment_s
+                ),
                 self._budgets,
                 self._credit,
             ],

@@ -121,7 +121,13 @@ class Rig:
         self.config = config or Config()
         counters, estimator = Counters(), Estimator()
         reservations = (
-            [LimitReservation(limiter, estimator, counters)] if limiter is not None else []
+            [
+                LimitReservation(
+                    limiter, estimator, counters, self.config.timeouts.keepalive_comment_s
+                )
+            ]
+            if limiter is not None
+            else []
         )
         self.server = DataServer(
             self.config,

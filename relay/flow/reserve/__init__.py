@@ -14,6 +14,7 @@ key_quotas      The reservation of a key's quota: each call holds what it may co
                 the balance
 leasing         The leases of one worker: a task asks a lender ahead of need, and calls hold out of
                 purses
+line_queues     Where calls wait that are over a limit, as long as their line lets them
 limits          The reservation of limits: tokens, requests and permits of a call's line, model,
                 account and key
 refusals        What a client is told when a limit says no: whose limit, how much of it is used, and

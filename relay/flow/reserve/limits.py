@@ -16,7 +16,9 @@ from relay.clock import clock_s, wall_ns
 from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.ports import Reservation
+from relay.flow.reserve.line_queues import LineQueues, QueuedCall, may_wait
 from relay.flow.reserve.refusals import refusal
+from relay.flow.response import Response
 from relay.limits.decision import Denied, Why
 from relay.limits.estimate import RATIO_MIN, Estimator, Guess
 from relay.limits.limit_set import Costs, Grant, LimitSet, Tokens
@@ -31,6 +33,7 @@ from relay.wire.dialects.known import TABLES
 CALL_LIMITS_MAX: Final = 20_000
 """Kinds of calls that are kept worked out; the one made first is forgotten first."""
 LIMITS_MAX: Final = 50_000
+COMMENT_S: Final = 15.0
 NOTES_S: Final = 0.1
 """How long header lines are reused: they are as old as the last lease in any case."""
 
@@ -60,10 +63,18 @@ class LimitReservation(Reservation):
         limiter: Where the limits are kept.
         estimator: What this worker knows of models and keys.
         counters: What is counted.
+        comment_s: Between two signs of life to a stream that waits.
     """
 
-    def __init__(self, limiter: Limiter, estimator: Estimator, counters: Counters) -> None:
+    def __init__(
+        self,
+        limiter: Limiter,
+        estimator: Estimator,
+        counters: Counters,
+        comment_s: float = COMMENT_S,
+    ) -> None:
         self._limiter = limiter
+        self._queues = LineQueues(limiter, comment_s)
         self._estimator = estimator
         self._counters = counters
         self._call_limits: dict[tuple[int, int, str, Dialect], CallLimits] = {}
@@ -76,8 +87,11 @@ class LimitReservation(Reservation):
             return True
         call.reserved = tokens = expect(call, call_limits.guess, call_limits)
         costs = call_limits.costs(tokens)
+        line = call_limits.line
+        if line.wait_ms and self._queues.is_busy(line):
+            return False
         decision = self._limiter.admit(call_limits, costs)
-        if decision is None:
+        if decision is None or (isinstance(decision, Denied) and may_wait(line, decision)):
             return False
         self._begin(call, call_limits, costs, decision)
         return True
@@ -87,7 +101,17 @@ class LimitReservation(Reservation):
         call_limits = self._call_limits_of(call)
         call.reserved = expect(call, call_limits.guess, call_limits)
         costs = call_limits.costs(call.reserved)
-        self._begin(call, call_limits, costs, await self._limiter.wait(call_limits, costs))
+        line = call_limits.line
+        if not line.wait_ms:
+            self._begin(call, call_limits, costs, await self._limiter.wait(call_limits, costs))
+            return
+        size, tokens = call.request.body_bytes, call.reserved[0] + call.reserved[2]
+        ticket = QueuedCall(call_limits.account.id, size, call_limits, costs, tokens)
+        begun_s = clock_s()
+        decision = await self._queues.pass_through(line, ticket, lambda: _speak(call, begun_s))
+        if ticket.queued:
+            call.notes += _queue_note(begun_s)
+        self._begin(call, call_limits, costs, decision)
 
     def update(self, call: Call, usage: Usage) -> None:
         """Book what a stream has used beyond what was reserved; see flow.ports.Reservation."""
@@ -189,6 +213,26 @@ class LimitReservation(Reservation):
                 self._limits.clear()
             found = self._limits[name] = limit_of(scope, owner, limited, terms, part=part)
         return found
+
+
+def _queue_note(begun_s: float) -> bytes:
+    """Return the header line that says how long a call has waited for its limits."""
+    return b"x-relay-queue-ms: %d\r\n" % int((clock_s() - begun_s) * 1_000)
+
+
+def _speak(call: Call, begun_s: float) -> None:
+    """Say to the client of a stream that its call is still waiting.
+
+    The head goes out with the first comment; whatever fails behind it is told in band. Clients that
+    take no comments hear nothing.
+    """
+    comment = TABLES[call.head.dialect].keep_alive
+    if not call.request.stream or comment is None or call.client.unsent_bytes:
+        return
+    if not call.spoken:
+        call.spoken = True
+        call.response = Response(call.client, call.id, call.notes + _queue_note(begun_s))
+    call.response.send_comment(comment)
 
 
 def expect(call: Call, guess: Guess, limit_set: LimitSet) -> Tokens:

@@ -108,6 +108,7 @@ class LineEntry(Entry, frozen=True):
     `on_limiter_loss`: what its limits do without Redis. `*_weight`: what a token counts.
     `unpriced`: what becomes of a field that costs more than the model has a price for.
     `lost_state`: what becomes of a call whose reasoning only a channel can read that is gone.
+    `wait_ms`: how long a call over its limits may wait for them; None = what its kind says.
     `by_invitation`: only accounts that were granted it (`relay line grant`) may use it.
     """
 
@@ -126,6 +127,7 @@ class LineEntry(Entry, frozen=True):
     unpriced: Unpriced = Unpriced.REFUSE
     lost_state: LostState = LostState.REFUSE
     by_invitation: bool = False
+    wait_ms: Wait | None = None
     model: list[LineModelEntry] = []
 
     def _check(self) -> dict[str, object]:

@@ -14,6 +14,7 @@ import msgspec
 from relay.billing.budget import read_budgets
 from relay.errors import ConfigError, NotFound
 from relay.model import (
+    WAIT_MS,
     AbortBills,
     Account,
     Allowance,
@@ -223,6 +224,7 @@ def _line(row: asyncpg.Record, old: Snapshot) -> Line:
         unpriced=Unpriced(row["unpriced"]),
         lost_state=LostState(row["lost_state"]),
         by_invitation=row["by_invitation"],
+        wait_ms=WAIT_MS[LineKind(row["kind"])] if row["wait_ms"] is None else row["wait_ms"],
     )
     known = old.lines.get(line.id)
     # What workers have worked out for a line is kept for as long as it is this very object.
