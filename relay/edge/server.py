@@ -7,6 +7,7 @@ drain.
 import asyncio
 import contextlib
 import logging
+import math
 import resource
 import socket
 import time
@@ -44,6 +45,7 @@ from relay.flow.translated.translator import Translator
 from relay.model import Snapshot
 from relay.ports import Journal
 from relay.routing.health import HealthChange
+from relay.upstream.descriptors import few_left
 from relay.upstream.pool import UpstreamPool
 from relay.wire.client_ip import read_networks
 from relay.wire.http import renew_date
@@ -63,7 +65,8 @@ LAST_WORDS_S: Final = 1.0
 class ConnectionServer(web.Server):
     """aiohttp's low-level server, making our connections; it knows those that are open.
 
-    `on_full`: told that a client had to be turned away.
+    `on_full`: told that there is no room for another one. `upstreams`: tells how many connections
+    to upstreams are open; with those of clients they are at most `files_max`.
     """
 
     def __init__(self, config: Config, service: Service, counters: Counters, door: Door) -> None:
@@ -73,7 +76,9 @@ class ConnectionServer(web.Server):
         self._counters = counters
         self._door = door
         self.connections_max = config.server.connections_max
+        self.files_max = 2 * config.server.connections_max
         self.on_full: Callable[[], None] = _nothing
+        self.upstreams: Callable[[], int] = _none
         self.open: dict[ClientConnection, None] = {}
         """In the order in which they came."""
 
@@ -88,6 +93,8 @@ class ConnectionServer(web.Server):
         self.open[connection] = None
         self._counters.connections = len(self.open)
         if len(self.open) <= self.connections_max:
+            if len(self.open) + self.upstreams() >= self.files_max:
+                self.on_full()  # it is served, but the next ones wait
             return
         idle = next((c for c in islice(self.open, IDLE_LOOKS_MAX) if c.idle), connection)
         if idle is not connection:
@@ -95,6 +102,12 @@ class ConnectionServer(web.Server):
         else:
             connection.cut()
             self.on_full()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may come."""
+        files = len(self.open) + self.upstreams()
+        return len(self.open) < self.connections_max and files < self.files_max
 
     def forget_connection(self, connection: ClientConnection) -> None:
         """Forget a connection."""
@@ -166,8 +179,11 @@ class DataServer:
         )
         self._connections = ConnectionServer(config, service, counters, self._door)
         self._connections.on_full = self._stop_accepting
+        self._connections.upstreams = self._count_upstreams
         self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
+        self._queue: socket.socket | None = None
+        """The copy of it that connections are taken from; detached where the loop has given up."""
         self._opening: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -192,6 +208,7 @@ class DataServer:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = self._config.server.connections_max
         self._connections.connections_max = allowed = connections_allowed(wanted, files)
+        self._connections.files_max = max(2, files - FILES_KEPT)
         if allowed < wanted:
             log.warning(
                 "the limit of open files allows fewer connections than connections_max",
@@ -206,9 +223,10 @@ class DataServer:
     async def _accept(self) -> None:
         """Take connections from the socket's queue; a copy of it is closed to stop that."""
         assert self._socket is not None
+        self._queue = self._socket.dup()
         self._listener = await asyncio.get_running_loop().create_server(
             cast("Callable[[], asyncio.Protocol]", self._connections),
-            sock=self._socket.dup(),
+            sock=self._queue,
             backlog=self._config.server.backlog,
         )
 
@@ -216,15 +234,32 @@ class DataServer:
         """Leave who comes in the socket's queue until one of those here has gone."""
         if self._listener is not None:
             self._listener.close()
-            self._listener = None
+            self._listener = self._queue = None
 
     def _accept_again(self) -> None:
         """Take connections again where there is room for some."""
         if self._listener is not None or self._socket is None:
             return
-        room = self._connections.connections_max - len(self._connections.open)
-        if room > 0 and (self._opening is None or self._opening.done()):
+        idle = self._opening is None or self._opening.done()
+        if idle and self._connections.has_room and not few_left():
             self._opening = asyncio.get_running_loop().create_task(self._reopen())
+
+    def _look_at_files(self) -> None:
+        """Stop accepting where descriptors run short, and let go of those that nobody uses.
+
+        A loop that cannot accept drops who waits, or gives its listener up for good: both are seen
+        here, a second later at most.
+        """
+        short = few_left()
+        if short or not self._connections.has_room:
+            self._pool.close_idle(math.inf)
+        if short:
+            self._stop_accepting()
+        elif self._queue is not None and self._queue.fileno() < 0:
+            self._listener = None
+
+    def _count_upstreams(self) -> int:
+        return self._pool.open_count
 
     async def _reopen(self) -> None:
         with contextlib.suppress(OSError):  # no descriptor is free: it is tried again in a second
@@ -297,6 +332,7 @@ class DataServer:
         for connection in list(self._connections.open):
             if connection.deadline_s < now_s:
                 connection.expire()
+        self._look_at_files()
         self._accept_again()
         self._service.sessions.sweep()
         self._pool.close_idle(now_s)
@@ -312,6 +348,11 @@ def connections_allowed(wanted: int, files: int) -> int:
 
 def _nothing() -> None:
     """Stand where nobody listens."""
+
+
+def _none() -> int:
+    """Stand where nobody counts."""
+    return 0
 
 
 async def _unused(request: web.BaseRequest) -> web.StreamResponse:

@@ -5,6 +5,7 @@ addresses     Which of an upstream's addresses is asked first, and a connection 
 certificates  What is wrong with an upstream's certificate, in words that tell an operator what to
               do
 connection    One keep-alive connection to an upstream: HTTP/1.1 responses off a socket, as bytes
+descriptors   Whether any is left; what fails for want of one is our own fault
 dns           Names of upstreams to addresses: off the loop's thread pool, cached, and never
               forgotten
 pool          The pool of upstream connections: idle ones kept per server, new ones dialled with TLS

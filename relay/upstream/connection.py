@@ -221,6 +221,7 @@ class UpstreamConnection(Connection):
         """End: an answer that was due is lost, unless the end of the connection ends its body."""
         answer = self._answer
         unframed = self._state is _HEADED and not self._chunked and not self._sized
+        whole = (unframed and exc is None) or self._lacks_trailers_only()
         self._answer = None
         self._state = _CLOSED
         self._transport = None
@@ -228,7 +229,7 @@ class UpstreamConnection(Connection):
         self._on_closed(self)
         if answer is None:
             return
-        if unframed and exc is None:
+        if whole:
             # HTTP/1.0 style: whether the body was whole, only its own terminal event can say.
             answer.on_body(b"", [], done=True)
         else:
@@ -302,6 +303,17 @@ class UpstreamConnection(Connection):
             self._parser.feed_data(ends.get(raw[-1:], b":\r\n\r\n"))
         if not self._done:
             self._fail(ChannelGarbled("The upstream sent too long a chunk head."))
+
+    def _lacks_trailers_only(self) -> bool:
+        """Tell whether the chunk that ends a body had come, and what was lost is behind it."""
+        parser = self._parser
+        if parser is None or self._state is not _HEADED or not self._chunked:
+            return False
+        # The parser takes an empty line for the end there, and nowhere else.
+        with contextlib.suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):
+            parser.feed_data(b"\r\n")
+        self._parts.clear()
+        return self._done
 
     def _deliver(self, raw: bytes, answer: AnswerListener) -> None:
         if not self._parts and not self._done:

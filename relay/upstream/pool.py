@@ -6,7 +6,7 @@ taken first, so that surplus ones fall idle and are closed before the server clo
 """
 
 import asyncio
-import errno
+import math
 import socket
 import ssl
 from collections import deque
@@ -15,21 +15,22 @@ from urllib.parse import urlsplit
 
 from relay.clock import clock_s
 from relay.config import Timeouts
-from relay.errors import ConnectFailed, Unavailable
+from relay.errors import ConnectFailed, RelayError, Unavailable
 from relay.model import Channel
 from relay.ports import Connections
 from relay.records import Endpoint
 from relay.upstream.addresses import AddressBook, connect_any
 from relay.upstream.certificates import certificate_fault
 from relay.upstream.connection import READ_BYTES, BufferedConnection, UpstreamConnection
+from relay.upstream.descriptors import OUR_SHORTAGES, few_left
 from relay.upstream.dns import Resolver
 from relay.wire.http import request_head
 
 Origin = tuple[str, str, int]
 """(scheme, host, port)"""
 
-OUR_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What a connection cannot be made of because this process or machine has used it up."""
+SPARE_S: Final = 0.01
+"""What the loop takes to close what was idle."""
 PEER_SILENT_MS: Final = 60_000
 """TCP_USER_TIMEOUT: a peer that acknowledges nothing for this long is gone."""
 PEER_ASKED_S: Final = 30
@@ -99,23 +100,31 @@ class UpstreamPool(Connections):
         origin = self._origin(channel)
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
-                transport, made = await self._connect(origin)
-        except ssl.SSLCertVerificationError as error:
-            raise certificate_fault(error) from None
-        except ssl.SSLError:
-            raise ConnectFailed("The upstream did not agree to speak TLS.") from None
+                transport, made = await self._connect_or_spare(origin)
         except TimeoutError:
             raise ConnectFailed("The upstream did not take a connection in time.") from None
         except OSError as error:
-            if error.errno in OUR_SHORTAGES:
-                raise Unavailable(
-                    "The relay is overloaded; try again.", retry_after_s=1.0
-                ) from None
-            # The system's text names addresses; the client has no use for those.
-            raise ConnectFailed("The upstream could not be reached.") from None
+            raise _failure(error) from None
         tune_socket(transport.get_extra_info("socket"))
         self._open[made] = origin
         return made
+
+    async def _connect_or_spare(
+        self, origin: Origin
+    ) -> tuple[asyncio.Transport, UpstreamConnection]:
+        """Connect; where no descriptor is left for it, those of idle connections are taken.
+
+        Raises:
+            OSError: It did not come to a connection.
+        """
+        try:
+            return await self._connect(origin)
+        except OSError as error:
+            if not (_is_ours(error) and any(self._idle.values())):
+                raise
+            self.close_idle(math.inf)
+        await asyncio.sleep(SPARE_S)
+        return await self._connect(origin)
 
     async def _connect(self, origin: Origin) -> tuple[asyncio.Transport, UpstreamConnection]:
         """Connect to the first address that takes a connection and speaks TLS, where that is due.
@@ -212,6 +221,25 @@ class UpstreamPool(Connections):
             port = url.port or (443 if url.scheme == "https" else 80)
             origin = self._origins[channel.base_url] = (url.scheme, url.hostname, port)
         return origin
+
+
+def _is_ours(error: OSError) -> bool:
+    """Tell whether a connection was not made for want of something of our own."""
+    return error.errno in OUR_SHORTAGES or few_left()
+
+
+def _failure(error: OSError) -> RelayError:
+    """Return what a call is told of a connection that was not made.
+
+    The system's text names addresses; the client has no use for those.
+    """
+    if _is_ours(error):
+        return Unavailable("The relay is overloaded; try again.", retry_after_s=1.0)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return certificate_fault(error)
+    if isinstance(error, ssl.SSLError):
+        return ConnectFailed("The upstream did not agree to speak TLS.")
+    return ConnectFailed("The upstream could not be reached.")
 
 
 def tune_socket(sock: socket.socket) -> None:

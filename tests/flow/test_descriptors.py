@@ -5,6 +5,7 @@ Method: limits that are lowered while a data plane runs in the test's own proces
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from relay.config import Config, Server
 from relay.edge.server import FILES_KEPT, connections_allowed
 from relay.process import worker
 from tests.flow.rig import Peer, Rig, chat, make_channel, make_snapshot, post
-from tests.flow.test_bad_input import CHAT, answer_json, get, read
+from tests.flow.test_bad_input import ANSWER, CHAT, answer_json, get, read
+
+ANSWER_BYTES = json.dumps(ANSWER).encode()
 
 
 @contextlib.contextmanager
@@ -110,6 +113,87 @@ async def test_connections_without_end_leave_the_running_ones_and_the_next() -> 
             other.close()
         assert read(await rig.say(post(CHAT, chat())))[0] == 200
         writer.close()
+
+
+async def keep_alive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer, and leave the connection open for the next question."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+    writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(ANSWER_BYTES), ANSWER_BYTES))
+    await asyncio.sleep(60)
+
+
+async def test_idle_connections_to_one_upstream_make_room_for_another() -> None:
+    """Whoever calls one model at once and then another needs no more than either."""
+    async with Peer(keep_alive) as first, Peer(keep_alive) as second:
+        channels = [
+            make_channel(1, first.port, models={"one": "one"}),
+            make_channel(2, second.port, models={"two": "two"}),
+        ]
+        async with Rig(make_snapshot(channels)) as rig:
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+            statuses = []
+            for model, left in (("one", 40), ("two", 0)):
+                call = post(CHAT, {**chat(), "model": model})
+                with files_left(left):
+                    writer.write(call.replace(b"Connection: close\r\n", b""))
+                    head = await reader.readuntil(b"\r\n\r\n")
+                size = int(head.lower().split(b"content-length: ")[1].split()[0])
+                await reader.readexactly(size)
+                statuses.append(head[9:12])
+            assert statuses == [b"200", b"200"]
+            assert first.closed.is_set() and not second.closed.is_set()
+            writer.close()
+
+
+async def test_a_name_that_does_not_resolve_for_want_of_descriptors_is_no_fault_either() -> None:
+    channel = make_channel(1, 80, base_url="http://nowhere.invalid/v1")
+    async with Rig(make_snapshot([channel])) as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        with files_left(2):
+            writer.write(post(CHAT, chat()))
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        assert not rig.server.balancer.health.describe(now_us())
+        writer.close()
+
+
+async def test_accepting_stops_while_descriptors_are_short_and_goes_on() -> None:
+    async with Peer(answer_json) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        with files_left(0):
+            async with asyncio.timeout(5):
+                while rig.server._listener is not None:
+                    await asyncio.sleep(0.02)
+        assert read(await rig.say(post(CHAT, chat())))[0] == 200
+        assert rig.server._listener is not None
+
+
+async def test_a_listener_that_the_loop_gave_up_is_opened_again() -> None:
+    """What a loop does that cannot accept, and cannot even drop who waits."""
+    async with Peer(answer_json) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        assert rig.server._listener is not None
+        rig.server._listener.close()
+        assert read(await rig.say(post(CHAT, chat())))[0] == 200
+
+
+async def test_clients_and_upstreams_share_the_descriptors() -> None:
+    """Where upstreams have taken more than theirs, fewer clients come; where they rest, all do."""
+    async with Peer(silent) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        connections = rig.server._connections
+        connections.files_max = 4
+        busy = []
+        for count in (1, 2):
+            _, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+            writer.write(post(CHAT, chat()))
+            busy.append(writer)
+            async with asyncio.timeout(5):
+                while rig.server._pool.open_count < count:
+                    await asyncio.sleep(0.005)
+        _, third = await asyncio.open_connection("127.0.0.1", rig.port)  # it may, the next wait
+        async with asyncio.timeout(5):
+            while rig.server._listener is not None:
+                await asyncio.sleep(0.005)
+        for writer in (*busy, third):
+            writer.close()
+        assert (await rig.say(get("/", method="HEAD"))).startswith(b"HTTP/1.1 200 ")
 
 
 async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -141,6 +141,44 @@ async def test_a_chunk_head_without_end_is_no_answer(*, stream: bool) -> None:
     assert end.status == 502
 
 
+TRAILERS = b"x-trailer: %b\r\n" % (b"t" * 4000) * 20
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (b"0\r\n", 200),
+        (b"0\r\nx: y\r\n", 200),
+        (b"0\r\n" + TRAILERS, 200),
+        (b"0;last\r\n", 200),
+        (b"000\r\n", 200),
+        # What may have been the beginning of another chunk ends nothing.
+        (b"", 502),
+        (b"0", 502),
+        (b"0\r", 502),
+        (b"5\r\n", 502),
+        (b"5\r\nhel", 502),
+        (b"5\r\nhello", 502),
+        (b"5\r\nhello\r\n", 502),
+    ],
+)
+async def test_a_connection_lost_behind_the_last_chunk_costs_nothing_of_the_answer(
+    end: bytes, status: int, *, stream: bool
+) -> None:
+    body = TEXT + FINISH if stream else JSON[:-1] + b" }"
+    whole = status == 200 or stream  # a stream's own last word tells that it is whole
+    said = (SSE_HEAD if stream else JSON_HEAD) + chunked(body) + end
+    async with (
+        Peer(says(said, stay=False)) as peer,
+        Rig(make_snapshot([make_channel(1, peer.port)])) as rig,
+    ):
+        raw = await rig.say(post("/v1/chat/completions", chat(stream=stream)))
+        (ended,) = await rig.ended()
+    assert (ended.reason == "completed") is whole, raw[-300:]
+    assert raw.startswith(b"HTTP/1.1 200 " if whole else b"HTTP/1.1 502 ")
+
+
 async def test_trailers_of_a_common_size_do_not_cost_the_connection() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader

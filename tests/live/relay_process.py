@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -76,8 +77,12 @@ class RelayProcess:
         address: str = ANYWHERE,
         admin: str = ANYWHERE,
         environ: dict[str, str] | None = None,
+        files: int = 0,
     ) -> Self:
-        """Start it with two workers; entering its context waits until it serves."""
+        """Start it with two workers; entering its context waits until it serves.
+
+        `files`: so many descriptors may each of its processes open; 0 = as many as we may.
+        """
         words = data_dir.with_name(f"{data_dir.name}.words")
         command = [RELAY, "serve", "--demo", "--data-dir", str(data_dir), "--workers", "2"]
         with words.open("wb") as out:
@@ -87,6 +92,8 @@ class RelayProcess:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "RELAY_LOG": "json", **(environ or {})},
             )
+        if files:  # those it starts inherit it
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, files))
         return cls(data_dir, words, process)
 
     async def __aenter__(self) -> Self:
