@@ -21,7 +21,8 @@ from relay.splice.anchor import anchor_of
 from relay.wire.dialects.known import TABLES
 from relay.wire.refusals.blame import CLIENT_FAULT_CODES
 
-SPLICES_MAX: Final = 1
+SPLICES_MAX: Final = 2
+"""Of one call: an answer of more than three hands is nobody's any more."""
 REPLAY_TOKENS_MAX: Final = 200
 """A replay pays for the delivered part again, in money and in silence: only for short ones."""
 

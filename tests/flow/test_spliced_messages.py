@@ -19,6 +19,7 @@ from relay.model import Dialect, Resume
 from relay.splice.anchor import AnchorOverlap, anchor_of
 from tests.flow.rig import KEY, MODEL, SSE_HEAD, Peer, Rig, chunked, make_channel, make_snapshot
 
+CARRIED = "carried_on_by_anchor"
 WORDS = [f"word{n} " for n in range(30)]
 TEXT = "".join(WORDS).strip()
 
@@ -83,14 +84,12 @@ def says(raw: bytes, *, whole: bool = False) -> Any:
 
 @asynccontextmanager
 async def standing(
-    first: bytes, second: bytes, resume: Resume = Resume.ANCHORED
+    *legs: bytes, resume: Resume = Resume.ANCHORED
 ) -> AsyncIterator[tuple[Rig, Peer]]:
-    """Stand a line that splices before an upstream that breaks off, and another one."""
+    """Stand a line that splices before upstreams that break off, and a last one that does not."""
     async with AsyncExitStack() as stack:
-        peers = [
-            await stack.enter_async_context(Peer(says(first))),
-            await stack.enter_async_context(Peer(says(second, whole=True))),
-        ]
+        scripts = [says(leg, whole=leg is legs[-1]) for leg in legs]
+        peers = [await stack.enter_async_context(Peer(script)) for script in scripts]
         fields = {"protocol": Dialect.ANTHROPIC, "models": {MODEL: "claude"}, "resume": resume}
         channels = [
             make_channel(number, peer.port, tier=number, **fields)
@@ -99,7 +98,7 @@ async def standing(
         snapshot = make_snapshot(channels)
         line = msgspec.structs.replace(snapshot.lines[1], splice=True)
         rig = Rig(msgspec.structs.replace(snapshot, lines={1: line}))
-        yield await stack.enter_async_context(rig), peers[1]
+        yield await stack.enter_async_context(rig), peers[-1]
 
 
 async def assemble(rig: Rig, **fields: Any) -> Message:
@@ -143,6 +142,29 @@ async def test_a_text_goes_on_from_its_last_words(cut: int, preamble: str) -> No
         assert ended.estimated and ended.output_tokens >= 40
         splices = rig.server.counters.splices
         assert splices["line", "carried_on_by_anchor"] == 1
+
+
+async def test_an_answer_may_be_carried_on_twice_and_no_more() -> None:
+    parts = [WORDS[:9], WORDS[9:18], WORDS[18:]]
+    anchors = ["", anchor_of("".join(WORDS[:9])), anchor_of("".join(WORDS[:18]))]
+    legs = [
+        start(number) + thought(0) + said(1, f"{anchor} " if anchor else "", *part, stop=False)
+        for number, (anchor, part) in enumerate(zip(anchors, parts, strict=True), 1)
+    ]
+    whole = legs[2] + event("content_block_stop", index=1) + end(40)
+    async with standing(*legs[:2], whole) as (rig, last):
+        message = await assemble(rig)
+        assert message.content[1].model_dump()["text"].strip() == TEXT
+        assert asked_of(last)["messages"][1]["content"] == "".join(WORDS[:18]).strip()
+        (ended,) = await rig.ended()
+        assert ended.attempts == 3 and ended.reason == "completed"
+        assert ended.output_tokens > 40 and rig.server.counters.splices["line", CARRIED] == 2
+    again = [legs[0], legs[1], legs[2], start(4) + said(0, TEXT) + end(40)]
+    async with standing(*again) as (rig, last):
+        with pytest.raises(APIStatusError):
+            await assemble(rig)
+        assert last.requests == []
+        assert rig.server.counters.splices["line", "spliced_before"] == 1
 
 
 async def test_a_model_that_does_not_repeat_is_not_believed() -> None:
@@ -195,7 +217,7 @@ async def test_a_cut_between_blocks_goes_on_with_another_one() -> None:
 async def test_a_channel_that_takes_a_beginning_is_given_it() -> None:
     second = start(2) + said(0, " " + "".join(WORDS[9:]).strip()) + end(40)
     first = start(1) + said(0, *WORDS[:9], stop=False)
-    async with standing(first, second, Resume.TRAILING) as (rig, peer):
+    async with standing(first, second, resume=Resume.TRAILING) as (rig, peer):
         message = await assemble(rig)
         assert message.content[0].model_dump()["text"] == TEXT
         given = {"role": "assistant", "content": "".join(WORDS[:9]).strip()}

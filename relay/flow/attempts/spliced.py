@@ -110,6 +110,8 @@ class SplicedAttempt(Attempt):
                 self._commit()
             self.call.events_out += sent.count(b"\n\n")
             self.call.bytes_out += len(sent)
+            if self.call.delivered_text is not None:
+                self.call.delivered_text.add(sent)  # it may have to be carried on once more
             self.call.response.send_events(sent)
         if splice.state is SpliceState.BROKEN:
             self.fail(ChannelTruncated("The answer could not be carried on."))

@@ -139,7 +139,7 @@ def test_an_ordinary_break_is_carried_on() -> None:
 @pytest.mark.parametrize(
     ("facts", "refusal"),
     [
-        ({"splices": 1}, SpliceRefusal.SPENT),
+        ({"splices": 2}, SpliceRefusal.SPENT),
         ({"outcome": Outcome.CLIENT_FAULT}, SpliceRefusal.NOT_THE_CHANNEL),
         ({"in_time": False}, SpliceRefusal.OUT_OF_TIME),
         ({"delivered": None}, SpliceRefusal.NOT_KEPT),
@@ -163,7 +163,7 @@ def test_while_no_event_is_out_any_request_may_start_anew() -> None:
     nothing = Delivered()
     forced = SplicePlan(endpoint=Endpoint.RESPONSES, refusal=SpliceRefusal.ENDPOINT)
     assert changed(delivered=nothing, plan=forced, sold=False) is None
-    assert changed(delivered=nothing, splices=1) is SpliceRefusal.SPENT
+    assert changed(delivered=nothing, splices=2) is SpliceRefusal.SPENT
 
 
 @given(bound=st.integers(-5, 10), tokens=st.integers(0, 10))
