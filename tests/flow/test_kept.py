@@ -206,6 +206,16 @@ async def test_a_stream_in_the_background_goes_on_when_its_client_leaves() -> No
         assert end.cost_nanos == (20 * 1_000 + 10 * 2_000) // 2 and not end.estimated
 
 
+async def test_what_ended_while_the_worker_went_is_seen_at_its_last_look() -> None:
+    async with standing(channels=1) as ([rig], [provider], _):
+        made, other = await begin(rig), await begin(rig)
+        provider.end(made["id"])
+        await rig.server.drain(0.3)
+        ends = rig.journal.ends
+        assert sorted(end.reason for end in ends) == ["completed", "shut_down"]
+        assert other["id"] in provider.responses
+
+
 @pytest.mark.usefixtures("hurry")
 async def test_what_is_not_over_when_the_worker_goes_is_charged_by_estimate() -> None:
     async with standing(channels=1) as ([rig], _, _):

@@ -37,6 +37,7 @@ GONE_MAX: Final = 5
 """So often it may be unknown where it was made before it is taken for gone."""
 PENDING_MAX: Final = 10_000
 LOOK_S: Final = 0.25
+LAST_LOOK_S: Final = 5.0
 ASKED_AT_ONCE: Final = 8
 OK: Final = 200
 NOT_FOUND: Final = 404
@@ -100,9 +101,23 @@ class BackgroundCalls:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        for pending in self._pending:
+        left, self._pending = self._pending, []
+        if within_s > 0:
+            left = await self._ask_once_more(left)
+        for pending in left:
             self._settlement.fail(pending.call, ShuttingDown("The relay is restarting."))
-        self._pending.clear()
+
+    async def _ask_once_more(self, left: list[_Pending]) -> list[_Pending]:
+        """Return those that have not ended; where that takes too long, whose end is not known."""
+        ended: list[bool] = [False] * len(left)
+
+        async def ask(at: int, pending: _Pending) -> None:
+            ended[at] = await self._ask(pending)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_LOOK_S):
+                await asyncio.gather(*(ask(at, one) for at, one in enumerate(left)))
+        return [one for one, end in zip(left, ended, strict=True) if not end]
 
     async def _look(self) -> None:
         """Ask for what is due, a few at once, until nothing is pending."""
