@@ -3,8 +3,8 @@
 The catalog says what it can say (a price's `output_max`, a channel's `include_usage`); the rest is
 known by names: what a provider calls its models, and where it is.
 
-Source: Anthropic, "Adaptive thinking" and "Migrating to Claude 4.7"; OpenAI, "Reasoning models"
-(max_completion_tokens, unsupported parameters); the model pages of both.
+Source: the model pages and migration guides of Anthropic and OpenAI ("Adaptive thinking",
+"Reasoning models": max_completion_tokens, parameters that are refused).
 """
 
 import re
@@ -16,7 +16,15 @@ from relay.model import Channel
 from relay.translate.middle import Upstream
 
 OUTPUT_TOKENS_MAX: Final = 8192
-"""What Anthropic is asked for where neither client nor price sets a bound: every model takes it."""
+"""What Anthropic is asked for where neither client nor price sets a bound, of a model that nobody
+knows more of."""
+OUTPUT_TOKENS: Final = (
+    (re.compile(r"claude-(?:opus|sonnet|haiku)-(?:[4-9]|\d\d)\b|mythos|fable"), 32_000),
+    (re.compile(r"claude-3-(?:5|7)-"), 8192),
+    (re.compile(r"claude-3-|claude-2"), 4096),
+)
+"""The same of those that are known: what each of such models takes. A coding agent names no bound,
+and its patches are long."""
 
 _ADAPTIVE: Final = re.compile(
     r"claude-(?:opus|sonnet|haiku)-(?:4-[6-9]|[5-9])(?:\b|-)|mythos|fable"
@@ -34,10 +42,14 @@ def describe_upstream(channel: Channel, model: str, tariff: Tariff | None) -> Up
     host = urlsplit(channel.base_url).hostname or ""
     return Upstream(
         model,
-        output_tokens_max=(detail.output_max if detail is not None else 0) or OUTPUT_TOKENS_MAX,
+        output_tokens_max=(detail.output_max if detail is not None else 0) or _output_max(model),
         # Compatible servers know the older name; OpenAI's own reasoning models refuse it.
         legacy_max_tokens=not host.endswith(_OWN_HOSTS) and not _BOUNDED_ANEW.search(model),
         adaptive_thinking=_ADAPTIVE.search(model) is not None,
         include_usage=channel.include_usage,
         takes_sampling=_UNSAMPLED.search(model) is None,
     )
+
+
+def _output_max(model: str) -> int:
+    return next((most for name, most in OUTPUT_TOKENS if name.search(model)), OUTPUT_TOKENS_MAX)
