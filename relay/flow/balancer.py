@@ -75,8 +75,12 @@ class Balancer:
         return self._choose_among(call, among)
 
     def has_native(self, call: Call) -> bool:
-        """Tell whether a channel that speaks the client's dialect is in service."""
-        return any(self._is_ready(channel, call) for channel in call.rights.channels)
+        """Tell whether a channel of the client's dialect is in service, with quota left."""
+        for channel in call.rights.channels:
+            barred = channel.id in self._limited and self.quotas.bars(call, channel)
+            if not barred and self._is_ready(channel, call):
+                return True
+        return False
 
     def _choose_of_both(self, call: Call) -> Channel | None:
         """Return a channel that speaks the client's dialect while one is well, else another."""

@@ -58,7 +58,8 @@ class ChannelQuotas:
 
     def refusal(self, call: Call) -> ChannelSpent | None:
         """Return what a call is told whose channels are all spent; None where that is not so."""
-        waits = [denied.wait_ms for c in call.rights.channels if (denied := self.bars(call, c))]
+        channels = (*call.rights.channels, *call.rights.foreign)
+        waits = [denied.wait_ms for c in channels if (denied := self.bars(call, c))]
         return _spent(min(waits)) if waits else None
 
     def take(self, call: Call, channel: Channel) -> Grant | None:

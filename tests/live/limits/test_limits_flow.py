@@ -290,9 +290,15 @@ async def test_a_limit_is_changed_while_the_bucket_stays(limiter: Limiter) -> No
             assert free.status == 200 and "x-ratelimit-limit-requests" not in free.headers
 
 
-async def test_a_channel_whose_quota_is_spent_is_passed_over(limiter: Limiter) -> None:
+@pytest.mark.parametrize("second", [Dialect.OPENAI, Dialect.ANTHROPIC])
+async def test_a_channel_whose_quota_is_spent_is_passed_over(
+    limiter: Limiter, second: Dialect
+) -> None:
     async with upstream() as one, upstream() as two:
-        channels = [make_channel(1, one.port, rpm=1), make_channel(2, two.port, tier=1, rpm=20)]
+        channels = [
+            make_channel(1, one.port, rpm=1),
+            make_channel(2, two.port, tier=1, rpm=20, protocol=second),
+        ]
         async with Rig(limited(channels), limiter=limiter) as rig:
             told = [await call(rig) for _ in range(4)]
             assert [t.status for t in told] == [200, 200, 200, 429]
