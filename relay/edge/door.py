@@ -9,22 +9,29 @@ a minute.
 import asyncio
 import ipaddress
 import logging
+import time
 from typing import Final
 
 from relay.clock import clock_s, wall_s
 from relay.door_rules import DoorRules
+from relay.edge.client.body_room import RETRY_AFTER_S, BodyRoom
 from relay.edge.client.socket import DOOR_HOLDS, ClientSocket
-from relay.errors import AddressLimited, AddressRefused, RelayError
+from relay.errors import AddressLimited, AddressRefused, RelayError, Unavailable
+from relay.flow.call import Call
 from relay.flow.counters import Counters
 from relay.flow.request import RequestHead
 from relay.limits.addresses import Addresses, Rule, Verdict, Visitor, rule_code
-from relay.model import Block
+from relay.limits.lending import CLASSES
+from relay.limits.pressure import BEAT_S, TRAINING, Pressure
+from relay.model import Snapshot, lines_of
 from relay.wire.client_ip import Network
 
 HOLD_S: Final = 1.0
 """How long a connection that tries keys is not read, and a new one of a refused address."""
 REFUSED_CONNECTIONS_MAX: Final = 64
 """Connections that a refused address may have: so many wrong keys a second are looked at."""
+OWN_SHARE: Final = 0.6
+"""What part of a beat the worker must have worked itself, for its lateness to count."""
 
 _log = logging.getLogger("relay.edge")
 
@@ -36,19 +43,78 @@ class Door:
         rules: `[door]`.
         trusted: Proxies, which bring other people's requests.
         counters: What is refused is counted.
+        room: The memory that bodies take.
     """
 
-    def __init__(self, rules: DoorRules, trusted: tuple[Network, ...], counters: Counters) -> None:
+    def __init__(
+        self, rules: DoorRules, trusted: tuple[Network, ...], counters: Counters, room: BodyRoom
+    ) -> None:
         self.addresses = Addresses(rules)
+        self.room = room
+        """The memory that bodies take."""
+        self.pressure = Pressure(rules.shed_lag_ms / 1_000)
+        self.beats = False
+        """Whether the worker's pressure is felt, which it is while calls run."""
+        self._due_s = self._cpu_s = 0.0
+        self._snapshot: Snapshot | None = None
+        self._ranks: dict[tuple[int, str], int] = {}
         self._trusted = trusted
         self._counters = counters
         self.watches = self.addresses.watches
         """Whether requests are to be looked at."""
 
-    def swap(self, blocks: tuple[Block, ...]) -> None:
-        """Go by other lists from now on."""
-        self.addresses.swap(blocks)
-        self.watches = self.addresses.watches
+    def swap(self, snapshot: Snapshot) -> None:
+        """Go by another catalog from now on."""
+        self._snapshot = snapshot
+        self._ranks.clear()
+        self.addresses.swap(snapshot.blocks)
+        self.watches = self.addresses.watches or self.pressure.felt
+
+    # --- pressure ------------------------------------------------------------------------------
+
+    def begin_beats(self) -> None:
+        """Feel the pressure from now on, until nothing runs."""
+        self.beats = True
+        self._cpu_s = time.process_time()
+        self._next_beat()
+
+    def _next_beat(self) -> None:
+        self._due_s = clock_s() + BEAT_S
+        asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        late_s = clock_s() - self._due_s
+        cpu_s = time.process_time()
+        # Who waits for a processor that others have is late as well, and sends nobody away for it.
+        busy = cpu_s - self._cpu_s > OWN_SHARE * (late_s + BEAT_S)
+        self._cpu_s = cpu_s
+        self.pressure.beat(late_s if busy else 0.0, self.room.share)
+        self.watches = self.addresses.watches or self.pressure.felt
+        if self._counters.inflight > 0 or self.pressure.felt:
+            self._next_beat()
+        else:
+            self.beats = False
+
+    def _relieve(self, call: Call) -> None:
+        """Send a call away where the worker cannot carry all that it is offered."""
+        if self.pressure.sheds(self._rank_of(call)):
+            self._counters.refused["overload"] += 1
+            raise Unavailable("The relay is overloaded; try again.", retry_after_s=RETRY_AFTER_S)
+
+    def _rank_of(self, call: Call) -> int:
+        """Return the class of the line that a call is about to take, as far as its head says."""
+        key, account = call.rights.key, call.rights.account
+        if key is None or account is None or self._snapshot is None:
+            return TRAINING
+        place = (key.id, call.head.line)
+        rank = self._ranks.get(place)
+        if rank is None:
+            lines = lines_of(self._snapshot, key, account)
+            line = next((one for one in lines if one.name == call.head.line), None)
+            line = line or (lines[0] if lines else None)
+            rank = CLASSES.index(line.kind) if line is not None else TRAINING
+            self._ranks[place] = rank
+        return rank
 
     # --- connections ---------------------------------------------------------------------------
 
@@ -73,13 +139,20 @@ class Door:
 
     # --- requests ------------------------------------------------------------------------------
 
-    def look(self, connection: ClientSocket | None, head: RequestHead) -> None:
-        """Refuse a request whose address may not make it.
+    def look(self, connection: ClientSocket | None, call: Call) -> None:
+        """Refuse a request whose address may not make it, or that is too much for the worker.
 
         Raises:
             AddressRefused: CLIENT; it is on the blocklist.
             AddressLimited: CLIENT; it asks too much.
+            Unavailable: RELAY; the worker has too much to do.
         """
+        if self.addresses.watches:
+            self._look_at_address(connection, call.head)
+        if self.pressure.felt:
+            self._relieve(call)
+
+    def _look_at_address(self, connection: ClientSocket | None, head: RequestHead) -> None:
         visitor = self._visitor_of(connection, head)
         verdict = self.addresses.look(visitor, head.path, clock_s(), wall_s())
         if verdict is not None:
@@ -100,8 +173,8 @@ class Door:
             AddressRefused: CLIENT; it is on the blocklist, or has tried too many keys.
             AddressLimited: CLIENT; it tries too many.
         """
-        if self.watches:
-            self.look(connection, head)
+        if self.addresses.watches:
+            self._look_at_address(connection, head)
         if not wrong:
             return
         visitor = self._visitor_of(connection, head)

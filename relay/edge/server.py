@@ -20,6 +20,7 @@ from aiohttp import web
 
 from relay.clock import clock_s
 from relay.config import Config
+from relay.edge.client.body_room import BodyRoom
 from relay.edge.client.connection import ClientConnection
 from relay.edge.door import Door
 from relay.edge.service import Service
@@ -167,7 +168,7 @@ class DataServer:
         self._background = BackgroundCalls(self._pool, settlement)
         settlement.take_on = self._background.take_on
         trusted = read_networks(config.server.trusted_proxies)
-        self._door = Door(config.door, trusted, counters)
+        self._door = Door(config.door, trusted, counters, BodyRoom(config.server))
         self._service = service = Service(
             self._admission,
             self._exchange,
@@ -191,7 +192,7 @@ class DataServer:
         """Serve by `snapshot` from now on; calls whose key is no longer good end now."""
         old = self._admission.snapshot
         self._admission.swap(snapshot)
-        self._door.swap(snapshot.blocks)
+        self._door.swap(snapshot)
         if old is None or old.channels is not snapshot.channels:
             self._pool.forget_heads()
             self._quotas.swap(snapshot)

@@ -15,7 +15,7 @@ from relay.config import Server
 from relay.edge.answers import error_answer, json_answer, without_body
 from relay.edge.bugs import BugLog
 from relay.edge.client.body import take_whole, too_large
-from relay.edge.client.body_room import RETRY_AFTER_S, BodyRoom
+from relay.edge.client.body_room import RETRY_AFTER_S
 from relay.edge.client.head import (
     ParsedHead,
     asks_for_websocket,
@@ -88,7 +88,7 @@ class Service(ServicePort, TurnService):
         self._limits = limits
         self._trusted = read_networks(limits.trusted_proxies)
         self._door = door
-        self._room = BodyRoom(limits)
+        self._room = door.room
         self._cors = Cors(limits.cors_origins)
         self._bugs = BugLog()
         self._on_free = self._room.free  # bound once, not for each call
@@ -256,6 +256,8 @@ class Service(ServicePort, TurnService):
         call = Call(self._ids.next(time_us), client, time_us)
         call.begun_s = clock_s()
         self._counters.inflight += 1
+        if not self._door.beats:
+            self._door.begin_beats()
         return call
 
     def guard(self, call: Call, client: RequestLoop, error: Exception) -> None:
@@ -369,7 +371,7 @@ class Service(ServicePort, TurnService):
             self._door.meet_stranger(client, request_head, wrong=wrong)
             raise
         if self._door.watches:
-            self._door.look(client, request_head)
+            self._door.look(client, call)
 
     async def _receive(
         self,

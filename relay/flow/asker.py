@@ -86,7 +86,7 @@ class Asker:
     def attempt_beside(self, call: Call) -> Attempt | None:
         """Return an attempt on another channel for a call that is hedged; None if none may be."""
         other = self._balancer.choose(call)
-        if other is None or not self._balancer.take_retry(other, call.request.model):
+        if other is None or not self._balancer.take_retry(call, other):
             return None
         return self.attempt_on(call, other)
 

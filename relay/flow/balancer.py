@@ -53,7 +53,9 @@ class Balancer:
             True: Patience(least_us, int(timeouts.first_byte_s * US_PER_S)),
             False: Patience(least_us, int(timeouts.answer_s * US_PER_S)),
         }
-        self._budget = RetryBudget(limits.retry_share_max, limits.retries_min)
+        self._limits = limits
+        self._budgets: dict[int, RetryBudget] = {}
+        """By line: one line's storm must not take the retries of another."""
         self._counters = counters
         self._on_changes = on_changes
         self.quotas = quotas
@@ -124,14 +126,24 @@ class Balancer:
             dice=Dice(dice(), dice()),
         )
 
-    def take_retry(self, channel: Channel, model: str) -> bool:
-        """Count a retry on `channel`, where it may be: one that fails as well must not be stormed.
+    def take_retry(self, call: Call, channel: Channel) -> bool:
+        """Count a call's retry on `channel`, where it may be: none that fails too may be stormed.
 
         Returns:
             False: nothing was counted, and the call has to stay where it is.
         """
-        now = now_us()
-        return self._budget.take(now, suspect=self.health.is_suspect(channel.id, model, now))
+        now, model = now_us(), call.request.model
+        suspect = self.health.is_suspect(channel.id, model, now)
+        return self._budget_of(call).take(now, suspect=suspect)
+
+    def _budget_of(self, call: Call) -> RetryBudget:
+        line_id = call.rights.line.id if call.rights.line is not None else 0
+        budget = self._budgets.get(line_id)
+        if budget is None:
+            limits = self._limits
+            budget = RetryBudget(limits.retry_share_max, limits.retries_min)
+            self._budgets[line_id] = budget
+        return budget
 
     def note_splice(self, line: str, what: str) -> None:
         """Count a broken stream of a line: how it is carried on, or why it is not."""
@@ -141,7 +153,7 @@ class Balancer:
         """Note that an attempt is about to ask its channel."""
         call, channel_id = attempt.call, attempt.channel.id
         if call.attempt_count <= 1:
-            self._budget.begin(attempt.started_us)
+            self._budget_of(call).begin(attempt.started_us)
         if channel_id not in call.asked_channels:
             call.asked_channels += (channel_id,)
         self._in_flight[channel_id] += 1

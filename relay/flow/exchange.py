@@ -321,7 +321,7 @@ class Exchange:
 
     def _decide(self, call: Call, attempt: Attempt, error: RelayError, effort: Effort) -> Next:
         """Return where to go on after a failed attempt; raise its error where nowhere."""
-        outcome, model = classify_error(error), call.request.model
+        outcome = classify_error(error)
         committed = call.committed
         stage = COMMITTED if committed else attempt.stage
         carried = self._splicer.plan(call, outcome, error) if committed else None
@@ -333,7 +333,7 @@ class Exchange:
             and not (outcome is Outcome.FORBIDDEN and _count(call, outcome) > 1)
             and effort.left(now_us())
             # What an operator moves is no retry, and must not be lost to a budget for those.
-            and (outcome is Outcome.DRAINED or self._balancer.take_retry(other, model))
+            and (outcome is Outcome.DRAINED or self._balancer.take_retry(call, other))
         )
         action = decide(
             stage,

@@ -37,6 +37,11 @@ class BodyRoom:
         """What all bodies take now."""
         return self._held_bytes
 
+    @property
+    def share(self) -> float:
+        """What part of all that they may take that is."""
+        return self._held_bytes / self._bytes_max
+
     def take(self, call: Call, size: int) -> None:
         """Take the room that so many more bytes of a call's body need.
 

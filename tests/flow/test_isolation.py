@@ -1,0 +1,106 @@
+"""Goal: a line does not feel what another one does to the worker they share.
+
+Method: a data plane with real sockets and lines of all kinds over one upstream: a pressed worker is
+played by setting its pressure; a line whose channels fail spends its retries beside one that has
+spent none.
+"""
+
+import asyncio
+from collections import Counter
+
+import msgspec
+import pytest
+
+from relay.config import Config, Switching
+from relay.model import LineKind, Snapshot, index_routes
+from tests.flow.rig import Peer, Rig, chat, make_channel, make_snapshot, post
+
+KINDS = (LineKind.DEDICATED, LineKind.STANDARD, LineKind.TRAINING)
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    body = b'{"id":"1","choices":[{"index":0,"message":{"role":"assistant","content":"hi"}}]}'
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(body), body)
+    )
+
+
+async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")
+
+
+def with_lines(snapshot: Snapshot) -> Snapshot:
+    """Return the catalog with a line of each kind, named after it, over all channels."""
+    plain = snapshot.lines[1]
+    lines = {
+        at: msgspec.structs.replace(plain, id=at, name=kind.value, kind=kind)
+        for at, kind in enumerate(KINDS, 1)
+    }
+    group = msgspec.structs.replace(snapshot.groups[1], line_ids=tuple(lines))
+    return msgspec.structs.replace(
+        snapshot,
+        lines=lines,
+        groups={1: group},
+        routes=index_routes(lines, snapshot.channels),
+    )
+
+
+def rig_of(peer: Peer) -> Rig:
+    return Rig(with_lines(make_snapshot([make_channel(1, peer.port)])))
+
+
+async def ask(rig: Rig, line: LineKind, count: int = 40) -> Counter[bytes]:
+    """Return how often each status came."""
+    raw = post("/v1/chat/completions", chat(), f"x-relay-line: {line.value}")
+    return Counter([(await rig.say(raw))[9:12] for _ in range(count)])
+
+
+async def test_a_pressed_worker_sends_training_away_then_standard_never_dedicated() -> None:
+    async with Peer(answer) as peer, rig_of(peer) as rig:
+        door = rig.server._door
+        for value, wanted in ((0.0, (40, 40, 40)), (1.0, (40, 40, 0)), (1.9, (40, 4, 0))):
+            for kind, served in zip(KINDS, wanted, strict=True):
+                door.pressure.value = value
+                door.watches = door.pressure.felt
+                found = Counter[bytes]()
+                for _ in range(40):
+                    door.pressure.value = value  # beats would lower it meanwhile
+                    found += await ask(rig, kind, 1)
+                assert abs(found[b"200"] - served) <= 2, (value, kind, found)
+                assert found[b"200"] + found[b"503"] == 40
+        assert rig.server.counters.refused["overload"] > 0
+        raw = post("/v1/chat/completions", chat(), "x-relay-line: training")
+        door.pressure.value = 1.9
+        assert b"retry-after: " in await rig.say(raw)
+
+
+async def test_beats_end_with_the_calls_and_the_pressure() -> None:
+    async with Peer(answer) as peer, rig_of(peer) as rig:
+        door = rig.server._door
+        assert not door.beats
+        await ask(rig, LineKind.STANDARD, 1)
+        assert door.beats
+        door.pressure.value = 0.5
+        async with asyncio.timeout(10):
+            while door.beats:
+                await asyncio.sleep(0.02)
+        assert not door.pressure.felt
+        assert not door.watches
+
+
+@pytest.mark.parametrize("kind", [LineKind.DEDICATED, LineKind.STANDARD])
+async def test_a_line_whose_channels_fail_spends_no_retries_of_another(kind: LineKind) -> None:
+    config = Config(switching=Switching(retries_min=3, retry_share_max=0.0))
+    async with Peer(fail) as bad, Peer(fail) as worse:
+        snapshot = with_lines(
+            make_snapshot([make_channel(1, bad.port), make_channel(2, worse.port)])
+        )
+        async with Rig(snapshot, config) as rig:
+            await ask(rig, LineKind.TRAINING, 30)
+            before = rig.server.counters.attempts
+            await ask(rig, LineKind.TRAINING, 5)
+            assert rig.server.counters.attempts - before == 5, "its retries are spent"
+            before = rig.server.counters.attempts
+            await ask(rig, kind, 3)
+            assert rig.server.counters.attempts - before > 3, "those of others are not"
