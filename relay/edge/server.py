@@ -33,6 +33,7 @@ from relay.flow.exchange import Exchange
 from relay.flow.ports import Reservation, ThinkingStore
 from relay.flow.request import RequestHead
 from relay.flow.reserve.channel_quotas import NO_QUOTAS, ChannelQuotas
+from relay.flow.reserve.credit import Credit
 from relay.flow.reserve.holds import Holds
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
@@ -159,6 +160,7 @@ class DataServer:
         self._quotas = quotas
         self._pool = UpstreamPool(config.timeouts)
         self._admission = Admission(pepper, key_quotas, _wall_s)
+        self._admission.credit = next((r for r in reservations if isinstance(r, Credit)), None)
         translator = Translator(self.balancer, KeptThinking(pepper, clock_s, thinking))
         self._exchange = Exchange(
             self._pool, journal, self._running_calls, self.balancer, settlement, config, translator

@@ -169,9 +169,9 @@ class Service(ServicePort, TurnService):
         call = self._begin(client)
         try:
             self._authenticate(call, client, request_head)
-            self._admission.check_quota(call)
-            self._hold_body(call, 0)
-            return call
+            if self._admission.may_begin(call):
+                self._hold_body(call, 0)
+                return call
         except RelayError as error:
             forget_frames(error)
         self.let_go(call)
@@ -384,7 +384,7 @@ class Service(ServicePort, TurnService):
         """Read the body within bounds, then see whether the call may run."""
         bytes_max = self._limits.body_bytes_max
         check_length(message, bytes_max)
-        self._admission.check_quota(call)
+        await self._admission.check_credit(call)
         self._hold_body(call, 0)
         if message.version >= (1, 1) and message.headers.get("Expect", "").lower() == EXPECTED:
             client.write(CONTINUE)

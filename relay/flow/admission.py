@@ -21,6 +21,7 @@ from relay.extras import NOTHING_ASKED, REACHES_OUT
 from relay.flow.call import Call
 from relay.flow.priced import check_priced, note_hour_cache
 from relay.flow.request import Rights
+from relay.flow.reserve.credit import Credit
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.model import FREE_PRICE, Account, Channel, Dialect, Key, Line, Snapshot, lines_of
 from relay.records import FREE_ENDPOINTS, Endpoint
@@ -48,6 +49,9 @@ class Admission:
         self._key_quotas = key_quotas
         self._wall_s = wall_s
         self.snapshot: Snapshot | None = None
+        self.credit: Credit | None = None
+        """Who can tell whether an account has any."""
+        self._sells_free = False
         # Both hold for one snapshot. A key is known by its digest alone where only another snapshot
         # can change what it may do: it never expires, and is good from every address.
         self._known: dict[bytes, Rights] = {}
@@ -58,6 +62,7 @@ class Admission:
         self.snapshot = snapshot
         self._known.clear()
         self._rights.clear()
+        self._sells_free = any(not (p.input or p.output) for p in snapshot.prices.values())
         self._key_quotas.book(snapshot.keys)
 
     def digest(self, presented: str | None) -> bytes | None:
@@ -158,6 +163,30 @@ class Admission:
         assert key is not None
         if key.quota_nanos is not None and not self._key_quotas.has_left(key):
             raise QuotaExhausted("This API key has spent its quota.")
+
+    def may_begin(self, call: Call) -> bool:
+        """Tell whether a body may be read; False: `check_credit` has to ask somebody first.
+
+        Raises:
+            QuotaExhausted: CLIENT; see `check_quota`.
+        """
+        self.check_quota(call)
+        credit = self.credit
+        if credit is None or self._sells_free or call.head.endpoint in FREE_ENDPOINTS:
+            return True
+        group = call.rights.group
+        return group is None or not group.multiplier_ppm or credit.has_some(call)
+
+    async def check_credit(self, call: Call) -> None:
+        """Refuse an account that has nothing to pay with, before it makes us hold a body.
+
+        Raises:
+            QuotaExhausted: CLIENT; see `check_quota`.
+            CreditExhausted: CLIENT; nothing is sold that it could pay.
+            Unavailable: RELAY; nobody can tell.
+        """
+        if not self.may_begin(call) and self.credit is not None:
+            await self.credit.require_some(call)
 
     def _find_rights(self, call: Call, known: Rights) -> Rights:
         snapshot, key, group, model = self.snapshot, known.key, known.group, call.request.model

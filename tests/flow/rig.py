@@ -7,7 +7,7 @@ exactly the bytes a test tells it to.
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from relay.config import Config
 from relay.edge.server import DataServer
 from relay.flow.counters import Counters
-from relay.flow.ports import ThinkingStore
+from relay.flow.ports import Reservation, ThinkingStore
 from relay.flow.reserve.channel_quotas import ChannelQuotas
 from relay.flow.reserve.limits import LimitReservation
 from relay.flow.state.owners import OwnerStore
@@ -115,6 +115,7 @@ class Rig:
         limiter: Limiter | None = None,
         owner_store: OwnerStore | None = None,
         thinking: ThinkingStore | None = None,
+        paid_by: Sequence[Reservation] = (),
     ) -> None:
         self.journal = MemoryJournal()
         self.snapshot = snapshot
@@ -134,7 +135,7 @@ class Rig:
             self.journal,
             counters,
             PEPPER,
-            reservations=reservations,
+            reservations=[*reservations, *paid_by],
             quotas=ChannelQuotas(limiter, estimator),
             owner_store=owner_store,
             thinking=thinking,

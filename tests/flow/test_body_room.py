@@ -11,17 +11,21 @@ from typing import cast
 import msgspec
 import pytest
 
-from relay.config import Config, Server, Timeouts
+from relay.config import Billing, Config, Server, Timeouts
 from relay.edge.client.body_room import SMALL_BYTES, BodyRoom
 from relay.errors import RateLimited, RelayError, Unavailable
 from relay.flow.call import Call
 from relay.flow.ports import Client
 from relay.flow.request import RequestHead, Rights
+from relay.flow.reserve.credit import Credit
 from relay.model import Account, Dialect, Snapshot
 from relay.records import Endpoint
 from relay.wire.api_keys import digest
-from tests.flow.rig import KEY, PEPPER, Peer, Rig, chat, make_channel, make_snapshot, post
+from tests.flow.rig import KEY, MODEL, PEPPER, Peer, Rig, chat, make_channel, make_snapshot, post
 from tests.flow.test_bad_input import CHAT, answer_json, read
+from tests.flow.test_credit import Bank
+
+replace = msgspec.structs.replace
 
 OTHER = "relay_other-key"
 KIB = 1024
@@ -144,3 +148,63 @@ async def test_a_share_that_is_full_of_what_has_arrived_is_told(
         answer = await rig.say(begin(2 * KIB * KIB) + b"x" * 1500 * KIB, until=b"}}")
         assert answer.startswith(b"HTTP/1.1 429 ") and b"share" in answer
         assert read(await rig.say(post(CHAT, chat(), key=OTHER)))[0] == 200
+
+
+async def test_an_account_with_nothing_to_pay_with_makes_us_hold_no_body() -> None:
+    """Not even one whose body comes without end, on a connection whose head is known already."""
+    bank = Bank(a1=0)
+    credit = Credit(bank, Billing())
+    credit.leasing.start()
+    big = post(CHAT, chat(pad="x" * 300_000))
+    big = big.replace(b"Connection: close\r\n", b"")
+    dripped = big[: big.index(b"\r\n\r\n") + 1000]
+    async with (
+        Peer(answer_json) as peer,
+        Rig(make_snapshot([make_channel(1, peer.port)]), paid_by=[credit]) as rig,
+    ):
+        for _ in range(3):
+            async with asyncio.timeout(3):
+                answer = await rig.say(dripped, until=b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 429 "), answer
+        assert rig.server._service._room.held_bytes == 0 and not peer.requests
+        bank.balances[1] = 10**12  # recharged: it counts within a second
+        async with asyncio.timeout(5):
+            while not (await rig.say(post(CHAT, chat()))).startswith(b"HTTP/1.1 200 "):
+                await asyncio.sleep(0.05)
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        for cut in (len(big), len(big) - 7, 900):
+            writer.write(big[:cut])
+            await asyncio.sleep(0.02)
+            writer.write(big[cut:])
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 "), head
+            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+        writer.close()
+    await credit.leasing.stop()
+
+
+@pytest.mark.parametrize("what", ["price", "group", "endpoint"])
+async def test_what_costs_nothing_needs_nothing_to_pay_with(what: str) -> None:
+    credit = Credit(Bank(a1=0), Billing())
+    credit.leasing.start()
+    body = post(CHAT, chat(pad="x" * 100_000))
+    async with Peer(answer_json) as peer:
+        snapshot = make_snapshot([make_channel(1, peer.port)])
+        if what == "price":
+            free = {
+                m: replace(p, input=0, output=0, cached_input=0) for m, p in snapshot.prices.items()
+            }
+            snapshot = replace(snapshot, prices=free)
+        elif what == "group":
+            free_group = replace(snapshot.groups[1], multiplier_ppm=0)
+            snapshot = replace(snapshot, groups={1: free_group})
+        else:
+            body = post("/v1/responses/input_tokens", {"model": MODEL, "input": "x" * 100_000})
+        async with Rig(snapshot, paid_by=[credit]) as rig:
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+            writer.write(body[:2000])
+            await asyncio.sleep(0.05)
+            writer.write(body[2000:])
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+    await credit.leasing.stop()

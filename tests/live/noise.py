@@ -9,6 +9,7 @@ way, and what was answered when it is ended by SIGTERM.
 
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -28,6 +29,7 @@ IDLE_PER_ADDRESS: Final = 3_000
 CONNECTING: Final = 200
 PIPELINES: Final = 4
 GUESSERS: Final = 8
+GUESSES: Final = 50
 BURST: Final = 100
 SIP_BYTES: Final = 512
 SIP_S: Final = 1.0
@@ -58,6 +60,7 @@ class Noise:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self._addresses = itertools.count(1)
         self.said: Counter[str] = Counter()
 
     async def connect(self, address: str = "127.0.0.1") -> socket.socket:
@@ -123,12 +126,14 @@ class Noise:
             writer.transport.abort()
 
     async def guess(self) -> None:
-        """Guess keys, one after the other."""
+        """Guess keys, some from each address: who goes on from one is told to wait."""
         guessed = 0
         while True:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            number = next(self._addresses)
+            own = (f"127.{1 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}", 0)
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=own)
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                while True:
+                for _ in range(GUESSES):
                     guessed += 1
                     key = f"relay_{guessed:040d}"
                     raw = post("/v1/chat/completions", {"model": "calm"}, key=key)

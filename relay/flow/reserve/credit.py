@@ -46,6 +46,25 @@ class Credit(Reservation):
         await self.leasing.wait(_account_of(call), nanos)
         call.hold_nanos = nanos
 
+    # --- before a body is read -------------------------------------------------------------------
+
+    def has_some(self, call: Call) -> bool:
+        """Tell whether some of the account's credit is leased here, free or held."""
+        return self.leasing.account(_account_of(call)).purse.leased_nanos > 0
+
+    async def require_some(self, call: Call) -> None:
+        """Ask for the least that there is, and give it back: whoever lacks that pays for nothing.
+
+        Raises:
+            RelayError: It is not there, or nobody can tell.
+        """
+        account_id = _account_of(call)
+        if not self.leasing.hold(account_id, 1):
+            await self.leasing.wait(account_id, 1)
+        self.leasing.settle(account_id, 1, 0)
+
+    # --- while it runs ---------------------------------------------------------------------------
+
     def update(self, call: Call, usage: Usage) -> None:
         """Hold more for a stream that has outgrown its hold, so that others cannot spend it."""
         if call.rights.tariff is None:

@@ -74,6 +74,7 @@ credit_limit = "1000"
 PRICE: Final = '[[price]]\nmodel = "{model}"\ninput = "0.01"\noutput = "0.02"\n'
 CHAT: Final = "/v1/chat/completions"
 
+ADDRESSES: Final = itertools.count(1)
 Once = Callable[["Crowd"], Awaitable[None]]
 
 
@@ -84,15 +85,19 @@ class Crowd:
         self.name, self.key = name, key
         self.words = f"prompt-{RUN}-{name}"
         host, port = relay.address.split(":")
-        self._address = host, int(port)
+        self._relay = host, int(port)
+        self._own = f"127.0.4.{1 + len(name)}"
         self.statuses: Counter[str] = Counter()
         self.told: set[bytes] = set()
         self.left = False
         """Whether the last one went without its answers."""
 
-    async def say(self, raw: bytes, *, leaves: bool = False, count: int = 1) -> None:
+    async def say(
+        self, raw: bytes, *, leaves: bool = False, count: int = 1, address: str = ""
+    ) -> None:
         """Send bytes on a connection of its own, and read to the end; or leave at once."""
-        reader, writer = await asyncio.open_connection(*self._address)
+        own = (address or self._own, 0)
+        reader, writer = await asyncio.open_connection(*self._relay, local_addr=own)
         try:
             writer.write(raw)
             if leaves:
@@ -176,9 +181,12 @@ async def half_bodies(crowd: Crowd) -> None:
 
 
 async def wrong_keys(crowd: Crowd) -> None:
-    """Guess."""
+    """Guess, each time from another address: one that goes on is told to wait, and is not read."""
+    number = next(ADDRESSES)
+    address = f"127.{1 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}"
     for key in (STRANGER, STRANGER[:-1] + "\u00e9", STRANGER * 20):
-        await crowd.say(post(CHAT, crowd.body("fine", stream=False, pad=0), key=key))
+        raw = post(CHAT, crowd.body("fine", stream=False, pad=0), key=key)
+        await crowd.say(raw, address=address)
 
 
 def answered(*models: str, stream: bool = False, pad: int = 0) -> Once:
