@@ -10,8 +10,14 @@ from relay.errors import ChannelReportedError, RelayError
 from relay.flow.balancer import Balancer
 from relay.flow.call import Call
 from relay.model import Channel
+from relay.records import Endpoint
 from relay.routing.table import Outcome
-from relay.splice.delivered import DeliveredBudget, DeliveredText, read_delivered
+from relay.splice.delivered import (
+    DeliveredBudget,
+    DeliveredText,
+    read_delivered,
+    read_events,
+)
 from relay.splice.gates import (
     CARRIED,
     Delivered,
@@ -22,6 +28,7 @@ from relay.splice.gates import (
     plan_splice,
     refuse,
 )
+from relay.splice.gemini import GeminiReading
 from relay.splice.rewrite import Continuation, continue_stream
 from relay.wire.sse import event_payload, split_events
 
@@ -117,4 +124,6 @@ class Splicer:
             for block in call.delivered_text.blocks
             for event in split_events(block)
         )
+        if call.head.endpoint is Endpoint.STREAM_GENERATE:
+            return read_events(GeminiReading(), payloads)
         return read_delivered(payloads, call.head.endpoint)

@@ -5,6 +5,7 @@ anchor        Going on by repeating: who takes no beginning of an answer is aske
 continuation  The request that asks a channel to go on from what is already out
 delivered     What went out to the client, kept unread until a stream breaks, and read then
 gates         When a broken stream may be carried on over another channel, and in which way
+gemini        Carries a broken stream of Gemini's on: its chunks go on where they were cut
 messages      Carries a broken stream of Anthropic's on: its blocks go on where they were cut
 overlap       The place where the text of one channel ends and that of another begins
 rewrite       Carries a broken stream on: the events of the new channel, made those of the old

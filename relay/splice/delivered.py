@@ -6,7 +6,7 @@ either the stream simply cannot be spliced any more.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -113,9 +113,26 @@ def read_delivered(payloads: Iterable[bytes], endpoint: Endpoint) -> Delivered:
         With `refusal` set where it was more than plain text of one choice, was finished, or is
         not what the dialect says.
     """
-    reading: _Reading | MessagesReading = (
-        MessagesReading() if endpoint is Endpoint.MESSAGES else _Reading(endpoint)
-    )
+    claude = endpoint is Endpoint.MESSAGES
+    return read_events(MessagesReading() if claude else _Reading(endpoint), payloads)
+
+
+class Reading(Protocol):
+    """Reads what went out, in one dialect."""
+
+    events: int
+
+    def take(self, payload: bytes) -> None:
+        """Read an event's data; raises what a decoder raises."""
+        ...
+
+    def result(self) -> Delivered:
+        """Return what the client has."""
+        ...
+
+
+def read_events(reading: Reading, payloads: Iterable[bytes]) -> Delivered:
+    """Read the data of each event, b"" for a comment; see `read_delivered`."""
     try:
         for payload in payloads:
             if payload:

@@ -161,11 +161,13 @@ def plan_splice(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> Splice
     """Judge a request before it is sent: may its stream be carried on at all?
 
     Args:
-        endpoint: Only chat/completions, completions and messages can be.
+        endpoint: Only chat/completions, completions, messages and Gemini's streams can be.
         fields: The top level of the client's body, values verbatim.
     """
     if endpoint is Endpoint.MESSAGES:
         return _plan_messages(fields)
+    if endpoint is Endpoint.STREAM_GENERATE:
+        return _plan_contents(fields)
     if endpoint not in (Endpoint.CHAT, Endpoint.COMPLETIONS):
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.ENDPOINT)
     named = {name: fields[name] for name in _Wishes.__struct_fields__ if name in fields}
@@ -206,6 +208,47 @@ def _plan_messages(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
         refusal=refusal,
         tokens_max=bound,
         stops=tuple(stop for stop in stops if stop),
+        usage_asked=True,
+    )
+
+
+class _Generation(msgspec.Struct, rename="camel"):
+    candidate_count: int | None = None
+    max_output_tokens: int | None = None
+    stop_sequences: list[str] | None = None
+    response_mime_type: str | None = None
+    response_schema: msgspec.Raw = NULL
+    response_json_schema: msgspec.Raw = NULL
+    response_modalities: list[str] | None = None
+
+
+_generation = msgspec.json.Decoder(_Generation | None)
+
+
+def _plan_contents(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
+    """Judge a request in Gemini's dialect; what is spelled another way than its clients' is not."""
+    endpoint = Endpoint.STREAM_GENERATE
+    if "generation_config" in fields or "contents" not in fields:
+        return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.PROMPT_FORM)
+    try:
+        asked = _generation.decode(fields.get("generationConfig", NULL)) or _Generation()
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.UNREADABLE)
+    refusal: SpliceRefusal | None = None
+    schemas = (asked.response_schema, asked.response_json_schema)
+    if asked.candidate_count not in (None, 1):
+        refusal = SpliceRefusal.MANY_CHOICES
+    elif asked.response_mime_type not in (None, "text/plain") or any(s != NULL for s in schemas):
+        refusal = SpliceRefusal.STRUCTURED
+    elif asked.response_modalities not in (None, [], ["TEXT"]):
+        refusal = SpliceRefusal.MODALITY
+    elif b'"ANY"' in bytes(fields.get("toolConfig", b"")):
+        refusal = SpliceRefusal.FORCED_TOOL
+    return SplicePlan(
+        endpoint=endpoint,
+        refusal=refusal,
+        tokens_max=asked.max_output_tokens,
+        stops=tuple(stop for stop in asked.stop_sequences or () if stop),
         usage_asked=True,
     )
 
@@ -304,7 +347,7 @@ def _means_without_words(channel: Channel, plan: SplicePlan, delivered: Delivere
     One that is given a beginning does not think before it goes on: where thinking is out it would
     not be the same model's answer.
     """
-    if plan.endpoint is Endpoint.MESSAGES:
+    if plan.endpoint in (Endpoint.MESSAGES, Endpoint.STREAM_GENERATE):
         return Means.CONTINUE if channel.resume is Resume.TRAILING else None
     if channel.resume is not Resume.NONE or plan.endpoint is Endpoint.COMPLETIONS:
         return Means.CONTINUE

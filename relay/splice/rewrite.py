@@ -18,9 +18,10 @@ import msgspec
 from relay.model import Resume
 from relay.records import Endpoint
 from relay.splice.anchor import NOTICE_TOKENS, AnchorOverlap, anchor_of
-from relay.splice.continuation import continue_request, raw_of
+from relay.splice.continuation import ContinuedRequest, continue_request, raw_of
 from relay.splice.delivered import DONE, IDENTITY, THOUGHTS, count_tokens
 from relay.splice.gates import EMPTY, Delivered, Means, SplicePlan, SpliceRefusal
+from relay.splice.gemini import GeminiSplice, continue_contents
 from relay.splice.messages import MessagesSplice
 from relay.splice.overlap import EchoOverlap, JoinOverlap, Overlap, ReplayOverlap
 from relay.splice.state import Rewriting, SpliceState
@@ -85,7 +86,7 @@ def continue_stream(
     tokens_before = extra = 0
     overlap: Overlap
     if means in (Means.CONTINUE, Means.ANCHOR):
-        continuation = continue_request(fields, plan, delivered, resume)
+        continuation = _continue(means, resume, plan, fields, delivered)
         if isinstance(continuation, SpliceRefusal):
             return continuation
         asked, given = continuation
@@ -107,11 +108,31 @@ def continue_stream(
     else:
         overlap = JoinOverlap(delivered.text, "", may_echo=False)
     splice: Rewriting
-    if plan.endpoint is Endpoint.MESSAGES:
+    if plan.endpoint is Endpoint.STREAM_GENERATE:
+        splice = GeminiSplice(delivered, overlap, tokens_before, extra)
+    elif plan.endpoint is Endpoint.MESSAGES:
         splice = MessagesSplice(delivered, overlap, tokens_before)
     else:
         splice = Splice(plan, delivered, overlap, tokens_before, extra)
     return Continuation(asked, splice, tokens_before, extra)
+
+
+def _continue(
+    means: Means,
+    resume: Resume,
+    plan: SplicePlan,
+    fields: Mapping[str, msgspec.Raw],
+    delivered: Delivered,
+) -> ContinuedRequest | SpliceRefusal:
+    """Return the request that goes on, in its own dialect."""
+    if plan.endpoint is not Endpoint.STREAM_GENERATE:
+        return continue_request(fields, plan, delivered, resume)
+    anchor = anchor_of(delivered.text) if means is Means.ANCHOR else ""
+    try:
+        found = continue_contents(fields, plan, delivered, anchor)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return SpliceRefusal.UNREADABLE
+    return found if isinstance(found, SpliceRefusal) else ContinuedRequest(*found)
 
 
 def join_usage(usage: Usage, tokens_before: int, extra: int = 0) -> Usage:

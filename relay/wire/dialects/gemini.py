@@ -172,5 +172,5 @@ TABLE: Final[DialectTable] = DialectTable(
             source="Gemini API, Troubleshooting: 503",
         ),
     ),
-    splices=False,
+    splices=True,
 )

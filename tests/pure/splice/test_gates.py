@@ -110,10 +110,10 @@ def test_invalid_utf8_in_a_field_that_decides_is_unreadable() -> None:
     assert plan_splice(Endpoint.CHAT, fields).refusal is SpliceRefusal.UNREADABLE
 
 
-@pytest.mark.parametrize(
-    "endpoint",
-    [e for e in Endpoint if e not in (Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES)],
-)
+SPLICED = (Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES, Endpoint.STREAM_GENERATE)
+
+
+@pytest.mark.parametrize("endpoint", [e for e in Endpoint if e not in SPLICED])
 def test_no_other_endpoint_can_be_carried_on(endpoint: Endpoint) -> None:
     assert plan_splice(endpoint, {}).refusal is SpliceRefusal.ENDPOINT
 
