@@ -15,9 +15,11 @@ import msgspec
 import pytest
 
 from relay.edge.tunnel import session as sessions
+from relay.model import Dialect
 from relay.wire.websocket import TEXT, frame_of
 from tests.flow.provider import USAGE
-from tests.flow.rig import KEY, MODEL, Rig
+from tests.flow.rig import KEY, MODEL, Peer, Rig, make_channel, make_snapshot
+from tests.flow.test_spliced_messages import end, said, says, start
 from tests.flow.test_state import made_where, standing
 
 MASK = b"mask"
@@ -300,3 +302,18 @@ async def test_sessions_of_providers_that_keep_turns_go_to_their_owner() -> None
             owner = made_where(providers, name)
         assert len(owner.made) == 5
         assert owner.bodies[-1]["previous_response_id"] == owner.made[-2]
+
+
+async def test_a_session_is_held_over_channels_of_another_dialect() -> None:
+    words = ["Hello", " from", " Claude"]
+    answer = start(1) + said(0, *words) + end(9)
+    async with Peer(says(answer, whole=True)) as peer:
+        channel = make_channel(1, peer.port, protocol=Dialect.ANTHROPIC, models={MODEL: "claude"})
+        async with Rig(make_snapshot([channel])) as rig, session(rig) as socket:
+            events = await turn(socket, said=[{"role": "user", "content": "hi"}])
+            assert events[0]["type"] == "response.created"
+            assert events[-1]["type"] == "response.completed", events[-1]
+            (item,) = (i for i in events[-1]["response"]["output"] if i["type"] == "message")
+            assert item["content"][0]["text"] == "Hello from Claude"
+            (ended,) = await rig.ended()
+            assert ended.status == 200 and ended.output_tokens == 9
