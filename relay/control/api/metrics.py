@@ -73,7 +73,7 @@ COUNTERS: Final = {
     "splices": Family(
         "relay_splices",
         "Broken streams of lines that splice, by how they were carried on or why not.",
-        ("line", "what"),
+        ("line", "reason"),
     ),
     "bytes_out": Family("relay_sent_bytes", "Payload bytes sent to clients."),
     "events": Family("relay_events", "Stream events sent to clients."),
