@@ -234,6 +234,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """Only accounts that were granted it may use it."""
     wait_ms: int = 0
     """How long a call over its limits may wait for them; 0 = not at all."""
+    translates: bool = True
+    """Channels of other dialects are asked where none of the client's is well."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):

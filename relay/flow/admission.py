@@ -255,6 +255,9 @@ class Admission:
                 own_dialect = dialect is call.head.dialect
                 speaks = own_dialect and serves_natively(channel, endpoint)
                 (native if speaks else foreign).append(channel)
+        line = self.snapshot.lines.get(line_id)
+        if line is not None and not line.translates:
+            foreign.clear()
         foreign.sort(key=_tier)
         return tuple(native), tuple(foreign)
 
@@ -341,8 +344,8 @@ class Admission:
                 continue
             if call.request.model in self._offered(call, dialect):
                 return (
-                    f"This model's providers are at {table.entrance} only, and this endpoint is "
-                    "not one that is translated."
+                    f"This model's providers are at {table.entrance} only, and nothing is "
+                    "translated at this endpoint, or on your lines."
                 )
         return "This model is not offered here: GET /v1/models lists what your key may use."
 

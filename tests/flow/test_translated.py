@@ -396,7 +396,20 @@ async def test_only_generation_is_translated() -> None:
         body: dict[str, Any] = {"model": MODEL, "input": "x"}
         request = asking(CHAT, body, "JSON").replace(b"/v1/chat/completions", b"/v1/embeddings")
         answer = Answer(await rig.say(request))
-        assert answer.status == 404 and b"not one that is translated" in answer.body
+        assert answer.status == 404 and b"nothing is translated at this endpoint" in answer.body
+
+
+async def test_a_line_may_keep_to_its_own_dialects() -> None:
+    upstream = Upstream(ANTHROPIC)
+    async with upstream.peer as peer:
+        snapshot = make_snapshot([channel_of(ANTHROPIC, 1, peer.port)])
+        line = msgspec.structs.replace(snapshot.lines[1], translates=False)
+        async with Rig(msgspec.structs.replace(snapshot, lines={1: line})) as rig:
+            answer = Answer(await rig.say(asking(CHAT, REQUESTS[CHAT]("text"), "JSON")))
+            assert answer.status == 404 and b"/v1/messages only" in answer.body
+            upstream.say("JSON", BODIES[ANTHROPIC]("text"))
+            asked = asking(ANTHROPIC, REQUESTS[ANTHROPIC]("text"), "JSON")
+            assert Answer(await rig.say(asked)).status == 200
 
 
 # --- signed thinking ------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ class LineEntry(Entry, frozen=True):
     `lost_state`: what becomes of a call whose reasoning only a channel can read that is gone.
     `wait_ms`: how long a call over its limits may wait for them; None = what its kind says.
     `by_invitation`: only accounts that were granted it (`relay line grant`) may use it.
+    `translates`: channels of other dialects are asked where none of the client's is well.
     """
 
     name: Name
@@ -128,6 +129,7 @@ class LineEntry(Entry, frozen=True):
     lost_state: LostState = LostState.REFUSE
     by_invitation: bool = False
     wait_ms: Wait | None = None
+    translates: bool = True
     model: list[LineModelEntry] = []
 
     def _check(self) -> dict[str, object]:

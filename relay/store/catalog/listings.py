@@ -19,7 +19,7 @@ _LINES: Final = """
         WHERE line_id = lines.id ORDER BY position
     ) AS channels, tpm, rpm, concurrency, splice, hedge_ms, on_limiter_loss,
         input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits,
-        by_invitation
+        by_invitation, translates
     FROM lines WHERE deleted_at IS NULL ORDER BY name"""
 _ACCOUNTS: Final = """
     SELECT accounts.id, accounts.name, groups.name AS "group", multiplier_ppm, ARRAY(

@@ -138,6 +138,7 @@ def _line(row: asyncpg.Record) -> LineEntry:
         lost_state=LostState(row["lost_state"]),
         by_invitation=row["by_invitation"],
         wait_ms=row["wait_ms"],
+        translates=row["translates"],
         model=[
             LineModelEntry(name=name, tpm=limit.tpm, rpm=limit.rpm, concurrency=limit.concurrency)
             for name, limit in models.items()

@@ -225,6 +225,7 @@ def _line(row: asyncpg.Record, old: Snapshot) -> Line:
         lost_state=LostState(row["lost_state"]),
         by_invitation=row["by_invitation"],
         wait_ms=WAIT_MS[LineKind(row["kind"])] if row["wait_ms"] is None else row["wait_ms"],
+        translates=row["translates"],
     )
     known = old.lines.get(line.id)
     # What workers have worked out for a line is kept for as long as it is this very object.

@@ -46,8 +46,9 @@ _CHANNEL: Final = """
 _LINE: Final = """
     INSERT INTO lines (name, kind, tpm, rpm, concurrency, splice, hedge_ms, on_limiter_loss,
         input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits, unpriced,
-        by_invitation, lost_state, wait_ms)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        by_invitation, lost_state, wait_ms, translates)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+        $17)
     ON CONFLICT (name) WHERE deleted_at IS NULL DO UPDATE SET
         kind = excluded.kind, tpm = excluded.tpm, rpm = excluded.rpm,
         concurrency = excluded.concurrency, splice = excluded.splice,
@@ -56,7 +57,8 @@ _LINE: Final = """
         cached_weight_ppm = excluded.cached_weight_ppm,
         output_weight_ppm = excluded.output_weight_ppm, model_limits = excluded.model_limits,
         unpriced = excluded.unpriced, by_invitation = excluded.by_invitation,
-        lost_state = excluded.lost_state, wait_ms = excluded.wait_ms
+        lost_state = excluded.lost_state, wait_ms = excluded.wait_ms,
+        translates = excluded.translates
     RETURNING id"""
 _LINE_CHANNELS: Final = """
     INSERT INTO line_channels (line_id, position, channel_id)
@@ -198,6 +200,7 @@ class Writer:
             entry.by_invitation,
             entry.lost_state.value,
             entry.wait_ms,
+            entry.translates,
         )
         await connection.execute("DELETE FROM line_channels WHERE line_id = $1", line_id)
         await connection.execute(_LINE_CHANNELS, line_id, entry.channels)
