@@ -8,6 +8,9 @@ from typing import Any
 
 from relay.flow.translated.kept import ENTRY_BYTES, KEPT_S, KeptThinking
 from relay.model import Channel, Dialect, Secret
+from tests.flow.rig import Rig, make_snapshot
+from tests.flow.translated_cells import Answer, Upstream, asking, channel_of
+from tests.pure.translate.samples import ANTHROPIC, BODIES, CHAT, REQUESTS
 
 
 def channel(number: int, protocol: Dialect = Dialect.GEMINI) -> Channel:
@@ -29,11 +32,13 @@ class Shelf:
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
+        self.asked: list[Sequence[bytes]] = []
 
     def put(self, digest: bytes, value: bytes) -> None:
         self.values[digest] = value
 
     async def get(self, digests: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        self.asked.append(digests)
         return {one: self.values[one] for one in digests if one in self.values}
 
 
@@ -77,7 +82,22 @@ async def test_what_another_worker_kept_is_fetched_by_digest() -> None:
     one.take(1, channel(7), [("call_1", "signed")])
     assert not any(b"call_1" in digest for digest in shelf.values)
     assert two.missing(1, ["call_1", "call_2"]) == ["call_1", "call_2"]
-    await two.fetch(1, ["call_1", "call_2"])
+    assert await two.fetch(1, ["call_1", "call_2"])
+    assert not await two.fetch(1, ["call_2"])
     assert two.find(1, "call_1", channel(7)) == "signed"
     assert two.missing(1, ["call_1", "call_2"]) == ["call_2"]
     assert two.missing(2, ["call_1"]) == ["call_1"]
+
+
+async def test_others_are_asked_once_for_a_call() -> None:
+    """A conversation may be full of calls that nobody ever thought about in secret."""
+    shelf = Shelf()
+    upstream = Upstream(CHAT)
+    upstream.say("JSON", BODIES[CHAT]("text"))
+    async with (
+        upstream.peer as peer,
+        Rig(make_snapshot([channel_of(CHAT, 1, peer.port)]), thinking=shelf) as rig,
+    ):
+        asked = asking(ANTHROPIC, REQUESTS[ANTHROPIC]("parallel tools"), "JSON")
+        assert Answer(await rig.say(asked)).status == 200
+        assert len(shelf.asked) == 1 and len(shelf.asked[0]) == 2

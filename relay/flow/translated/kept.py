@@ -91,15 +91,21 @@ class KeptThinking:
         absent = [one for one in call_ids if self._digest(account_id, one) not in self._records]
         return absent[-FETCHED_MAX:]
 
-    async def fetch(self, account_id: int, call_ids: Sequence[str]) -> None:
-        """Bring into memory what other workers kept; bounded, and never a reason to fail."""
+    async def fetch(self, account_id: int, call_ids: Sequence[str]) -> bool:
+        """Bring into memory what other workers kept; bounded, and never a reason to fail.
+
+        Returns:
+            True: there was something.
+        """
         if self.store is None or not call_ids:
-            return
+            return False
         digests = [self._digest(account_id, one) for one in call_ids]
-        for digest, value in (await self.store.get(digests)).items():
+        found = await self.store.get(digests)
+        for digest, value in found.items():
             number, _, record = value.partition(_SEPARATOR)
             if number.isdigit():
                 self._add(digest, int(number), record.decode("utf-8", "replace"))
+        return bool(found)
 
     def _add(self, digest: bytes, channel_id: int, record: str) -> None:
         now_s = self._clock_s()

@@ -48,6 +48,8 @@ class CallTranslation:
         """Why the first channel that cannot be asked cannot."""
         self.whole = False
         """Every channel was looked at."""
+        self._looked = False
+        """Other workers' thinking was looked for."""
 
     def write(self, call: Call) -> None:
         """Translate the question for each channel, or note why it cannot be."""
@@ -98,12 +100,14 @@ class CallTranslation:
         return request
 
     def missing(self) -> list[str]:
-        """Return ids of calls whose thinking may be kept elsewhere."""
-        return self._kept.missing(self._account_id, self._wanted)
+        """Return ids of calls whose thinking may be kept elsewhere, where nobody has looked yet."""
+        return [] if self._looked else self._kept.missing(self._account_id, self._wanted)
 
-    async def fetch(self, call_ids: list[str]) -> None:
-        """Bring in the thinking that other workers kept."""
-        await self._kept.fetch(self._account_id, call_ids)
+    async def fetch(self, call_ids: list[str]) -> bool:
+        """Bring in the thinking that other workers kept; True where there was some."""
+        found = await self._kept.fetch(self._account_id, call_ids)
+        self._looked = True
+        return found
 
     def takes(self, channel: Channel) -> bool:
         """Tell whether a channel of another dialect can be asked."""

@@ -54,8 +54,7 @@ class Translator:
             return
         plan = self._plan(call)
         missing = plan.missing()
-        if missing:
-            await plan.fetch(missing)
+        if missing and await plan.fetch(missing):
             plan.write(call)
         _check(call, plan)
 
