@@ -131,11 +131,11 @@ def _account_pages() -> dict[str, views.View]:
             addresses=[],
         ),
         "keys": views.KeysView(
-            keys=keys, management_keys=[], fresh=None, models=["fast"], lines=["acme-dedicated"]
+            keys=keys, management_keys=[], fresh=None, models=["fast"], lines=["acme-dedicated", "standard"]
         ),
         "keys-fresh": views.KeysView(
             keys=keys, management_keys=[key(5, name="automation")], fresh=fresh, models=["fast"],
-            lines=["acme-dedicated"],
+            lines=["acme-dedicated", "standard"],
         ),
         "keys-empty": views.KeysView(
             keys=[], management_keys=[], fresh=None, models=[], lines=[]
