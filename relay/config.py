@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from relay.door_rules import DoorRules
 from relay.errors import ConfigError
-from relay.outside import REFERENCE, WEBHOOK, Stripe, find_problem
+from relay.outside import REFERENCE, WEBHOOK, Mail, Stripe, find_problem
 from relay.slow_models import SLOW_MODELS, Deadlines
 from relay.units import parse_multiplier, parse_usd
 
@@ -232,6 +232,7 @@ class Console(Section, frozen=True):
     """Where they call models, for snippets. Empty: http://[server] listen."""
     public_prices: bool = False
     """Whether a stranger may see the official prices."""
+    mail: Mail = Mail()
 
 
 class Alerts(Section, frozen=True):
@@ -407,7 +408,7 @@ def check(config: "Config") -> None:
     with _named("billing.payment_secret"):
         if config.billing.payment_secret and not REFERENCE.match(config.billing.payment_secret):
             raise ValueError
-    problem = find_problem(config.billing.stripe)
+    problem = find_problem(config.billing.stripe, config.console.mail)
     if problem is not None:
         raise ValueError(problem)
     with _named("alerts.webhook"):

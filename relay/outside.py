@@ -1,18 +1,22 @@
-"""Tables of relay.toml about who is outside: payment; and what names them may have.
+"""Tables of relay.toml about who is outside: payment, mail; and what names them may have.
 
 Each is off while its first field is empty. Secrets are references: env:NAME, file:PATH, cred:NAME.
 """
 
 import re
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 WEBHOOK: Final = re.compile(
     r"https://[^/?#\s]+\S*|http://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?([/?#]\S*)?"
 )
 """URLs under which nobody can read along: https, or http to this very machine."""
 REFERENCE: Final = re.compile("(env|file|cred):")
+
+_MAILBOX: Final = re.compile(r"[^@\s<>]+@[^@\s<>]+")
+_HERE: Final = re.compile(r"127\.\d+\.\d+\.\d+|localhost|::1")
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,12 +34,31 @@ class Stripe(Table, frozen=True):
     api: str = "https://api.stripe.com"
 
 
-def find_problem(stripe: Stripe) -> str | None:
+class Mail(Table, frozen=True):
+    """`[console.mail]`: by which server the console writes to people. Empty host: it does not."""
+
+    host: str = ""
+    port: Annotated[int, Meta(ge=1, le=65_535)] = 587
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    """none: only to this machine."""
+    user: str = ""
+    password: str = ""
+    """A reference."""
+    sender: str = ""
+    """The address that mail comes from."""
+
+
+def find_problem(stripe: Stripe, mail: Mail) -> str | None:
     """Return what cannot work, after the path of its table; None: all can."""
     if not _is_stripe(stripe):
         return (
             "billing.stripe: secret_key and webhook_secret are env:NAME, file:PATH or cred:NAME, "
             "and both are needed; api is an https URL"
+        )
+    if mail.host and not _is_mail(mail):
+        return (
+            "console.mail: sender is an address, password a reference; without TLS only to this "
+            "machine, and without a password"
         )
     return None
 
@@ -44,3 +67,11 @@ def _is_stripe(stripe: Stripe) -> bool:
     references = (stripe.secret_key, stripe.webhook_secret)
     good = not any(references) or all(REFERENCE.match(one) for one in references)
     return good and bool(WEBHOOK.fullmatch(stripe.api))
+
+
+def _is_mail(mail: Mail) -> bool:
+    if not _MAILBOX.fullmatch(mail.sender):
+        return False
+    if mail.password and not REFERENCE.match(mail.password):
+        return False
+    return mail.tls != "none" or (not mail.password and bool(_HERE.fullmatch(mail.host)))

@@ -1,10 +1,11 @@
 """The console: a process of its own that shows and changes, and carries no call.
 
-account_notices  Tells an account itself, by the webhook it gave, of what its operator is told
+account_notices  Tells an account itself of what its operator is told as well
 checkout         Payment pages at Stripe: made for an order, and asked how they stand
 checkout_orders  Orders that are paid at Stripe: their pages, and asking how they stand
 headers          What every answer of the console says to a browser: nothing from elsewhere,
                  nothing inline
+mail             Mail to people, by the server of [console.mail]: plain text, a few words and a link
 render           Views into HTML: one Jinja environment, the filters of numbers and moments, texts,
                  static files
 routes           A path of the console as a value: what it asks for, what it answers, and who may

@@ -32,11 +32,15 @@ PAUSES_S: Final = (0.0, 1.0, 4.0)
 TOLD_PER_LOOK: Final = 50
 
 _CLAIM: Final = """
-    WITH found AS (
+    WITH contacts AS (
+        SELECT accounts.id AS account_id, coalesce(webhook_sealed, '') AS webhook_sealed
+        FROM accounts LEFT JOIN account_contacts ON account_id = accounts.id
+        WHERE accounts.deleted_at IS NULL AND ($2 OR coalesce(webhook_sealed, '') <> '')
+    ), found AS (
         SELECT account_id, 'unfamiliar_ip' AS event,
             'key ' || keys.id || ' ' || host(ip) AS subject,
             json_build_object('key_id', keys.id, 'key_name', keys.name, 'address', host(ip)) AS told
-        FROM account_contacts JOIN keys USING (account_id)
+        FROM contacts JOIN keys USING (account_id)
         JOIN key_addresses AS seen ON seen.key_id = keys.id
         WHERE first_seen > now() - interval '1 hour' AND EXISTS (
             SELECT FROM key_addresses AS older
@@ -44,7 +48,7 @@ _CLAIM: Final = """
         UNION ALL
         SELECT account_id, 'low_balance', 'since ' || since, json_build_object(
             'balance_nanos', balance_nanos, 'threshold_nanos', low_balance_nanos)
-        FROM account_contacts JOIN low_balances USING (account_id) JOIN balances USING (account_id)
+        FROM contacts JOIN low_balances USING (account_id) JOIN balances USING (account_id)
         JOIN accounts ON accounts.id = account_id
         UNION ALL
         SELECT account_contacts.account_id, 'budget_low', budget_windows.name, json_build_object(
@@ -56,7 +60,7 @@ _CLAIM: Final = """
         WHERE told_at IS NOT NULL AND ends_at > now()
         UNION ALL
         SELECT account_id, 'order_stuck', order_no, json_build_object('order', order_no)
-        FROM account_contacts JOIN orders USING (account_id)
+        FROM contacts JOIN orders USING (account_id)
         WHERE status = 'pending' AND closed_at IS NULL AND orders.created_at
             BETWEEN now() - interval '1 day' AND now() - interval '10 minutes'
     ), claimed AS (
@@ -66,8 +70,12 @@ _CLAIM: Final = """
     )
     SELECT account_id, name, event, told, told_at, webhook_sealed
     FROM claimed JOIN found USING (account_id, event, subject)
-    JOIN account_contacts USING (account_id) JOIN accounts ON accounts.id = account_id
-    WHERE webhook_sealed <> ''"""
+    JOIN contacts USING (account_id) JOIN accounts ON accounts.id = account_id"""
+# An account's owners, and whose key it is; somebody who never came, or is switched off, is nobody.
+_RECIPIENTS: Final = """
+    SELECT email FROM users WHERE account_id = $1 AND NOT disabled AND password IS NOT NULL
+        AND (role = 'owner' OR id = (SELECT user_id FROM keys WHERE keys.id = $2))
+    ORDER BY id LIMIT 20"""
 
 _log = logging.getLogger(__name__)
 
@@ -157,10 +165,27 @@ class AccountNotices:
     async def look(self, session: aiohttp.ClientSession) -> int:
         """Tell what is new; return how much there was."""
         async with self._services.connect() as connection:
-            rows = await connection.fetch(_CLAIM, TOLD_PER_LOOK)
+            rows = await connection.fetch(_CLAIM, TOLD_PER_LOOK, self._services.mailer is not None)
         for row in rows:
-            await self._tell(session, row)
+            await self._write(row)
+            if row["webhook_sealed"]:
+                await self._tell(session, row)
         return len(rows)
+
+    async def _write(self, row: asyncpg.Record) -> None:
+        """Write to the account's owners, and to whose key it is."""
+        mailer = self._services.mailer
+        if mailer is None:
+            return
+        told = orjson.loads(row["told"])
+        async with self._services.connect() as connection:
+            found = await connection.fetch(_RECIPIENTS, row["account_id"], told.get("key_id"))
+        if found:
+            subject, text = compose(
+                row["event"], row["name"], told, self._services.address("account")
+            )
+            if not await mailer.send([one["email"] for one in found], subject, text):
+                _log.warning("mail was not taken", extra={"reason": row["event"]})
 
     async def _tell(self, session: aiohttp.ClientSession, row: asyncpg.Record) -> None:
         owner = webhook_owner(row["account_id"])
@@ -178,6 +203,24 @@ class AccountNotices:
             if await self._post(session, url.reveal(), body):
                 return
         _log.warning("an account's webhook took no notice", extra={"reason": row["event"]})
+
+
+def compose(event: str, account: str, told: dict[str, Any], console: str) -> tuple[str, str]:
+    """Return subject and text of a mail."""
+    if event == "unfamiliar_ip":
+        # A name is its holder's word: no line break of it gets into a subject.
+        name = " ".join(str(told["key_name"]).split())[:100]
+        subject = f'Key "{name}" was used from a new address'
+        said = f"{told['address']} was never seen on this key before. If that is not one of yours:"
+        said += f"\n\n{console}/keys/{told['key_id']}"
+    elif event == "low_balance":
+        balance, threshold = (format_usd(told[f"{one}_nanos"]) for one in ("balance", "threshold"))
+        subject = f"The balance is below {threshold} USD"
+        said = f"There are {balance} USD left. Recharge here:\n\n{console}/billing"
+    else:
+        subject = f"Order {told['order']} is still pending"
+        said = "If you have paid it, tell support when and how:\n\n" + f"{console}/billing"
+    return f"[{account}] {subject}", f"{subject}.\n\n{said}\n"
 
 
 async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> bool:

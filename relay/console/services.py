@@ -18,6 +18,7 @@ import asyncpg
 
 from relay.config import Config
 from relay.console.checkout import StripeCheckout
+from relay.console.mail import Mailer
 from relay.console.render import Renderer, StaticFiles
 from relay.console.signin.passwords import Passwords
 from relay.console.signin.throttle import Throttle
@@ -27,6 +28,7 @@ from relay.errors import RateLimited, Unavailable
 from relay.store import postgres
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.postgres import Connection, Pool
+from relay.store.secrets import refs as secret_refs
 from relay.store.secrets.vault import load_pepper, open_vault
 
 CONNECTIONS_MAX: Final = 6
@@ -52,6 +54,7 @@ class Services:
         self.throttle = Throttle(time.monotonic)
         key, _ = resolve_stripe(config.billing)
         self.stripe = StripeCheckout(config.billing.stripe.api, key) if key.reveal() else None
+        self.mailer = _open_mailer(config)
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
         self._exports = asyncio.Semaphore(EXPORTS_MAX)
@@ -144,3 +147,12 @@ class Services:
                     },
                 )
             return self._pool
+
+
+def _open_mailer(config: Config) -> Mailer | None:
+    mail = config.console.mail
+    if not mail.host:
+        return None
+    path = "console.mail.password"
+    password = secret_refs.resolve(mail.password, os.environ, path=path, optional=True)
+    return Mailer(mail, password)

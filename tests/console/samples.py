@@ -131,7 +131,8 @@ def _account_pages() -> dict[str, views.View]:
             addresses=[],
         ),
         "keys": views.KeysView(
-            keys=keys, management_keys=[], fresh=None, models=["fast"], lines=["acme-dedicated", "standard"]
+            keys=keys, management_keys=[], fresh=None, models=["fast"],
+            lines=["acme-dedicated", "standard"],
         ),
         "keys-fresh": views.KeysView(
             keys=keys, management_keys=[key(5, name="automation")], fresh=fresh, models=["fast"],

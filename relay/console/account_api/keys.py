@@ -107,6 +107,7 @@ async def create(ask: Ask, wanted: KeyRequest) -> FreshKey:
         made = await queries.make_key(
             connection, ask.services.pepper, ask.actor.account, wanted.name.strip(), terms
         )
+        await queries.set_owner(connection, made.id, ask.actor.user_id)
         await audit.note(connection, ask.actor, "key.create", f"{made.id} ({made.name})")
     return made
 

@@ -104,6 +104,11 @@ async def make_key(
     return FreshKey(id=made.id, name=made.name, key=made.key.reveal())
 
 
+async def set_owner(connection: Connection, key_id: int, user_id: int | None) -> None:
+    """Keep whose key it is: who is told when it is used from an unfamiliar address."""
+    await connection.execute("UPDATE keys SET user_id = $2 WHERE id = $1", key_id, user_id)
+
+
 async def set_disabled(
     connection: Connection, account_id: int, key_id: int, *, disabled: bool
 ) -> KeyRow:
@@ -193,7 +198,10 @@ async def rotate_key(
     made = await keys.create_key(connection, pepper, account_name, old["name"], _terms(old))
     # By their ids: a line that is gone stays in the choice, which must not become wider by that.
     await connection.execute(
-        "UPDATE keys SET line_ids = $2 WHERE id = $1", made.id, old["line_ids"]
+        "UPDATE keys SET line_ids = $2, user_id = $3 WHERE id = $1",
+        made.id,
+        old["line_ids"],
+        old["user_id"],
     )
     await connection.execute("UPDATE keys SET replaced_by = $2 WHERE id = $1", key_id, made.id)
     await carry_on(connection, key_id, made.id)
