@@ -3,6 +3,8 @@
 table    the scenarios as data
 suite    runs one: targets take turns under the same schedule
 special  those that are more than one load on one target
+isolation  what a dedicated line feels of floods beside it
+staging  the relay before scripted upstreams, for those that are more than one load
 measure  one load on one target, and what all used meanwhile
 url      a load on any URL
 soak     hours of load: does anything grow?

@@ -19,7 +19,7 @@ from benchmarks.report.document import RESULTS, begin_report, write_report
 from benchmarks.report.terminal import print_report, say
 from benchmarks.scenarios.faults import Mischief, Stand
 from benchmarks.scenarios.measure import bench_here, measure
-from benchmarks.scenarios.special import staged
+from benchmarks.scenarios.staging import staged
 from benchmarks.scenarios.suite import Options, Stage, make_job
 from benchmarks.scenarios.table import SCENARIOS, Scenario
 from benchmarks.targets import target

@@ -2,11 +2,8 @@
 
 import os
 import signal
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -15,47 +12,21 @@ from benchmarks.load.drive import START_S
 from benchmarks.load.job import Call, Job
 from benchmarks.report.figures import add_direct, join_repeats, note_disturbed
 from benchmarks.report.goals import ACCURACY
+from benchmarks.scenarios.isolation import run_isolation
 from benchmarks.scenarios.measure import Bench, measure
+from benchmarks.scenarios.staging import entry_of, staged
 from benchmarks.scenarios.suite import Options, Say, brief
 from benchmarks.targets import target
 from benchmarks.targets.books import Books
-from benchmarks.targets.place import KEY, Place, Server
-from benchmarks.targets.processes import NotStarted, raise_open_files
-from benchmarks.targets.upstream import Script, Upstream, start_upstream
+from benchmarks.targets.place import KEY
+from benchmarks.targets.processes import NotStarted
+from benchmarks.targets.upstream import Script
 
 Run = Callable[[Options, Say], list[dict[str, Any]]]
 
 LIMIT_TPM: Final = 30_000_000
 OFFERED_TPM: Final = 45_000_000
 _KILL_AFTER_S: Final = 3.0
-
-
-@contextmanager
-def staged(
-    options: Options, script: Script, *, upstreams: int = 1, **place: Any
-) -> Iterator[tuple[Server, list[Upstream]]]:
-    """Run the relay before scripted upstreams until the block ends.
-
-    Raises:
-        NotStarted: Something did not come up.
-    """
-    raise_open_files()
-    bench = options.bench
-    with tempfile.TemporaryDirectory(prefix="relay-bench-") as name, ExitStack() as stack:
-        folder = Path(name)
-        folder.chmod(0o755)
-        found = [
-            stack.enter_context(start_upstream(script, cores=set(bench.load_cores), folder=folder))
-            for _ in range(upstreams)
-        ]
-        where = Place(
-            folder=folder / target.RELAY,
-            cores=bench.target_cores,
-            upstreams=tuple(upstream.port for upstream in found),
-            **place,
-        )
-        server = stack.enter_context(target.start(target.RELAY, where))
-        yield server, found
 
 
 def run_failover(options: Options, say: Say) -> list[dict[str, Any]]:
@@ -97,7 +68,7 @@ def run_failover(options: Options, say: Say) -> list[dict[str, Any]]:
         f"{broken['errors']} of {broken['measured']} calls failed {broken['errors_by_kind'] or ''}",
         f"without the kill: {calm['errors']}",
     ]
-    return [_entry("failover", about, broken, notes)]
+    return [entry_of("failover", about, broken, notes)]
 
 
 def run_limit_accuracy(options: Options, say: Say) -> list[dict[str, Any]]:
@@ -133,7 +104,7 @@ def run_limit_accuracy(options: Options, say: Say) -> list[dict[str, Any]]:
     ]
     say(f"limit_accuracy: {notes[0]}")
     about = "a dedicated line of 30M tokens a minute is offered 45M"
-    return [_entry("limit_accuracy", about, figures, notes)]
+    return [entry_of("limit_accuracy", about, figures, notes)]
 
 
 def run_scaling(options: Options, say: Say) -> list[dict[str, Any]]:
@@ -164,12 +135,13 @@ def run_scaling(options: Options, say: Say) -> list[dict[str, Any]]:
             joined["invalid_reasons"].append("no core is left for load and upstream")
         say(f"scaling {workers}: {brief(joined)}")
         about = f"JSON calls in a closed loop, {workers} workers on {workers} cores"
-        entries.append(_entry(f"scaling_{workers}", about, joined, []))
+        entries.append(entry_of(f"scaling_{workers}", about, joined, []))
     return entries
 
 
 SPECIAL: Final[dict[str, Run]] = {
     "failover": run_failover,
+    "isolation": run_isolation,
     "limit_accuracy": run_limit_accuracy,
     "scaling": run_scaling,
 }
@@ -186,14 +158,3 @@ def run_special(name: str, options: Options, say: Say) -> list[dict[str, Any]]:
 
 def _kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-
-
-def _entry(name: str, about: str, figures: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "target": target.RELAY,
-        "about": about,
-        "does": target.does(target.RELAY),
-        **figures,
-        "notes": notes,
-    }

@@ -20,7 +20,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     `upstreams`: ports of scripted upstreams; peers get the first. `trust`: PEM that vouches for
     them; "" = plain HTTP. `line_tpm`: of the relay's one line, which is a
     dedicated one; `splice`: whether it carries broken streams on. `messages`: whether the upstream
-    speaks Anthropic's dialect, whatever clients speak.
+    speaks Anthropic's dialect, whatever clients speak. `quota_tpm`: of each channel, 0 = none; then
+    there are a standard and a training line on the same channels, named after their kinds.
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     line_tpm: int = 10_000_000_000
     messages: bool = False
     splice: bool = False
+    quota_tpm: int = 0
 
     @property
     def scheme(self) -> str:

@@ -27,7 +27,7 @@ channels = [{names}]
 [[group]]
 name = "bench"
 multiplier = "0.8"
-lines = ["bench"]
+lines = [{lines}]
 [[price]]
 model = "{model}"
 input = "0.15"
@@ -54,6 +54,13 @@ protocol = "{protocol}"
 api_key = "env:BENCH_UPSTREAM_KEY"
 models = ["{model}"]
 resume = "{resume}"
+tpm = {quota_tpm}
+"""
+_OTHER_LINE: Final = """
+[[line]]
+name = "{kind}"
+kind = "{kind}"
+channels = [{names}]
 """
 _CHAT: Final = {"protocol": "openai", "path": "/v1", "resume": "trailing"}
 _MESSAGES: Final = {"protocol": "anthropic", "path": "", "resume": "none"}
@@ -64,13 +71,25 @@ def make_catalog(place: Place) -> str:
     # Anthropic's clients and channels say /v1 themselves; its answers cannot be carried on.
     dialect = _MESSAGES if place.messages else _CHAT
     channels = [
-        _CHANNEL.format(number=number, scheme=place.scheme, port=port, model=MODEL, **dialect)
+        _CHANNEL.format(
+            number=number,
+            scheme=place.scheme,
+            port=port,
+            model=MODEL,
+            quota_tpm=place.quota_tpm,
+            **dialect,
+        )
         for number, port in enumerate(place.upstreams)
     ]
     names = ", ".join(f'"scripted-{number}"' for number in range(len(place.upstreams)))
     splice = "true" if place.splice else "false"
-    return "".join(channels) + _CATALOG.format(
-        tpm=place.line_tpm, splice=splice, names=names, model=MODEL
+    kinds = ("standard", "training") if place.quota_tpm else ()
+    others = "".join(_OTHER_LINE.format(kind=kind, names=names) for kind in kinds)
+    lines = ", ".join(f'"{line}"' for line in ("bench", *kinds))
+    return (
+        "".join(channels)
+        + others
+        + _CATALOG.format(tpm=place.line_tpm, splice=splice, names=names, model=MODEL, lines=lines)
     )
 
 

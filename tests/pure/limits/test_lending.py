@@ -96,13 +96,14 @@ TOKENS = 1_500
 
 
 class Shared:
-    """Four workers on a channel: what each class was admitted, by slice, and refused.
+    """Workers on a channel: what each class was admitted, by slice, and refused.
 
     Args:
         sold: The dedicated line's reserve, as a part of the quota; it asks for all of it.
         pauses: When the dedicated line asks for nothing (ms).
         grows: What calls of the flood use more than they reserved, told half a second later.
-        lost_ms: When Redis goes away for good; each worker has heard of four by then.
+        lost_ms: When Redis goes away for good; each worker has heard of all by then.
+        workers: How many.
     """
 
     def __init__(
@@ -112,8 +113,10 @@ class Shared:
         pauses: tuple[float, float] = (0.0, 0.0),
         grows: float = 0.0,
         lost_ms: float = END_MS,
+        workers: int = 4,
     ) -> None:
-        self.world = World(4)
+        self.world = World(workers)
+        self.workers = workers
         self.world.buckets = Buckets()
         self.world.buckets.born_ms = 0.0
         self.start_ms = self.world.now_ms
@@ -155,7 +158,7 @@ class Shared:
         draws = [(self.buckets[kind], cost)]
         if kind is DEDICATED:
             draws.append((self.line, cost))
-        worker = self.dice.randrange(4)
+        worker = self.dice.randrange(self.workers)
 
         def note(admitted: bool, waited_ms: float) -> None:
             assert waited_ms < 50
@@ -186,6 +189,14 @@ def test_a_flood_refuses_nothing_of_a_reserve_and_uses_what_is_left(sold: float)
     assert 0.95 <= run.used(LineKind, FLOOD_MS[0] + 1_000, FLOOD_MS[1]) <= 1.02
     assert run.used([DEDICATED], FLOOD_MS[0], FLOOD_MS[1]) >= 0.95 * sold
     assert len(run.refused[STANDARD]) > 1_000 and len(run.refused[TRAINING]) > 1_000
+
+
+@pytest.mark.parametrize("workers", [1, 16, 64])
+def test_one_to_many_workers_keep_a_reserve_under_a_flood(workers: int) -> None:
+    run = Shared(0.6, workers=workers)
+    assert len(run.refused[DEDICATED]) <= 0.01 * run.calls[DEDICATED]
+    assert 0.95 <= run.used(LineKind, FLOOD_MS[0] + 1_000, FLOOD_MS[1]) <= 1.02
+    assert run.used([DEDICATED], FLOOD_MS[0], FLOOD_MS[1]) >= 0.94 * 0.6
 
 
 def test_what_is_idle_is_lent_and_is_back_at_once() -> None:
