@@ -157,6 +157,13 @@ def anthropic_error(trouble: Trouble) -> JsonObject:
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
+def too_long_for(client: TranslateDialect, trouble: Trouble, said: str) -> str:
+    """Return how a client's own provider tells of a prompt that is too long; `said`: as it is."""
+    if client is not TranslateDialect.ANTHROPIC:
+        return said
+    return str(anthropic_error(trouble)["error"]["message"])
+
+
 def gemini_error(trouble: Trouble) -> JsonObject:
     """Return the whole object of Gemini's error."""
     status = 503 if trouble.status == 529 else trouble.status

@@ -67,6 +67,19 @@ def endpoint_of(dialect: TranslateDialect, *, stream: bool) -> Endpoint:
     return _ENDPOINTS[dialect]
 
 
+def query_of(dialect: TranslateDialect, *, stream: bool) -> str:
+    """Return the query by which a dialect's endpoint is asked, with its question mark."""
+    return "?alt=sse" if stream and dialect is TranslateDialect.GEMINI else ""
+
+
+def takes_any_signature(channel: Channel) -> bool:
+    """Tell whether a channel takes thinking that another one of its provider's has signed.
+
+    Anthropic's signatures are good with each of its credentials; others' are not.
+    """
+    return channel.protocol is Dialect.ANTHROPIC
+
+
 def way_of(client: TranslateDialect, upstream: TranslateDialect) -> str:
     """Return how a translated call is called: `openai>anthropic`."""
     return f"{_WORDS[client]}>{_WORDS[upstream]}"

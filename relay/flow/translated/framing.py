@@ -6,8 +6,7 @@ from relay.flow.call import Call
 from relay.flow.translated.plan import CallTranslation
 from relay.model import Channel
 from relay.ports import Connections
-from relay.translate.middle import TranslateDialect
-from relay.translate.ways import endpoint_of, spoken_by
+from relay.translate.ways import endpoint_of, query_of, spoken_by
 from relay.wire.dialects.known import TABLES
 from relay.wire.dialects.table import TRACE
 from relay.wire.http import JSON
@@ -23,10 +22,9 @@ def frame_translated(
     dialect = spoken_by(channel)
     endpoint = endpoint_of(dialect, stream=request.stream)
     table = TABLES[channel.protocol]
-    streamed = dialect is TranslateDialect.GEMINI and request.stream
     named = channel.models[call.request.model] if table.verbs else ""
     head = b"%b%d\r\nContent-Type: %b\r\n%b%b\r\n" % (
-        connections.head(channel, endpoint, "?alt=sse" if streamed else "", named),
+        connections.head(channel, endpoint, query_of(dialect, stream=request.stream), named),
         len(request.body),
         JSON,
         table.forward(()),

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from relay.flow.ports import ThinkingStore
-from relay.model import Channel, Dialect
+from relay.model import Channel
+from relay.translate.ways import takes_any_signature
 
 BYTES_MAX: Final = 64 << 20
 """Of all records that a worker holds in memory."""
@@ -76,8 +77,7 @@ class KeptThinking:
         found = self._records.get(self._digest(account_id, call_id))
         if found is None or found.until_s < self._clock_s():
             return None
-        # Anthropic's signatures are good with each of its credentials; others' are not.
-        signed_here = found.channel_id == channel.id or channel.protocol is Dialect.ANTHROPIC
+        signed_here = found.channel_id == channel.id or takes_any_signature(channel)
         return found.record if signed_here else None
 
     def any_of(self, account_id: int, call_ids: Iterable[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 from relay.errors import RelayError
 from relay.flow.call import Call
 from relay.translate.middle import TranslateDialect
-from relay.translate.troubles import TOO_LONG, anthropic_error, read_error
+from relay.translate.troubles import TOO_LONG, read_error, too_long_for
 
 CHARS_MAX: Final = 4096
 
@@ -21,9 +21,7 @@ def retell(error: RelayError, call: Call, client: TranslateDialect) -> None:
     trouble = read_error(said or json.dumps({"message": error.message}).encode(), error.status)
     if trouble.code == TOO_LONG:
         error.code = TOO_LONG
-        if client is TranslateDialect.ANTHROPIC:
-            told = anthropic_error(trouble)["error"]["message"]
-            error.message = str(told)[:CHARS_MAX]
+        error.message = too_long_for(client, trouble, error.message)[:CHARS_MAX]
     fields = call.question.fields
     if error.param is not None and (fields is None or error.param not in fields):
         error.param = None  # it is a field of the other dialect's
