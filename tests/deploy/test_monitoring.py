@@ -25,7 +25,7 @@ PROMETHEUS = DEPLOY / "prometheus"
 BOARD = json.loads((DEPLOY / "grafana" / "relay.json").read_text("utf-8"))
 ALLOWED_LABELS = {
     *("line", "channel", "model", "endpoint", "code", "type", "reason", "scope", "exhausted"),
-    *("event", "worker", "instance", "job", "le", "version", "compiled", "python"),
+    *("event", "rule", "worker", "instance", "job", "le", "version", "compiled", "python"),
 }
 """Names of the catalog and codes: what a client or a customer can make more of is none of them."""
 FOREIGN = {"up"}
