@@ -1,6 +1,7 @@
 """The benchmark suite: what the relay costs, beside peers, on the same machine in the same run.
 
 command     `relay bench`: options and subcommands
+export_log  exports of the request log of millions of calls, measured
 fill_log    a request log of millions of calls, and how fast the console reads it
 session     one call of it: chooses what to run, runs it, writes the report, compares
 load        the load generator: calls at intended times, and what came back
