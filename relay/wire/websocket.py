@@ -75,6 +75,7 @@ class FrameReader:
 
     __slots__ = (
         "_begun",
+        "_control",
         "_final",
         "_head",
         "_kind",
@@ -82,10 +83,11 @@ class FrameReader:
         "_mask",
         "_masked",
         "_max",
+        "_message",
         "_opcode",
-        "_parts",
         "_passing",
         "_read",
+        "_whole",
         "held_bytes",
     )
 
@@ -103,10 +105,20 @@ class FrameReader:
         self._read = 0
         self._kind = 0
         """Of the message that is being gathered; 0 = none is."""
-        self._parts: list[bytes] = []
+        self._message = bytearray()
+        """What has come of it: in one piece, for frames of two bytes are twenty times as many."""
+        self._whole: bytes | None = None
+        """All of it, where one read brought it."""
+        self._control = b""
+        """What has come of a control frame, which may stand in the middle of a message."""
         self._passing = False
         self.held_bytes = 0
         """What is kept of a message that is not whole."""
+
+    @property
+    def owed_bytes(self) -> int:
+        """What is still to come of the frame that has begun."""
+        return self._left if self._begun else 0
 
     def feed(self, chunk: bytes) -> list[Message]:
         """Return the messages that a read makes whole.
@@ -182,7 +194,7 @@ class FrameReader:
             self._kind = self._opcode
         if not self._passing and self.held_bytes + length > self._max:
             self._passing = True
-            self._parts.clear()
+            self._message, self._whole = bytearray(), None
             self.held_bytes = 0
             messages.append(Message(TOO_LARGE, b""))
 
@@ -190,18 +202,23 @@ class FrameReader:
         size = len(piece)
         if not size:
             return
-        control = self._opcode & _CONTROL
-        if control or not self._passing:
-            self._parts.append(unmask(piece, self._mask, self._read) if self._masked else piece)
-            if not control:
-                self.held_bytes += size
+        if self._opcode & _CONTROL:
+            self._control += self._unmasked(piece)
+        elif not self._passing:
+            if self._final and size == self._left and not self._read and not self._message:
+                self._whole = self._unmasked(piece)
+            else:
+                self._message += self._unmasked(piece)
+            self.held_bytes += size
         self._read += size
         self._left -= size
 
+    def _unmasked(self, piece: bytes) -> bytes:
+        return unmask(piece, self._mask, self._read) if self._masked else piece
+
     def _end_frame(self, messages: list[Message]) -> None:
         if self._opcode & _CONTROL:
-            # It may stand in the middle of a message: its parts are the last ones.
-            payload = self._take_back(self._read)
+            payload, self._control = self._control, b""
             if self._opcode == CLOSE:
                 check_close(payload)
             messages.append(Message(self._opcode, payload))
@@ -212,22 +229,12 @@ class FrameReader:
         if self._passing:
             self._passing = False
             return
-        parts = self._parts
-        payload = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
+        payload = self._whole if self._whole is not None else bytes(self._message)
+        self._message, self._whole = bytearray(), None
         self.held_bytes = 0
         if kind == TEXT and not payload.isascii():
             check_text(payload)
         messages.append(Message(kind, payload))
-
-    def _take_back(self, size: int) -> bytes:
-        taken: list[bytes] = []
-        while size > 0:
-            piece = self._parts.pop()
-            taken.append(piece)
-            size -= len(piece)
-        taken.reverse()
-        return b"".join(taken)
 
 
 def unmask(piece: bytes, mask: bytes, begin: int) -> bytes:

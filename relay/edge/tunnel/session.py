@@ -62,6 +62,12 @@ PING_S: Final = 30.0
 """A session that is silent both ways is asked for a sign of life, which keeps its way open too."""
 IDLE_S: Final = 3600.0
 """Providers end a session after an hour; agents open another one."""
+HEARD_MAX: Final = 8
+"""Messages that are heard in one turn of the loop."""
+PIECE_BYTES: Final = 16 * 1024
+"""What is looked through in one turn where frames begin: some thousands of the smallest."""
+WRITE_S: Final = 60.0
+"""A client that has enough to read takes some of it within this."""
 MESSAGE_S: Final = 60.0
 """A message that has begun goes on within this."""
 
@@ -100,6 +106,14 @@ class Session:
         self._closing_s = 0.0
         """Since when it is closing; 0.0 = it is not."""
         self.writing_paused = False
+        self._paused_s = 0.0
+        """Since when its client takes nothing, while it is paused."""
+        self._unsent_bytes = 0
+        self._early = b""
+        """What was read and is not looked through."""
+        self._messages: deque[Message] = deque()
+        self._holding = False
+        """No more is read: there is enough to hear."""
         self._heard_s = self._told_s = clock_s()
         self._turned_s = self._heard_s
 
@@ -113,15 +127,46 @@ class Session:
     def data_received(self, data: bytes) -> None:
         """Take what the client sent."""
         self._heard_s = clock_s()
+        self._early = self._early + data if self._early else data
+        if not self._holding:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Hear a little of what came; then others have their turn, and no more is read till then.
+
+        Whoever does not take what it is told is not heard: each answer would be kept for it.
+        """
+        held, self._holding = self._holding, False
+        self._look_through()
+        for _ in range(HEARD_MAX):
+            if not self._messages or self.writing_paused or self._transport is None:
+                break
+            self._hear(self._messages.popleft())
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._hold_incoming()
+        if self.writing_paused or self._messages or self._early:
+            self._holding = True
+            if not held:
+                transport.pause_reading()
+            if not self.writing_paused:
+                asyncio.get_running_loop().call_soon(self._take_turn)
+        elif held:
+            transport.resume_reading()
+
+    def _look_through(self) -> None:
+        """Read the frames of a piece of what came, where all before it was heard."""
+        if not self._early or self._messages:
+            return
+        size = max(PIECE_BYTES, self._reader.owed_bytes)
+        piece, self._early = self._early[:size], self._early[size:]
         try:
-            messages = self._reader.feed(data)
+            self._messages.extend(self._reader.feed(piece))
         except WebSocketError as error:
+            self._early = b""
             self.close(error.code, str(error))
             self.cut_soon()
-            return
-        for message in messages:
-            self._hear(message)
-        self._hold_incoming()
 
     def eof_received(self) -> bool:
         """Let the transport close."""
@@ -130,6 +175,7 @@ class Session:
     def pause_writing(self) -> None:
         """The client is slower than its upstreams."""
         self.writing_paused = True
+        self._paused_s, self._unsent_bytes = clock_s(), self.unsent_bytes
         for turn in list(self._running.values()):
             turn.pause()
 
@@ -138,10 +184,14 @@ class Session:
         self.writing_paused = False
         for turn in list(self._running.values()):
             turn.resume()
+        if self._holding:
+            asyncio.get_running_loop().call_soon(self._take_turn)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone: all of its turns end."""
         self._transport = None
+        self._early = b""
+        self._messages.clear()
         for waiting in self._waiting.values():
             for _, call in waiting:
                 self._service.desert(call)
@@ -362,6 +412,8 @@ class Session:
         if self._closing_s:
             if now_s - self._closing_s > CLOSE_S:
                 self.cut()
+        elif self.writing_paused and self._takes_nothing(now_s):
+            self.cut()
         elif self._reader.held_bytes and now_s - self._heard_s > MESSAGE_S:
             self.close(POLICY, "a message did not go on in time")
         elif not self._running and now_s - self._turned_s > IDLE_S:
@@ -371,3 +423,10 @@ class Session:
             self.close(NORMAL, "idle")
         elif now_s - max(self._heard_s, self._told_s) > PING_S:
             self.write(frame_of(PING, b""))
+
+    def _takes_nothing(self, now_s: float) -> bool:
+        """Tell whether the client has taken nothing of what it was told for long."""
+        if self.unsent_bytes < self._unsent_bytes:
+            self._paused_s = now_s
+        self._unsent_bytes = self.unsent_bytes
+        return now_s - self._paused_s > WRITE_S
