@@ -8,6 +8,8 @@ balancer     What a worker knows of its channels, and the choice among them: hea
              budget
 call         A call while it lives: what is asked and by whom, how far it has come, what it has
              tried
+channel_log  Where channels that go out of service and come back are told of: never so often as to
+             fill a log
 counters     What a worker counts: plain integers, bumped in the hot path, published once a second
 deadlines    How long an attempt may be silent: by its channel, by its model, or as for all others
 exchange     One call from admission to settlement: the loop over attempts, and every way out of it

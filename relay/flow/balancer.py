@@ -13,10 +13,11 @@ from relay.config import Config
 from relay.errors import ChannelForbade, ChannelTimeout, RelayError
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
+from relay.flow.channel_log import ChannelLog
 from relay.flow.counters import Counters
 from relay.flow.reserve.channel_quotas import NO_QUOTAS, ChannelQuotas
 from relay.model import Channel
-from relay.routing.breaker import Availability, BreakerState
+from relay.routing.breaker import Availability
 from relay.routing.budget import RetryBudget
 from relay.routing.health import Failure, Health, HealthChange
 from relay.routing.patience import Patience
@@ -58,6 +59,7 @@ class Balancer:
         """By line: one line's storm must not take the retries of another."""
         self._counters = counters
         self._on_changes = on_changes
+        self._log = ChannelLog()
         self.quotas = quotas
         self._limited: frozenset[int] = frozenset()
         """Ids of the channels that have a quota of their own."""
@@ -261,18 +263,9 @@ class Balancer:
             self._tell(attempt.channel, changes)
 
     def _tell(self, channel: Channel, changes: tuple[HealthChange, ...]) -> None:
-        """Tell of what this worker found out, and log what an operator looks for.
-
-        A rest that an upstream asked for is daily business and not logged.
-        """
+        """Tell of what this worker found out."""
         for change in changes:
-            if change.reason is Reason.LIMITED:
-                continue
-            if change.before is BreakerState.CLOSED:
-                extra = {"channel": channel.name, "reason": change.reason}
-                _log.warning("a channel is out of service", extra=extra)
-            elif change.after is BreakerState.CLOSED:
-                _log.warning("a channel is back in service", extra={"channel": channel.name})
+            self._log.tell(channel, change)
         self._on_changes(changes)
 
     def keep(self, channels: Mapping[int, Channel]) -> None:
