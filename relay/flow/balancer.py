@@ -4,7 +4,6 @@ The rules are routing's; this holds their state, gives them clock and dice, and 
 listens of every change. One balancer serves all calls of a worker.
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
@@ -24,8 +23,6 @@ from relay.routing.patience import Patience
 from relay.routing.pick import Dice, Preference, choose
 from relay.routing.policy import BLAME, US_PER_S, Policy, Reason
 from relay.routing.table import CHANNEL_FAILURES, Outcome
-
-_log = logging.getLogger(__name__)
 
 
 class Balancer:

@@ -37,7 +37,7 @@ GROWTH_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of a worker between a tenth and all of it: less than 200 bytes for each thing that was done."""
 FILES_MORE_MAX: Final = 8
 TASKS_MORE_MAX: Final = 8
-LINES_MAX: Final = 500
+LINES_MAX: Final = 1000
 """Of the log, for a hundred thousand faults."""
 
 RUN: Final = secrets.token_hex(8)
