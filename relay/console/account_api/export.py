@@ -15,6 +15,7 @@ from aiohttp import web
 from relay.console.queries.calls import Resolved, of_the_log
 from relay.console.queries.forms import LogQuery, to_filter
 from relay.console.routes import REQUEST_ID, Ask
+from relay.console.services import EXPORT_S
 from relay.console.signin.actor import Actor
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -100,6 +101,7 @@ async def stream_rows(
                 resolved.until,
                 *conditions.values,
                 output=answer.write,
+                timeout=EXPORT_S,  # else it is cut off like any other statement, half a minute in
                 **_FORMATS[form],
             )
     await answer.write_eof()
