@@ -199,6 +199,9 @@ class Leasing:
     async def _lease_forever(self) -> None:
         while True:
             await self._lease_once()
+            if self._idles and not self._accounts:
+                await self._wake.wait()  # nothing can change but by a call
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self._wake.wait()
