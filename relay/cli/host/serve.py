@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -21,6 +21,9 @@ from relay.process.lifeline import Lifeline
 
 if TYPE_CHECKING:
     from relay.process.launch import Report
+
+PROXIES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"})
+"""Source: curl(1), ENVIRONMENT; in either case of letters."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ def serve(ctx: click.Context, /, *, demo: bool, **flags: str | int | None) -> No
             os.environ[_VARIABLES[flag]] = str(value)
     config, data_dir = load_context(ctx)
     data_dir = data_dir.absolute()
+    _tell_of_proxies(os.environ)
 
     def reload() -> Config:
         return load_context(ctx)[0]
@@ -112,6 +116,13 @@ def demo_upstream(fd: int, port: int) -> None:
 
     event_log.configure(os.environ)
     run_demo_upstream(Lifeline(fd), port)
+
+
+def _tell_of_proxies(environ: Mapping[str, str]) -> None:
+    """Say that a proxy which the environment names for all programs is not used; its name only."""
+    for name in sorted(environ):
+        if name.upper() in PROXIES and environ[name]:
+            _log.warning("upstreams are asked without this variable's proxy", extra={"path": name})
 
 
 def _tell(report: "Report", data_dir: Path) -> None:
