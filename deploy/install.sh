@@ -248,7 +248,18 @@ begin() {
         "$SYSTEMCTL" enable --quiet relay.service relay.socket relay-admin.socket &&
         "$SYSTEMCTL" reset-failed relay.service relay.socket relay-admin.socket
     # The sockets first: they stay open over every restart that follows.
-    "$SYSTEMCTL" start relay.socket relay-admin.socket && "$SYSTEMCTL" restart relay.service && ready
+    "$SYSTEMCTL" start relay.socket relay-admin.socket && change && ready
+}
+
+# A relay that runs becomes the current release by itself; without one, or with one from before it
+# could, the service is started.
+change() {
+    if [ -e "$root/var/lib/relay/run/supervisor.json" ] &&
+        "$SYSTEMCTL" is-active --quiet relay.service; then
+        "$SYSTEMCTL" reload relay.service
+    else
+        "$SYSTEMCTL" restart relay.service
+    fi
 }
 
 activate() { # the release that current names; else back to $1

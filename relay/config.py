@@ -72,6 +72,8 @@ class Database(Section, frozen=True):
 
     url: str = ""
     connect_s: Seconds = 5.0
+    copy_age_max_s: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 86_400.0
+    """Of the copy on this host's disk that a worker starts from without it; 0: it waits."""
 
 
 class Redis(Section, frozen=True):
@@ -201,6 +203,8 @@ class Billing(Section, frozen=True):
     """Output held for an answer without a bound, of a model whose price names no `output_max`."""
     lease_ttl_s: Seconds = 3600.0
     """A worker spends what it leased for so long without an answer of Postgres, then 503."""
+    outage_usd: Usd = "5"
+    """Without Postgres: what an account that has nothing leased may spend on each worker."""
     drains_max: CountOrNone = 100
     """Answers of a worker that are read to their end though their client has left, where the
     provider bills them in full; more are cut, and charged by what was delivered."""

@@ -36,14 +36,16 @@ class Purse:
     `leased_nanos` goes below zero when a call cost more than was held: that debt is covered by the
     next grants before anything can be held again, as the ledger does with the balance.
     `told_nanos`: the sum of all grants less what was given back, as far as this worker was told.
+    `advanced_nanos`: what of it nobody leased: for the time in which nobody can be asked.
     """
 
-    __slots__ = ("held_nanos", "leased_nanos", "told_nanos")
+    __slots__ = ("advanced_nanos", "held_nanos", "leased_nanos", "told_nanos")
 
     def __init__(self, leased_nanos: int = 0) -> None:
         self.leased_nanos = leased_nanos
         self.held_nanos = 0
         self.told_nanos = 0
+        self.advanced_nanos = 0
 
     def __repr__(self) -> str:
         return f"<Purse {self.leased_nanos} held={self.held_nanos} told={self.told_nanos}>"
@@ -67,6 +69,17 @@ class Purse:
         """
         self.leased_nanos += total_nanos - self.told_nanos
         self.told_nanos = total_nanos
+
+    def advance(self, nanos: int) -> None:
+        """Add what nobody leased; `repay` takes it out again, spent or not."""
+        assert nanos >= 0
+        self.leased_nanos += nanos
+        self.advanced_nanos += nanos
+
+    def repay(self) -> None:
+        """Count what was advanced no longer: what was spent of it is a debt from now on."""
+        self.leased_nanos -= self.advanced_nanos
+        self.advanced_nanos = 0
 
     def hold(self, nanos: int) -> bool:
         """Set `nanos` aside for a call; False, with nothing changed, where they are not there."""

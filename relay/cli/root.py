@@ -52,6 +52,7 @@ COMMANDS: Final = {
     "recharge": "relay.cli.customers.money:recharge",
     "serve": "relay.cli.host.serve:serve",
     "top": "relay.cli.host.top:top",
+    "upgrade": "relay.cli.host.upgrade:upgrade",
     "usage": "relay.cli.logs:usage",
     "user": "relay.cli.customers.users:user",
     "worker": "relay.cli.host.serve:worker",

@@ -20,7 +20,7 @@ from relay.store import postgres
 from relay.store.acts import keep_act
 from relay.store.embedded.locate import database_url
 from relay.store.postgres import Connection
-from relay.store.secrets import vault
+from relay.store.secrets import desk, vault
 from relay.store.secrets.vault import Pepper, Vault
 
 _Result = TypeVar("_Result")
@@ -42,6 +42,11 @@ class Session(msgspec.Struct, frozen=True):
         return vault.load_pepper(self.config, self.data_dir, os.environ)
 
 
+def ask_the_relay(data_dir: Path) -> None:
+    """Have secrets that this shell does not have asked of the relay that runs on this host."""
+    os.environ.setdefault(desk.VARIABLE, str(data_dir.absolute()))
+
+
 def with_database(ctx: click.Context, work: Callable[[Session], Awaitable[_Result]]) -> _Result:
     """Run `work` on a connection to the catalog's database and return its result.
 
@@ -50,6 +55,7 @@ def with_database(ctx: click.Context, work: Callable[[Session], Awaitable[_Resul
         ConfigError: The configuration is wrong, or the database has no tables.
     """
     config, data_dir = load_context(ctx)
+    ask_the_relay(data_dir)
     url = database_url(config, data_dir)
 
     async def run() -> _Result:

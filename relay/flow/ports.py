@@ -133,6 +133,20 @@ class ThinkingStore(Protocol):
         ...
 
 
+class OutageLender(Protocol):
+    """What accounts may spend while nobody can be asked for credit."""
+
+    __slots__ = ()
+
+    def advance_nanos(self, account_id: int) -> int:
+        """Return what an account may spend on this worker in the outage that runs."""
+        ...
+
+    def end(self) -> None:
+        """Note that the outage is over."""
+        ...
+
+
 class CreditLender(Protocol):
     """Where a worker leases credit of accounts."""
 

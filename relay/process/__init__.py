@@ -17,4 +17,5 @@ slots          The places the supervisor keeps filled, and how patient it is wit
 supervisor     Keep the relay's processes running
 systemd        Talk to systemd: readiness, status, watchdog
 worker         A worker process, wired: settings and socket in, data plane up, drained out
+succession/    How a supervisor becomes the next release, or its own next configuration
 """

@@ -7,19 +7,37 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from relay.process import lifeline
 from relay.process.lifeline import Settings
-from relay.tasks import first_of
+from relay.process.succession.adopted import AdoptedProcess
+from relay.process.succession.handover import HandedChild
+from relay.tasks import cancel_all, first_of
 
-STRIPPED: Final = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+STRIPPED: Final = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "RELAY_SECRETS_FROM")
 """What systemd told the supervisor alone."""
 
 
 def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment that a child inherits."""
     return {name: value for name, value in environ.items() if not name.startswith(STRIPPED)}
+
+
+class Running(Protocol):
+    """A process that this one has to reap: asyncio's, or one that was adopted."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended; None before."""
+
+    async def wait(self) -> int:
+        """Wait for its end."""
+
+    def send_signal(self, number: signal.Signals, /) -> None:
+        """Send it a signal."""
 
 
 class Child:
@@ -29,7 +47,7 @@ class Child:
     of life; None before. Until it is assigned it is called "spare".
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+    def __init__(self, process: Running, sock: socket.socket) -> None:
         self.name = "spare"
         self.pid = process.pid
         self.assigned_s: float | None = None
@@ -68,12 +86,46 @@ class Child:
             theirs.close()
         return cls(process, ours)
 
+    @classmethod
+    def adopt(cls, handed: HandedChild) -> "Child":
+        """Take up a child that an earlier program of this process has started."""
+        sock = socket.socket(fileno=handed.fd)
+        sock.settimeout(0)
+        child = cls(AdoptedProcess(handed.pid), sock)
+        child.name = handed.slot
+        child.assigned_s = child.seen_s = time.monotonic()
+        child._stopped = handed.stopped
+        if handed.ready:
+            child._ready.set()
+        return child
+
+    def hand(self, *, current: bool, drains: bool) -> HandedChild:
+        """Return what the next program of this process has to know of it."""
+        return HandedChild(
+            slot=self.name,
+            pid=self.pid,
+            fd=self._sock.fileno(),
+            ready=self._ready.is_set(),
+            current=current,
+            stopped=self._stopped,
+            drains=drains,
+        )
+
     def assign(self, settings: Settings, listener: socket.socket | None) -> None:
         """Tell the child what to be. If it is dead already, `exited` says so, not this."""
         self.name = settings.name
         self.assigned_s = time.monotonic()
         with contextlib.suppress(OSError):
             lifeline.send_settings(self._sock, settings, listener)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to finish."""
+        return self._stopped
+
+    def silent_s(self, now_s: float) -> float:
+        """Return for how long it has given no sign of life, as of `now_s` (monotonic)."""
+        return 0.0 if self.seen_s is None else now_s - self.seen_s
 
     @property
     def age_s(self) -> float:
@@ -143,6 +195,17 @@ async def all_gone(children: Sequence[Child]) -> None:
     """Wait for the end of all of them."""
     for child in children:
         await child.exited()
+
+
+async def all_ready(children: Sequence[Child]) -> None:
+    """Wait until each is ready, or one of them is gone."""
+    waits = [asyncio.create_task(child.became_ready()) for child in children]
+    try:
+        for wait in asyncio.as_completed(waits):
+            if not await wait:
+                return
+    finally:
+        await cancel_all(waits)
 
 
 def describe_exit(code: int) -> str:

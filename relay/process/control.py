@@ -22,6 +22,8 @@ from aiohttp import web
 from relay.clock import clock_s, wall_s
 from relay.control.api.api import AdminApi
 from relay.control.api.metrics import WorkerCollector
+from relay.control.copies import Copies
+from relay.control.secrets_desk import SecretsDesk
 from relay.control.shipper import Shipper
 from relay.control.upkeep import keep_log_forever
 from relay.control.watch.channels import ChannelWatch
@@ -74,12 +76,12 @@ class Control:
             )
         )
         webhook = find_webhook(self._config, os.environ)
+        vault = open_vault(self._config, self._data_dir, os.environ)
         self._watch = ChannelWatch(
-            lambda: redis_url(self._config, self._data_dir),
-            self._connect_watch,
-            open_vault(self._config, self._data_dir, os.environ),
-            webhook,
+            lambda: redis_url(self._config, self._data_dir), self._connect_watch, vault, webhook
         )
+        url = database_url(self._config, self._data_dir)
+        self._copies = Copies(url, self._data_dir, vault, self._connect_copies)
         # Couriers of its own: an outage that refuses every channel must not delay what is told of
         # money and keys.
         self._webhook = None if webhook is None else Webhook(webhook)
@@ -102,6 +104,7 @@ class Control:
             watching = parts.enter_context(_task(self._watch.run()))
             money = parts.enter_context(_task(self._money.run()))
             journals = parts.enter_context(_task(self._journals.run()))
+            copies = parts.enter_context(_task(self._copies.run()))
             if self._webhook is not None:
                 parts.enter_context(_task(self._webhook.run()))
             runner = web.AppRunner(self._api.application(), access_log=None)
@@ -109,7 +112,10 @@ class Control:
             await runner.setup()
             await web.SockSite(runner, self._listener).start()
             self._lifeline.tell_ready()
-            await first_of(asked.wait(), alone, shipping, upkeep, watching, money, journals)
+            desk = SecretsDesk(self._config, self._data_dir)
+            asked_for = parts.enter_context(_task(desk.run()))
+            works = (shipping, upkeep, watching, money, journals, copies, asked_for)
+            await first_of(asked.wait(), alone, *works)
             await first_of(self._all_shipped(), alone, within_s=LAST_SHIPPING_S)
 
     async def _connect(self) -> Connection:
@@ -123,6 +129,10 @@ class Control:
     async def _connect_money(self) -> Connection:
         url = database_url(self._config, self._data_dir)
         return await postgres.connect(url, application="relay money watch")
+
+    async def _connect_copies(self) -> Connection:
+        url = database_url(self._config, self._data_dir)
+        return await postgres.connect(url, application="relay copies")
 
     async def _all_shipped(self) -> None:
         """Wait until the log has all that the workers wrote, and nothing is leased to them."""

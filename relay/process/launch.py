@@ -12,44 +12,38 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from relay.config import Config, Server
-from relay.errors import DependencyDown
+from relay.backoff import Backoff
+from relay.config import Config
+from relay.errors import DependencyDown, RelayError
 from relay.process.child import own_command
 from relay.process.demo import Demo, declare_demo, invite_demo
-from relay.process.listeners import address_of, open_listeners, take_inherited
+from relay.process.listeners import Sockets, address_of, take_sockets
 from relay.process.slots import RestartBackoff, Slot
+from relay.process.succession.handover import Handover
+from relay.process.succession.successor import Successor, return_to
 from relay.process.supervisor import Supervisor
 from relay.process.systemd import Notifier
 from relay.store import postgres
+from relay.store.catalog.keys import check_pepper
 from relay.store.embedded.embedded import Embedded
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.migrate import migrate
+from relay.store.outage import catalog
+from relay.store.secrets.vault import load_pepper
 
-PREDECESSOR_S: Final = 3.0
-"""How long workers of a supervisor that was killed may still hold the port."""
 REVIVE_S: Final = 1.0
-ADMIN_BACKLOG: Final = 128
+PREPARE_S_MAX: Final = 5.0
 DEMO_HOST: Final = "127.0.0.1"
 
 _log = logging.getLogger(__name__)
-
-
-class Sockets(msgspec.Struct, frozen=True):
-    """What the relay listens on: one socket for each worker, the admin's, and the console's."""
-
-    workers: list[socket.socket]
-    admin: socket.socket
-    console: socket.socket | None
-
-    def all(self) -> list[socket.socket]:
-        """Return each of them."""
-        return [*self.workers, self.admin, *([] if self.console is None else [self.console])]
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -66,7 +60,7 @@ class Report(msgspec.Struct, frozen=True):
 async def run_relay(
     config: Config,
     data_dir: Path,
-    reload: Callable[[], Config],
+    handed: Handover | None,
     on_ready: Callable[[Report], None],
     *,
     demo: bool,
@@ -76,59 +70,90 @@ async def run_relay(
     Args:
         config: What it runs under.
         data_dir: Where it keeps its state; made if it is not there.
-        reload: Returns the configuration as it is now; raises ConfigError.
+        handed: What an earlier program of this process has left; None: this is the first.
         on_ready: Called once when calls are served.
         demo: Whether to run the demonstration upstream too.
 
     Raises:
         RelayError: An address is taken.
         ConfigError: The configuration does not fit what is there.
-        DependencyDown: Postgres or the embedded servers do not come up.
+        DependencyDown: The embedded servers do not come up, or Postgres does not and no copy of
+            the catalog is on this host's disk.
     """
     task = asyncio.current_task()
     assert task is not None
     # Until the supervisor takes over: whatever was started so far is stopped in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    demo_port = _free_port() if demo else None
     async with contextlib.AsyncExitStack() as parts:
-        sockets = _open_sockets(config.server)
-        for sock in sockets.all():
-            parts.callback(sock.close)
-        embedded = Embedded(data_dir, postgres=not config.database.url, valkey=not config.redis.url)
-        await embedded.start()
-        parts.push_async_callback(embedded.stop)
-        declared = await _prepare(config, data_dir, demo_port)
-        reviver = asyncio.create_task(_revive_forever(embedded), name="reviver")
-        parts.callback(reviver.cancel)
-        slots = _slots(sockets, demo_port if declared else None)
-        supervisor = Supervisor(
-            config, data_dir, slots, reload, Notifier(os.environ), RestartBackoff()
-        )
-        report = Report(
-            listen=address_of(sockets.workers[0]),
-            admin=address_of(sockets.admin),
-            console="" if sockets.console is None else address_of(sockets.console),
-            workers=len(sockets.workers),
-            demo=declared,
-        )
+        try:
+            supervisor, report = await _build(config, data_dir, handed, parts, demo=demo)
+        except Exception as exc:
+            if handed is None or handed.failure:
+                raise
+            return_to(handed, exc)  # now: embedded servers are stopped behind this block
         await supervisor.run(lambda: on_ready(report))
 
 
-def _open_sockets(server: Server) -> Sockets:
-    """Take the sockets "relay", "admin" and "console" from systemd, or open them."""
-    inherited = take_inherited(os.environ, os.getpid())
-    count = server.workers or len(os.sched_getaffinity(0))
-    given = inherited.get("relay")
-    workers = (
-        [given[at % len(given)] for at in range(count)]
-        if given
-        else open_listeners(server.listen, count, server.backlog, PREDECESSOR_S)
+async def _build(
+    config: Config,
+    data_dir: Path,
+    handed: Handover | None,
+    parts: contextlib.AsyncExitStack,
+    *,
+    demo: bool,
+) -> tuple[Supervisor, Report]:
+    """Open, start and prepare all that the supervisor needs; `parts` undoes it."""
+    demo_port = handed.demo_port if handed else _free_port() if demo else None
+    sockets = take_sockets(config.server, handed)
+    for sock in sockets.all():
+        parts.callback(sock.close)
+    embedded = Embedded(data_dir, postgres=not config.database.url, valkey=not config.redis.url)
+    await embedded.start(adopt=handed is not None)
+    parts.push_async_callback(embedded.stop)
+    prepared = await _prepare_or_go_on(config, data_dir, demo_port if handed is None else None)
+    if not prepared.migrated:
+        later = asyncio.create_task(_prepare_later(config, data_dir), name="schema")
+        parts.callback(later.cancel)
+    reviver = asyncio.create_task(_revive_forever(embedded), name="reviver")
+    parts.callback(reviver.cancel)
+    if handed is None and prepared.demo is None:
+        demo_port = None
+    successor = Successor(data_dir, describe_release(), sockets.handed, demo_port, handed)
+    slots = _slots(sockets, demo_port)
+    supervisor = Supervisor(
+        config, data_dir, slots, successor, Notifier(os.environ), RestartBackoff()
     )
-    admin = inherited.get("admin") or open_listeners(server.admin, 1, ADMIN_BACKLOG, PREDECESSOR_S)
-    console = inherited.get("console")
-    if console is None and server.console:
-        console = open_listeners(server.console, 1, ADMIN_BACKLOG, PREDECESSOR_S)
-    return Sockets(workers, admin[0], console[0] if console else None)
+    report = Report(
+        listen=address_of(sockets.workers[0]),
+        admin=address_of(sockets.admin),
+        console="" if sockets.console is None else address_of(sockets.console),
+        workers=len(sockets.workers),
+        demo=prepared.demo,
+    )
+    return supervisor, report
+
+
+def describe_release() -> str:
+    """Return which release this is, in words: its version, and the folder it was installed to."""
+    return f"{version('relay')} {Path(sys.prefix).name}"
+
+
+class _Prepared(msgspec.Struct, frozen=True):
+    """Whether the schema is up to date, and the demonstration, if one was declared."""
+
+    migrated: bool
+    demo: Demo | None
+
+
+async def _prepare_or_go_on(config: Config, data_dir: Path, demo_port: int | None) -> _Prepared:
+    """Bring the schema up to date; where Postgres is away, begin with the copies on this host."""
+    try:
+        return _Prepared(True, await _prepare(config, data_dir, demo_port))  # noqa: FBT003
+    except DependencyDown as exc:
+        if not (config.database.copy_age_max_s and catalog.copy_path(data_dir).exists()):
+            raise
+        _log.error("starting without Postgres", extra={"reason": exc.message})
+        return _Prepared(False, None)  # noqa: FBT003
 
 
 def _free_port() -> int:
@@ -145,6 +170,8 @@ async def _prepare(config: Config, data_dir: Path, demo_port: int | None) -> Dem
     try:
         for name in await migrate(connection):
             _log.info("migration applied", extra={"path": name})
+        with postgres.border():
+            await check_pepper(connection, load_pepper(config, data_dir, os.environ))
         if demo_port is None:
             return None
         upstream = f"http://{DEMO_HOST}:{demo_port}/v1"
@@ -159,6 +186,22 @@ async def _prepare(config: Config, data_dir: Path, demo_port: int | None) -> Dem
         await connection.close()
 
 
+async def _prepare_later(config: Config, data_dir: Path) -> None:
+    """Bring the schema up to date when Postgres is back."""
+    backoff = Backoff(first_s=REVIVE_S, most_s=PREPARE_S_MAX)
+    while True:
+        backoff.fail()
+        await asyncio.sleep(backoff.wait_s())
+        try:
+            await _prepare(config, data_dir, None)
+        except RelayError as exc:
+            if not isinstance(exc, DependencyDown):
+                _log.error("the schema cannot be brought up to date", extra={"reason": exc.message})
+        else:
+            _log.warning("Postgres is back, and its schema up to date")
+            return
+
+
 def _slots(sockets: Sockets, demo_port: int | None) -> list[Slot]:
     slots = [
         Slot(name="control", command=own_command("control"), listener=sockets.admin),
@@ -166,7 +209,7 @@ def _slots(sockets: Sockets, demo_port: int | None) -> list[Slot]:
     ]
     if demo_port is not None:
         command = own_command("demo-upstream", "--port", str(demo_port))
-        slots.append(Slot(name="demo-upstream", command=command))
+        slots.append(Slot(name="demo-upstream", command=command, lasting=True))
     slots += [
         Slot(name=f"worker-{at}", command=own_command("worker"), listener=sock, drains=True)
         for at, sock in enumerate(sockets.workers)

@@ -9,21 +9,92 @@ Source: docs/reliability.md, "Listening sockets".
 """
 
 import errno
+import logging
+import os
 import socket
 import time
 from collections.abc import Mapping
 from typing import Final
 
-from relay.config import parse_address
+import msgspec
+
+from relay.config import Server, parse_address
 from relay.errors import RelayError
+from relay.process.succession.handover import HandedSockets, Handover
 
 SYSTEMD_FD_FIRST: Final = 3
 """Source: sd_listen_fds(3), SD_LISTEN_FDS_START."""
 
 RETRY_S: Final = 0.1
+PREDECESSOR_S: Final = 3.0
+"""How long workers of a supervisor that was killed may still hold the port."""
+ADMIN_BACKLOG: Final = 128
 
 Target = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 """A socket address as getaddrinfo gives it."""
+
+
+_log = logging.getLogger(__name__)
+
+
+class Sockets(msgspec.Struct, frozen=True):
+    """What the relay listens on: one socket for each worker, the admin's, and the console's.
+
+    `handed`: the same, as the next program of this process is told of them.
+    """
+
+    workers: list[socket.socket]
+    admin: socket.socket
+    console: socket.socket | None
+    handed: dict[str, HandedSockets]
+
+    def all(self) -> list[socket.socket]:
+        """Return each of them."""
+        return [*self.workers, self.admin, *([] if self.console is None else [self.console])]
+
+
+def take_sockets(server: Server, handed: Handover | None) -> Sockets:
+    """Return the sockets of `[server]`: those of the program before, the manager's, or new ones.
+
+    Raises:
+        RelayError: RELAY; an address is taken.
+    """
+    # The process stays the one that the manager has named, long after these numbers mean others.
+    inherited = {} if handed else take_inherited(os.environ, os.getpid())
+    wanted = {"relay": server.listen, "admin": server.admin, "console": server.console}
+    found: dict[str, list[socket.socket]] = {}
+    told: dict[str, HandedSockets] = {}
+    for name, address in wanted.items():
+        before = handed.sockets.get(name) if handed else None
+        count = (server.workers or len(os.sched_getaffinity(0))) if name == "relay" else 1
+        backlog = server.backlog if name == "relay" else ADMIN_BACKLOG
+        kept = inherited.get(name, [])
+        if before is not None and before.address in ("", address):
+            kept = [socket.socket(fileno=fd) for fd in before.fds]
+        from_manager = name in inherited or (before is not None and not before.address)
+        if not kept and address:
+            kept = open_listeners(address, count, backlog, PREDECESSOR_S)
+        elif len(kept) < count and not from_manager and address:
+            kept += add_listeners(kept[0], count - len(kept), backlog)
+        if kept:
+            told[name] = HandedSockets(
+                address="" if from_manager else address, fds=[sock.fileno() for sock in kept]
+            )
+        found[name] = kept
+    workers = found["relay"]
+    if told["relay"].address == "":  # the manager's are shared by all workers
+        count = server.workers or len(os.sched_getaffinity(0))
+        workers = [workers[at % len(workers)] for at in range(count)]
+    elif server.workers and len(workers) > server.workers:
+        _log.warning("restart to have fewer workers", extra={"count": len(workers)})
+    console = found["console"]
+    return Sockets(workers, found["admin"][0], console[0] if console else None, told)
+
+
+def add_listeners(like: socket.socket, count: int, backlog: int) -> list[socket.socket]:
+    """Return so many more sockets of the group that `like` belongs to."""
+    target = like.getsockname()
+    return [_listen(like.family, target, backlog) for _ in range(count)]
 
 
 def open_listeners(

@@ -2,12 +2,13 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from relay.backoff import backoff_s
 from relay.process.child import Child
+from relay.process.succession.handover import HandedChild
 
 AGAIN_S: Final = 0.25
 AGAIN_S_MAX: Final = 5.0
@@ -22,6 +23,8 @@ class RestartBackoff:
     """A child not ready by then is killed: imports and one snapshot take about a second."""
     silent_s: float = 10.0
     """A child that has not beaten for so long is stuck and killed; ten beats were due."""
+    relief_s: float = 2.5
+    """A worker that has not beaten for so long does not serve its queue: another one does."""
     young_s: float = 10.0
     """A child that dies younger than this has not served: the next one is started later."""
     grace_s: float = 10.0
@@ -30,13 +33,20 @@ class RestartBackoff:
     """What a child gets in a hurry, and beyond server.drain_s: to end its streams with an event
     that says so, and to write its journal."""
 
+    def is_stuck(self, child: Child, now_s: float) -> bool:
+        """Tell whether a child has to be killed: it does not get ready, or is silent."""
+        if not child.is_ready and child.age_s > self.start_s:
+            return True
+        return child.silent_s(now_s) > self.silent_s
+
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Slot:
     """A place that has to be filled: its command, its socket, and who serves it now.
 
     `drains`: its child has client streams to finish, and gets server.drain_s for it. `vital`: the
-    relay serves only once it is filled.
+    relay serves only once it is filled. `lasting`: its child listens by itself, so there cannot be
+    two, and it outlives a reload.
     """
 
     name: str
@@ -44,11 +54,14 @@ class Slot:
     listener: socket.socket | None = None
     drains: bool = False
     vital: bool = True
+    lasting: bool = False
     child: Child | None = None
     served: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once a child on this slot has become ready."""
     swapped: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a roll has put another child here."""
+    """Set when another child was put here beside it."""
+    relieving: bool = False
+    """Whether that is under way."""
     young_deaths: int = 0
 
     def count_death(self, age_s: float, backoff: RestartBackoff) -> float:
@@ -57,3 +70,14 @@ class Slot:
         if self.young_deaths <= 1:
             return 0.0
         return backoff_s(self.young_deaths - 1, first_s=AGAIN_S, most_s=AGAIN_S_MAX)
+
+
+def hand_all(
+    children: Mapping[Child, Slot | None], current_pids: Collection[int]
+) -> list[HandedChild]:
+    """Return what the next program has to know of each child; the spare one is nobody yet."""
+    return [
+        child.hand(current=child.pid in current_pids, drains=slot.drains)
+        for child, slot in children.items()
+        if slot is not None
+    ]

@@ -6,9 +6,12 @@
                -- Slot "console"  (socket) -- Child
 
 A slot outlives whoever serves it, and so does its listening socket. A child that dies is replaced
-at once, and ever more slowly when it keeps dying young. A roll puts a new child on a slot and lets
-the old one drain beside it. The end: workers drain, then the control process, which still ships
-what they wrote, then the rest. A second signal cuts every wait short.
+at once, and ever more slowly when it keeps dying young. One that is silent is relieved: another one
+serves its queue beside it. A reload executes the program anew in this process: the new one puts a
+child on each slot beside those of before, and when all serve, lets these drain; where they do not
+serve, the program of before takes over again (process.succession). The end: workers drain, then the
+control process, which still ships what they wrote, then the rest. A second signal cuts every wait
+short.
 """
 
 import asyncio
@@ -23,9 +26,11 @@ from typing import Any, Final
 
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.process.child import Child, all_gone, describe_exit
+from relay.process.child import Child, all_gone, all_ready, describe_exit
 from relay.process.lifeline import Settings
-from relay.process.slots import RestartBackoff, Slot
+from relay.process.slots import RestartBackoff, Slot, hand_all
+from relay.process.succession.outcome import Result
+from relay.process.succession.successor import Successor, hear_signals
 from relay.process.systemd import Notifier
 from relay.store import metrics as worker_metrics
 from relay.tasks import cancel_all, first_of
@@ -46,7 +51,7 @@ class Supervisor:
         config: What every child is started under.
         data_dir: Where the relay keeps its state.
         slots: In order of starting. The supervisor closes their sockets in the end.
-        reload: Returns the configuration as it is now; raises ConfigError. Called on SIGHUP.
+        successor: How a reload is done, and what was left by the program before.
         notifier: The service manager.
         backoff: How long children are waited for.
     """
@@ -56,14 +61,14 @@ class Supervisor:
         config: Config,
         data_dir: Path,
         slots: Sequence[Slot],
-        reload: Callable[[], Config],
+        successor: Successor,
         notifier: Notifier,
         backoff: RestartBackoff,
     ) -> None:
         self._config = config
         self._data_dir = data_dir
         self._slots = slots
-        self._reload = reload
+        self._successor = successor
         self._notifier = notifier
         self._backoff = backoff
         self._metrics_dir = data_dir / "run" / "metrics"
@@ -74,12 +79,16 @@ class Supervisor:
         self._keepers: set[asyncio.Task[None]] = set()
         """Tasks that start children: they end first, or there would be no end."""
         self._others: set[asyncio.Task[None]] = set()
-        self._roll_task: asyncio.Task[None] | None = None
+        self._reload_task: asyncio.Task[None] | None = None
+        self._reload_again = False
+        """A reload was asked for while one was under way."""
         self._asked = asyncio.Event()
         self._hurried = asyncio.Event()
         self._failure: BaseException | None = None
         """What ended the supervisor against its will."""
         self._status = ""
+        self._settled = successor.handed is None
+        """Whether the children of the program before have been told to go, or taken up again."""
         self._had_terminal = os.isatty(STDIN)
 
     async def run(self, on_ready: Callable[[], None]) -> None:
@@ -88,8 +97,11 @@ class Supervisor:
         Raises:
             ConfigError: RELAY; a child refused the configuration before anything was served.
         """
-        worker_metrics.clear(self._metrics_dir)
+        if self._successor.handed is None:
+            worker_metrics.clear(self._metrics_dir)
         with self._signals():
+            self._adopt()
+            hear_signals()
             self._spawn(self._others, self._watch())
             try:
                 await self._serve(on_ready)
@@ -107,14 +119,41 @@ class Supervisor:
     # --- filling slots ----------------------------------------------------------------------
 
     async def _serve(self, on_ready: Callable[[], None]) -> None:
+        before = self._before()
         for slot in self._slots:
-            slot.child = await self._launch(slot)
+            if slot.child is None:
+                slot.child = await self._launch(slot)
+        if self._successor.took_over:
+            await self._take_over(before)
+        for slot in self._slots:
             self._spawn(self._keepers, self._keep(slot))
         await first_of(self._all_served(), self._asked.wait())
-        if not self._asked.is_set():
+        if self._asked.is_set():
+            return
+        self._tell_served()
+        if not self._successor.came_back:
             on_ready()
-            self._notifier.ready()
-            await self._asked.wait()
+        self._notifier.ready()
+        if self._reload_again:
+            self._on_hangup()
+        await self._asked.wait()
+
+    def _before(self) -> list[Child]:
+        """Return the children of the program before that are to go once ours serve."""
+        kept = {slot.child for slot in self._slots}
+        return [child for child in self._alive if child not in kept and not child.stopped]
+
+    def _tell_served(self) -> None:
+        """Write down how this program came to serve."""
+        handed, self._settled = self._successor.handed, True
+        if handed is None:
+            self._successor.tell(Result.STARTED)
+        elif handed.failure:
+            _log.error("reload given up", extra={"reason": handed.failure})
+            self._successor.tell(Result.GIVEN_UP, handed.failure)
+        else:
+            _log.info("reloaded", extra={"count": len(self._slots)})
+            self._successor.tell(Result.DONE)
 
     async def _all_served(self) -> None:
         for slot in self._slots:
@@ -216,18 +255,44 @@ class Supervisor:
             # After a stop of this very process the beats of all are still unread: next time.
             if now_s - last_s < 2 * TICK_S:
                 for child in list(self._alive):
-                    if self._is_stuck(child, now_s):
+                    if self._backoff.is_stuck(child, now_s):
                         _log.error("child is stuck", extra={"child": child.name, "pid": child.pid})
                         child.kill()
+                self._relieve(now_s)
             last_s = now_s
             self._notifier.alive()
             self._tell_status()
             await asyncio.sleep(TICK_S)
 
-    def _is_stuck(self, child: Child, now_s: float) -> bool:
-        if not child.is_ready and child.age_s > self._backoff.start_s:
-            return True
-        return child.seen_s is not None and now_s - child.seen_s > self._backoff.silent_s
+    def _relieve(self, now_s: float) -> None:
+        """Have the queue of a worker that is silent served by another one; one at a time."""
+        for slot in self._slots:
+            child = slot.child
+            if not slot.drains or child is None or not child.is_ready or slot.relieving:
+                continue
+            if child.silent_s(now_s) > self._backoff.relief_s:
+                _log.warning("child is silent", extra={"child": child.name, "pid": child.pid})
+                slot.relieving = True
+                self._spawn(self._keepers, self._relieve_slot(slot, child))
+                return
+
+    async def _relieve_slot(self, slot: Slot, old: Child) -> None:
+        try:
+            new = await self._launch(slot)
+            if not await new.became_ready():
+                return
+            if slot.child is not old:  # it died meanwhile, and was replaced
+                self._spawn(self._others, self._end([new], self._grace_s(slot)))
+                return
+            slot.child = new
+            slot.swapped.set()
+            # Once it hears again, it hears that it is to drain; else it is killed as stuck.
+            self._spawn(self._others, self._end([old], self._grace_s(slot)))
+            await self._keep_spare(slot.command)
+        except OSError as exc:
+            _log.error("child cannot be started", extra={"child": slot.name, "error": exc.strerror})
+        finally:
+            slot.relieving = False
 
     def _tell_status(self) -> None:
         serving = [slot for slot in self._slots if slot.drains]
@@ -244,48 +309,88 @@ class Supervisor:
             self._status = status
             self._notifier.status(status)
 
-    # --- rolling ----------------------------------------------------------------------------
+    # --- reloading --------------------------------------------------------------------------
 
     def _on_hangup(self) -> None:
-        """Roll, unless it is the terminal that hung up: then nobody is left to stop us."""
+        """Reload, unless it is the terminal that hung up: then nobody is left to stop us."""
         if self._had_terminal and not os.isatty(STDIN):
             self.stop()
-        elif not self._asked.is_set() and (self._roll_task is None or self._roll_task.done()):
-            self._roll_task = self._spawn(self._keepers, self._roll())
+        elif self._asked.is_set():
+            pass
+        elif self._is_reloading:
+            self._reload_again = True
+        else:
+            self._reload_again = False
+            self._reload_task = self._spawn(self._keepers, self._reload())
 
-    async def _roll(self) -> None:
-        """Put a new child on each slot, one after the other, under the configuration of now."""
+    @property
+    def _is_reloading(self) -> bool:
+        if self._successor.took_over and not self._settled:
+            return True
+        return self._reload_task is not None and not self._reload_task.done()
+
+    async def _reload(self) -> None:
+        """Become the program and the configuration of now, once they have stood a rehearsal."""
         self._notifier.reloading()
-        before = self._config
+        self._successor.reloads += 1
+        self._successor.tell(Result.RUNNING)
         try:
-            self._config = self._reload()
+            await self._successor.rehearse(self._config.database.url)
+            self._drop_spare()
+            current = {slot.child.pid for slot in self._slots if slot.child is not None}
+            self._successor.become(hand_all(self._alive, current), self._config)
         except ConfigError as exc:
             _log.error("reload refused", extra={"reason": exc.message})
-        else:
-            _warn_of_fixed(before, self._config)
-            self._drop_spare()
-            for slot in self._slots:
-                if slot.listener is not None and not await self._replace(slot):
-                    _log.error("reload given up", extra={"child": slot.name})
-                    self._config = before
-                    break
+            self._successor.tell(Result.REFUSED, exc.message)
         self._notifier.ready()
+        if self._reload_again:
+            asyncio.get_running_loop().call_soon(self._on_hangup)
 
-    async def _replace(self, slot: Slot) -> bool:
-        """Swap the slot's child for a new one that is ready; else leave it as it was."""
-        old = slot.child
-        new = await self._launch(slot)
-        if not await new.became_ready():
-            return False
-        if slot.child is old:
-            slot.child = new
-            slot.swapped.set()
-        if slot.drains:
-            await self._keep_spare(slot.command)
-        retired = old if slot.child is new else new  # the delivered text was faster than the roll
-        if retired is not None and retired.alive:
-            self._spawn(self._others, self._end([retired], self._grace_s(slot)))
-        return True
+    def _adopt(self) -> None:
+        """Take up the children of the program before; those that drain go on draining."""
+        handed = self._successor.handed
+        slots = {slot.name: slot for slot in self._slots}
+        draining = []
+        for found in handed.children if handed else ():
+            child = Child.adopt(found)
+            slot = slots.get(found.slot) or Slot(name=found.slot, command=(), drains=found.drains)
+            self._alive[child] = slot
+            self._spawn(self._others, self._bury(child))
+            if found.current and (self._successor.came_back or slot.lasting):
+                slot.child = child
+            elif found.stopped:
+                draining.append(child)
+        if draining:
+            self._spawn(self._others, self._end(draining, self._drain_s))
+
+    async def _take_over(self, before: Sequence[Child]) -> None:
+        """Let the children of the program before go once ours serve; else go back to it."""
+        new = [slot.child for slot in self._slots if slot.vital and slot.child is not None]
+        await first_of(all_ready(new), self._asked.wait())
+        if self._asked.is_set():
+            return
+        if not all(child.is_ready for child in new):
+            await self._go_back(before)
+        self._successor.settle()
+        for drains in (True, False):
+            leaving = [c for c in before if (s := self._alive.get(c)) and s.drains is drains]
+            grace_s = self._drain_s if drains else self._backoff.grace_s
+            if leaving:
+                self._spawn(self._others, self._end(leaving, grace_s))
+
+    async def _go_back(self, before: Sequence[Child]) -> None:
+        """End what we have started, and execute the program before."""
+        kept = set(before)
+        ours = [child for child in self._alive if child not in kept and not child.stopped]
+        failure = "its processes do not become ready; they said why above"
+        _log.error("going back to the release before", extra={"reason": failure})
+        await cancel_all(self._keepers - {asyncio.current_task()})
+        for child in ours:
+            child.kill()
+        await all_gone(ours)
+        left = {child: slot for child, slot in self._alive.items() if child not in ours}
+        children = hand_all(left, self._successor.current_pids)
+        self._successor.go_back(children, failure)
 
     # --- stopping ---------------------------------------------------------------------------
 
@@ -297,14 +402,16 @@ class Supervisor:
             if slot.listener is not None:
                 slot.listener.close()  # a worker's own copy lives until it has drained its queue
         draining = [child for child, slot in self._alive.items() if slot and slot.drains]
-        await self._end(draining, self._config.server.drain_s + self._backoff.last_s)
+        await self._end(draining, self._drain_s)
         # Only now: the shipper has to see their last records.
         await self._end(list(self._alive), self._backoff.grace_s)
         await cancel_all(self._others)
 
     def _grace_s(self, slot: Slot) -> float:
-        if not slot.drains:
-            return self._backoff.grace_s
+        return self._drain_s if slot.drains else self._backoff.grace_s
+
+    @property
+    def _drain_s(self) -> float:
         return self._config.server.drain_s + self._backoff.last_s
 
     async def _end(self, children: Sequence[Child], grace_s: float) -> None:
@@ -340,10 +447,3 @@ class Supervisor:
         finally:
             for number in actions:
                 loop.remove_signal_handler(number)
-
-
-def _warn_of_fixed(old: Config, new: Config) -> None:
-    """Say which changes wait for a restart: the sockets stay what they are."""
-    for name in ("listen", "admin", "console", "workers", "backlog"):
-        if getattr(old.server, name) != getattr(new.server, name):
-            _log.warning("restart to apply this change", extra={"path": f"server.{name}"})

@@ -32,17 +32,20 @@ from relay.process.lifeline import Lifeline, Settings, end_within
 from relay.process.memory import keep_freed_memory
 from relay.store import metrics as worker_metrics
 from relay.store.billing.credit_lender import PostgresBudgetLender, PostgresLender
-from relay.store.catalog.follower import CatalogFollower
+from relay.store.catalog.follower import CatalogFollower, Copy
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.health.sharing import HealthSharing
 from relay.store.limits.limiter import Limiter
 from relay.store.limits.node_lists import find_nodes
 from relay.store.limits.nodes import Nodes
 from relay.store.log.journal import Journal
+from relay.store.outage import balances, catalog, fleet
+from relay.store.outage.balances import OutageCredit
 from relay.store.owners import RedisOwners
 from relay.store.secrets.vault import load_pepper, open_vault
 from relay.store.thinking import SharedThinking
 from relay.tasks import first_of
+from relay.units import parse_usd
 
 PUBLISH_S: Final = 1.0
 CLOSE_S: Final = 2.0
@@ -101,6 +104,8 @@ class Worker:
         self._sharing = HealthSharing(lambda: redis_url(config, data_dir), name)
         self._owners = RedisOwners(lambda: redis_url(config, data_dir))
         self._limiter = Limiter(nodes, name, clock_ms)
+        own = config.server.workers or len(os.sched_getaffinity(0))
+        self._limiter.assume_fleet(fleet.read_fleet(fleet.copy_path(data_dir), own))
         estimator = Estimator()
         # Calls are settled under the journal's name, and so is the credit they are paid out of.
         self._lender = PostgresLender(
@@ -109,7 +114,9 @@ class Worker:
             config.billing.lease_ttl_s,
             self._recall,
         )
-        self._credit = Credit(self._lender, config.billing)
+        outage_nanos = parse_usd(config.billing.outage_usd)
+        outage = OutageCredit(balances.copy_path(data_dir), outage_nanos)
+        self._credit = Credit(self._lender, config.billing, outage)
         self._budget_lender = PostgresBudgetLender(
             lambda: database_url(config, data_dir),
             lambda: self._journal.generation,
@@ -135,7 +142,9 @@ class Worker:
             thinking=self._thinking,
         )
         url = database_url(config, data_dir)
-        self._follower = CatalogFollower(url, vault, self._server.swap)
+        age_s_max = config.database.copy_age_max_s
+        copy = Copy(catalog.copy_path(data_dir), age_s_max) if age_s_max else None
+        self._follower = CatalogFollower(url, vault, self._server.swap, copy=copy)
         self._draining = False
 
     def _recall(self, account_id: int) -> None:
@@ -216,6 +225,7 @@ class Worker:
             "journal_healthy": float(self._journal.healthy),
             "draining": float(self._draining),
             "limiter_lost": float(self._limiter.lost),
+            "limiter_workers": float(self._limiter.fleet),
             **self._credit.gauges(),
             "resident_memory_bytes": float(_resident_bytes()),
             "tasks": float(len(asyncio.all_tasks())),

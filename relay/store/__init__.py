@@ -22,5 +22,6 @@ embedded/       Our own Postgres and Valkey, where no others are named
 health/         What workers tell each other about channels, over Redis
 limits/         Buckets and permits in Redis: asked by few scripts, for all workers
 log/            From the journal to the request log, and back out of it
+outage/         What a host serves from while Postgres is away: copies on its own disk
 secrets/        Secrets at rest, and the references that name them
 """

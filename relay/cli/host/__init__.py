@@ -9,4 +9,5 @@ mock      `relay mock`: a scripted OpenAI-compatible upstream for the demonstrat
           benchmarks
 serve     `relay serve`, and the hidden commands that its children run
 top       `relay top`: lines, channels, workers and keys of a running relay, as they are now
+upgrade   `relay upgrade`: have the relay that runs become the release and the configuration of now
 """

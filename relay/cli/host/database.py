@@ -16,10 +16,13 @@ def db() -> None:
 
 @db.command("migrate")
 @location_options
+@click.option(
+    "--contract", is_flag=True, help="Also drop what only older releases need: none may run."
+)
 @click.pass_context
-def migrate_command(ctx: click.Context) -> None:
+def migrate_command(ctx: click.Context, *, contract: bool) -> None:
     """Bring the schema up to date; `relay serve` and `relay apply` do it too, where they may."""
-    for name in with_database(ctx, lambda on: migrate(on.connection)):
+    for name in with_database(ctx, lambda on: migrate(on.connection, contract=contract)):
         click.echo(f"applied {name}", err=True)
 
 

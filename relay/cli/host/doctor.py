@@ -11,6 +11,7 @@ import msgspec
 
 from relay.cli.output import json_option, print_json
 from relay.cli.root import EXIT_FAILED, load_context, location_options
+from relay.cli.session import ask_the_relay
 
 
 @click.command()
@@ -38,6 +39,7 @@ def doctor(
     from relay.control.doctor.examine import Case, examine
 
     config, data_dir = load_context(ctx)
+    ask_the_relay(data_dir)
     trust = ssl.create_default_context()
     if ca is not None:
         trust.load_verify_locations(ca)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+import msgspec
 
 from relay import event_log
 from relay.cli.numbers import WholeNumber
@@ -18,6 +19,9 @@ from relay.cli.root import load_context, location_options
 from relay.compiled import describe
 from relay.config import Config
 from relay.process.lifeline import Lifeline
+from relay.process.succession import handover
+from relay.process.succession.handover import Handover
+from relay.process.succession.successor import REHEARSAL, return_to
 
 if TYPE_CHECKING:
     from relay.process.launch import Report
@@ -49,27 +53,44 @@ _VARIABLES: Final = {
 def serve(ctx: click.Context, /, *, demo: bool, **flags: str | int | None) -> None:
     """Run the relay: workers, control process and, where none are configured, its databases.
 
-    SIGTERM or Ctrl-C lets streams finish, twice ends them at once. SIGHUP reads the configuration
-    again and rolls the workers one by one.
+    SIGTERM or Ctrl-C lets streams finish, twice ends them at once. SIGHUP, or `relay upgrade`,
+    becomes the release and the configuration of now; what runs finishes beside it.
     """
-    from relay.process.launch import run_relay
-
     event_log.configure(os.environ)
     for flag, value in flags.items():
         if value is not None:
             os.environ[_VARIABLES[flag]] = str(value)
+    rehearsed = os.environ.pop(REHEARSAL, None)
+    handed = handover.take(os.environ)
+    try:
+        _serve(ctx, handed, rehearsed, demo=demo)
+    except Exception as exc:
+        if handed is None or handed.failure:
+            raise
+        return_to(handed, exc)
+
+
+def _serve(
+    ctx: click.Context, handed: Handover | None, rehearsed: str | None, *, demo: bool
+) -> None:
     config, data_dir = load_context(ctx)
     data_dir = data_dir.absolute()
-    _tell_of_proxies(os.environ)
+    if rehearsed is not None:
+        from relay.process.succession.rehearsal import rehearse
 
-    def reload() -> Config:
-        return load_context(ctx)[0]
+        asyncio.run(rehearse(config, data_dir, rehearsed))
+        return
+    _tell_of_proxies(os.environ)
+    from relay.process.launch import run_relay
+
+    if handed is not None and handed.failure:
+        config = msgspec.msgpack.decode(handed.config, type=Config)
 
     def on_ready(report: "Report") -> None:
         _tell(report, data_dir)
 
     with contextlib.suppress(asyncio.CancelledError):  # SIGTERM before anything was served
-        asyncio.run(run_relay(config, data_dir, reload, on_ready, demo=demo))
+        asyncio.run(run_relay(config, data_dir, handed, on_ready, demo=demo))
 
 
 def _child(command: _Command) -> _Command:

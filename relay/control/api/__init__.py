@@ -1,6 +1,7 @@
 """The admin listener: what operators ask and change over HTTP.
 
 api        The admin listener: health, metrics, and /admin/v1 for whoever holds the admin token
+catalog    The catalog on the admin listener, for whoever holds the admin token
 json       What every path of the admin listener has in common: JSON in, JSON out, failures as JSON
 metrics    What the workers counted, as Prometheus reads it
 money      Money on the admin listener, for whoever holds the admin token

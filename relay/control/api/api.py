@@ -6,7 +6,8 @@
     GET  /admin/v1/logs           /{request id}: with its receipt
     GET  /admin/v1/usage          requests, tokens, errors, cost over time
     GET  /admin/v1/keys/{id}/addresses     where a key was used from
-    money: see money_api.py        POST /hooks/payment, /hooks/stripe: see payment.py, stripe.py
+    catalog: see catalog.py        money: see money.py
+    POST /hooks/payment, /hooks/stripe: see payment.py, stripe.py
     everything else: the operator's pages, in a process of their own; see console_proxy.py
 
 Rows are those of the commands with --json; money is decimal strings in USD. A failure is
@@ -32,6 +33,7 @@ from relay.billing.budget import canonical_budgets
 from relay.clock import wall_s, wall_us
 from relay.config import Config
 from relay.control.api import metrics
+from relay.control.api.catalog import CatalogApi
 from relay.control.api.json import Handler, answer_in_json
 from relay.control.api.json import decode_body as _decode
 from relay.control.api.json import json_answer as _json
@@ -125,6 +127,7 @@ class AdminApi:
         self._console = ConsoleProxy(data_dir)
         self._connections = asyncio.Semaphore(CONNECTIONS_MAX)
         self._money = MoneyApi(config.billing, self._pepper, self._connection, notices)
+        self._catalog = CatalogApi(config, self._vault, self._connection)
         secret = secret_refs.resolve(
             config.billing.payment_secret, os.environ, path="billing.payment_secret", optional=True
         )
@@ -156,6 +159,7 @@ class AdminApi:
                 web.get("/admin/v1/usage", self._list_usage),
                 web.get(r"/admin/v1/keys/{id:\d+}/addresses", self._list_addresses),
                 *self._money.routes(),
+                *self._catalog.routes(),
                 web.post("/hooks/payment", self._payment.receive),
                 web.post("/hooks/stripe", self._stripe.receive),
                 web.route("*", PASSED_ON, self._console.pass_on),

@@ -10,7 +10,7 @@ from relay.config import Config
 from relay.control.doctor.diagnosis import Diagnosis, judge
 from relay.errors import ConfigError
 from relay.store.log.writer import DAYS_AHEAD, Mark
-from relay.store.migrate import pending, read_scripts
+from relay.store.migrate import pending, read_records, read_scripts
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import channel_owner, load_pepper, open_vault
 
@@ -85,16 +85,17 @@ def judge_skew(skew_s: float) -> Diagnosis:
 
 async def check_schema(connection: Connection) -> Diagnosis:
     """Judge whether the tables are those of this release."""
-    recorded = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
-    rows = await connection.fetch("SELECT name, sha256 FROM schema_migrations") if recorded else []
+    recorded, contracted = await read_records(connection)
     try:
-        missing = pending(read_scripts(), {row["name"]: row["sha256"] for row in rows})
+        missing = pending(read_scripts(), recorded, contracted)
     except ConfigError as error:
         mend = "install the release that this database was migrated by"
         return Diagnosis("schema", ok=False, value=error.message, mend=mend)
     return judge(
         "schema",
-        f"{len(missing)} migrations behind" if missing else f"up to date ({len(rows)} migrations)",
+        f"{len(missing)} migrations behind"
+        if missing
+        else f"up to date ({len(recorded)} migrations)",
         "relay db migrate",
         ok=not missing,
     )

@@ -9,7 +9,7 @@ close   the hold is released, the cost is spent, and who waits is served from wh
 from relay.config import Billing
 from relay.errors import CreditExhausted, RelayError
 from relay.flow.call import Call
-from relay.flow.ports import CreditLender, Reservation
+from relay.flow.ports import CreditLender, OutageLender, Reservation
 from relay.flow.reserve.holds import Holds
 from relay.flow.reserve.leasing import Leasing
 from relay.usage import Usage
@@ -21,11 +21,14 @@ class Credit(Reservation):
     Args:
         lender: Leases credit.
         limits: `[billing]`.
+        outage: Advances credit while the lender cannot be asked; None = nothing.
     """
 
-    def __init__(self, lender: CreditLender, limits: Billing) -> None:
+    def __init__(
+        self, lender: CreditLender, limits: Billing, outage: OutageLender | None = None
+    ) -> None:
         self._holds = Holds(limits)
-        self.leasing = Leasing(lender, limits.lease_ttl_s, _refusal, "credit")
+        self.leasing = Leasing(lender, limits.lease_ttl_s, _refusal, "credit", outage=outage)
         """Runs from its start to its stop; told what another worker lacks."""
 
     # --- flow.ports.Reservation ----------------------------------------------------------------

@@ -165,7 +165,7 @@ class CreditAccount:
         Who waits for what others hold gives back what is too little for it: each worker would sit
         on a part of the last hold, and nobody have it.
         """
-        if self.unsure:
+        if self.unsure or self.purse.advanced_nanos:
             return 0
         if self.waiters:
             return self.purse.take_back(0) if self.tight and self.waiters[0].short else 0
@@ -176,6 +176,8 @@ class CreditAccount:
 
     def release(self) -> int:
         """Take all that is free out of the purse and return it: the account has not called."""
+        if self.purse.advanced_nanos:
+            return 0  # nobody can be given it now
         self._nanos_per_turn, self._hold_nanos_max = 0.0, 0
         return self.purse.take_back(0)
 

@@ -6,8 +6,9 @@
     recall  another worker lacks what we have to spare: it is given back at once
 
 No request asks the lender, and none waits for it longer than WAIT_S. Without it calls go on inside
-what is leased; beyond it they get 503, never "spent": nobody knows that then. What a purse holds
-and owes is billing.purse's; how much is leased, and when, is decided here and in credit_account.
+what is leased, and an account that has nothing leased inside what is advanced for an outage; beyond
+it they get 503, never "spent": nobody knows that then. What a purse holds and owes is
+billing.purse's; how much is leased, and when, is decided here and in credit_account.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from relay.billing.purse import SHARE_MAX
 from relay.billing.shapes import CreditLease, CreditRequest
 from relay.clock import clock_s
 from relay.errors import RelayError, Unavailable
-from relay.flow.ports import CreditLender
+from relay.flow.ports import CreditLender, OutageLender
 from relay.flow.reserve.credit_account import RESERVE_S, CreditAccount, CreditWaiter
 
 WAIT_S: Final = 2.0
@@ -57,6 +58,7 @@ class Leasing:
         refusal: Makes the error of a call that a purse does not cover, and never will.
         noun: What is leased, for people.
         idles: Nothing is renewed as long as there is no purse at all.
+        outage: Advances while the lender cannot be asked; None = nothing.
     """
 
     def __init__(
@@ -67,7 +69,13 @@ class Leasing:
         noun: str,
         *,
         idles: bool = False,
+        outage: OutageLender | None = None,
     ) -> None:
+        self._outage = outage
+        self._advanced: set[CreditAccount] = set()
+        """Those that were advanced something in the outage that runs."""
+        self._surrendered = True
+        """Nothing counts as leased: nothing was yet, or not for certain any more."""
         self._lender = lender
         self._ttl_s = ttl_s
         self._refusal = refusal
@@ -99,6 +107,8 @@ class Leasing:
             if account.purse.free_nanos < account.low_nanos and now_s > account.again_s:
                 self._rouse(account)
             return True
+        if self._backoff.failures and self._borrow(account, nanos):
+            return True
         if account.refuses(nanos, now_s):
             raise self._refusal(account_id)
         return False
@@ -117,9 +127,11 @@ class Leasing:
                 await waiter.answer
         except BaseException as error:
             account.give_up(waiter)
-            if isinstance(error, TimeoutError):
+            if not isinstance(error, TimeoutError):
+                raise
+            known_short = waiter.short and not self._backoff.failures
+            if known_short or not self._borrow(account, nanos):
                 raise self._lateness(account_id, waiter) from None
-            raise
 
     def hold_more(self, account_id: int, nanos: int) -> bool:
         """Hold more for a call that runs; False: it is not there, and more is leased."""
@@ -212,7 +224,7 @@ class Leasing:
         if self._idles and not self._accounts:
             return
         now_s = clock_s()
-        if now_s - self._renewed_s > self._ttl_s > 0 and self._accounts:
+        if now_s - self._renewed_s > self._ttl_s > 0 and not self._surrendered:
             self._surrender()
         surplus = self._tick(now_s)
         asks = {a.id: a for a in islice((a for a in self._active if a.wants(now_s)), ASKS_MAX)}
@@ -290,25 +302,57 @@ class Leasing:
 
     def _surrender(self) -> None:
         """Count nothing as leased any more: it may have been closed while nobody could be asked."""
+        self._surrendered = True
         for account in self._accounts.values():
-            account.purse.take_back(0)
+            account.purse.take_back(account.purse.advanced_nanos)
             account.unsure = True
             self._active.add(account)
 
     def _note_failure(self, error: RelayError, account_ids: list[int]) -> None:
+        first = self._backoff.fail()
         for account_id in account_ids:
             account = self._accounts.get(account_id)
             if account is not None:
                 account.unsure = True
                 self._active.add(account)
-        if self._backoff.fail():
+                if account.waiters:
+                    self._advance(account)
+                    account.serve()
+        if first:
             cause = type(error.__cause__ or error).__name__
             _log.warning("no %s can be leased: %s", self._noun, cause)
 
     def _note_success(self, asked_s: float) -> None:
         if tries := self._backoff.succeed():
             _log.warning("%s is leased again after %d tries", self._noun, tries)
+            self._end_outage()
         self._renewed_s = asked_s
+        self._surrendered = False
+
+    # --- without the lender ----------------------------------------------------------------------
+
+    def _borrow(self, account: CreditAccount, nanos: int) -> bool:
+        """Hold `nanos` of what an outage allows; False where that is not enough."""
+        self._advance(account)
+        return account.hold(nanos)
+
+    def _advance(self, account: CreditAccount) -> None:
+        """Give the account what it may spend in this outage, once."""
+        if self._outage is not None and account not in self._advanced:
+            self._advanced.add(account)
+            account.purse.advance(self._outage.advance_nanos(account.id))
+
+    def _end_outage(self) -> None:
+        """What was advanced is a debt from now on, as far as it was spent: the ledger knows it."""
+        for account in self._advanced:
+            account.purse.repay()
+            if self._accounts.get(account.id) is account:
+                self._active.add(account)
+        self._advanced.clear()
+        if self._outage is not None:
+            self._outage.end()
+
+    # --- inside ----------------------------------------------------------------------------------
 
     def _rouse(self, account: CreditAccount) -> None:
         if self._accounts.get(account.id) is account:

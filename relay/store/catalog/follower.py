@@ -7,25 +7,30 @@
 A notification is the fast way (milliseconds); the poll finds what a lost one would have hidden
 (a pooler in between, a connection being re-made). While Postgres is down the last snapshot stays
 in force and `age_s` grows: serving old rights is better than serving nobody, and readiness can say
-when it has gone on for too long.
+when it has gone on for too long. Who starts then begins with the copy on this host's disk, where
+there is one that is young enough.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import asyncpg
+import msgspec
 
 from relay.backoff import Backoff
-from relay.clock import clock_s, dice
-from relay.errors import ConfigError, DependencyDown
+from relay.clock import clock_s, dice, wall_s
+from relay.errors import ConfigError, DependencyDown, NotFound
 from relay.model import Snapshot
 from relay.store import postgres
 from relay.store.catalog.snapshot import EMPTY, read_generation, refresh, refresh_spent
+from relay.store.outage.catalog import read_catalog_copy
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Vault
+from relay.tasks import first_of
 
 CHANNEL: Final = "relay_catalog"
 POLL_S: Final = 1.0
@@ -36,11 +41,20 @@ SPENT_OVERLAP_S: Final = 120.0
 """A booking may be visible so much later than it is stamped: statements are cut off at 30 s."""
 SPENT_S_MAX: Final = 30 * 86_400.0
 """How far back a follower looks at most, after the longest outage."""
+COPY_S: Final = 1.0
+"""A Postgres that has not answered a starting worker by then counts as away: clients wait."""
 RECONNECT_S_MIN: Final = 0.1
 RECONNECT_S_MAX: Final = 5.0
 """A fleet must not storm a Postgres that has just come back; nor wait long for it."""
 
 _log = logging.getLogger(__name__)
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """A catalog on the disk to start from where Postgres is away, and how old it may be."""
+
+    path: Path
+    age_s_max: float
 
 
 class CatalogFollower:
@@ -52,6 +66,7 @@ class CatalogFollower:
         on_snapshot: Called in the event loop with every new snapshot, the first one included.
         poll_s: Seconds between two polls.
         dice: Uniform in [0, 1); jitters the back-off.
+        copy: What to start from while Postgres is away; None: wait for it.
     """
 
     def __init__(
@@ -62,8 +77,13 @@ class CatalogFollower:
         *,
         poll_s: float = POLL_S,
         dice: Callable[[], float] = dice,
+        copy: Copy | None = None,
     ) -> None:
         self.snapshot = EMPTY
+        self._copy = copy
+        self._from_copy = False
+        """Nobody knows whether the copy is of the database that is found later."""
+        self._failed = asyncio.Event()
         self._url = url
         self._vault = vault
         self._on_snapshot = on_snapshot
@@ -81,21 +101,39 @@ class CatalogFollower:
         return clock_s() - self._confirmed_s
 
     async def start(self) -> Snapshot:
-        """Follow until `stop`; return the first snapshot, waiting for Postgres if need be.
+        """Follow until `stop`; return the first snapshot: Postgres's, or the copy's.
+
+        Without a copy it is waited for.
 
         Raises:
             ConfigError: Postgres refuses [database] url.
         """
         assert self._task is None, "a follower is started once"
         self._task = asyncio.create_task(self._follow(), name="catalog follower")
-        loaded = asyncio.create_task(self._loaded.wait())
-        try:
-            await asyncio.wait({self._task, loaded}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            loaded.cancel()
-        if self._task.done():
-            await self._task
+        if self._copy is not None:
+            await first_of(self._task, self._loaded.wait(), self._failed.wait(), within_s=COPY_S)
+            if not self._loaded.is_set():
+                self._begin_with(self._copy)
+        await first_of(self._task, self._loaded.wait())
         return self.snapshot
+
+    def _begin_with(self, copy: Copy) -> None:
+        """Serve by the copy, if it will do."""
+        try:
+            found = read_catalog_copy(copy.path, self._vault)
+        except NotFound as error:
+            _log.warning("the catalog is waited for: %s", error)
+            return
+        age_s = max(wall_s() - found.confirmed_s, 0.0)
+        if age_s > copy.age_s_max:
+            _log.error("the catalog is waited for: the copy on disk is %d s old", age_s)
+            return
+        _log.error("Postgres is away: serving by the catalog on disk, %d s old", age_s)
+        self.snapshot = found.snapshot
+        self._from_copy = True
+        self._confirmed_s = clock_s() - age_s
+        self._on_snapshot(found.snapshot)
+        self._loaded.set()
 
     async def wait(self) -> None:
         """Wait as long as it follows; a fault that ends it is raised, for nobody else notices."""
@@ -139,11 +177,13 @@ class CatalogFollower:
         snapshot = self.snapshot
         async with asyncio.timeout(ANSWER_S):
             generation = await read_generation(connection)
-        if generation != snapshot.generation:
-            snapshot = await refresh(connection, self._vault, snapshot)
+        if self._from_copy or generation != snapshot.generation:
+            known = EMPTY if self._from_copy else snapshot
+            snapshot = await refresh(connection, self._vault, known)
         within_s = asked_s - self._confirmed_s + SPENT_OVERLAP_S
         snapshot = await refresh_spent(connection, snapshot, within_s=min(within_s, SPENT_S_MAX))
         self._confirmed_s = asked_s
+        self._from_copy = False
         self._note_success()
         if snapshot is not self.snapshot:
             self.snapshot = snapshot
@@ -159,6 +199,7 @@ class CatalogFollower:
         self._notified.set()
 
     def _note_failure(self, error: Exception) -> None:
+        self._failed.set()
         if self._backoff.fail():
             _log.warning("the catalog cannot be followed: %s", type(error).__name__)
 

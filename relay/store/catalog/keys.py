@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 
 from relay.billing.budget import read_budgets
-from relay.errors import BadRequest, NotFound
+from relay.errors import BadRequest, ConfigError, NotFound
 from relay.model import Allowance, Secret
 from relay.store.billing.budget_leases import begin
 from relay.store.postgres import Connection
@@ -58,6 +58,9 @@ _BUDGETS: Final = """
     SELECT account_id, budgets FROM keys WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE"""
 _ACCOUNT_BUDGETS: Final = """
     SELECT budgets FROM accounts WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE"""
+_PEPPERS: Final = """
+    SELECT pepper_id, count(*) AS keys FROM keys WHERE deleted_at IS NULL
+    GROUP BY pepper_id ORDER BY keys DESC"""
 _DELETE: Final = "UPDATE keys SET deleted_at = now() WHERE id = $1 AND deleted_at IS NULL"
 
 
@@ -74,6 +77,22 @@ def mark_key(pepper: Pepper, key: str) -> KeyMark:
     """Return the mark of a key, minted here or elsewhere (then nothing but its end is shown)."""
     prefix = api_keys.PREFIX if api_keys.is_well_formed(key) else ""
     return KeyMark(api_keys.digest(pepper.value, key), pepper.id, prefix, api_keys.last4(key))
+
+
+async def check_pepper(connection: Connection, pepper: Pepper) -> None:
+    """See that keys can be recognised: some were stored under this pepper, or there are none.
+
+    Raises:
+        ConfigError: All of them were stored under another one.
+    """
+    if await connection.fetchval("SELECT to_regclass('keys')") is None:
+        return
+    rows = await connection.fetch(_PEPPERS)
+    if rows and pepper.id not in {row["pepper_id"] for row in rows}:
+        raise ConfigError(
+            f"secrets.pepper is {pepper.id}, and all keys were stored under pepper "
+            f"{rows[0]['pepper_id']}: no key would be known. Every host needs the same pepper"
+        )
 
 
 class KeyTerms(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,8 +61,11 @@ class Embedded:
         """Where Valkey answers; "" where it is not started."""
         return self._addresses[VALKEY].url if VALKEY in self._addresses else ""
 
-    async def start(self) -> None:
+    async def start(self, *, adopt: bool = False) -> None:
         """Start what is wanted: both are ready on return, or nothing of them runs.
+
+        Args:
+            adopt: Take those that an earlier program of this process has started.
 
         To be called from the main thread: the kernel ends the servers when the thread that started
         them ends.
@@ -78,7 +81,8 @@ class Embedded:
             try:
                 self._servers = await in_thread(self._choose)
                 for server in self._servers:
-                    await server.start()
+                    if not (adopt and server.adopt()):
+                        await server.start()
                 self._publish()
             except OSError as error:
                 path = error.filename or self._data_dir

@@ -89,6 +89,25 @@ async def in_thread(work: Callable[[], T]) -> T:
         await asyncio.wait([task])
 
 
+class _Adopted:
+    """A child that Popen does not know."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Return how it ended; None while it runs."""
+        if self._code is None:
+            try:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self._code = -signal.SIGKILL
+            else:
+                self._code = os.waitstatus_to_exitcode(status) if ended else None
+        return self._code
+
+
 class ServerProcess:
     """One server: at most one set of processes of `program` lives in `folder`.
 
@@ -114,12 +133,23 @@ class ServerProcess:
         self._log = log
         self._identity = identity
         self._steps = steps
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | _Adopted | None = None
 
     @property
     def exited(self) -> bool:
         """Whether it is not running: never started, stopped, or dead on its own."""
         return self._process is None or self._process.poll() is not None
+
+    def adopt(self) -> bool:
+        """Take it as it runs, started by an earlier program of this process; tell if there is one.
+
+        It goes on being tied to this process: the thread that started it is the one that executed
+        the program of now.
+        """
+        ours = [pid for pid in _without_children(self._pids()) if _parent(pid) == os.getpid()]
+        if len(ours) == 1:
+            self._process = _Adopted(ours[0])
+        return len(ours) == 1
 
     def start(self, command: Sequence[str | Path]) -> None:
         """Start it; it dies with this thread, so call this from one that lives as long as we.

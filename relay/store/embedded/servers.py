@@ -78,6 +78,9 @@ class EmbeddedServer(Protocol):
     def exited(self) -> bool:
         """Whether it is not running."""
 
+    def adopt(self) -> bool:
+        """Take it as it runs, started by an earlier program of this process."""
+
     async def start(self) -> None:
         """Start it afresh, after stopping what an earlier supervisor left; ready on return."""
 
@@ -111,6 +114,10 @@ class PostgresServer:
     def exited(self) -> bool:
         """Whether it is not running."""
         return self._process.exited
+
+    def adopt(self) -> bool:
+        """Take it as it runs; see EmbeddedServer."""
+        return self._process.adopt()
 
     async def start(self) -> None:
         """Start it on the data of the last run, or on a new database; ready on return.
@@ -209,6 +216,10 @@ class ValkeyServer:
     def exited(self) -> bool:
         """Whether it is not running."""
         return self._process.exited
+
+    def adopt(self) -> bool:
+        """Take it as it runs; see EmbeddedServer."""
+        return self._process.adopt()
 
     async def start(self) -> None:
         """Start it empty; ready on return.

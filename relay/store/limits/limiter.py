@@ -79,6 +79,15 @@ class Limiter(ports.Limiter):
             requests[self._nodes.place_of(group)].append(asked)
         await asyncio.gather(*map(RedisDriver.leave, self._banks, requests))
 
+    def assume_fleet(self, workers: int) -> None:
+        """Take this worker for one of so many, until it has heard of the others."""
+        self._broker.share_default = self._permits.share = 1 / max(workers, 1)
+
+    @property
+    def fleet(self) -> int:
+        """How many workers share the limits, as far as this one has heard."""
+        return round(1 / self._permits.share) if self._permits.share else 0
+
     @property
     def fallback_ms(self) -> float:
         """How long this worker has lived on its share, in all."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from relay.errors import ConfigError
 from relay.model import Secret
+from relay.store.secrets import desk
 
 SECRET_BYTES_MAX: Final = 64 * 1024
 """A credential is short; a file larger than this is the wrong file."""
@@ -48,9 +49,10 @@ def resolve(
         raise ConfigError(f"{path}: {HOW_TO}")
     scheme, _, name = reference.partition(":")
     if scheme == "env":
-        found = environ.get(name, "")
+        found = environ.get(name, "") or _asked(reference, environ)
     elif scheme == "cred":
-        found = _read(_credential(name, environ, path), path)
+        found = "" if environ.get("CREDENTIALS_DIRECTORY") else _asked(reference, environ)
+        found = found or _read(_credential(name, environ, path), path)
     else:
         found = _read(Path(name), path)
     if not found:
@@ -60,10 +62,19 @@ def resolve(
     return Secret(found)
 
 
+def _asked(reference: str, environ: Mapping[str, str]) -> str:
+    """Return what the relay that runs has for it, in a command that was told whom to ask."""
+    data_dir = environ.get(desk.VARIABLE)
+    return desk.ask(Path(data_dir), reference) if data_dir else ""
+
+
 def _credential(name: str, environ: Mapping[str, str], path: str) -> Path:
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
-        raise ConfigError(f"{path}: cred:{name} needs $CREDENTIALS_DIRECTORY (LoadCredential=)")
+        raise ConfigError(
+            f"{path}: cred:{name} needs $CREDENTIALS_DIRECTORY (LoadCredential=), "
+            "or a relay that runs and can be asked, by root or its own user"
+        )
     if name in (".", ".."):
         raise ConfigError(f"{path}: {HOW_TO}")
     return Path(folder, name)

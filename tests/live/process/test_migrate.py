@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -21,6 +22,9 @@ def script(number: int, sql: str) -> Migration:
 
 ONE = script(1, "CREATE TABLE one (n integer); INSERT INTO one VALUES (1)")
 TWO = script(2, "CREATE TABLE two (n integer)")
+DROPS = script(2, "-- contract\nDROP TABLE one")
+THREE = script(3, "CREATE TABLE three (n integer)")
+FIRST_UNDER_THE_RULE = "0013"
 BROKEN = script(3, "CREATE TABLE three (n integer); SELECT no_such_column FROM three")
 
 
@@ -87,9 +91,47 @@ def test_a_changed_script_is_refused() -> None:
         pending([ONE, TWO], {ONE.name: "another"})
 
 
-def test_a_database_newer_than_the_code_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"newer than this relay .*0002_test\.sql"):
-        pending([ONE], {ONE.name: ONE.sha256, TWO.name: TWO.sha256})
+async def test_the_release_before_runs_on_a_newer_schema_that_only_grew(
+    connection: Connection,
+) -> None:
+    await apply_scripts(connection, [ONE, TWO])
+    assert await apply_scripts(connection, [ONE]) == []
+
+
+async def test_what_takes_something_away_waits_until_it_is_asked_for(
+    connection: Connection,
+) -> None:
+    assert await apply_scripts(connection, [ONE, DROPS, THREE]) == [ONE.name, THREE.name]
+    assert await tables(connection) == {"one", "three", "schema_migrations"}
+    assert await apply_scripts(connection, [ONE, DROPS, THREE], contract=True) == [DROPS.name]
+    assert await apply_scripts(connection, [ONE, DROPS, THREE]) == []
+
+
+async def test_a_database_that_dropped_what_the_release_before_needs_refuses_it(
+    connection: Connection,
+) -> None:
+    await apply_scripts(connection, [ONE, DROPS], contract=True)
+    with pytest.raises(ConfigError, match=r"dropped what this relay needs .*0002_test\.sql"):
+        await apply_scripts(connection, [ONE])
+
+
+async def test_a_database_migrated_by_a_release_from_before_this_rule(
+    connection: Connection,
+) -> None:
+    await apply_scripts(connection, [ONE])
+    await connection.execute("ALTER TABLE schema_migrations DROP COLUMN contracts")
+    assert await apply_scripts(connection, [ONE, TWO]) == [TWO.name]
+
+
+def test_no_migration_takes_anything_away_without_saying_so() -> None:
+    taking = re.compile(
+        r"DROP\s+(TABLE|COLUMN|TYPE|FUNCTION)|RENAME|ALTER\s+COLUMN\s+\w+\s+(TYPE|SET\s+NOT\s+NULL)",
+        re.IGNORECASE,
+    )
+    for found in read_scripts():
+        if found.name >= FIRST_UNDER_THE_RULE and not found.contracts:
+            lines = [line.partition("--")[0] for line in found.sql.splitlines()]
+            assert not taking.search("\n".join(lines)), found.name
 
 
 def test_a_script_that_slipped_in_below_applied_ones_is_refused() -> None:

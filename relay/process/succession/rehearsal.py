@@ -1,0 +1,59 @@
+"""Try a program before anything depends on it: could this release serve under this configuration?
+
+It loads all code, finds every secret, and asks the database whether it fits. It changes nothing,
+and listens nowhere.
+"""
+
+import hashlib
+import importlib
+import os
+from pathlib import Path
+from typing import Final
+
+from relay.config import Config
+from relay.control.watch.webhook import find_webhook
+from relay.errors import DependencyDown
+from relay.store import postgres
+from relay.store.catalog.keys import check_pepper
+from relay.store.embedded.locate import database_url
+from relay.store.migrate import pending, read_records, read_scripts
+from relay.store.secrets.vault import load_pepper, open_vault
+
+PROGRAMS: Final = (
+    "relay.process.launch",
+    "relay.process.worker",
+    "relay.process.control",
+    "relay.process.console",
+)
+
+
+async def rehearse(config: Config, data_dir: Path, in_force: str) -> None:
+    """Return if the program of now could serve.
+
+    Args:
+        config: What it would run under.
+        data_dir: Where the relay that runs keeps its state.
+        in_force: Digest of the database's URL that this one uses.
+
+    Raises:
+        ConfigError: A secret is not there, or the database refuses or does not fit.
+        DependencyDown: Another database was configured, and it cannot be reached.
+    """
+    for name in PROGRAMS:
+        importlib.import_module(name)
+    open_vault(config, data_dir, os.environ)
+    pepper = load_pepper(config, data_dir, os.environ)
+    find_webhook(config, os.environ)
+    url = database_url(config, data_dir)
+    try:
+        connection = await postgres.connect(url, connect_s=config.database.connect_s)
+    except DependencyDown:
+        if hashlib.sha256(config.database.url.encode()).hexdigest() == in_force:
+            return  # it is away for the relay that runs as well
+        raise
+    try:
+        with postgres.border():
+            pending(read_scripts(), *await read_records(connection))
+            await check_pepper(connection, pepper)
+    finally:
+        await connection.close()
