@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -19,7 +19,9 @@ from msgspec import Meta
 from relay.door_rules import DoorRules
 from relay.errors import ConfigError
 from relay.outside import REFERENCE, WEBHOOK, Mail, Stripe, find_problem
+from relay.places import check_window, parse_address
 from relay.slow_models import SLOW_MODELS, Deadlines
+from relay.tls import TlsListeners
 from relay.units import parse_multiplier, parse_usd
 
 ENV_PREFIX: Final = "RELAY_"
@@ -47,6 +49,8 @@ class Server(Section, frozen=True):
     """0 = one per core."""
     trusted_proxies: list[str] = []
     """CIDRs whose X-Forwarded-For is believed, walked from the right. Empty: the socket's peer."""
+    proxy_protocol: bool = False
+    """Connections begin with the PROXY protocol (1 or 2); only trusted_proxies may connect then."""
     cors_origins: list[str] = []
     """Origins whose web pages may call the relay, as `https://chat.example.org`; "*": all. Empty:
     none. A page that calls holds its user's key, so this is for those who want that."""
@@ -276,6 +280,7 @@ class Config(Section, frozen=True):
     console: Console = Console()
     alerts: Alerts = Alerts()
     secrets: Secrets = Secrets()
+    tls: TlsListeners = TlsListeners()
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -346,9 +351,6 @@ def _readable(exc: msgspec.ValidationError) -> str:
     return f"{path[:-1]}: {problem}" if path else problem
 
 
-if TYPE_CHECKING:
-    from relay.config import Config
-
 _PROBLEMS: Final = {
     "server.trusted_proxies": "not a list of CIDRs such as 10.0.0.0/8 (no host bits set)",
     "maintenance.window": "not HH:MM-HH:MM",
@@ -367,22 +369,7 @@ _PROBLEMS: Final = {
 _ADDRESS: Final = re.compile(r"https?://[^/?#\s]+[^?#\s]*")
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Return host and port of "HOST:PORT" ("[::1]:8080" for IPv6; port 0 = any free one).
-
-    Raises:
-        ValueError: No host, or no port in 0-65535.
-    """
-    host, _, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not bare or (":" in bare and bare == host):
-        raise ValueError("not HOST:PORT")
-    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
-        raise ValueError("not HOST:PORT with a port in 0-65535")
-    return bare, int(port)
-
-
-def check(config: "Config") -> None:
+def check(config: Config) -> None:
     """Refuse what a type cannot.
 
     Raises:
@@ -392,13 +379,11 @@ def check(config: "Config") -> None:
         with _named(f"server.{name}"):
             parse_address(getattr(config.server, name))
     _check_console(config)
-    with _named("server.trusted_proxies"):
-        for network in config.server.trusted_proxies:
-            ip_network(network)
+    _check_proxies(config)
     if config.limits.cluster and config.limits.sentinels:
         raise ValueError("limits.cluster: give it or limits.sentinels, not both")
     with _named("maintenance.window"):
-        _check_window(config.maintenance.window)
+        check_window(config.maintenance.window)
     with _named("maintenance.zone"):
         if config.maintenance.zone != "UTC":  # known even where no zone files are installed
             ZoneInfo(config.maintenance.zone)
@@ -431,13 +416,15 @@ def _named(path: str) -> Iterator[None]:
         raise ValueError(f"{path}: {problem}") from None
 
 
-def _check_window(window: str) -> None:
-    match = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", window)
-    if match is None or match.group(1, 2) == match.group(3, 4):
-        raise ValueError
+def _check_proxies(config: Config) -> None:
+    with _named("server.trusted_proxies"):
+        for network in config.server.trusted_proxies:
+            ip_network(network)
+    if config.server.proxy_protocol and (config.tls.relay or not config.server.trusted_proxies):
+        raise ValueError("server.proxy_protocol: needs trusted_proxies, and TLS in front of us")
 
 
-def _check_console(config: "Config") -> None:
+def _check_console(config: Config) -> None:
     if config.server.console:
         with _named("server.console"):
             parse_address(config.server.console)

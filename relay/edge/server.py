@@ -22,6 +22,7 @@ from relay.clock import clock_s
 from relay.config import Config
 from relay.edge.client.body_room import BodyRoom
 from relay.edge.client.connection import ClientConnection
+from relay.edge.client.proxied import ProxiedConnection
 from relay.edge.door import Door
 from relay.edge.service import Service
 from relay.errors import KeyRevoked, ShuttingDown
@@ -47,9 +48,10 @@ from relay.flow.translated.translator import Translator
 from relay.model import Snapshot
 from relay.ports import Journal
 from relay.routing.health import HealthChange
+from relay.tls import ListenerTls
 from relay.upstream.descriptors import few_left
 from relay.upstream.pool import UpstreamPool
-from relay.wire.client_ip import read_networks
+from relay.wire.client_ip import is_within, read_networks
 from relay.wire.http import renew_date
 
 log = logging.getLogger("relay.edge")
@@ -183,6 +185,8 @@ class DataServer:
         self._connections = ConnectionServer(config, service, counters, self._door)
         self._connections.on_full = self._stop_accepting
         self._connections.upstreams = self._count_upstreams
+        self._trusted = trusted
+        self._tls = ListenerTls(config.tls.relay) if config.tls.relay else None
         self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
         self._queue: socket.socket | None = None
@@ -227,11 +231,19 @@ class DataServer:
         """Take connections from the socket's queue; a copy of it is closed to stop that."""
         assert self._socket is not None
         self._queue = self._socket.dup()
+        proxied = self._config.server.proxy_protocol
         self._listener = await asyncio.get_running_loop().create_server(
-            cast("Callable[[], asyncio.Protocol]", self._connections),
+            self._make_proxied
+            if proxied
+            else cast("Callable[[], asyncio.Protocol]", self._connections),
             sock=self._queue,
             backlog=self._config.server.backlog,
+            ssl=self._tls.context if self._tls else None,
+            ssl_handshake_timeout=self._config.timeouts.head_s if self._tls else None,
         )
+
+    def _make_proxied(self) -> ProxiedConnection:
+        return ProxiedConnection(self._connections, lambda ip: is_within(ip, self._trusted))
 
     def _stop_accepting(self) -> None:
         """Leave who comes in the socket's queue until one of those here has gone."""
@@ -331,6 +343,8 @@ class DataServer:
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
         renew_date(formatdate(usegmt=True))
+        if self._tls is not None:
+            self._tls.refresh()
         now_s = clock_s()
         for connection in list(self._connections.open):
             if connection.deadline_s < now_s:

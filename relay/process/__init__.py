@@ -13,6 +13,7 @@ lifeline       The one connection between the supervisor and a child: settings d
                up
 listeners      Listening sockets: opened once by the supervisor, before and beyond every worker
 memory         What a worker does with memory that it frees: a bounded part stays, for the next body
+site           A listener of aiohttp's on a socket that is there, in the clear or over TLS
 slots          The places the supervisor keeps filled, and how patient it is with who fills them
 supervisor     Keep the relay's processes running
 systemd        Talk to systemd: readiness, status, watchdog

@@ -24,8 +24,10 @@ from relay.control.watch.notices import Notices
 from relay.control.watch.webhook import Webhook, find_webhook
 from relay.process import hardening
 from relay.process.lifeline import Lifeline, Settings
+from relay.process.site import serve_site
 from relay.store.console_socket import listen
 from relay.tasks import first_of
+from relay.tls import TlsFiles
 
 NICENESS: Final = 5
 """Where there is no CPU to spare, calls come first."""
@@ -66,15 +68,19 @@ async def _run(settings: Settings, lifeline: Lifeline, listener: socket.socket |
         if listener is not None:
             sides.append((account_side(services, notices), listener))
         for side, sock in sides:
-            await _serve(parts, side, sock)
+            await _serve(parts, side, sock, config.tls.console if sock is listener else None)
         lifeline.tell_ready()
         await first_of(asked.wait(), alone, account_notices)
 
 
 async def _serve(
-    parts: contextlib.AsyncExitStack, side: ConsoleServer, sock: socket.socket
+    parts: contextlib.AsyncExitStack,
+    side: ConsoleServer,
+    sock: socket.socket,
+    files: TlsFiles | None,
 ) -> None:
     runner = web.AppRunner(side.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
     parts.push_async_callback(runner.cleanup)
     await runner.setup()
-    await web.SockSite(runner, sock).start()
+    refreshing = asyncio.create_task(await serve_site(runner, sock, files), name="tls")
+    parts.callback(refreshing.cancel)

@@ -34,6 +34,7 @@ from relay.control.watch.webhook import Webhook, find_webhook
 from relay.model import Secret
 from relay.process import hardening
 from relay.process.lifeline import Lifeline, Settings
+from relay.process.site import serve_site
 from relay.store import postgres
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.postgres import Connection
@@ -110,7 +111,8 @@ class Control:
             runner = web.AppRunner(self._api.application(), access_log=None)
             parts.push_async_callback(runner.cleanup)
             await runner.setup()
-            await web.SockSite(runner, self._listener).start()
+            tls = await serve_site(runner, self._listener, self._config.tls.admin)
+            parts.enter_context(_task(tls))
             self._lifeline.tell_ready()
             desk = SecretsDesk(self._config, self._data_dir)
             asked_for = parts.enter_context(_task(desk.run()))

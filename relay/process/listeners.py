@@ -18,8 +18,9 @@ from typing import Final
 
 import msgspec
 
-from relay.config import Server, parse_address
+from relay.config import Server
 from relay.errors import RelayError
+from relay.places import parse_address
 from relay.process.succession.handover import HandedSockets, Handover
 
 SYSTEMD_FD_FIRST: Final = 3

@@ -53,6 +53,12 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
     return address
 
 
+def is_within(address: str, networks: tuple[Network, ...]) -> bool:
+    """Return whether an address is in one of them."""
+    found = _parse(address)
+    return found is not None and _is_trusted(found, networks)
+
+
 def _is_trusted(address: IPv4Address | IPv6Address, trusted: tuple[Network, ...]) -> bool:
     return any(address in network for network in trusted)
 

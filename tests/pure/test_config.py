@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.config import Config, load, parse_address
+from relay.config import Config, load
 from relay.errors import ConfigError
+from relay.places import parse_address
 
 
 def written(folder: Path, text: str) -> Path:

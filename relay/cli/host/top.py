@@ -19,8 +19,8 @@ from relay.cli.figures import Frame, Scrape, compare, read_scrape
 from relay.cli.numbers import WholeNumber
 from relay.cli.output import json_option, print_line
 from relay.cli.root import load_context, location_options
-from relay.config import parse_address
 from relay.errors import ConfigError, DependencyDown
+from relay.places import parse_address
 
 ANSWER_S: Final = 10.0
 CALLS_LOOKED_AT: Final = 500

@@ -12,6 +12,8 @@ head          What the head of a request says: whom it is from, what it asks, ho
 head_cache    The head of a connection's last request, remembered for those that begin alike
 parser        aiohttp's request handler, by which a connection has its requests parsed
 phase         How far a client's connection has come, and which way it may go from there
+proxied       A connection that begins with the PROXY protocol: who its client is, from a trusted
+              balancer
 request_loop  The requests of one connection, one after the other: parsed, kept until their turn,
               served
 socket        A client's socket: where a connection stands, and what of it outlasts its requests

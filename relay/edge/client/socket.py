@@ -54,6 +54,7 @@ class ClientSocket(Client):
         "keeps_alive",
         "peer_ip",
         "takes_chunks",
+        "told_ip",
         "transport",
         "visitor",
         "write",
@@ -74,6 +75,8 @@ class ClientSocket(Client):
         self._writing_paused = False
         self._backpressure: Backpressure | None = None
         self.peer_ip = ""
+        self.told_ip = ""
+        """Its client's address, as a trusted balancer told it before all else."""
         self.visitor: Visitor | None = None
         """What the door knows of its address; None: a proxy's, or none."""
         self.keeps_alive = True
@@ -86,7 +89,7 @@ class ClientSocket(Client):
     def take_in(self, transport: asyncio.Transport) -> None:
         """Begin: it is connected."""
         peer = transport.get_extra_info("peername")
-        self.peer_ip = peer[0] if peer else ""
+        self.peer_ip = self.told_ip or (peer[0] if peer else "")
         self.transport = transport
         self.write = transport.write
         self.deadline_s = clock_s() + self._timeouts.head_s

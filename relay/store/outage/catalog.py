@@ -15,6 +15,7 @@ import msgspec
 from relay.errors import NotFound
 from relay.model import (
     Account,
+    Block,
     Channel,
     Group,
     Key,
@@ -31,6 +32,10 @@ NAME: Final = "catalog"
 _HIDDEN: Final = Secret("")
 
 
+_StoredBlock = tuple[int, str | None, str, bool, int | None]
+"""A block's fields, its network as text."""
+
+
 class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot as it lies on the disk: credentials and networks apart, routes left out."""
 
@@ -43,6 +48,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     sealed: dict[int, bytes]
     """By the channel's id."""
     prices: list[Price]
+    blocks: list[_StoredBlock] = []
 
 
 class FoundCatalog(msgspec.Struct, frozen=True):
@@ -97,6 +103,10 @@ def encode(snapshot: Snapshot, vault: Vault) -> bytes:
             for channel in snapshot.channels.values()
         },
         prices=list(snapshot.prices.values()),
+        blocks=[
+            (one.id, str(one.network) if one.network else None, one.path, one.allow, one.expires_s)
+            for one in snapshot.blocks
+        ],
     )
     return _ENCODER.encode(stored)
 
@@ -120,7 +130,14 @@ def decode(content: bytes, vault: Vault) -> Snapshot:
         channels=channels,
         prices={price.model: price for price in stored.prices},
         routes=index_routes(lines, channels),
+        blocks=tuple(_read_block(one) for one in stored.blocks),
     )
+
+
+def _read_block(stored: _StoredBlock) -> Block:
+    id_, network, path, allow, expires_s = stored
+    found = ip_network(network) if network else None
+    return Block(id=id_, network=found, path=path, allow=allow, expires_s=expires_s)
 
 
 def _unseal(channel: Channel, sealed: bytes, vault: Vault) -> Channel:

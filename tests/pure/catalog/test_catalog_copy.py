@@ -13,6 +13,7 @@ from relay.errors import NotFound
 from relay.model import (
     Account,
     Allowance,
+    Block,
     Channel,
     Dialect,
     Group,
@@ -25,7 +26,7 @@ from relay.model import (
     Snapshot,
     index_routes,
 )
-from relay.store.outage.catalog import read_catalog_copy, write_catalog
+from relay.store.outage.catalog import _Stored, read_catalog_copy, write_catalog
 from relay.store.secrets.vault import Vault
 
 VAULT = Vault(bytes(32))
@@ -67,12 +68,23 @@ SNAPSHOT = Snapshot(
         )
     },
     routes=index_routes({2: LINE}, {3: CHANNEL}),
+    blocks=(
+        Block(id=1, network=ip_network("192.0.2.0/24"), expires_s=7),
+        Block(id=2, path="/v1/x", allow=True),
+    ),
 )
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     write_catalog(tmp_path / "copies" / "catalog", SNAPSHOT, VAULT)
     assert read_catalog_copy(tmp_path / "copies" / "catalog", VAULT).snapshot == SNAPSHOT
+
+
+def test_nothing_of_a_snapshot_is_left_out() -> None:
+    """What a later release adds to it has to be written too, or a host would start without it."""
+    assert set(Snapshot.__struct_fields__) - {"routes"} == set(_Stored.__struct_fields__) - {
+        "sealed"
+    }
 
 
 def test_it_is_the_owners_alone_and_holds_no_credential_in_the_clear(tmp_path: Path) -> None:
