@@ -63,7 +63,7 @@ class Watch:
         self._status = Path(f"/proc/{pid}/status")
         self._over = threading.Event()
         self.before_mib = self.most_mib = self._read()
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
