@@ -29,7 +29,7 @@ _HOT: Final = {
     "relay.edge.tunnel": "ports turn",
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
     "request response running settle splice",
-    "relay.flow.attempts": "attempt buffer failed plain spliced stream tail",
+    "relay.flow.attempts": "attempt buffer failed plain spliced stream tail unframed",
     "relay.flow.translated": "attempt plain stream",
     "relay.flow.reserve": "budgets channel_quotas credit credit_account holds key_quotas leasing "
     "limits line_queues reservations",

@@ -9,6 +9,10 @@ from ipaddress import IPv4Network, IPv6Network
 
 import msgspec
 
+from relay.facts import ModelFacts
+from relay.reach import Reach
+from relay.secret import Secret as Secret
+
 
 class Dialect(enum.StrEnum):
     """The dialect an upstream speaks; wire.dialects holds a table for each."""
@@ -125,28 +129,6 @@ class AbortBills(enum.StrEnum):
     FULL = "full"
 
 
-class Secret:
-    """A credential that no repr, log or traceback can show."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the plain value: call it only where it goes onto the wire."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream credential, base URL and the models it serves.
 
@@ -160,6 +142,10 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     api_key: Secret
     models: dict[str, str]
     protocol: Dialect = DEFAULT_DIALECT
+    kind: str = ""
+    """Its row in wire.kinds.presets; "" = none."""
+    reach: Reach | None = None
+    """Where it is reached otherwise than its dialect says; None: nowhere."""
     weight: int = 1
     tier: int = 0
     tpm: int = 0
@@ -185,7 +171,8 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
         without the version: both ways of writing it are taken. Vertex has its models elsewhere.
         """
         root = self.base_url.rstrip("/")
-        if self.protocol is Dialect.ANTHROPIC and not root.endswith("/v1"):
+        hosted = self.reach is not None and self.reach.claude_on
+        if self.protocol is Dialect.ANTHROPIC and not (hosted or root.endswith("/v1")):
             return f"{root}/v1"
         if self.protocol is Dialect.GEMINI and "/publishers/" not in root:
             return root if root.endswith(_GEMINI_VERSIONS) else f"{root}/v1beta"
@@ -411,6 +398,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     prices: dict[str, Price]
     routes: Routes
     blocks: tuple[Block, ...] = ()
+    facts: dict[str, ModelFacts] = {}
 
 
 def index_routes(lines: dict[int, Line], channels: dict[int, Channel]) -> Routes:

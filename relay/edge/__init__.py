@@ -6,6 +6,7 @@ cors      What lets web pages of other origins call the relay, where the operato
 door     The door of a worker: which addresses get in, how many connections they have, what they
          may ask
 ids       The ids that requests are known by
+pages     What is no call to a model: the list of models, and one of them
 ports     What a connection asks of whoever answers its requests (edge.service)
 question  A request's body: read for what routing and billing need, framed anew for each channel
 routes    Which path is what: exact paths only, never built from, never passed on

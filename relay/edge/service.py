@@ -33,6 +33,7 @@ from relay.edge.client.request_loop import RequestLoop
 from relay.edge.cors import Cors
 from relay.edge.door import Door
 from relay.edge.ids import RequestIds
+from relay.edge.pages import page_body
 from relay.edge.ports import Served, ServicePort
 from relay.edge.question import read_question
 from relay.edge.routes import Page, find_route
@@ -41,7 +42,6 @@ from relay.edge.tunnel.ports import TurnService
 from relay.edge.tunnel.sessions import Sessions
 from relay.errors import (
     ClientGone,
-    ModelNotFound,
     RelayError,
     Unauthenticated,
     Unavailable,
@@ -57,9 +57,7 @@ from relay.flow.settle import Settlement
 from relay.ports import Journal
 from relay.records import Endpoint
 from relay.wire.client_ip import client_ip, read_networks
-from relay.wire.dialects.known import TABLES
 from relay.wire.http import CONTINUE
-from relay.wire.model_lines import with_lines
 from relay.wire.request.encodings import decoded_pieces
 from relay.wire.state.paths import find_kept
 
@@ -343,7 +341,8 @@ class Service(ServicePort, TurnService):
             self._open_session(call, client, message, request_head)
             return None
         if isinstance(found, Page):
-            self._answer_page(call, client, found, model)
+            body = page_body(self._admission, call, found, model, message)
+            self._answer_with(call, client, body)
             return None
         return request_head
 
@@ -414,19 +413,6 @@ class Service(ServicePort, TurnService):
             raise Unavailable("The relay cannot take calls now.", retry_after_s=RETRY_AFTER_S)
         call.free_body = self._on_free
         self._room.take(call, size)
-
-    def _answer_page(self, call: Call, client: RequestLoop, page: Page, model: str) -> None:
-        lines = self._admission.lines_by_model(call)
-        names = sorted(lines)
-        created = call.time_us // 1_000_000
-        table = TABLES[call.head.dialect]
-        if page is Page.MODELS:
-            body = with_lines(table.models_body(names, created), lines)
-        elif model in names:
-            body = with_lines(table.model_body(model, created), lines)
-        else:
-            raise ModelNotFound("This model is not offered here, or not to your key.")
-        self._answer_with(call, client, body)
 
     def _answer_preflight(self, call: Call, client: RequestLoop, message: ParsedHead) -> bool:
         """Answer a browser that asks whether a page may call; False: it does not ask that."""

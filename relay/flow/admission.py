@@ -3,9 +3,9 @@
 Everything here is a look into dicts: nothing asks Postgres or Redis while a request waits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from relay.billing.tariff import Tariff
@@ -26,8 +26,10 @@ from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.model import FREE_PRICE, Account, Channel, Dialect, Key, Line, Snapshot, lines_of
 from relay.records import FREE_ENDPOINTS, Endpoint
 from relay.translate.ways import serves_natively, spoken_at
+from relay.units import PPM
 from relay.wire.api_keys import digest
 from relay.wire.dialects.known import TABLES
+from relay.wire.model_lines import describe
 
 KEY_CHARS_MAX: Final = 256
 _MESSAGES: Final = Endpoint.MESSAGES
@@ -274,6 +276,16 @@ class Admission:
             for model, lines in self._offered(call, dialect).items():
                 found[model] = list(dict.fromkeys(found.get(model, []) + lines))
         return found
+
+    def described(self, call: Call, models: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return what models are, and what they cost the call's account."""
+        snapshot, group = self.snapshot, call.rights.group
+        assert snapshot is not None
+        ppm = PPM if group is None else group.multiplier_ppm
+        return {
+            model: describe(snapshot.prices.get(model), snapshot.facts.get(model), ppm)
+            for model in models
+        }
 
     def still_good(self, key: Key) -> bool:
         """Tell whether a key that was good at admission still is."""

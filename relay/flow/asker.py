@@ -6,7 +6,9 @@ is, where it is the channel's fault.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
+from relay.clock import wall_s
 from relay.config import Switching
 from relay.errors import ChannelOutrun, ChannelSpent, ClientGone, ConnectionBroken, RelayError
 from relay.flow.attempts.attempt import Attempt, Report
@@ -14,6 +16,7 @@ from relay.flow.attempts.failed import note_failed_try, note_operator_cost
 from relay.flow.attempts.plain import PlainAttempt
 from relay.flow.attempts.spliced import SplicedAttempt
 from relay.flow.attempts.stream import StreamAttempt
+from relay.flow.attempts.unframed import UnframedAnswer
 from relay.flow.balancer import Balancer
 from relay.flow.call import Call
 from relay.flow.state.owners import Owners
@@ -24,11 +27,16 @@ from relay.flow.translated.plan import CallTranslation
 from relay.flow.translated.stream import TranslatedStream
 from relay.model import Channel
 from relay.ports import Connection, Connections
+from relay.reach import ClaudeHost, Reach
 from relay.routing.table import classify_error
 from relay.splice.rewrite import Continuation
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import kept_head
+from relay.wire.kinds.claude import host_claude
+from relay.wire.kinds.sigv4 import sign_head
 from relay.wire.state.paths import KeptPath
+
+_BEDROCK: Final = ClaudeHost.BEDROCK
 
 
 class Asker:
@@ -211,11 +219,15 @@ class Asker:
     def _send(self, attempt: Attempt, connection: Connection, report: Report) -> None:
         try:
             head, body = self._frame(attempt)
+            reach = attempt.channel.reach
+            if reach is not None:
+                head, body = _fit(attempt.channel, reach, head, body)
         except BaseException:
             connection.abort()  # a bug of ours, and nobody else would know of it
             raise
         attempt.listen(connection, report)
-        connection.ask(head, body, attempt)
+        framed = reach is not None and reach.claude_on is _BEDROCK
+        connection.ask(head, body, UnframedAnswer(attempt) if framed else attempt)
 
     def _begin(self, attempt: Attempt) -> None:
         call = attempt.call
@@ -237,6 +249,7 @@ class Asker:
     def _frame(self, attempt: Attempt) -> tuple[bytes, bytes]:
         """Return head and body of the request that an attempt sends."""
         call, channel = attempt.call, attempt.channel
+        reach = channel.reach
         call.channel = channel
         if call.head.kept is not None:
             return self._frame_kept(attempt, call.head.kept)
@@ -245,7 +258,8 @@ class Asker:
         if plan is not None and plan.serves(channel):
             return frame_translated(self._connections, call, plan, channel)
         content_type, body = attempt.question.frame(channel, model)
-        named = model if TABLES[channel.protocol].verbs else ""  # else the body names it
+        by_path = TABLES[channel.protocol].verbs or (reach is not None and reach.names_model)
+        named = model if by_path else ""  # else the body names it
         head = b"%b%d\r\nContent-Type: %b\r\n%b\r\n" % (
             self._connections.head(channel, call.head.endpoint, call.head.query, named),
             len(body),
@@ -276,6 +290,15 @@ class Asker:
             for rival in list(call.open_attempts):
                 if rival is not attempt:
                     rival.fail(ChannelOutrun("Another channel was faster."))
+
+
+def _fit(channel: Channel, reach: Reach, head: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """Return head and body as a channel wants them that has ways of its own."""
+    if reach.claude_on:
+        head, body = host_claude(channel, head, body)
+    if reach.signs:
+        head = sign_head(channel, head, body, wall_s())
+    return head, body
 
 
 def _may_ask_anew(attempt: Attempt, error: RelayError) -> bool:

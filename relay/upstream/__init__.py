@@ -8,6 +8,8 @@ connection    One keep-alive connection to an upstream: HTTP/1.1 responses off a
 descriptors   Whether any is left; what fails for want of one is our own fault
 dns           Names of upstreams to addresses: off the loop's thread pool, cached, and never
               forgotten
+egress        The way out to an upstream where it is not the plain one: a proxy, a CA or a
+              certificate of ours
 pool          The pool of upstream connections: idle ones kept per server, new ones dialled with TLS
               verified
 """

@@ -18,16 +18,18 @@ from relay.config import Timeouts
 from relay.errors import ConnectFailed, RelayError, Unavailable
 from relay.model import Channel
 from relay.ports import Connections
+from relay.reach import Egress
 from relay.records import Endpoint
 from relay.upstream.addresses import AddressBook, connect_any
 from relay.upstream.certificates import certificate_fault
 from relay.upstream.connection import READ_BYTES, BufferedConnection, UpstreamConnection
 from relay.upstream.descriptors import OUR_SHORTAGES, few_left
 from relay.upstream.dns import Resolver
+from relay.upstream.egress import make_context, pass_proxy, proxy_address
 from relay.wire.http import request_head
 
-Origin = tuple[str, str, int]
-"""(scheme, host, port)"""
+Origin = tuple[str, str, int, Egress | None]
+"""(scheme, host, port, the way out; None = the plain one)"""
 
 SPARE_S: Final = 0.01
 """What the loop takes to close what was idle."""
@@ -57,6 +59,8 @@ class UpstreamPool(Connections):
         # Bound once: a method bound for each connection is 64 bytes of it.
         self._on_idle, self._on_closed = self._keep, self._forget
         self._origins: dict[str, Origin] = {}
+        self._ways: dict[tuple[str, Egress], Origin] = {}
+        self._contexts: dict[Egress, ssl.SSLContext] = {}
         self._heads: dict[tuple[int, int, str, str, str], bytes] = {}
 
     def __repr__(self) -> str:
@@ -80,6 +84,8 @@ class UpstreamPool(Connections):
         """Drop prepared heads: the catalog changed, and with it perhaps credentials."""
         self._heads.clear()
         self._origins.clear()
+        self._ways.clear()
+        self._contexts.clear()
 
     def take(self, channel: Channel) -> UpstreamConnection | None:
         """Return an idle connection to the channel's server, None if there is none."""
@@ -132,13 +138,15 @@ class UpstreamPool(Connections):
         Raises:
             OSError: There is none.
         """
-        scheme, host, port = origin
+        scheme, host, port, egress = origin
         loop, book = asyncio.get_running_loop(), self._addresses
-        left = book.order(await self._resolver.resolve(host), loop.time())
+        proxied = egress if egress is not None and egress.proxy else None
+        near, near_port = (host, port) if proxied is None else proxy_address(proxied)
+        left = book.order(await self._resolver.resolve(near), loop.time())
         failure: OSError | None = None
         while True:
             try:
-                sock, address = await connect_any(left, port)
+                sock, address = await connect_any(left, near_port)
             except OSError:
                 if failure is None:
                     raise
@@ -148,7 +156,9 @@ class UpstreamPool(Connections):
                 # One that takes connections and then is silent must not use up all the time.
                 share_s = self._timeouts.connect_s / 2 if len(left) > 1 else None
                 async with asyncio.timeout(share_s):
-                    made = await self._speak_over(sock, host, secure=scheme == "https")
+                    if proxied is not None:
+                        await pass_proxy(sock, proxied, host, port)
+                    made = await self._speak_over(sock, host, self._tls_for(scheme, egress))
             except ssl.SSLCertVerificationError:
                 raise
             except OSError as error:
@@ -162,15 +172,15 @@ class UpstreamPool(Connections):
                 return made
 
     async def _speak_over(
-        self, sock: socket.socket, host: str, *, secure: bool
+        self, sock: socket.socket, host: str, tls: ssl.SSLContext | None
     ) -> tuple[asyncio.Transport, UpstreamConnection]:
         # By their methods asyncio's protocols, if not by their class.
-        make: Any = self._make_buffered if secure else self._make
+        make: Any = self._make if tls is None else self._make_buffered
         transport, connection = await asyncio.get_running_loop().create_connection(
             make,
             sock=sock,
-            ssl=self._context() if secure else None,
-            server_hostname=host if secure else None,
+            ssl=tls,
+            server_hostname=None if tls is None else host,
         )
         return transport, cast("UpstreamConnection", connection)
 
@@ -213,14 +223,38 @@ class UpstreamPool(Connections):
             self._tls = ssl.create_default_context()
         return self._tls
 
+    def _tls_for(self, scheme: str, egress: Egress | None) -> ssl.SSLContext | None:
+        if scheme != "https":
+            return None
+        if egress is None or not (egress.ca_file or egress.cert_file):
+            return self._context()
+        context = self._contexts.get(egress)
+        if context is None:
+            context = self._contexts[egress] = make_context(egress)
+        return context
+
     def _origin(self, channel: Channel) -> Origin:
+        reach = channel.reach
+        if reach is not None and reach.egress is not None:
+            return self._way(channel, reach.egress)
         origin = self._origins.get(channel.base_url)
         if origin is None:
-            url = urlsplit(channel.base_url)
-            assert url.hostname is not None, "the catalog takes no base URL without a host"
-            port = url.port or (443 if url.scheme == "https" else 80)
-            origin = self._origins[channel.base_url] = (url.scheme, url.hostname, port)
+            origin = self._origins[channel.base_url] = _origin_of(channel.base_url, None)
         return origin
+
+    def _way(self, channel: Channel, egress: Egress) -> Origin:
+        key = (channel.base_url, egress)
+        origin = self._ways.get(key)
+        if origin is None:
+            origin = self._ways[key] = _origin_of(channel.base_url, egress)
+        return origin
+
+
+def _origin_of(base_url: str, egress: Egress | None) -> Origin:
+    url = urlsplit(base_url)
+    assert url.hostname is not None, "the catalog takes no base URL without a host"
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return url.scheme, url.hostname, port, egress
 
 
 def _is_ours(error: OSError) -> bool:

@@ -13,6 +13,7 @@ retry_headers  The headers by which official clients are told whether and when t
 sse            Where server-sent events begin and end, as bytes
 websocket      WebSocket frames: bytes to messages and back, and the opening handshake
 dialects/      What is said differently by each provider's API: one table for each dialect
+kinds/         Kinds of upstreams: what is known of each provider, as values
 refusals/      What an upstream says instead of an answer, and whose fault it is. Pure
 request/       A request's body: what is read of it, and what an upstream gets of it. Pure
 state/         What a channel keeps, or alone can read: named in requests, learned from answers

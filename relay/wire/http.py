@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from relay.model import Channel
 from relay.records import Endpoint
-from relay.wire.dialects.known import TABLES
+from relay.wire.kinds.address import credential, kept_target, own_headers, target
 
 EVENT_STREAM: Final = b"text/event-stream"
 JSON: Final = b"application/json"
@@ -67,8 +67,8 @@ def request_head(channel: Channel, endpoint: Endpoint, query: str = "", model: s
     the empty line. The path is made from the channel's own base URL and the endpoint's name, never
     from what a client sent; `query` is from an allow-list of ours, `model` the catalog's.
     """
-    path = TABLES[channel.protocol].path(endpoint, model)
-    return _head(channel, "POST", f"{path}{query}") + b"Content-Length: "
+    at = target(channel, endpoint, query, model)
+    return _head(channel, "POST", at) + b"Content-Length: "
 
 
 def kept_head(channel: Channel, method: str, path: str) -> bytes:
@@ -76,24 +76,24 @@ def kept_head(channel: Channel, method: str, path: str) -> bytes:
 
     `path`: below the channel's root, with its query; of wire.state.paths.
     """
-    return _head(channel, method, path)
+    return _head(channel, method, kept_target(channel, path))
 
 
-def _head(channel: Channel, method: str, path: str) -> bytes:
+def _head(channel: Channel, method: str, at: str) -> bytes:
     url = urlsplit(channel.api_root)
-    table = TABLES[channel.protocol]
     lines = [
-        f"{method} {url.path}{path} HTTP/1.1",
+        f"{method} {at} HTTP/1.1",
         f"Host: {url.netloc.rpartition('@')[2]}",
         "User-Agent: relay",
         "Accept: */*",
         # An encoded answer could be neither forwarded as it comes nor metered.
         "Accept-Encoding: identity",
     ]
-    credential = channel.api_key.reveal()
-    if credential:
-        name, before = table.upstream_credential
-        lines.append(f"{name}: {before}{credential}")
+    lines += [f"{name}: {value}" for name, value in own_headers(channel).items()]
+    api_key = channel.api_key.reveal()
+    if api_key:
+        name, before = credential(channel)
+        lines += [f"{name}: {before}{api_key}"] if name else []
     return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from relay.control.watch.probe import probe
-from relay.control.watch.probe_request import request_headers
 from relay.model import Channel, Dialect, Secret
+from relay.wire.kinds.address import request_headers
 
 Serve = Callable[[bytes], Channel]
 

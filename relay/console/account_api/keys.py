@@ -15,7 +15,7 @@ from relay.console.signin import audit, management
 from relay.console.signin.actor import Permit
 from relay.errors import BadRequest
 from relay.store.catalog.canonical import canonical_networks, canonical_usd
-from relay.store.catalog.declaration import Budgets, Concurrency, Limit
+from relay.store.catalog.entry import Budgets, Concurrency, Limit
 from relay.store.catalog.keys import KeyTerms
 from relay.units import parse_usd
 

@@ -52,7 +52,7 @@ from relay.store import postgres
 from relay.store.acts import Act, keep_act
 from relay.store.catalog import keys, listings
 from relay.store.catalog.canonical import canonical_networks, canonical_usd
-from relay.store.catalog.declaration import Budgets, Concurrency, Limit
+from relay.store.catalog.entry import Budgets, Concurrency, Limit
 from relay.store.catalog.keys import KeyTerms
 from relay.store.catalog.snapshot import load_channel
 from relay.store.embedded.locate import database_url, redis_url

@@ -11,7 +11,6 @@ notices        What operators are told of money and keys: notices for the webhoo
                log, counters
 probe          One real question to an upstream: are its address, its certificate and our credential
                good?
-probe_request  The one cheap question that every upstream answers: which models do you have?
 prober         Finds out that a dead channel lives again before a client's call has to
 webhook        Carries alarms to the operator's webhook: a few tries with a deadline each, then only
                the log

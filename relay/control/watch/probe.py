@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from relay.control.watch.probe_request import models_url, request_headers
 from relay.model import Channel
+from relay.wire.kinds.address import models_url, request_headers
 
 TIMEOUT_S: Final = 10.0
 ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -43,6 +43,8 @@ class _Listing(msgspec.Struct):
 
 def probe(channel: Channel) -> ProbeFinding:
     """Ask a channel's upstream for its models and judge the answer."""
+    if not models_url(channel):
+        return _unlisted(channel)
     began_s = time.monotonic()
     status, body, reason = 0, b"", ""
     try:
@@ -59,6 +61,17 @@ def probe(channel: Channel) -> ProbeFinding:
         total_ms=round((time.monotonic() - began_s) * 1000),
         reason=reason or _reason(status),
         missing=sorted(set(channel.models.values()) - listed) if listed else [],
+    )
+
+
+def _unlisted(channel: Channel) -> ProbeFinding:
+    return ProbeFinding(
+        channel=channel.name,
+        ok=False,
+        status=0,
+        total_ms=0,
+        reason="its models cannot be listed: only a call can tell",
+        missing=[],
     )
 
 

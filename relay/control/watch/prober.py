@@ -16,7 +16,6 @@ from typing import Final
 
 import aiohttp
 
-from relay.control.watch.probe_request import models_url, request_headers
 from relay.errors import RelayError
 from relay.model import Channel
 from relay.routing.breaker import BreakerState
@@ -24,6 +23,7 @@ from relay.routing.health import Condition
 from relay.routing.policy import Reason
 from relay.store import redis
 from relay.store.health.gossip import send_hint
+from relay.wire.kinds.address import models_url, request_headers
 
 TICK_S: Final = 1.0
 PAUSE_S: Final = 10.0
@@ -86,6 +86,7 @@ class Prober:
             for channel_id, channel in self._channels().items()
             if channel_id in waiting
             and not channel.drained
+            and models_url(channel)
             and now_s - self._asked_s.get(channel_id, -inf) >= self._pause_s
         ]
         return found[:PROBES_MAX]

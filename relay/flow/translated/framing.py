@@ -22,7 +22,9 @@ def frame_translated(
     dialect = spoken_by(channel)
     endpoint = endpoint_of(dialect, stream=request.stream)
     table = TABLES[channel.protocol]
-    named = channel.models[call.request.model] if table.verbs else ""
+    reach = channel.reach
+    by_path = table.verbs or (reach is not None and reach.names_model)
+    named = channel.models[call.request.model] if by_path else ""
     head = b"%b%d\r\nContent-Type: %b\r\n%b%b\r\n" % (
         connections.head(channel, endpoint, query_of(dialect, stream=request.stream), named),
         len(request.body),

@@ -7,19 +7,25 @@ from collections.abc import Mapping
 from typing import Final
 
 from relay.errors import ClientError, ConfigError
+from relay.model import Secret
+from relay.reach import DOCUMENTS, Auth
+from relay.store.catalog.channel_entry import ChannelEntry, key_name
 from relay.store.catalog.declaration import Declaration, KeyEntry
 from relay.store.catalog.keys import KeyMark, mark_key
 from relay.store.catalog.plan import Catalog, CatalogChange, Credentials, compare, identity
 from relay.store.catalog.read import read_catalog
+from relay.store.catalog.sale.official import check_ceiling
 from relay.store.catalog.write import Writer
 from relay.store.postgres import Connection
 from relay.store.secrets.refs import resolve
 from relay.store.secrets.vault import Pepper, Vault
+from relay.wire.kinds.oauth import parse_account
+from relay.wire.kinds.sigv4 import parse_key
 
 KEY_CHARS_MIN: Final = 8
 """A declared key was made elsewhere; one shorter than this could be guessed."""
 
-_LOCK: Final = 0x72656C6179  # "relay" in ASCII: a number that no other user of the database takes.
+LOCK: Final = 0x72656C6179  # "relay" in ASCII: a number that no other user of the database takes.
 
 
 def resolve_credentials(
@@ -32,17 +38,26 @@ def resolve_credentials(
     """
     found: Credentials = {}
     for at, channel in enumerate(declaration.channel):
-        if isinstance(channel.api_key, str):
+        for number, reference in enumerate(channel.references, start=1):
             path = f"$.channel[{at}].api_key"
-            api_key = resolve(channel.api_key, environ, path=path, optional=True)
-            found["channel", identity(channel)] = api_key
+            document = channel.auth in DOCUMENTS
+            api_key = resolve(reference, environ, path=path, optional=True, document=document)
+            if document and api_key.reveal():
+                _check_document(channel, api_key, path)
+            found["channel", (key_name(channel.name, number),)] = api_key
     for at, key in enumerate(declaration.key):
         found["key", identity(key)] = _mark(key, environ, pepper, path=f"$.key[{at}].key")
     return Catalog(declaration, found)
 
 
 async def apply(
-    connection: Connection, wanted: Catalog, vault: Vault, *, prune: bool, dry_run: bool
+    connection: Connection,
+    wanted: Catalog,
+    vault: Vault,
+    *,
+    prune: bool,
+    dry_run: bool,
+    ceiling: str = "",
 ) -> list[CatalogChange]:
     """Make a declared catalog hold and return what that changed (or would change).
 
@@ -52,15 +67,18 @@ async def apply(
         vault: Opens and seals the channels' credentials.
         prune: Whether entries that the file does not mention go (see `plan.compare`).
         dry_run: Whether to leave the database as it is.
+        ceiling: How many times an official price may be asked; "" = as often as one likes.
 
     Raises:
         ConfigError: What is declared cannot hold; nothing was changed.
         DependencyDown: Postgres did not answer; nothing was changed.
     """
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
         present = await read_catalog(connection, vault)
         changes = compare(present, wanted, prune=prune)
+        if ceiling:
+            await check_ceiling(connection, present.entries, wanted.entries, ceiling)
         if not dry_run:
             writer = Writer(connection, vault, wanted.credentials)
             for change in changes:
@@ -73,6 +91,16 @@ async def _write(writer: Writer, change: CatalogChange) -> None:
         await writer.write(change)
     except ClientError as error:
         raise ConfigError(error.message) from error
+
+
+def _check_document(channel: ChannelEntry, credential: Secret, path: str) -> None:
+    try:
+        if channel.auth is Auth.AWS:
+            parse_key(credential.reveal(), channel.base_url)
+        else:
+            parse_account(channel.auth, credential.reveal())
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _mark(key: KeyEntry, environ: Mapping[str, str], pepper: Pepper, *, path: str) -> KeyMark:

@@ -4,6 +4,7 @@ Each takes what was written and returns the one form it is kept and compared in,
 ValueError that begins with the field's name and says what is wrong. Pure.
 """
 
+import fnmatch
 import ipaddress
 from collections.abc import Iterable
 from typing import Final
@@ -33,6 +34,34 @@ def model_map(models: list[str]) -> dict[str, str]:
             raise ValueError(f"models: {public!r} is given twice")
         found[public] = upstream
     return found
+
+
+def is_pattern(entry: str) -> bool:
+    """Tell whether an entry of a channel's models chooses out of its list: "gpt-*", "!*-audio*"."""
+    return "*" in entry or entry.startswith("!")
+
+
+def check_patterns(patterns: Iterable[str]) -> None:
+    """Raise ValueError for patterns that choose nothing."""
+    given = list(patterns)
+    for entry in given:
+        if "=" in entry or not 1 < len(entry) + 1 <= MODEL_CHARS_MAX or not entry.isprintable():
+            raise ValueError(f"models: not a pattern such as gpt-* or !*-audio*: {entry[:80]!r}")
+    if given and all(entry.startswith("!") for entry in given):
+        raise ValueError("models: patterns that only leave out choose nothing: begin with *")
+
+
+def choose_models(patterns: Iterable[str], listed: Iterable[str]) -> list[str]:
+    """Return those of an upstream's models that patterns choose; "!" leaves out, whatever else."""
+    given = list(patterns)
+    wanted = [entry for entry in given if not entry.startswith("!")]
+    unwanted = [entry[1:] for entry in given if entry.startswith("!")]
+    return [
+        name
+        for name in listed
+        if any(fnmatch.fnmatchcase(name, one) for one in wanted)
+        and not any(fnmatch.fnmatchcase(name, one) for one in unwanted)
+    ]
 
 
 def canonical_url(url: str) -> str:

@@ -11,81 +11,27 @@ import datetime
 from typing import Annotated, Final
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
-from relay.billing.budget import BUDGETS_MAX, canonical_budgets
+from relay.billing.budget import canonical_budgets
 from relay.errors import ConfigError
 from relay.model import (
-    DEFAULT_DIALECT,
-    AbortBills,
-    Dialect,
     LineKind,
     LostState,
     OnLoss,
-    OpenAiApi,
-    Resume,
     Unpriced,
 )
 from relay.store.catalog.canonical import (
     MODEL_CHARS_MAX,
     canonical_multiplier,
     canonical_networks,
-    canonical_url,
     canonical_usd,
     check_distinct,
     check_name,
-    model_map,
 )
+from relay.store.catalog.channel_entry import KEY_MARK, ChannelEntry
+from relay.store.catalog.entry import Budgets, Concurrency, Entry, Limit, Moment, Name, Wait
 from relay.store.secrets.refs import HOW_TO, is_reference
-
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Limit = Annotated[int, Meta(ge=0, le=2**53)]
-Concurrency = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Wait = Annotated[int, Meta(ge=0, le=3_600_000)]
-Budgets = Annotated[list[str], Meta(max_length=BUDGETS_MAX)]
-Moment = Annotated[datetime.datetime, Meta(tz=True)]
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One table of the file; `_check` brings it into canonical form or raises ValueError."""
-
-    def __post_init__(self) -> None:
-        for field, value in self._check().items():
-            msgspec.structs.force_setattr(self, field, value)
-
-    def _check(self) -> dict[str, object]:
-        return {}
-
-
-class ChannelEntry(Entry, frozen=True):
-    """`[[channel]]`. Without `api_key` a known channel keeps the credential that it has."""
-
-    name: Name
-    base_url: str
-    models: Annotated[list[str], Meta(min_length=1)]
-    api_key: str | UnsetType = UNSET
-    protocol: Dialect = DEFAULT_DIALECT
-    weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
-    tier: Annotated[int, Meta(ge=0, le=1_000)] = 0
-    tpm: Limit = 0
-    rpm: Limit = 0
-    concurrency: Concurrency = 0
-    resume: Resume = Resume.NONE
-    abort_bills: AbortBills = AbortBills.PARTIAL
-    include_usage: bool = True
-    openai_api: OpenAiApi = OpenAiApi.BOTH
-
-    def _check(self) -> dict[str, object]:
-        check_name(self.name)
-        if isinstance(self.api_key, str) and self.api_key and not is_reference(self.api_key):
-            raise ValueError(f"api_key: {HOW_TO}")
-        return {
-            "base_url": canonical_url(self.base_url),
-            "models": sorted(
-                name if name == upstream else f"{name}={upstream}"
-                for name, upstream in model_map(self.models).items()
-            ),
-        }
 
 
 class LineModelEntry(Entry, frozen=True):
@@ -130,7 +76,7 @@ class LineEntry(Entry, frozen=True):
     by_invitation: bool = False
     wait_ms: Wait | None = None
     translates: bool = True
-    model: list[LineModelEntry] = []
+    model: list[LineModelEntry] = msgspec.field(default_factory=list)
 
     def _check(self) -> dict[str, object]:
         check_name(self.name)
@@ -147,7 +93,7 @@ class GroupEntry(Entry, frozen=True):
     """`[[group]]`; the first line is the default."""
 
     name: Name
-    lines: list[Name] = []
+    lines: list[Name] = msgspec.field(default_factory=list)
     multiplier: str = "1"
 
     def _check(self) -> dict[str, object]:
@@ -243,9 +189,9 @@ class PriceEntry(Entry, frozen=True):
     per_session: str = "0"
     per_search_unit: str = "0"
     output_max: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
-    tiers: list[PriceTierEntry] = []
-    service_tiers: list[ServiceTierEntry] = []
-    image_classes: list[ImagePriceEntry] = []
+    tiers: list[PriceTierEntry] = msgspec.field(default_factory=list)
+    service_tiers: list[ServiceTierEntry] = msgspec.field(default_factory=list)
+    image_classes: list[ImagePriceEntry] = msgspec.field(default_factory=list)
 
     def _check(self) -> dict[str, object]:
         check_name(self.model)
@@ -301,7 +247,7 @@ class AccountEntry(Entry, frozen=True):
     tpm: Limit = 0
     rpm: Limit = 0
     concurrency: Concurrency = 0
-    budgets: Budgets = []
+    budgets: Budgets = msgspec.field(default_factory=list)
     disabled: bool = False
 
     def _check(self) -> dict[str, object]:
@@ -331,7 +277,7 @@ class KeyEntry(Entry, frozen=True):
     allow_ip: Annotated[list[str], Meta(min_length=1)] | None = None
     lines: Annotated[list[Name], Meta(min_length=1)] | None = None
     quota: str = ""
-    budgets: Budgets = []
+    budgets: Budgets = msgspec.field(default_factory=list)
     tpm: Limit = 0
     rpm: Limit = 0
     concurrency: Concurrency = 0
@@ -380,14 +326,28 @@ def parse_catalog(source: bytes, *, dedicated_tpm: int, plain_upstreams: bool) -
         found = msgspec.toml.decode(source, type=Declaration)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(error)) from None
-    for at, channel in enumerate(found.channel):
+    check_upstreams(found, plain_upstreams=plain_upstreams)
+    return msgspec.structs.replace(
+        found, line=[_with_default_tpm(line, dedicated_tpm) for line in found.line]
+    )
+
+
+def check_upstreams(declared: Declaration, *, plain_upstreams: bool) -> None:
+    """Refuse addresses that everybody on the way can read along, and names of credentials.
+
+    Raises:
+        ConfigError: One begins with http://, though such are not taken; or it is named as if it
+            were a credential of another one.
+    """
+    for at, channel in enumerate(declared.channel):
+        if KEY_MARK in channel.name and channel.references:
+            raise ConfigError(
+                f"name: {KEY_MARK} leads to the number of a credential - at `$.channel[{at}]`"
+            )
         if not plain_upstreams and channel.base_url.startswith("http:"):
             raise ConfigError(
                 f"base_url: http:// needs server.allow_plain_upstreams - at `$.channel[{at}]`"
             )
-    return msgspec.structs.replace(
-        found, line=[_with_default_tpm(line, dedicated_tpm) for line in found.line]
-    )
 
 
 def _with_default_tpm(line: LineEntry, dedicated_tpm: int) -> LineEntry:

@@ -45,7 +45,9 @@ _GRANT: Final = """
 _ACCOUNT_EXISTS: Final = "SELECT 1 FROM accounts WHERE name = $1 AND deleted_at IS NULL"
 _DRAIN: Final = """
     UPDATE channels SET drained = $2, evicted = $3
-    WHERE deleted_at IS NULL AND name = $1 RETURNING id"""
+    WHERE deleted_at IS NULL AND (name = $1 OR key_of IN
+        (SELECT id FROM channels WHERE name = $1 AND deleted_at IS NULL))
+    RETURNING id"""
 
 
 async def list_channels(connection: Connection, vault: Vault) -> list[Row]:
@@ -68,7 +70,8 @@ async def set_drained(
 ) -> None:
     """Take a channel out of service for new calls, or back in.
 
-    Calls that run on it go on; `evicted`: they are moved to other channels where they can be.
+    All of its credentials with it; NAME#2 is the second one alone. Calls that run on it go on;
+    `evicted`: they are moved to other channels where they can be.
 
     Raises:
         NotFound: There is no channel of that name.
@@ -93,12 +96,16 @@ async def set_granted(connection: Connection, account: str, line: str, *, grante
 def _channel(row: asyncpg.Record, vault: Vault) -> Row:
     api_key = vault.open(row["api_key_sealed"], channel_owner(row["name"]))
     state = "unreadable" if api_key is None else "set" if api_key.reveal() else "none"
-    shown = ("id", "name", "protocol", "base_url")
+    shown = ("id", "name", "kind", "protocol", "base_url")
     limits = ("tpm", "rpm", "concurrency", "resume", "abort_bills", "include_usage", "openai_api")
     return {
         **{field: row[field] for field in shown},
         "api_key": state,
         "models": msgspec.json.decode(row["models"]),
+        "model_patterns": list(row["model_patterns"]),
+        "models_auto": row["models_auto"],
+        "reach": msgspec.json.decode(row["reach"]),
+        "cost": None if row["cost_ppm"] is None else format_multiplier(row["cost_ppm"]),
         "tier": row["tier"],
         "weight": row["weight"],
         **{field: row[field] for field in limits},

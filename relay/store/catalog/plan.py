@@ -4,6 +4,7 @@ Pure. What the declaration does not mention stays as it is, unless it is pruned.
 """
 
 import enum
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -11,16 +12,16 @@ import msgspec
 
 from relay.errors import ConfigError
 from relay.model import Secret
+from relay.store.catalog.channel_entry import KEYS_MAX, ChannelEntry, key_name
 from relay.store.catalog.declaration import (
     AccountEntry,
-    ChannelEntry,
     Declaration,
-    Entry,
     GroupEntry,
     KeyEntry,
     LineEntry,
     PriceEntry,
 )
+from relay.store.catalog.entry import Entry
 from relay.store.catalog.keys import KeyMark
 
 Identity = tuple[str, ...]
@@ -33,7 +34,7 @@ KINDS: Final = ("channel", "line", "group", "price", "account", "key")
 CREDENTIAL: Final = "credential"
 """The field a changed credential is shown as; what it was and is stays hidden."""
 
-_CREDENTIAL_FIELDS: Final = frozenset({"api_key", "key"})
+_CREDENTIAL_FIELDS: Final = frozenset({"api_key", "api_keys", "key"})
 
 
 class Catalog(msgspec.Struct, frozen=True):
@@ -137,13 +138,27 @@ def _compare_entry(
         for field in after.__struct_fields__
         if field not in _CREDENTIAL_FIELDS and getattr(before, field) != getattr(after, field)
     }
-    slot = (kind, name)
-    if slot in wanted.credentials and wanted.credentials[slot] != present.credentials.get(slot):
+    given = _credentials_of(after, wanted)
+    if given and given != _credentials_of(after, present):
         fields[CREDENTIAL] = ("(hidden)", "(hidden)")
     if fields:
         yield CatalogChange(
             kind=kind, name=_shown(name), action=ChangeKind.CHANGED, entry=after, fields=fields
         )
+
+
+def _credentials_of(entry: Entry, catalog: Catalog) -> list[Secret | KeyMark | None]:
+    """Return an entry's credentials, the first one first; a channel may have several."""
+    if isinstance(entry, KeyEntry):
+        slots = [("key", identity(entry))]
+    elif isinstance(entry, ChannelEntry):
+        slots = [("channel", (key_name(entry.name, n),)) for n in range(1, KEYS_MAX + 1)]
+    else:
+        return []
+    return [
+        catalog.credentials[slot]
+        for slot in itertools.takewhile(catalog.credentials.__contains__, slots)
+    ]
 
 
 def _removal(kind: str, entry: Entry) -> CatalogChange:

@@ -18,9 +18,10 @@ from relay.model import (
     Resume,
     Unpriced,
 )
+from relay.reach import Reach
+from relay.store.catalog.channel_entry import ChannelEntry
 from relay.store.catalog.declaration import (
     AccountEntry,
-    ChannelEntry,
     Declaration,
     GroupEntry,
     KeyEntry,
@@ -67,7 +68,8 @@ async def read_catalog(connection: Connection, vault: Vault) -> Catalog:
     Raises:
         ConfigError: A row holds what no file could declare: it was edited by hand.
     """
-    channels = await connection.fetch(_CHANNELS)
+    credentials = await connection.fetch(_CHANNELS)
+    channels = [row for row in credentials if row["key_of"] is None]
     keys = await connection.fetch(_KEYS)
     try:
         declaration = Declaration(
@@ -80,7 +82,7 @@ async def read_catalog(connection: Connection, vault: Vault) -> Catalog:
         )
     except ValueError as error:
         raise ConfigError(f"the catalog in the database is damaged: {error}") from error
-    return Catalog(declaration, _credentials(declaration, channels, keys, vault))
+    return Catalog(declaration, _credentials(declaration, credentials, keys, vault))
 
 
 def _credentials(
@@ -90,9 +92,9 @@ def _credentials(
     vault: Vault,
 ) -> Credentials:
     found: Credentials = {}
-    for channel, row in zip(declaration.channel, channels, strict=True):
+    for row in channels:
         sealed, owner = row["api_key_sealed"], channel_owner(row["name"])
-        found["channel", identity(channel)] = vault.open(sealed, owner)
+        found["channel", (row["name"],)] = vault.open(sealed, owner)
     for key, row in zip(declaration.key, keys, strict=True):
         found["key", identity(key)] = KeyMark(
             row["digest"], row["pepper_id"], row["prefix"], row["last4"]
@@ -102,10 +104,16 @@ def _credentials(
 
 def _channel(row: asyncpg.Record) -> ChannelEntry:
     models = msgspec.json.decode(row["models"], type=dict[str, str])
+    found = msgspec.json.decode(row["models_found"], type=dict[str, str])
+    reach = msgspec.json.decode(row["reach"], type=Reach)
     return ChannelEntry(
         name=row["name"],
         base_url=row["base_url"],
-        models=[f"{public}={upstream}" for public, upstream in models.items()],
+        models=[
+            *(f"{public}={upstream}" for public, upstream in models.items() if public not in found),
+            *row["model_patterns"],
+        ],
+        models_auto=row["models_auto"],
         protocol=Dialect(row["protocol"]),
         weight=row["weight"],
         tier=row["tier"],
@@ -116,6 +124,15 @@ def _channel(row: asyncpg.Record) -> ChannelEntry:
         abort_bills=AbortBills(row["abort_bills"]),
         include_usage=row["include_usage"],
         openai_api=OpenAiApi(row["openai_api"]),
+        kind=row["kind"],
+        auth=reach.auth,
+        headers=reach.headers,
+        query=reach.query,
+        paths=reach.paths,
+        listing=reach.listing,
+        egress=reach.egress,
+        claude_on=reach.claude_on,
+        cost="" if row["cost_ppm"] is None else format_multiplier(row["cost_ppm"]),
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from relay.billing.budget import read_budgets
 from relay.errors import ConfigError, NotFound
+from relay.facts import ModelFacts
 from relay.model import (
     WAIT_MS,
     AbortBills,
@@ -35,9 +36,10 @@ from relay.model import (
     Unpriced,
     index_routes,
 )
+from relay.reach import MINTED, NOTHING, Reach
 from relay.store.catalog import blocks
 from relay.store.postgres import Connection
-from relay.store.secrets.vault import Vault, channel_owner
+from relay.store.secrets.vault import Vault, channel_owner, token_owner
 
 EMPTY: Final = Snapshot(
     generation=0, keys={}, accounts={}, groups={}, lines={}, channels={}, prices={}, routes={}
@@ -47,7 +49,9 @@ _CHANNELS: Final = "SELECT * FROM channels WHERE deleted_at IS NULL ORDER BY id"
 _CHANNEL: Final = "SELECT * FROM channels WHERE deleted_at IS NULL AND name = $1"
 _LINES: Final = """
     SELECT lines.*, ARRAY(
-        SELECT channel_id FROM line_channels WHERE line_id = lines.id ORDER BY position
+        SELECT channels.id FROM line_channels
+        JOIN channels ON channels.id = channel_id OR channels.key_of = channel_id
+        WHERE line_id = lines.id AND channels.deleted_at IS NULL ORDER BY position, channels.id
     ) AS channel_ids
     FROM lines WHERE deleted_at IS NULL ORDER BY id"""
 _GROUPS: Final = """
@@ -60,6 +64,8 @@ _KEYS: Final = "SELECT * FROM keys WHERE generation > $1 ORDER BY id"
 PRICES: Final = """
     SELECT * FROM (SELECT DISTINCT ON (model) * FROM prices ORDER BY model, id DESC) AS newest
     WHERE NOT withdrawn"""
+_FACTS: Final = """
+    SELECT name, context_tokens, output_tokens, input_modalities, output_modalities FROM models"""
 _SPENT: Final = """
     SELECT digest, spent_nanos FROM keys
     WHERE quota_nanos IS NOT NULL AND deleted_at IS NULL
@@ -122,6 +128,7 @@ async def refresh(connection: Connection, vault: Vault, old: Snapshot) -> Snapsh
         channel_rows = await connection.fetch(_CHANNELS)
         line_rows = await connection.fetch(_LINES)
         group_rows = await connection.fetch(_GROUPS)
+        fact_rows = await connection.fetch(_FACTS)
         price_rows = await connection.fetch(PRICES)
         block_rows = await connection.fetch(blocks.OPEN)
         account_rows = await connection.fetch(_ACCOUNTS, old.generation)
@@ -137,6 +144,7 @@ async def refresh(connection: Connection, vault: Vault, old: Snapshot) -> Snapsh
         lines=lines,
         channels=channels,
         prices={row["model"]: read_price(row) for row in price_rows},
+        facts={row["name"]: _facts(row) for row in fact_rows},
         routes=old.routes if same else index_routes(lines, channels),
         blocks=tuple(map(blocks.read_block, block_rows)),
     )
@@ -180,9 +188,8 @@ def _channel(row: asyncpg.Record, vault: Vault, old: Snapshot) -> Channel:
     known = old.channels.get(row["id"])
     if known is not None and known.version == row["generation"]:
         return known
-    api_key = vault.open(row["api_key_sealed"], channel_owner(row["name"]))
-    if api_key is None:
-        _log.error("channel %s is drained: its api_key cannot be decrypted", row["name"])
+    reach = msgspec.json.decode(row["reach"], type=Reach)
+    api_key = _credential(row, reach, vault)
     return Channel(
         id=row["id"],
         name=row["name"],
@@ -190,6 +197,8 @@ def _channel(row: asyncpg.Record, vault: Vault, old: Snapshot) -> Channel:
         api_key=api_key or Secret(""),
         models=msgspec.json.decode(row["models"], type=dict[str, str]),
         protocol=Dialect(row["protocol"]),
+        kind=row["kind"],
+        reach=None if reach == NOTHING else reach,
         weight=row["weight"],
         tier=row["tier"],
         tpm=row["tpm"],
@@ -203,6 +212,21 @@ def _channel(row: asyncpg.Record, vault: Vault, old: Snapshot) -> Channel:
         evicted=row["evicted"],
         version=row["generation"],
     )
+
+
+def _credential(row: asyncpg.Record, reach: Reach, vault: Vault) -> Secret | None:
+    """Return what a channel sends; None: nothing that could be good, so it is drained."""
+    name = row["name"]
+    if reach.auth not in MINTED:
+        api_key = vault.open(row["api_key_sealed"], channel_owner(name))
+        if api_key is None:
+            _log.error("channel %s is drained: its api_key cannot be decrypted", name)
+        return api_key
+    token = vault.open(row["token_sealed"], token_owner(name))
+    if token is None or not token.reveal():
+        _log.warning("channel %s is drained: no token was minted for it yet", name)
+        return None
+    return token
 
 
 def _line(row: asyncpg.Record, old: Snapshot) -> Line:
@@ -230,6 +254,15 @@ def _line(row: asyncpg.Record, old: Snapshot) -> Line:
     known = old.lines.get(line.id)
     # What workers have worked out for a line is kept for as long as it is this very object.
     return known if known == line else line
+
+
+def _facts(row: asyncpg.Record) -> ModelFacts:
+    return ModelFacts(
+        context_tokens=row["context_tokens"],
+        output_tokens=row["output_tokens"],
+        input_modalities=tuple(row["input_modalities"]),
+        output_modalities=tuple(row["output_modalities"]),
+    )
 
 
 def _group(row: asyncpg.Record) -> Group:

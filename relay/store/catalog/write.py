@@ -8,16 +8,16 @@ from typing import Final
 import msgspec
 
 from relay.model import Allowance, Price, Secret
-from relay.store.catalog.canonical import model_map
+from relay.store.catalog.canonical import choose_models
+from relay.store.catalog.channel_entry import ChannelEntry, key_name
 from relay.store.catalog.declaration import (
     AccountEntry,
-    ChannelEntry,
-    Entry,
     GroupEntry,
     KeyEntry,
     LineEntry,
     PriceEntry,
 )
+from relay.store.catalog.entry import Entry
 from relay.store.catalog.keys import (
     KeyMark,
     KeyTerms,
@@ -31,18 +31,46 @@ from relay.store.postgres import Connection
 from relay.store.secrets.vault import Vault, channel_owner
 from relay.units import parse_multiplier, parse_usd
 
-# $13 NULL: the file does not say, the channel keeps what it has.
+# $13 NULL: the file does not say, the channel keeps what it has. Of another one a new token is due.
 _CHANNEL: Final = """
     INSERT INTO channels AS old (name, base_url, models, protocol, weight, tier, tpm, rpm,
-        concurrency, resume, abort_bills, include_usage, openai_api, api_key_sealed)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, COALESCE($13::bytea, ''))
+        concurrency, resume, abort_bills, include_usage, api_key_sealed, kind, reach, cost_ppm,
+        model_patterns, models_found, models_auto, openai_api)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, COALESCE($13::bytea, ''), $14, $15,
+        $16, $17, $18, $19, $20)
     ON CONFLICT (name) WHERE deleted_at IS NULL DO UPDATE SET
         base_url = excluded.base_url, models = excluded.models, protocol = excluded.protocol,
         weight = excluded.weight, tier = excluded.tier, tpm = excluded.tpm, rpm = excluded.rpm,
         concurrency = excluded.concurrency, resume = excluded.resume,
         abort_bills = excluded.abort_bills, include_usage = excluded.include_usage,
         openai_api = excluded.openai_api,
-        api_key_sealed = COALESCE($13::bytea, old.api_key_sealed)"""
+        kind = excluded.kind, reach = excluded.reach, cost_ppm = excluded.cost_ppm,
+        model_patterns = excluded.model_patterns, models_found = excluded.models_found,
+        models_auto = excluded.models_auto,
+        api_key_sealed = COALESCE($13::bytea, old.api_key_sealed),
+        token_expires_at = CASE WHEN $13::bytea IS NULL THEN old.token_expires_at END"""
+_COPIED: Final = (
+    *("base_url", "models", "protocol", "weight", "tier", "tpm", "rpm", "concurrency", "resume"),
+    *("abort_bills", "include_usage", "openai_api", "kind", "reach", "cost_ppm", "model_patterns"),
+    *("models_found", "models_auto"),
+)
+"""What a channel's further credentials have as it has it; all else of their rows is their own."""
+FOLLOW_CHANNEL: Final = f"""
+    UPDATE channels AS further
+    SET {", ".join(f"{column} = first.{column}" for column in _COPIED)}
+    FROM channels AS first
+    WHERE first.name = $1 AND first.deleted_at IS NULL
+      AND further.key_of = first.id AND further.deleted_at IS NULL"""  # noqa: S608 - our own columns
+_ADD_KEY: Final = f"""
+    INSERT INTO channels (name, api_key_sealed, key_of, {", ".join(_COPIED)})
+    SELECT $2, $3, id, {", ".join(_COPIED)} FROM channels WHERE name = $1 AND deleted_at IS NULL
+    ON CONFLICT (name) WHERE deleted_at IS NULL DO UPDATE SET
+        api_key_sealed = excluded.api_key_sealed, token_expires_at = NULL"""  # noqa: S608 - our own columns
+_DROP_KEYS: Final = """
+    UPDATE channels SET deleted_at = now()
+    WHERE deleted_at IS NULL AND NOT name = ANY ($2::text[])
+      AND key_of = (SELECT id FROM channels WHERE name = $1 AND deleted_at IS NULL)"""
+_FOUND: Final = "SELECT models_found FROM channels WHERE name = $1 AND deleted_at IS NULL"
 _LINE: Final = """
     INSERT INTO lines (name, kind, tpm, rpm, concurrency, splice, hedge_ms, on_limiter_loss,
         input_weight_ppm, cached_weight_ppm, output_weight_ppm, model_limits, unpriced,
@@ -105,7 +133,9 @@ _KEY_REMOVAL: Final = """
     WHERE accounts.id = account_id AND accounts.name = $1
       AND keys.name = $2 AND keys.deleted_at IS NULL"""
 _REMOVALS: Final = {
-    "channel": "UPDATE channels SET deleted_at = now() WHERE name = $1 AND deleted_at IS NULL",
+    "channel": """UPDATE channels SET deleted_at = now()
+        WHERE deleted_at IS NULL AND (name = $1 OR key_of IN
+            (SELECT id FROM channels WHERE name = $1 AND deleted_at IS NULL))""",
     "line": "UPDATE lines SET deleted_at = now() WHERE name = $1 AND deleted_at IS NULL",
     "group": "UPDATE groups SET deleted_at = now() WHERE name = $1 AND deleted_at IS NULL",
     "account": "UPDATE accounts SET deleted_at = now() WHERE name = $1 AND deleted_at IS NULL",
@@ -162,11 +192,12 @@ class Writer:
         sealed = None
         if isinstance(api_key, Secret):
             sealed = self._vault.seal(api_key, channel_owner(entry.name))
+        found = await self._found_before(entry)
         await self._connection.execute(
             _CHANNEL,
             entry.name,
             entry.base_url,
-            msgspec.json.encode(model_map(entry.models)).decode(),
+            msgspec.json.encode(found | entry.named_models).decode(),
             entry.protocol.value,
             entry.weight,
             entry.tier,
@@ -177,8 +208,35 @@ class Writer:
             entry.abort_bills.value,
             entry.include_usage,
             sealed,
+            entry.kind,
+            msgspec.json.encode(entry.reach).decode(),
+            parse_multiplier(entry.cost) if entry.cost else None,
+            entry.patterns,
+            msgspec.json.encode(found).decode(),
+            entry.models_auto,
             entry.openai_api.value,
         )
+        await self._write_further_keys(entry)
+
+    async def _write_further_keys(self, entry: ChannelEntry) -> None:
+        """Write a channel's credentials beyond the first; without any said, they stay."""
+        await self._connection.execute(FOLLOW_CHANNEL, entry.name)
+        numbers = range(2, len(entry.references) + 1)
+        names = [key_name(entry.name, number) for number in numbers]
+        for name in names:
+            api_key = self._credentials["channel", (name,)]
+            assert isinstance(api_key, Secret)
+            sealed = self._vault.seal(api_key, channel_owner(name))
+            await self._connection.execute(_ADD_KEY, entry.name, name, sealed)
+        if entry.references:
+            await self._connection.execute(_DROP_KEYS, entry.name, names)
+
+    async def _found_before(self, entry: ChannelEntry) -> dict[str, str]:
+        """Return what a channel's list had, as far as its patterns still choose it."""
+        raw = await self._connection.fetchval(_FOUND, entry.name) if entry.patterns else None
+        found = {} if raw is None else msgspec.json.decode(raw, type=dict[str, str])
+        chosen = choose_models(entry.patterns, found)
+        return {name: found[name] for name in chosen if name not in entry.named_models}
 
     async def _write_line(self, entry: LineEntry) -> None:
         connection = self._connection

@@ -4,6 +4,7 @@ A literal in a file ends up in backups, in Git and on screens, so literals are r
 of this module quotes what it was given: somebody will paste the secret itself.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,12 @@ def is_reference(text: str) -> bool:
 
 
 def resolve(
-    reference: str, environ: Mapping[str, str], *, path: str, optional: bool = False
+    reference: str,
+    environ: Mapping[str, str],
+    *,
+    path: str,
+    optional: bool = False,
+    document: bool = False,
 ) -> Secret:
     """Return the secret a reference stands for, without its trailing line end.
 
@@ -39,6 +45,7 @@ def resolve(
         environ: The environment to look in.
         path: Where the reference stands, for the message: `$.channel[0].api_key`.
         optional: Whether an empty reference is taken, and gives an empty secret.
+        document: Whether a JSON document is there, which is brought into one line.
 
     Raises:
         ConfigError: Not a reference, or there is nothing (or nothing readable) where it points.
@@ -57,6 +64,8 @@ def resolve(
         found = _read(Path(name), path)
     if not found:
         raise ConfigError(f"{path}: {scheme}:{name} is not set or empty")
+    if document:
+        found = _one_line(found, f"{path}: {scheme}:{name}")
     if not (found.isascii() and found.isprintable()):
         raise ConfigError(f"{path}: {scheme}:{name} is not one line of plain ASCII")
     return Secret(found)
@@ -66,6 +75,14 @@ def _asked(reference: str, environ: Mapping[str, str]) -> str:
     """Return what the relay that runs has for it, in a command that was told whom to ask."""
     data_dir = environ.get(desk.VARIABLE)
     return desk.ask(Path(data_dir), reference) if data_dir else ""
+
+
+def _one_line(document: str, where: str) -> str:
+    """Return a JSON document in one line of plain ASCII; no message quotes it."""
+    try:
+        return json.dumps(json.loads(document), separators=(",", ":"))
+    except ValueError:
+        raise ConfigError(f"{where} is not a JSON document") from None
 
 
 def _credential(name: str, environ: Mapping[str, str], path: str) -> Path:

@@ -79,6 +79,11 @@ def channel_owner(name: str) -> str:
     return f"channel:{name}:api_key"
 
 
+def token_owner(name: str) -> str:
+    """Return the owner under which a token is sealed that was minted of a channel's credential."""
+    return f"channel:{name}:token"
+
+
 class Pepper(msgspec.Struct, frozen=True):
     """What keys the digests of API keys; `id` tells digests of different peppers apart."""
 

@@ -179,7 +179,7 @@ TABLE: Final[DialectTable] = DialectTable(
     upstream_credential=("x-api-key", ""),
     path=path,
     queries={Endpoint.MESSAGES: ("beta=true",), Endpoint.COUNT_TOKENS: ("beta=true",)},
-    models_query="",
+    models_query="?limit=1000",
     probe_headers=(("anthropic-version", VERSION),),
     forward=_forward,
     returned=((b"request-id", b"x-upstream-request-id"),),

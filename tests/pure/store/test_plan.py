@@ -9,14 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.errors import ConfigError
-from relay.store.catalog.declaration import (
-    AccountEntry,
-    ChannelEntry,
-    Declaration,
-    Entry,
-    GroupEntry,
-    LineEntry,
-)
+from relay.store.catalog.channel_entry import ChannelEntry
+from relay.store.catalog.declaration import AccountEntry, Declaration, GroupEntry, LineEntry
+from relay.store.catalog.entry import Entry
 from relay.store.catalog.plan import (
     KINDS,
     Catalog,

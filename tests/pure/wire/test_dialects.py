@@ -20,6 +20,7 @@ ROOT = Path(relay.__file__).parent
 ALLOWED = {
     "model.py": "the catalog's word for it, and where its API begins in a base URL",
     "records.py": "an endpoint is of one dialect",
+    "wire/kinds/presets.py": "which dialect a provider speaks",
 }
 APART = ("mock", "translate")
 """The scripted provider, and translation, which is from one named dialect to another: to serve one
