@@ -11,6 +11,7 @@ from relay.cli.numbers import WholeNumber
 from relay.cli.output import json_option, print_fields, print_line, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
+from relay.store.log.margins import list_margins
 from relay.store.log.reports import (
     USAGE_PARTS,
     USAGE_UNITS,
@@ -44,6 +45,10 @@ USAGE_COLUMNS: Final = (
 )
 SHARE_COLUMNS: Final = (
     *("requests", "input_tokens", "cached_tokens", "cached_share", "output_tokens", "cost_usd"),
+)
+MARGIN_COLUMNS: Final = (
+    *("line", "model", "channel", "requests", "tokens", "earned_usd", "upstream_usd"),
+    *("margin_usd", "margin_percent"),
 )
 
 _SPAN: Final = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
@@ -177,16 +182,24 @@ def show(ctx: click.Context, request_id: str, *, as_json: bool) -> None:
     show_default=True,
     help="Length of a row, or what the whole is shared out by.",
 )
+@click.option(
+    "--margin",
+    is_flag=True,
+    help="Instead: earnings against providers' prices, by line, model and channel, a day back.",
+)
 @json_option
 @click.pass_context
-def usage(ctx: click.Context, /, *, unit: str, as_json: bool, **scope: Any) -> None:
+def usage(ctx: click.Context, /, *, unit: str, margin: bool, as_json: bool, **scope: Any) -> None:
     """Show requests, tokens, errors and cost over time (UTC), oldest first.
 
     cached_share: how much of the input came from a provider's prompt cache.
     """
     if scope["since"] is None:
-        span = USAGE_SINCE.get(unit, USAGE_SINCE["hour"])
+        span = USAGE_SINCE.get("hour" if margin else unit, USAGE_SINCE["hour"])
         scope["since"] = _default_since(scope["until"], span)
+    if margin:
+        _print_margins(ctx, scope, as_json=as_json)
+        return
     read = share_usage if unit in USAGE_PARTS else list_usage
     rows = with_database(ctx, lambda on: read(on.connection, ReportScope(**scope), unit))
     if as_json:
@@ -197,6 +210,19 @@ def usage(ctx: click.Context, /, *, unit: str, as_json: bool, **scope: Any) -> N
         print_rows(rows, columns, as_json=False)
     else:
         click.echo(f"no usage since {scope['since']:%Y-%m-%d %H:%M} UTC", err=True)
+
+
+def _print_margins(ctx: click.Context, scope: dict[str, Any], *, as_json: bool) -> None:
+    if scope["account"] or scope["key"]:
+        raise click.UsageError("--margin is told by line and model, not by account or key")
+    until = scope["until"] or datetime.datetime.now(datetime.UTC)
+    margins = with_database(
+        ctx,
+        lambda on: list_margins(
+            on.connection, scope["since"], until, model=scope["model"], line=scope["line"]
+        ),
+    )
+    print_rows([one.row() for one in margins], MARGIN_COLUMNS, as_json=as_json)
 
 
 def _default_since(until: datetime.datetime | None, span: datetime.timedelta) -> datetime.datetime:

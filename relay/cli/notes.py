@@ -5,7 +5,7 @@ from typing import Final
 
 import click
 
-from relay.store.catalog.coverage import Offer
+from relay.store.catalog.sale.coverage import Offer
 
 SHOWN: Final = 8
 

@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "line": "relay.cli.customers.accounts:line",
     "logs": "relay.cli.logs:logs",
     "mock": "relay.cli.host.mock:mock",
+    "models": "relay.cli.supply.models:models",
     "order": "relay.cli.customers.orders:order",
     "price": "relay.cli.supply.prices:price",
     "recharge": "relay.cli.customers.money:recharge",

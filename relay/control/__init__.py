@@ -8,6 +8,8 @@ shipper        The shipper: tails the journals of this host's workers into the r
 upkeep         Daily upkeep: tomorrow's partitions made, those past retention dropped, lost credit
                set free
 api/           The admin listener: what operators ask and change over HTTP
+catalog/       What keeps a catalog up to date: official prices, and the lists of models of
+               upstreams
 doctor/        What is wrong with this host and what the relay stands on, and how to mend it
 watch/         What the control plane looks after by itself, and whom it tells
 """

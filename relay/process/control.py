@@ -24,6 +24,8 @@ from relay.control.api.api import AdminApi
 from relay.control.api.metrics import WorkerCollector
 from relay.control.copies import Copies
 from relay.control.secrets_desk import SecretsDesk
+from relay.control.catalog.keeper import CatalogKeeper
+from relay.control.catalog.tokens import TokenMinter
 from relay.control.shipper import Shipper
 from relay.control.upkeep import keep_log_forever
 from relay.control.watch.channels import ChannelWatch
@@ -91,7 +93,18 @@ class Control:
         metrics_dir = self._data_dir / "run" / "metrics"
         send = None if self._webhook is None else self._webhook.send
         self._journals = JournalWatch(metrics_dir, send, wall_s)
-        collector = WorkerCollector(metrics_dir, self._gauges, wall_s, [self._watch, notices])
+        self._keeper = CatalogKeeper(
+            self._connect_keeper,
+            open_vault(self._config, self._data_dir, os.environ),
+            self._config.billing.official_max,
+            send,
+            clock_s,
+        )
+        self._minter = TokenMinter(
+            self._connect_minter, open_vault(self._config, self._data_dir, os.environ), send
+        )
+        told = [self._watch, notices, self._keeper, self._minter]
+        collector = WorkerCollector(metrics_dir, self._gauges, wall_s, told)
         self._api = AdminApi(self._config, self._data_dir, token, collector, notices)
 
     async def run(self) -> None:
@@ -106,6 +119,7 @@ class Control:
             money = parts.enter_context(_task(self._money.run()))
             journals = parts.enter_context(_task(self._journals.run()))
             copies = parts.enter_context(_task(self._copies.run()))
+            keeping = parts.enter_context(_task(self._keeper.run()))
             if self._webhook is not None:
                 parts.enter_context(_task(self._webhook.run()))
             runner = web.AppRunner(self._api.application(), access_log=None)
@@ -116,8 +130,9 @@ class Control:
             self._lifeline.tell_ready()
             desk = SecretsDesk(self._config, self._data_dir)
             asked_for = parts.enter_context(_task(desk.run()))
+            minting = parts.enter_context(_task(self._minter.run()))
             works = (shipping, upkeep, watching, money, journals, copies, asked_for)
-            await first_of(asked.wait(), alone, *works)
+            await first_of(asked.wait(), alone, *works, keeping, minting)
             await first_of(self._all_shipped(), alone, within_s=LAST_SHIPPING_S)
 
     async def _connect(self) -> Connection:
@@ -135,6 +150,14 @@ class Control:
     async def _connect_copies(self) -> Connection:
         url = database_url(self._config, self._data_dir)
         return await postgres.connect(url, application="relay copies")
+
+    async def _connect_keeper(self) -> Connection:
+        url = database_url(self._config, self._data_dir)
+        return await postgres.connect(url, application="relay catalog keeper")
+
+    async def _connect_minter(self) -> Connection:
+        url = database_url(self._config, self._data_dir)
+        return await postgres.connect(url, application="relay token minter")
 
     async def _all_shipped(self) -> None:
         """Wait until the log has all that the workers wrote, and nothing is leased to them."""

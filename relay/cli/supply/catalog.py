@@ -15,9 +15,9 @@ from relay.config import Config, load
 from relay.errors import ConfigError
 from relay.store.catalog.apply import apply as apply_declared
 from relay.store.catalog.apply import resolve_credentials
-from relay.store.catalog.coverage import list_unpriced, without_price
 from relay.store.catalog.declaration import Declaration, parse_catalog
-from relay.store.catalog.plan import KINDS, CatalogChange, ChangeKind, entries_of
+from relay.store.catalog.plan import KINDS, Catalog, CatalogChange, ChangeKind, entries_of
+from relay.store.catalog.sale.coverage import list_unpriced, without_price
 from relay.store.migrate import migrate
 
 _SIGNS = {ChangeKind.ADDED: "+", ChangeKind.CHANGED: "~", ChangeKind.REMOVED: "-"}
@@ -61,14 +61,26 @@ def apply(ctx: click.Context, file: Path, *, dry_run: bool, prune: bool, as_json
         wanted = resolve_credentials(_parse(source, file, on.config), os.environ, on.load_pepper())
         if not dry_run:
             await migrate(on.connection)
-        changes = await apply_declared(
-            on.connection, wanted, on.open_vault(), prune=prune, dry_run=dry_run
-        )
+        changes = await apply_on(on, wanted, prune=prune, dry_run=dry_run)
         return changes, [] if dry_run else await list_unpriced(on.connection)
 
     changes, unpriced = with_database(ctx, work)
     print_changes(changes, dry_run=dry_run, as_json=as_json)
     tell_unpriced(unpriced)
+
+
+async def apply_on(
+    on: Session, wanted: Catalog, *, prune: bool, dry_run: bool
+) -> list[CatalogChange]:
+    """Make a catalog hold under the rules that the configuration sets; see `apply`."""
+    return await apply_declared(
+        on.connection,
+        wanted,
+        on.open_vault(),
+        prune=prune,
+        dry_run=dry_run,
+        ceiling=on.config.billing.official_max,
+    )
 
 
 def print_changes(changes: Sequence[CatalogChange], *, dry_run: bool, as_json: bool) -> None:
@@ -111,7 +123,7 @@ def _is_catalog(source: bytes, file: Path) -> bool:
 
 def _tell_unpriced_of(declared: Declaration) -> None:
     """Name models without a price in the file itself: no database is asked."""
-    models = [name.partition("=")[0] for channel in declared.channel for name in channel.models]
+    models = [name for channel in declared.channel for name in channel.named_models]
     missing = without_price(models, {price.model for price in declared.price})
     if missing:
         click.echo(

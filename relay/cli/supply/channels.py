@@ -9,23 +9,28 @@ from relay.cli.notes import tell_unpriced, tell_unserved
 from relay.cli.output import json_option, print_fields, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
+from relay.cli.supply import channel_kinds
 from relay.clock import wall_us
 from relay.control.watch.probe import probe
-from relay.store.catalog.coverage import Offer, list_only_here, list_unpriced
 from relay.store.catalog.listings import list_channels, set_drained
+from relay.store.catalog.sale.coverage import Offer, list_only_here, list_unpriced
 from relay.store.catalog.snapshot import load_channel
 from relay.store.embedded.locate import redis_url
 from relay.store.health.listing import Row, add_health, read_conditions
 
 COLUMNS = (
     *("name", "state", "reason", "trial_in_s", "differing_models"),
-    *("protocol", "base_url", "api_key", "tier", "weight", "models"),
+    *("kind", "protocol", "base_url", "api_key", "tier", "weight", "models"),
 )
 
 
 @click.group()
 def channel() -> None:
-    """List, test, drain and enable channels."""
+    """Add, list, show, test, drain and enable channels."""
+
+
+for command in (channel_kinds.add, channel_kinds.show, channel_kinds.presets):
+    channel.add_command(command)
 
 
 @channel.command("list")

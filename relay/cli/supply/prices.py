@@ -8,11 +8,11 @@ import msgspec
 from relay.cli.output import json_option, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
-from relay.cli.supply.catalog import print_changes
+from relay.cli.supply import price_sync
+from relay.cli.supply.catalog import apply_on, print_changes
 from relay.errors import ConfigError
-from relay.store.catalog.apply import apply as apply_declared
 from relay.store.catalog.plan import CatalogChange
-from relay.store.catalog.price_lists import FORMATS, list_prices, read_list, read_starter
+from relay.store.catalog.sale.price_lists import FORMATS, list_prices, read_list, read_starter
 from relay.store.migrate import migrate
 
 PRICE_COLUMNS = (
@@ -24,7 +24,10 @@ SKIPPED_SHOWN = 20
 
 @click.group()
 def price() -> None:
-    """Import and list prices."""
+    """Import, list and compare prices."""
+
+
+price.add_command(price_sync.sync)
 
 
 @price.command("import")
@@ -66,9 +69,7 @@ def import_command(  # noqa: PLR0913 - its options
         if not dry_run:
             await migrate(on.connection)
         wanted, skipped = await read_list(on.connection, source, form, patterns)
-        changes = await apply_declared(
-            on.connection, wanted, on.open_vault(), prune=False, dry_run=dry_run
-        )
+        changes = await apply_on(on, wanted, prune=False, dry_run=dry_run)
         return changes, skipped
 
     changes, skipped = with_database(ctx, work)

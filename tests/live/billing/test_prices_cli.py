@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from relay.cli.root import main
-from relay.store.catalog.price_lists import read_starter
+from relay.store.catalog.sale.price_lists import read_starter
 
 pytestmark = pytest.mark.live
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from relay.control.watch.probe_request import models_url
 from relay.control.watch.prober import Prober
 from relay.errors import DependencyDown
 from relay.model import Channel, Dialect, Secret
@@ -20,6 +19,7 @@ from relay.routing.breaker import BreakerState
 from relay.routing.health import Condition
 from relay.routing.policy import Reason
 from relay.store.health.gossip import Gossip
+from relay.wire.kinds.address import models_url
 from tests.live.limit_rig import until
 
 pytestmark = pytest.mark.live
