@@ -221,8 +221,7 @@ class Billing(Section, frozen=True):
     payment_secret: str = ""
     """Reference to what payment callbacks are signed with. Empty: they are refused."""
     stripe: Stripe = Stripe()
-    official_max: Annotated[str, Meta(pattern=r"^$|^\d{1,4}(\.\d{1,6})?$")] = ""
-    """The most that is asked of anybody, times the official price. Empty: as one likes."""
+    official_max: Annotated[str, Meta(pattern=r"^$|^\d{1,4}(\.\d{1,6})?$")] = ""  # times official
     enterprise_group: str = ""
     """The group an account is moved to when it has earned it. Empty: nobody is moved."""
     enterprise_cny: str = "3000"
