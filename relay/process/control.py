@@ -22,10 +22,10 @@ from aiohttp import web
 from relay.clock import clock_s, wall_s
 from relay.control.api.api import AdminApi
 from relay.control.api.metrics import WorkerCollector
-from relay.control.copies import Copies
-from relay.control.secrets_desk import SecretsDesk
 from relay.control.catalog.keeper import CatalogKeeper
 from relay.control.catalog.tokens import TokenMinter
+from relay.control.copies import Copies
+from relay.control.secrets_desk import SecretsDesk
 from relay.control.shipper import Shipper
 from relay.control.upkeep import keep_log_forever
 from relay.control.watch.channels import ChannelWatch

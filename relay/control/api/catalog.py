@@ -24,7 +24,7 @@ from relay.store.catalog import listings
 from relay.store.catalog.apply import apply
 from relay.store.catalog.declaration import Declaration, parse_catalog
 from relay.store.catalog.plan import Catalog, CatalogChange, Credentials, identity
-from relay.store.catalog.price_lists import list_prices
+from relay.store.catalog.sale.price_lists import list_prices
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Vault
 
