@@ -57,6 +57,9 @@ from relay.wire.http import renew_date
 log = logging.getLogger("relay.edge")
 
 SWEEP_S: Final = 1.0
+EXPIRED_A_TURN: Final = 64
+EXPIRY_PAUSE_S: Final = 0.02
+"""So 3,200 a second: a cut connection takes some 30 us, and others' streams wait for it."""
 POLL_S: Final = 0.05
 IDLE_LOOKS_MAX: Final = 64
 """Of the longest open connections, that one is looked for among which nobody needs now."""
@@ -338,6 +341,16 @@ class DataServer:
         key = snapshot.keys.get(request_head.credential or b"") if snapshot is not None else None
         return key is None or not self._admission.still_good(key)
 
+    def _expire(self, late: list[ClientConnection]) -> None:
+        """End those that are late, a few in each turn: thousands may have come together."""
+        now_s = clock_s()
+        for connection in late[:EXPIRED_A_TURN]:
+            if connection.deadline_s < now_s:  # it may have done its part meanwhile
+                connection.expire()
+        rest = late[EXPIRED_A_TURN:]
+        if rest:
+            asyncio.get_running_loop().call_later(EXPIRY_PAUSE_S, self._expire, rest)
+
     def _sweep(self) -> None:
         """Act on client deadlines and idle upstream connections, once a second."""
         loop = asyncio.get_running_loop()
@@ -346,9 +359,7 @@ class DataServer:
         if self._tls is not None:
             self._tls.refresh()
         now_s = clock_s()
-        for connection in list(self._connections.open):
-            if connection.deadline_s < now_s:
-                connection.expire()
+        self._expire([one for one in self._connections.open if one.deadline_s < now_s])
         self._look_at_files()
         self._accept_again()
         self._service.sessions.sweep()
