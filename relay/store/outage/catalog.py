@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from relay.errors import NotFound
+from relay.facts import ModelFacts
 from relay.model import (
     Account,
     Block,
@@ -49,6 +50,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     """By the channel's id."""
     prices: list[Price]
     blocks: list[_StoredBlock] = []
+    facts: dict[str, ModelFacts] = {}
 
 
 class FoundCatalog(msgspec.Struct, frozen=True):
@@ -107,6 +109,7 @@ def encode(snapshot: Snapshot, vault: Vault) -> bytes:
             (one.id, str(one.network) if one.network else None, one.path, one.allow, one.expires_s)
             for one in snapshot.blocks
         ],
+        facts=snapshot.facts,
     )
     return _ENCODER.encode(stored)
 
@@ -131,6 +134,7 @@ def decode(content: bytes, vault: Vault) -> Snapshot:
         prices={price.model: price for price in stored.prices},
         routes=index_routes(lines, channels),
         blocks=tuple(_read_block(one) for one in stored.blocks),
+        facts=stored.facts,
     )
 
 

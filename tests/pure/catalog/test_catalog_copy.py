@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import NotFound
+from relay.facts import ModelFacts
 from relay.model import (
     Account,
     Allowance,
@@ -26,6 +27,7 @@ from relay.model import (
     Snapshot,
     index_routes,
 )
+from relay.reach import Auth, Egress, Reach
 from relay.store.outage.catalog import _Stored, read_catalog_copy, write_catalog
 from relay.store.secrets.vault import Vault
 
@@ -39,6 +41,7 @@ CHANNEL = Channel(
     models={"m": "m-1"},
     protocol=Dialect.ANTHROPIC,
     version=7,
+    reach=Reach(auth=Auth.API_KEY, query={"api-version": "1"}, egress=Egress(ca_file="/ca")),
 )
 LINE = Line(id=2, name="line", channel_ids=(3,), model_limits={"m": Allowance(tpm=5)})
 TIER = PriceTier(above_tokens=5, input=1, output=2, cached_input=3)
@@ -72,6 +75,7 @@ SNAPSHOT = Snapshot(
         Block(id=1, network=ip_network("192.0.2.0/24"), expires_s=7),
         Block(id=2, path="/v1/x", allow=True),
     ),
+    facts={"m": ModelFacts(context_tokens=9, input_modalities=("text", "image"))},
 )
 
 
