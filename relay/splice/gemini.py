@@ -7,7 +7,7 @@ and the id of the first response stays.
 Source: Gemini API reference, generateContent: Candidate, Part, UsageMetadata.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -17,9 +17,8 @@ from relay.splice.continuation import raw_of
 from relay.splice.delivered import count_tokens
 from relay.splice.gates import Delivered, SplicePlan, SpliceRefusal, remaining_tokens
 from relay.splice.overlap import Overlap
-from relay.splice.state import SpliceState
+from relay.splice.state import EventSplice, Fields, SpliceState
 
-Fields = dict[str, msgspec.Raw]
 IDENTITY: Final = ("responseId", "modelVersion")
 CONFIGS: Final = ("generationConfig", "generation_config")
 _BOUNDS: Final = ("maxOutputTokens", "max_output_tokens")
@@ -111,7 +110,7 @@ def continue_contents(
     return asked, given
 
 
-class GeminiSplice:
+class GeminiSplice(EventSplice):
     """Rewrites the chunks of the channel that carries a stream on (see splice.rewrite.Splice).
 
     Args:
@@ -124,33 +123,12 @@ class GeminiSplice:
     def __init__(
         self, delivered: Delivered, overlap: Overlap, tokens_before: int, extra: int
     ) -> None:
+        super().__init__()
         self._delivered = delivered
         self._overlap = overlap
         self._tokens_before = tokens_before
         self._extra = extra
         self._joined = False
-        self.state = SpliceState.RUNNING
-        self.marked = False
-
-    def feed(self, payloads: Iterable[bytes]) -> bytes:
-        """Return what the client gets of some whole events; see splice.rewrite.Splice."""
-        events: list[bytes] = []
-        for payload in payloads:
-            if self.marked or self.state is SpliceState.BROKEN:
-                break
-            if not payload:
-                continue
-            try:
-                events.append(self._take(_fields.decode(payload)))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
-                self.state = SpliceState.BROKEN
-        return b"".join(events)
-
-    def end(self) -> bytes:
-        """Return the last bytes; the new channel has ended."""
-        if self.state is not SpliceState.FINISHED:
-            self.state = SpliceState.BROKEN
-        return b""
 
     def _take(self, chunk: Fields) -> bytes:
         if "error" in chunk:

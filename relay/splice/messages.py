@@ -8,7 +8,6 @@ Source: Anthropic, Streaming messages; anthropic-sdk-python, `_fallbacks.py`: th
 its id stay, and indices go on.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -16,9 +15,8 @@ import msgspec
 from relay.splice.continuation import raw_of
 from relay.splice.gates import Delivered
 from relay.splice.overlap import Overlap
-from relay.splice.state import SpliceState
+from relay.splice.state import EventSplice, Fields, SpliceState
 
-Fields = dict[str, msgspec.Raw]
 _fields: Final = msgspec.json.Decoder(Fields)
 _text: Final = msgspec.json.Decoder(str)
 _number: Final = msgspec.json.Decoder(int)
@@ -26,7 +24,7 @@ _THINKING: Final = ("thinking", "redacted_thinking")
 _INPUT: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
-class MessagesSplice:
+class MessagesSplice(EventSplice):
     """Rewrites the events of the channel that carries a stream on (see splice.rewrite.Splice).
 
     Args:
@@ -36,6 +34,7 @@ class MessagesSplice:
     """
 
     def __init__(self, delivered: Delivered, overlap: Overlap, tokens_before: int) -> None:
+        super().__init__()
         self._delivered = delivered
         self._overlap = overlap
         self._tokens_before = tokens_before
@@ -49,28 +48,6 @@ class MessagesSplice:
         self._open = delivered.open
         """The block at the seam is open at the client."""
         self._next = delivered.block + (1 if delivered.open else 0)
-        self.state = SpliceState.RUNNING
-        self.marked = False
-
-    def feed(self, payloads: Iterable[bytes]) -> bytes:
-        """Return what the client gets of some whole events; see splice.rewrite.Splice."""
-        events: list[bytes] = []
-        for payload in payloads:
-            if self.marked or self.state is SpliceState.BROKEN:
-                break
-            if not payload:
-                continue
-            try:
-                events.append(self._take(_fields.decode(payload)))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
-                self.state = SpliceState.BROKEN
-        return b"".join(events)
-
-    def end(self) -> bytes:
-        """Return the last bytes; the new channel has ended."""
-        if self.state is not SpliceState.FINISHED:
-            self.state = SpliceState.BROKEN
-        return b""
 
     def _take(self, event: Fields) -> bytes:
         kind = _text.decode(event["type"])

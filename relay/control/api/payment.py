@@ -54,14 +54,14 @@ class Payment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     payment: Annotated[str, Meta(max_length=128)] = ""
 
 
-class PaymentHook:
-    """Takes callbacks.
+class SignedHook:
+    """Takes what a provider of payments tells, signed.
 
     Args:
         billing: What recharges are worth.
-        secret: What callbacks are signed with; empty = all are refused.
-        connect: Gives a connection for as long as one callback takes.
-        notices: Who is told of callbacks that are signed and still wrong.
+        secret: What its words are signed with; empty = all are refused.
+        connect: Gives a connection for as long as one message takes.
+        notices: Who is told of messages that are signed and still wrong.
         now_s: Seconds since 1970.
     """
 
@@ -79,6 +79,10 @@ class PaymentHook:
         self._connect = connect
         self._notices = notices
         self._now_s = now_s
+
+
+class PaymentHook(SignedHook):
+    """Takes callbacks; arguments as SignedHook."""
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answer one callback."""

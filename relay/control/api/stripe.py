@@ -14,11 +14,9 @@ from aiohttp import web
 
 from relay.billing import stripe
 from relay.billing.stripe import Session
-from relay.clock import wall_s
 from relay.config import Billing
 from relay.control.api.json import json_answer
-from relay.control.api.payment import Clock, Connect, read_body
-from relay.control.watch.notices import Notices
+from relay.control.api.payment import SignedHook, read_body
 from relay.errors import BadRequest, ClientError, Conflict, NotFound, Unauthenticated, Unavailable
 from relay.model import Secret
 from relay.store.billing import orders, recharges
@@ -37,31 +35,8 @@ class Event(msgspec.Struct, frozen=True):
     data: dict[str, Any]
 
 
-class StripeHook:
-    """Takes events.
-
-    Args:
-        billing: What recharges are worth.
-        secret: What events are signed with; empty = all are refused.
-        connect: Gives a connection for as long as one event takes.
-        notices: Who is told of events that are signed and still wrong.
-        now_s: Seconds since 1970.
-    """
-
-    def __init__(
-        self,
-        billing: Billing,
-        secret: Secret,
-        connect: Connect,
-        notices: Notices,
-        *,
-        now_s: Clock = wall_s,
-    ) -> None:
-        self._billing = billing
-        self._secret = secret.reveal().encode()
-        self._connect = connect
-        self._notices = notices
-        self._now_s = now_s
+class StripeHook(SignedHook):
+    """Takes events; arguments as SignedHook."""
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answer one event."""
