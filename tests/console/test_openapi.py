@@ -30,6 +30,14 @@ async def console(database_url: str, tmp_path: Path) -> AsyncIterator[ConsoleRig
         yield rig
 
 
+VERBS = {
+    "/keys/": ("enable", "disable"),
+    "/channels/": ("enable", "drain"),
+    "/lines/": ("grant", "revoke"),
+}
+"""What may stand for a verb in a path of the control process."""
+
+
 def plain(path: str) -> str:
     """Return a path with the names of its parameters only."""
     return re.sub(r"\{(\w+)(:(?:[^{}]|\{[^{}]*\})*)?\}", r"{\1}", path)
@@ -60,7 +68,7 @@ def test_what_is_described_is_what_the_control_process_has(tmp_path: Path) -> No
     for resource in api.application().router.resources():
         for route in resource:
             path = plain(resource.get_info().get("formatter", resource.canonical))
-            verbs = ("enable", "disable") if "/keys/" in path else ("enable", "drain")
+            verbs = next((verbs for part, verbs in VERBS.items() if part in path), ("", ""))
             if route.method not in {"HEAD", "*"}:
                 had |= {(route.method, path.replace("{verb}", verb)) for verb in verbs}
     assert had == {(route.method, plain(route.path)) for route in DESCRIBED}

@@ -9,6 +9,7 @@ from typing import Any, Final
 from relay.console.routes import ID, Ask, Route
 from relay.console.signin.actor import Permit
 from relay.control.api.api import DrainRequest, KeyRequest, LimitRequest
+from relay.control.api.catalog import ApplyRequest, GrantRequest
 from relay.control.api.money import (
     CodesRequest,
     CreditRequest,
@@ -60,6 +61,12 @@ DESCRIBED: Final = (
     _route("POST", "channels/{name}/drain", "Send new calls elsewhere", body=DrainRequest),
     _route("POST", "channels/{name}/enable", "Put a channel back into service"),
     _route("POST", "channels/{name}/test", "Ask an upstream for its models"),
+    _route("GET", "accounts", "Accounts"),
+    _route("GET", "lines", "Lines, their limits and who may use them"),
+    _route("POST", "lines/{name}/grant", "Let an account use a line", body=GrantRequest),
+    _route("POST", "lines/{name}/revoke", "Let it use the line no more", body=GrantRequest),
+    _route("GET", "prices", "Prices in force"),
+    _route("POST", "apply", "Make a catalog file hold", body=ApplyRequest),
     _route("GET", "logs", "Calls, newest first", query=LogQuery),
     _route("GET", "logs/{id}", "One call with its receipt"),
     _route("GET", "usage", "Requests, tokens, errors, cost over time", query=UsageQuery),

@@ -119,7 +119,7 @@ def _credentials(declared: Declaration, api_keys: dict[str, str]) -> Credentials
         raise BadRequest("[[key]]: keys are made by POST /admin/v1/keys")
     found: Credentials = {}
     for at, channel in enumerate(declared.channel):
-        if channel.api_key:
+        if any(channel.references):
             raise BadRequest(f"$.channel[{at}].api_key: give it in api_keys, by the channel's name")
         if channel.name in api_keys:
             found["channel", identity(channel)] = _credential(channel.name, api_keys[channel.name])
