@@ -34,7 +34,7 @@ _HOT: Final = {
     "relay.flow.reserve": "budgets channel_quotas credit credit_account holds key_quotas leasing "
     "limits line_queues reservations",
     "relay.flow.state": "binding bound fetch owners stateful",
-    "relay.limits": "batch broker estimate lease leases limit_set permits",
+    "relay.limits": "batch broker estimate fair_queue lease leases limit_set permits",
     "relay.routing": "breaker budget health patience pick table",
     "relay.store.limits": "limiter",
     "relay.store.log": "journal",
