@@ -290,6 +290,7 @@ class Exchange:
         asker = self._asker
         attempt = failed or asker.attempt_on(call, self._first(call))
         while True:
+            broken: RelayError | None = None
             try:
                 if hedged:
                     await race(asker, call, attempt, self._translator.complete)
@@ -299,15 +300,16 @@ class Exchange:
                 else:
                     await asker.begin(attempt, self._on_end)
             except RelayError as error:
-                if call.rights.foreign:
-                    await self._translator.complete(call)
-                effort = self._effort_of(call)
-                following = self._decide(call, attempt, error, effort)
-                forget_frames(error)
-            else:
+                broken = error
+            if broken is None:
                 call.owner = owner
                 call.has_task = False
                 return True
+            if call.rights.foreign:  # awaited behind the `except`: see flow.reserve.leasing
+                await self._translator.complete(call)
+            effort = self._effort_of(call)
+            following = self._decide(call, attempt, broken, effort)
+            forget_frames(broken)
             wait_us = effort.backoff_us(now_us(), dice())
             if wait_us:
                 await asyncio.sleep(wait_us / 1e6)

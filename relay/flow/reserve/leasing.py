@@ -233,10 +233,14 @@ class Leasing:
         if not (asks or surplus or now_s - self._renewed_s > self._ttl_s * RENEW_SHARE):
             return
         wanted = [account.ask() for account in asks.values()]
+        leased: Mapping[int, CreditLease] | None = None
         try:
             leased = await self._lender.lease(wanted, surplus)
         except RelayError as error:
             self._note_failure(error, [*asks, *surplus])
+        if leased is None:
+            # Out here: compiled code that is cancelled where it awaits in an `except` leaves that
+            # exception behind as the context of all that are raised later.
             await asyncio.sleep(self._backoff.wait_s())
             self._wake.set()
             return
