@@ -115,20 +115,22 @@ def split_events(block: bytes) -> list[bytes]:
 
 def event_end(block: bytes, at: int) -> int:
     """Return where the event that `at` is in ends, behind its terminator; a rest ends the block."""
-    plain = block.find(b"\n\n", at)
-    mixed = block.find(b"\n\r\n", at, plain if plain >= 0 else len(block))
-    if mixed >= 0:
-        return mixed + 3
-    return plain + 2 if plain >= 0 else len(block)
+    found = _BOUNDARY.search(block, at)
+    return len(block) if found is None else found.end()
 
 
 def event_start(block: bytes, at: int) -> int:
-    """Return where the event that `at` is in begins."""
-    plain = block.rfind(b"\n\n", 0, at)
-    mixed = block.rfind(b"\n\r\n", max(plain, 0), at)
-    if mixed >= 0:
-        return mixed + 3
-    return plain + 2 if plain >= 0 else 0
+    """Return where the event that `at` is in begins, by the terminators that split_events sees."""
+    last = max(block.rfind(b"\n\n", 0, at), block.rfind(b"\n\r\n", 0, at))
+    if last < 0:
+        return 0
+    # Where line ends follow each other, which of them are pairs is told from the first one on.
+    while last > 0 and block[last - 1] in b"\r\n":
+        last -= 1
+    start = 0
+    for found in _BOUNDARY.finditer(block, last, at):
+        start = found.end()
+    return start
 
 
 def count_events(block: bytes) -> int:
