@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from tests.flow.rig import DONE, FINISH, SSE_HEAD, chunked, event, post
-from tests.live.relay_process import RelayProcess, ask, question, until
+from tests.live.relay_process import RelayProcess, ask, question, until, until_told
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
@@ -54,8 +54,10 @@ class Upstream:
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[int]:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=CLIENTS)
-        yield server.sockets[0].getsockname()[1]
-        server.close()
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -111,7 +113,11 @@ async def test_more_clients_than_descriptors_wait_and_are_served(reachable: Path
         assert told["whole"] + told["turned away"] + told["503"] == CLIENTS
         assert told["whole"] > 2 * ALLOWED * 0.95, told
         assert (await ask(relay, key, question(stream=True))).status == 200
-        assert 'relay_channel_state{channel="steady",model="*"} 0.0' in await relay.metrics()
+
+        async def is_well() -> bool:
+            return 'relay_channel_state{channel="steady",model="*"} 0.0' in await relay.metrics()
+
+        await until_told(is_well, "the channel is told to be well")
         said = [
             json.loads(line) for line in relay.words.read_text().splitlines() if line[:1] == "{"
         ]
