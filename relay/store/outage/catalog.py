@@ -167,7 +167,7 @@ def _hide(value: Any) -> str:
         return str(value)
     if value is _HIDDEN:
         return ""
-    raise NotImplementedError(f"{type(value).__name__} is not written to the disk")
+    raise TypeError(f"{type(value).__name__} is not written to the disk")
 
 
 def _show(kind: type, _value: Any) -> Secret:
