@@ -7,6 +7,7 @@ this relay's own configuration refers to.
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class SecretsDesk:
-    """The desk of one relay.
+    """The desk of one relay; whoever comes before it runs waits in line.
 
     Args:
         config: What it runs under.
@@ -34,17 +35,18 @@ class SecretsDesk:
 
     def __init__(self, config: Config, data_dir: Path) -> None:
         self._known = set(_references(msgspec.to_builtins(config)))
-        self._data_dir = data_dir
-
-    async def run(self) -> None:
-        """Answer for ever; without a place for the socket, say so and do nothing."""
+        self._sock: socket.socket | None = None
         try:
-            sock = desk.listen(self._data_dir)
+            self._sock = desk.listen(data_dir)
         except OSError as error:
             _log.error("commands cannot ask for secrets", extra={"error": error.strerror})
+
+    async def run(self) -> None:
+        """Answer for ever; without a place for the socket, do nothing."""
+        if self._sock is None:
             await asyncio.Event().wait()
             return
-        server = await asyncio.start_unix_server(self._serve, sock=sock, limit=desk.BYTES_MAX)
+        server = await asyncio.start_unix_server(self._serve, sock=self._sock, limit=desk.BYTES_MAX)
         async with server:
             await server.serve_forever()
 

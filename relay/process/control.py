@@ -127,8 +127,9 @@ class Control:
             await runner.setup()
             tls = await serve_site(runner, self._listener, self._config.tls.admin)
             parts.enter_context(_task(tls))
-            self._lifeline.tell_ready()
+            # Before it is ready: a command given right after must find it.
             desk = SecretsDesk(self._config, self._data_dir)
+            self._lifeline.tell_ready()
             asked_for = parts.enter_context(_task(desk.run()))
             minting = parts.enter_context(_task(self._minter.run()))
             works = (shipping, upkeep, watching, money, journals, copies, asked_for)

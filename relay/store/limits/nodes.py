@@ -5,7 +5,6 @@ anew for each connection, so a failover is followed. Slots that move to another 
 are not: their buckets live on the worker's share until it is restarted.
 """
 
-import asyncio
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -14,7 +13,7 @@ import msgspec
 
 from relay.errors import DependencyDown
 from relay.limits.scopes import hash_slot
-from relay.store.limits.resp import connect
+from relay.store.limits.resp import connect, in_time
 
 Locate = Callable[[], Awaitable[str]]
 
@@ -94,9 +93,8 @@ async def _ranges(seeds: Sequence[str]) -> list[tuple[int, int, str]]:
     before = f"redis://{login}@" if login else "redis://"
     for seed in seeds:
         try:
-            async with asyncio.timeout(ASK_S):
-                reply = await _ask(seed)
-        except (TimeoutError, DependencyDown):
+            reply = await in_time(_ask(seed), ASK_S, "a node of the limiter's cluster is too slow")
+        except DependencyDown:
             continue
         if isinstance(reply, list) and reply:
             return sorted(

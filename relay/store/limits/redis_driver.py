@@ -14,7 +14,7 @@ Source: docs/limits.md, "Redis lost".
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
 import hiredis
@@ -30,12 +30,10 @@ from relay.limits.heartbeat import BEAT_MS, SILENT_MS_MAX, Heartbeat
 from relay.limits.permits import TTL_MS, Permits
 from relay.limits.scopes import PREFIX
 from relay.store.limits.nodes import Locate
-from relay.store.limits.resp import NO_SCRIPT, Command, RespConnection, Script, connect
+from relay.store.limits.resp import NO_SCRIPT, Command, RespConnection, Script, connect, in_time
 
 ASK_S: Final = 0.05
 """A batch is lost after this: callers wait for it."""
-TURNS: Final = 8
-"""...and so many turns of the loop: what is in the socket by then has come in time."""
 CONNECT_S: Final = 0.2
 BEAT_LATE_MS: Final = 200.0
 """A heartbeat waits so long for a batch that it can go with."""
@@ -119,9 +117,8 @@ class RedisDriver:
         commands = [self._ask_permits(asked) for asked in requests]
         commands.append(("HDEL", self._beat_key, self._worker))
         if self._connection is not None and self._connection.usable and not self._lost:
-            with contextlib.suppress(TimeoutError, DependencyDown):
-                async with asyncio.timeout(ASK_S):
-                    await self._connection.ask(commands)
+            with contextlib.suppress(DependencyDown):
+                await in_time(self._connection.ask(commands), ASK_S, "too slow to be told")
         self._hang_up()
 
     async def _wait(self) -> None:
@@ -198,16 +195,19 @@ class RedisDriver:
         """
         self.batches += 1
         if self._connection is None or not self._connection.usable:
-            try:
-                async with asyncio.timeout(CONNECT_S):
-                    self._connection = await connect(await self._locate())
-            except TimeoutError as exc:
-                raise DependencyDown("the limiter's Redis takes no connection") from exc
-        replies = await _in_time(self._ask_over(self._connection, commands))
+            self._connection = await in_time(
+                self._connect(), CONNECT_S, "the limiter's Redis takes no connection"
+            )
+        replies = await in_time(
+            self._ask_over(self._connection, commands), ASK_S, "the limiter's Redis is too slow"
+        )
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 raise DependencyDown(f"the limiter's Redis refuses: {_code(reply)}")
         return replies
+
+    async def _connect(self) -> RespConnection:
+        return await connect(await self._locate())
 
     async def _ask_over(self, connection: RespConnection, commands: list[Command]) -> list[Any]:
         replies = await connection.ask(commands)
@@ -291,28 +291,6 @@ class RedisDriver:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-async def _in_time(work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-    """Return what `work` gives within the deadline.
-
-    A worker that was busy or got no CPU for as long finds its timers due before it has looked at
-    its sockets: so what has arrived is read first, and what waits for it woken, else the worker
-    would take its own lag for Redis's. Where Redis is slow these turns take no time.
-
-    Raises:
-        DependencyDown: It took too long.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task}, timeout=ASK_S)
-        for _ in range(TURNS):
-            if task.done():
-                return task.result()
-            await asyncio.sleep(0)
-    finally:
-        task.cancel()
-    raise DependencyDown("the limiter's Redis is too slow")
 
 
 def _guard(group: str) -> str:

@@ -1,12 +1,11 @@
 """Which Redis is the primary now, as the Sentinels say."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
 from relay.errors import DependencyDown
 from relay.store.limits.nodes import Locate
-from relay.store.limits.resp import connect
+from relay.store.limits.resp import connect, in_time
 
 ASK_S: Final = 0.05
 """For one Sentinel; Redis bounds the whole search with its connect deadline."""
@@ -27,9 +26,8 @@ def follow_sentinels(sentinels: Sequence[str], service: str, *, login: str = "")
     async def locate() -> str:
         for sentinel in sentinels:
             try:
-                async with asyncio.timeout(ASK_S):
-                    reply = await _ask(sentinel, service)
-            except (TimeoutError, DependencyDown):
+                reply = await in_time(_ask(sentinel, service), ASK_S, "a Sentinel is too slow")
+            except DependencyDown:
                 continue
             if isinstance(reply, list):
                 host, port = (part.decode() for part in reply)

@@ -21,7 +21,7 @@ import msgspec
 NAME: Final = "secrets.sock"
 VARIABLE: Final = "RELAY_SECRETS_FROM"
 """In a command's environment: the data dir of the relay to ask."""
-ANSWER_S: Final = 2.0
+ANSWER_S: Final = 10.0
 BYTES_MAX: Final = 128 * 1024
 BACKLOG: Final = 16
 _PEER: Final = struct.Struct("3i")
