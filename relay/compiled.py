@@ -37,11 +37,12 @@ _HOT: Final = {
     "relay.limits": "batch broker estimate fair_queue lease leases limit_set permits",
     "relay.routing": "breaker budget health patience pick table",
     "relay.store.limits": "limiter",
-    "relay.store.log": "journal",
+    "relay.store.log": "frames journal",
     "relay.upstream": "connection pool",
     "relay.wire": "api_keys classify http sse websocket",
     "relay.wire.refusals": "quota_headers upstream_errors",
-    "relay.wire.request": "content_request json_request text_size",
+    "relay.wire.request": "asked content_request json_request text_size",
+    "relay.wire.state": "marks",
     "relay.wire.usage": "claims conventions delivered_tokens reader",
 }
 """What mypyc cannot do is not among them: classes with a foreign base (msgspec's structs, aiohttp's

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from relay.errors import UnsupportedMedia
+from relay.extras import Asked
 from relay.flow.call import Call
 from relay.flow.ports import Question
 from relay.flow.request import RequestFacts
@@ -22,6 +23,7 @@ from relay.wire.request.asked import read_asked, read_form
 from relay.wire.request.content_request import peek_content, reframe_content
 from relay.wire.request.json_request import Request, decode_fields, peek_json, reframe_json
 from relay.wire.request.multipart import Form, peek_multipart, reframe_multipart
+from relay.wire.request.shapes import Fields
 from relay.wire.request.text_size import estimate_prompt, weigh
 from relay.wire.state.marks import STATEFUL, marks_of
 from relay.wire.state.paths import KeptPath
@@ -84,8 +86,9 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
     call.question = JsonQuestion(
         request, table.session_fields, strips_usage=unasked, named_in_path=named != ""
     )
+    asked = read_asked(request.fields, call.head.endpoint, body, request.n)
     if call.head.endpoint in STATEFUL:
-        note_state(call, request.fields, body)
+        note_state(call, request.fields, body, asked)
     weighed = call.head.endpoint not in _FREE
     text_bytes, images = weigh(body) if weighed else (0, 0)
     call.request = RequestFacts(
@@ -98,13 +101,13 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
         body_bytes=len(body),
         images=images,
         counts_bytes=call.head.endpoint in TEXT_ANSWERS,
-        asked=read_asked(request.fields, call.head.endpoint, body, request.n),
+        asked=asked,
     )
 
 
-def note_state(call: Call, fields: Mapping[str, msgspec.Raw], body: bytes) -> None:
+def note_state(call: Call, fields: Fields, body: bytes, asked: Asked) -> None:
     """Note what a request refers to that one channel has, and whether it goes on by itself."""
-    marks = marks_of(call.head.endpoint, fields, body)
+    marks = marks_of(call.head.endpoint, fields, body, reaches_out=asked.reaches_out)
     if marks:
         call.bound = Bound(marks)
     raw = fields.get("background")

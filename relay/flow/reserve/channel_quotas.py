@@ -118,8 +118,8 @@ class ChannelQuotas:
         return limit_set.costs((tokens[0], 0, limit_set.fit(tokens[0], tokens[2])))
 
     def _limit_set(self, call: Call, channel: Channel) -> LimitSet:
-        if not channel.limited:
-            return UNLIMITED
+        if not (channel.tpm or channel.rpm or channel.concurrency):
+            return UNLIMITED  # `channel.limited`, which would be a call for each attempt
         bid = bid_of(self._bids, channel, call.rights.line)
         known = self._limit_sets.get((channel.id, bid.rank))
         if known is not None and known[0] is channel and known[1] is bid:

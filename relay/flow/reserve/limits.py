@@ -91,7 +91,9 @@ class LimitReservation(Reservation):
         if line.wait_ms and self._queues.is_busy(line):
             return False
         decision = self._limiter.admit(call_limits, costs)
-        if decision is None or (isinstance(decision, Denied) and may_wait(line, decision)):
+        if decision is None:
+            return False
+        if line.wait_ms and isinstance(decision, Denied) and may_wait(line, decision):
             return False
         self._begin(call, call_limits, costs, decision)
         return True

@@ -8,6 +8,7 @@ A crash can leave a torn tail, a bad disk a flipped bit: the reader stops at the
 not whole. It never looks for a later one, because a guess there could be taken for money.
 """
 
+import dataclasses
 import enum
 import struct
 from collections.abc import Iterable
@@ -41,7 +42,8 @@ class Stop(enum.Enum):
     """What follows is intact and not understood: a newer relay wrote it. Never to be dropped."""
 
 
-class Reading(msgspec.Struct, frozen=True):
+@dataclasses.dataclass(frozen=True)
+class Reading:
     """What a piece of a segment held; `offset` is the end of its last good frame."""
 
     records: list[Record]

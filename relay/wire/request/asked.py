@@ -17,7 +17,7 @@ import msgspec
 from relay.extras import NOTHING_ASKED, REACHES_OUT, Asked
 from relay.records import Endpoint
 from relay.wire.request.multipart import Form
-from relay.wire.request.shapes import Fields
+from relay.wire.request.shapes import Fields, ToolHead
 
 SEARCHES_MAX: Final = 10
 """Runs of a provider's own tools that a call is held for; few answers take more."""
@@ -57,12 +57,6 @@ WAV_BYTES_PER_S_MAX: Final = 192_000
 WAV_HEAD_BYTES: Final = 44
 SILENT_FORMATS: Final = frozenset({"text", "srt", "vtt"})
 """Formats of a transcription that do not say how long the sound was."""
-
-
-class ToolHead(msgspec.Struct):
-    """What kind of tool is declared."""
-
-    type: str | None = None
 
 
 _Value = TypeVar("_Value")

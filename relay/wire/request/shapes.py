@@ -18,3 +18,9 @@ class GenerationConfig(msgspec.Struct):
     max_output_tokens: int | None = None
     candidateCount: int | None = None  # noqa: N815
     candidate_count: int | None = None
+
+
+class ToolHead(msgspec.Struct):
+    """What kind of tool is declared."""
+
+    type: str | None = None

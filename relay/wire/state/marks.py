@@ -75,22 +75,23 @@ _items = msgspec.json.Decoder(list[Item])
 Fields = Mapping[str, msgspec.Raw]
 
 
-def marks_of(endpoint: Endpoint, fields: Fields, body: bytes) -> tuple[bytes, ...]:
+def marks_of(
+    endpoint: Endpoint, fields: Fields, body: bytes, *, reaches_out: bool
+) -> tuple[bytes, ...]:
     """Return the marks that a request holds, the most telling ones last; () for most.
 
     Args:
         endpoint: Where it goes.
         fields: Its top level.
         body: As it came; only looked through.
+        reaches_out: It may name what is elsewhere (wire.request.asked): else it names no file.
     """
     marks: list[bytes] = []
     blob = BLOB_KINDS.get(endpoint)
     if blob is not None and body.rfind(blob[1]) >= 0:
         marks += blob_marks(blob[0], body)
-    if endpoint in _FILES and body.rfind(b'"file_id"') >= 0:
-        marks += [FILE + name for name in _FILE.findall(body)]
-    elif endpoint in _CONTENT and body.rfind(b"/files/") >= 0:
-        marks += [FILE + name for name in _FILE_URI.findall(body)]
+    if reaches_out:
+        marks += _files(endpoint, body)
     names: tuple[tuple[str, bytes], ...] = ()
     if endpoint in _RESPONSES:
         names = _NAMES
@@ -105,6 +106,14 @@ def marks_of(endpoint: Endpoint, fields: Fields, body: bytes) -> tuple[bytes, ..
         if raw is not None:
             marks += _named_by(kind, raw)
     return tuple(dict.fromkeys(marks[-MARKS_MAX:])) if marks else ()
+
+
+def _files(endpoint: Endpoint, body: bytes) -> list[bytes]:
+    if endpoint in _FILES and body.rfind(b'"file_id"') >= 0:
+        return [FILE + name for name in _FILE.findall(body)]
+    if endpoint in _CONTENT and body.rfind(b"/files/") >= 0:
+        return [FILE + name for name in _FILE_URI.findall(body)]
+    return []
 
 
 def blob_marks(kind: bytes, said: bytes) -> list[bytes]:

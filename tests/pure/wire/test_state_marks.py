@@ -36,7 +36,7 @@ def read(endpoint: Endpoint, fields: dict[str, Any], *, spaced: bool = False) ->
     separators = (", ", ": ") if spaced else (",", ":")
     body = json.dumps(fields, separators=separators).encode()
     raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    return list(marks_of(endpoint, raw, body))
+    return list(marks_of(endpoint, raw, body, reaches_out=True))
 
 
 def test_ids_are_marks_and_the_most_telling_ones_come_last() -> None:
