@@ -35,6 +35,11 @@ JOIN_BYTES_MAX: Final = 64 * 1024
 """Below this a head and body are joined into one write; above it the copy costs more."""
 
 
+NAMES_MAX: Final = 512
+NAME_BYTES_MAX: Final = 64
+"""Names of headers that are kept in lower case: the same ones come with every answer."""
+
+
 class ConnectionState(enum.Enum):
     """Where the connection is between questions."""
 
@@ -49,6 +54,19 @@ _IDLE: Final = ConnectionState.IDLE
 _ASKED: Final = ConnectionState.ASKED
 _HEADED: Final = ConnectionState.HEADED
 _CLOSED: Final = ConnectionState.CLOSED
+
+
+_lowered: Final[dict[bytes, bytes]] = {}
+
+
+def _lower(name: bytes) -> bytes:
+    """Return a header's name in lower case."""
+    known = _lowered.get(name)
+    if known is None:
+        known = name.lower()
+        if len(name) <= NAME_BYTES_MAX and len(_lowered) < NAMES_MAX:
+            _lowered[name] = known
+    return known
 
 
 class UpstreamConnection(Connection):
@@ -102,7 +120,8 @@ class UpstreamConnection(Connection):
         # httptools calls these for every piece of a body and for every header: methods of builtins
         # are C calls, where ours would be a Python frame each.
         self.on_body = self._parts.append
-        self.on_header = self._headers.__setitem__
+        # (Of a header that is there twice the first counts; setting an item is no such method.)
+        self.on_header = self._headers.setdefault
         self._parser: httptools.HttpResponseParser | None = None
         self._paused = False
         self._aligned = False
@@ -261,7 +280,7 @@ class UpstreamConnection(Connection):
         # A refusal may come before a long question was read: the next one would lie behind it.
         unread = self._long and status >= REFUSED_FROM
         self._keep_alive = self._parser.should_keep_alive() and not unread
-        headers = {name.lower(): value for name, value in self._headers.items()}
+        headers = {_lower(name): value for name, value in self._headers.items()}
         self._headers.clear()
         self._chunked = b"transfer-encoding" in headers
         self._sized = b"content-length" in headers

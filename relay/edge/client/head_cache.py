@@ -42,14 +42,14 @@ class HeadCache:
     def _survey(self, data: bytes) -> tuple[int, int]:
         """Return where a body begins, and its length; 0, 0 behind another head."""
         at = len(self._before)
-        if data[:at] != self._before:
+        if not data.startswith(self._before):
             return 0, 0
         end = data.find(b"\r\n", at, at + LENGTH_DIGITS_MAX + 2)
+        if end < 0 or not data.startswith(self._after, end):
+            return 0, 0
         digits = data[at:end]
         begin = end + len(self._after)
-        if end < 0 or data[end:begin] != self._after or not digits.isdigit():
-            return 0, 0
-        return begin, int(digits)
+        return (begin, int(digits)) if digits.isdigit() else (0, 0)
 
 
 def remember(head: bytes, request_head: RequestHead) -> HeadCache | None:
