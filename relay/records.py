@@ -7,8 +7,8 @@ import enum
 
 import msgspec
 
-from relay.extras import Extras
-from relay.model import Dialect
+from relay.extras import Asked, Extras
+from relay.model import Dialect, Price
 
 
 class Endpoint(enum.StrEnum):
@@ -180,6 +180,28 @@ class CallEnd(msgspec.Struct, array_like=True, tag=2, frozen=True):
     """From what dialect into what its channel speaks (`openai>anthropic`); "" = not translated."""
 
 
+class Unended(msgspec.Struct, array_like=True, frozen=True):
+    """Part of a CallCheckpoint: a response that its provider goes on with after the worker's death.
+
+    `name`: its id there. `hold_nanos`: held for it. The rest is what its usage is priced by, once
+    it is told: bounds on what is believed, what was asked beside tokens (None = nothing), the price
+    and its multipliers; and what its row in the request log says of how it began.
+    """
+
+    name: str
+    hold_nanos: int
+    input_max: int
+    output_max: int
+    tier: str
+    asked: Asked | None
+    price_id: int
+    group_multiplier_ppm: int
+    model_multiplier_ppm: int
+    served_model: str
+    attempts: int
+    ttft_us: int
+
+
 class CallCheckpoint(msgspec.Struct, array_like=True, tag=3, frozen=True):
     """Journal record: a long stream lives; what it would be charged if the worker died now.
 
@@ -205,3 +227,17 @@ class CallCheckpoint(msgspec.Struct, array_like=True, tag=3, frozen=True):
     image_output_tokens: int = 0
     images: int = 0
     extras: Extras | None = None
+    unended: Unended | None = None
+    """Set where its answer does not end with its worker: it is not closed, but waited for."""
+
+
+class UnendedCall(msgspec.Struct, frozen=True):
+    """A call whose worker died before its response had ended, and the price that it began at.
+
+    `checkpoint`: its last one; `unended` is set. `gone`: how often its provider did not know it.
+    """
+
+    start: CallStart
+    checkpoint: CallCheckpoint
+    price: Price
+    gone: int = 0

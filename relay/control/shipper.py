@@ -4,7 +4,8 @@
 
 With Postgres down it holds one batch and waits; the journals grow on disk. Whatever moment it dies
 at, the next one goes on from the marks that were committed, and rows that are in already stay out.
-A dead worker's open calls are closed as interrupted, once everything it wrote is in.
+A dead worker's open calls are closed as interrupted, once everything it wrote is in; background
+responses, which end without it, are kept for whoever asks how (store.log.unended).
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from relay.store.billing.credit_leases import close_owner
 from relay.store.kept import Kept
 from relay.store.log.files import list_generations
 from relay.store.log.tail import JournalTail
+from relay.store.log.unended import keep_unended
 from relay.store.log.writer import (
     Mark,
     Part,
@@ -259,15 +261,20 @@ class Shipper:
         async with self._database() as connection:
             # After a power cut the log can know an end that the journal has lost.
             logged = await find_logged(connection, [start.request_id for start, _ in calls])
+            left = [call for call in calls if call[0].request_id not in logged]
+            going = [(start, last) for start, last in left if last is not None and last.unended]
             ends = [
-                self._close(start, checkpoint, died_us)
-                for start, checkpoint in calls
-                if start.request_id not in logged
+                self._close(start, last, died_us)
+                for start, last in left
+                if last is None or last.unended is None
             ]
             await write_batch(connection, [Part(tail.generation, tail.mark, ends)])
             async with connection.transaction():
                 await write_batch(connection, [Part(tail.generation, mark, [])])
+                await keep_unended(connection, tail.generation, going)
                 await close_owner(connection, tail.generation)
+        if going:
+            _log.warning("journal %s: %d responses go on", tail.generation, len(going))
         if ends:
             _log.warning("journal %s: %d calls were interrupted", tail.generation, len(ends))
         self.rows_shipped += len(ends)

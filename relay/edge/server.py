@@ -40,6 +40,7 @@ from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
 from relay.flow.running import RunningCalls
 from relay.flow.settle import Settlement
+from relay.flow.state.adopted import AdoptedCalls, UnendedStore
 from relay.flow.state.background import BackgroundCalls
 from relay.flow.state.binding import StateRouter
 from relay.flow.state.owners import Owners, OwnerStore
@@ -171,6 +172,7 @@ class DataServer:
             self._pool, journal, self._running_calls, self.balancer, settlement, config, translator
         )
         self.owners = Owners(pepper, owner_store)
+        self.owners.on_unended = settlement.checkpoint
         self._exchange.use_state(StateRouter(self.owners, self.balancer, self._current))
         self._background = BackgroundCalls(self._pool, settlement)
         settlement.take_on = self._background.take_on
@@ -196,6 +198,10 @@ class DataServer:
         """The copy of it that connections are taken from; detached where the loop has given up."""
         self._opening: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+
+    def adopt(self, store: UnendedStore) -> AdoptedCalls:
+        """Return who settles the background responses of workers that are gone."""
+        return AdoptedCalls(self._pool, self._current, store)
 
     def swap(self, snapshot: Snapshot) -> None:
         """Serve by `snapshot` from now on; calls whose key is no longer good end now."""

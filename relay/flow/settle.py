@@ -22,13 +22,14 @@ from relay.errors import (
     ShuttingDown,
     UpstreamRejected,
 )
+from relay.extras import NOTHING_ASKED
 from relay.flow.attempts.failed import failed_tries_of, operator_cost_nanos
 from relay.flow.call import Call
 from relay.flow.counters import STATUS_CLASSES, Counters
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
 from relay.ports import Journal
-from relay.records import CallCheckpoint, CallEnd, EndReason
+from relay.records import CallCheckpoint, CallEnd, EndReason, Unended
 from relay.stage import COMMITTED
 from relay.usage import Usage
 from relay.wire.dialects.known import TABLES
@@ -83,7 +84,10 @@ class Settlement:
         """Tell whether a response in the background outlives its call: then it is settled later."""
         if call.usage is not None or call.stage is not COMMITTED or self.take_on is None:
             return False
-        return self.take_on(call)
+        if not self.take_on(call):
+            return False
+        self.checkpoint(call)  # before its client hears the last of this answer
+        return True
 
     def checkpoint(self, call: Call) -> None:
         """Write down what a running stream would be charged now, and tell those it has paid."""
@@ -111,6 +115,7 @@ class Settlement:
                 usage.image_output_tokens,
                 usage.images,
                 usage.extras,
+                None if call.background is None else _unended(call),
             )
         )
         if call.reservations_taken:
@@ -209,18 +214,46 @@ def _tariff_of(call: Call, usage: Usage) -> Tariff:
     return NO_TARIFF if tariff is None or usage is NOTHING else tariff
 
 
+def _unended(call: Call) -> Unended | None:
+    """Return what another worker needs to settle a response that goes on without this one."""
+    background, tariff = call.background, call.rights.tariff
+    if background is None or not background.name or tariff is None:
+        return None
+    facts = _facts_of(call, whole=True, said=True)
+    return Unended(
+        background.name.decode("utf-8", "replace"),
+        call.hold_nanos,
+        facts.input_max,
+        facts.output_max,
+        facts.tier,
+        None if facts.asked is NOTHING_ASKED else facts.asked,
+        tariff.price_id,
+        tariff.group_multiplier_ppm,
+        tariff.model_multiplier_ppm,
+        call.served_model,
+        call.attempt_count,
+        int((call.first_byte_s - call.begun_s) * 1e6) if call.first_byte_s else 0,
+    )
+
+
 def usage_of(call: Call) -> Usage:
     """Return what the client pays for; NOTHING, where that is not even a price per call."""
     tariff = call.rights.tariff
     if call.stage is not COMMITTED or (tariff is not None and tariff.free):
         return NOTHING
-    request, reported = call.request, call.usage
+    reported = call.usage
     whole = reported is not None
     if reported is None and call.payer is not None:
         reported = call.payer.usage_so_far()
-    asked, bound = request.asked, request.output_tokens_max
     said = whole and reported is not None and not reported.untold
-    facts = Delivered(
+    return complete(reported, _facts_of(call, whole=whole, said=said))
+
+
+def _facts_of(call: Call, *, whole: bool, said: bool) -> Delivered:
+    """Return what is known of a call beside its upstream's word; `said`: that needs no help."""
+    request, tariff = call.request, call.rights.tariff
+    asked, bound = request.asked, request.output_tokens_max
+    return Delivered(
         whole=whole,
         input_estimate=request.input_estimate,
         output_estimate=0 if said else _delivered_tokens(call),
@@ -229,16 +262,20 @@ def usage_of(call: Call) -> Usage:
         asked=asked,
         tier=tariff.dearer_tier(asked.tier) if asked.tier and tariff is not None else "",
     )
-    return complete(reported, facts)
 
 
 def _delivered_tokens(call: Call) -> int:
     """Return about how many tokens of the answer went out while the client was there."""
-    request, left = call.request, call.abandoned
-    if call.payer is None or not request.counts_bytes:
+    request, left, background = call.request, call.abandoned, call.background
+    if not request.counts_bytes:
         return 0
-    tokens = left.tokens if left is not None else 0
-    if left is None:
+    if background is not None and background.taken:
+        tokens = background.tokens
+    elif call.payer is None:
+        return 0
+    elif left is not None:
+        tokens = left.tokens
+    else:
         tokens = call.payer.delivered_tokens(call.bytes_out, call.events_out)
     bound = request.output_tokens_max
     return tokens if bound is None else min(tokens, bound * request.choices)

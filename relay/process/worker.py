@@ -39,6 +39,7 @@ from relay.store.limits.limiter import Limiter
 from relay.store.limits.node_lists import find_nodes
 from relay.store.limits.nodes import Nodes
 from relay.store.log.journal import Journal
+from relay.store.log.unended import PostgresUnended
 from relay.store.outage import balances, catalog, fleet
 from relay.store.outage.balances import OutageCredit
 from relay.store.owners import RedisOwners
@@ -141,6 +142,8 @@ class Worker:
             owner_store=self._owners,
             thinking=self._thinking,
         )
+        self._unended = PostgresUnended(lambda: database_url(config, data_dir))
+        self._adopted = self._server.adopt(self._unended)
         url = database_url(config, data_dir)
         age_s_max = config.database.copy_age_max_s
         copy = Copy(catalog.copy_path(data_dir), age_s_max) if age_s_max else None
@@ -172,6 +175,8 @@ class Worker:
             parts.push_async_callback(self._credit.leasing.stop)
             parts.callback(self._budget_lender.close)
             parts.push_async_callback(self._budgets.leasing.stop)
+            parts.callback(self._unended.close)
+            parts.push_async_callback(self._adopted.stop)
             await first_of(self._begin(), asked.wait(), alone)
             publisher = asyncio.create_task(self._publish_forever(), name="publisher")
             parts.callback(publisher.cancel)
@@ -184,6 +189,7 @@ class Worker:
                 self._budgets.leasing.wait_for_end(),
             )
             self._draining = True
+            await self._adopted.stop()
             if not alone.done():
                 drain = self._server.drain(self._config.server.drain_s)
                 await first_of(drain, hurried.wait(), alone)
@@ -199,6 +205,7 @@ class Worker:
         self._credit.leasing.start()
         self._budgets.leasing.start()
         self._thinking.start()
+        self._adopted.start()
         await self._server.start(self._listener)
         gc.collect()
         gc.freeze()

@@ -34,6 +34,9 @@ class Provider:
         """Answers wait for it."""
         self.cut_after: int | None = None
         """Events after which a stream breaks off."""
+        self.pause_after: int | None = None
+        """Events after which a stream makes no more."""
+        self.paused = False
         self.port = 0
         self._ids = count(1)
         self._runner: web.AppRunner | None = None
@@ -189,6 +192,9 @@ class Provider:
                 assert request.transport is not None
                 request.transport.abort()
                 return answer
+            if number == self.pause_after:
+                self.paused = True
+                await asyncio.Event().wait()
             if number > after:
                 await answer.write(event)
                 await asyncio.sleep(0)

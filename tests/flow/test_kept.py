@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, NotFoundError
 
+from relay.billing.charged import SLACK_TOKENS
 from relay.flow.state import background
 from relay.model import Dialect
 from tests.flow.provider import USAGE, Provider
@@ -211,15 +212,44 @@ async def test_what_ended_while_the_worker_went_is_seen_at_its_last_look() -> No
         made, other = await begin(rig), await begin(rig)
         provider.end(made["id"])
         await rig.server.drain(0.3)
-        ends = rig.journal.ends
-        assert sorted(end.reason for end in ends) == ["completed", "shut_down"]
-        assert other["id"] in provider.responses
+        assert [end.reason for end in rig.journal.ends] == ["completed"]
+        left = rig.journal.starts[1].request_id
+        assert left != rig.journal.ends[0].request_id
+        (note,) = (one for one in rig.journal.checkpoints if one.request_id == left)
+        assert note.unended is not None and note.unended.name == other["id"]
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_what_is_not_over_when_the_worker_goes_is_charged_by_estimate() -> None:
+async def test_what_is_not_over_when_the_worker_goes_is_written_down_and_not_guessed() -> None:
     async with standing(channels=1) as ([rig], _, _):
-        await begin(rig)
+        made = await begin(rig, max_output_tokens=50)
         await rig.server.drain(0.0)
-        (end,) = rig.journal.ends
-        assert end.estimated and end.input_tokens > 0 and end.reason == "shut_down"
+        assert rig.journal.ends == []
+        (note,) = rig.journal.checkpoints
+        unended = note.unended
+        assert unended is not None and unended.name == made["id"]
+        assert (unended.price_id, unended.group_multiplier_ppm) == (7, 500_000)
+        assert unended.output_max == 50 + SLACK_TOKENS and unended.attempts == 1
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_a_stream_in_the_background_is_written_down_as_it_begins_and_as_it_breaks() -> None:
+    async with standing(channels=1) as ([rig], [provider], _):
+        provider.cut_after = 4
+        asked = {"model": MODEL, "input": "x", "background": True, "stream": True}
+        await rig.say(post("/v1/responses", asked))
+        (name,) = provider.responses
+        noted = [one.unended.name for one in rig.journal.checkpoints if one.unended]
+        assert noted == [name, name]
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_a_stream_that_was_read_and_then_cancelled_is_not_free() -> None:
+    async with standing(channels=1) as ([rig], [provider], _):
+        provider.cut_after = 5
+        asked = {"model": MODEL, "input": "x", "background": True, "stream": True}
+        await rig.say(post("/v1/responses", asked))
+        (name,) = provider.responses
+        provider.end(name, "cancelled", None)
+        (end,) = await rig.ended(1)
+        assert end.estimated and end.output_tokens > 0 and end.cost_nanos > 0

@@ -1,5 +1,7 @@
 """What channels keep for clients: who has what, and how calls find it.
 
+adopted     Background responses of workers that are gone: asked for by those that serve, settled
+            once
 background  Responses that go on without their client: held once, settled once, when they end
 binding     Which channel a call has to go to, for what it refers to; and what it is told otherwise
 bound       What binds one call to a channel

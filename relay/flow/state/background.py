@@ -5,7 +5,8 @@
                                --> completed, failed, cancelled, incomplete --> settled, one log row
 
 Whoever reads the response meanwhile, over whatever worker, reads it as the provider tells it, and
-pays nothing: only the worker that made it settles it. A stream of such a response that breaks off,
+pays nothing: only the worker that made it settles it, or, where that is gone, whoever takes its
+calls over (flow.state.adopted). A stream of such a response that breaks off,
 or whose client leaves, ends in the same way: the provider goes on, and bills.
 
 Source: OpenAI API reference, Background mode: usage is told with the end, and not before.
@@ -15,12 +16,13 @@ import asyncio
 import contextlib
 import logging
 from typing import Final
+from urllib.parse import quote
 
 from relay.backoff import backoff_s
 from relay.clock import clock_s, dice
-from relay.errors import RelayError, ShuttingDown
+from relay.errors import RelayError
 from relay.flow.call import Call
-from relay.flow.settle import Settlement
+from relay.flow.settle import NOTHING, Settlement
 from relay.flow.state.fetch import fetch
 from relay.model import Channel
 from relay.ports import Connections
@@ -39,6 +41,8 @@ PENDING_MAX: Final = 10_000
 LOOK_S: Final = 0.25
 LAST_LOOK_S: Final = 5.0
 ASKED_AT_ONCE: Final = 8
+FREE_ENDS: Final = frozenset({"failed", "cancelled"})
+"""Costs nothing where no usage is told, and nothing was delivered."""
 OK: Final = 200
 NOT_FOUND: Final = 404
 
@@ -53,7 +57,7 @@ class _Pending:
     def __init__(self, call: Call, channel: Channel, name: str, now_s: float) -> None:
         self.call = call
         self.channel = channel
-        self.path = f"/responses/{name}"
+        self.path = f"/responses/{quote(name, safe='')}"
         self.since_s = now_s
         self.due_s = now_s + FIRST_S
         self.asked = 0
@@ -85,39 +89,33 @@ class BackgroundCalls:
         if len(self._pending) >= PENDING_MAX:
             return False
         call.forget_question()
+        if call.payer is not None:
+            background.tokens = call.payer.delivered_tokens(call.bytes_out, call.events_out)
         background.taken = True  # from here on its end is told like any other's
-        name = background.name.decode()
+        name = background.name.decode("utf-8", "replace")
         self._pending.append(_Pending(call, channel, name, clock_s()))
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._look(), name="background")
         return True
 
     async def close(self, within_s: float) -> None:
-        """Wait for what ends by itself; charge for the rest by estimate."""
-        until_s = clock_s() + within_s
-        while self._pending and clock_s() < until_s:  # noqa: ASYNC110 - see DataServer.drain
-            await asyncio.sleep(LOOK_S)
+        """Ask once more where there is time; the rest is left to those who serve afterwards.
+
+        It is written down with all that it takes to settle it (flow.state.adopted): nobody waits
+        hours for a response, nor guesses what it will have cost.
+        """
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         left, self._pending = self._pending, []
         if within_s > 0:
-            left = await self._ask_once_more(left)
-        for pending in left:
-            self._settlement.fail(pending.call, ShuttingDown("The relay is restarting."))
+            await self._ask_once_more(left)
 
-    async def _ask_once_more(self, left: list[_Pending]) -> list[_Pending]:
-        """Return those that have not ended; where that takes too long, whose end is not known."""
-        ended: list[bool] = [False] * len(left)
-
-        async def ask(at: int, pending: _Pending) -> None:
-            ended[at] = await self._ask(pending)
-
+    async def _ask_once_more(self, left: list[_Pending]) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_LOOK_S):
-                await asyncio.gather(*(ask(at, one) for at, one in enumerate(left)))
-        return [one for one, end in zip(left, ended, strict=True) if not end]
+                await asyncio.gather(*(self._ask(one) for one in left))
 
     async def _look(self) -> None:
         """Ask for what is due, a few at once, until nothing is pending."""
@@ -157,7 +155,7 @@ class BackgroundCalls:
 
     def _settle(self, call: Call, usage: Usage | None, status: str) -> None:
         """Settle a call by what its provider says; one that failed without usage costs nothing."""
-        if usage is None and status in ("failed", "cancelled"):
-            usage = Usage()
+        if usage is None and status in FREE_ENDS and not call.request.stream:
+            usage = NOTHING
         call.usage = usage
         self._settlement.complete(call)

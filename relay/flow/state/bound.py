@@ -41,14 +41,16 @@ class Bound:
 class Background:
     """A response that goes on at its provider whoever listens.
 
-    `name`: its id. `taken`: its end is waited for, and settles its call.
+    `name`: its id. `taken`: its end is waited for, and settles its call. `tokens`: about as many as
+    its call had delivered when it was.
     """
 
-    __slots__ = ("name", "taken")
+    __slots__ = ("name", "taken", "tokens")
 
     def __init__(self, name: bytes) -> None:
         self.name = name
         self.taken = False
+        self.tokens = 0
 
 
 UNNAMED: Final = Background(b"")

@@ -9,8 +9,8 @@ cannot be asked, what this worker made is still found; the rest is nobody's.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from relay.flow.state.bound import Owner
 from relay.wire.state.marks import (
@@ -20,6 +20,9 @@ from relay.wire.state.marks import (
     KIND_BYTES,
     RESPONSE,
 )
+
+if TYPE_CHECKING:
+    from relay.flow.call import Call
 
 KEPT_MAX: Final = 50_000
 """What one worker remembers, of some 200 bytes each; Redis has the rest."""
@@ -67,6 +70,8 @@ class Owners:
     def __init__(self, pepper: bytes, store: OwnerStore | None = None) -> None:
         self._pepper = pepper[:64]
         self.store = store
+        self.on_unended: Callable[[Call], None] | None = None
+        """Told of a call whose response has an id now, and goes on without it."""
         self._known: dict[bytes, Owner] = {}
         self._shared: dict[tuple[int, int, int, str], Owner] = {}
 

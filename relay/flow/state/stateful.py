@@ -59,6 +59,8 @@ class Learner:
         call = self._call
         if call.background is UNNAMED and marks and marks[0][:KIND_BYTES] == RESPONSE:
             call.background = Background(marks[0][KIND_BYTES:])
+            if self._owners.on_unended is not None:
+                self._owners.on_unended(call)
         if self._kept:
             self._learn(marks)
 

@@ -2,6 +2,7 @@
 
     lease          free balance -> held, for one life of a worker; and back, what it does not need
     settle         held -> spent, as its calls arrive in the ledger (ledger.book_calls)
+    set_apart      held for a call whose worker is gone -> held for it by itself
     close_owner    all that is left of a dead worker -> free, once its journal is settled
     free_abandoned the same for one whose journal never came, a day after it fell silent
 
@@ -87,6 +88,18 @@ _CLOSE_BUDGETS: Final = """
     )
     UPDATE budget_windows SET held = held - open FROM closed
     WHERE budget_windows.name = window_name"""
+# Only an owner that is closed has leases that nobody else changes.
+_SET_APART: Final = """
+    WITH moved AS (
+        SELECT account_id, least(open_nanos, $4::bigint) AS nanos FROM credit_leases
+        WHERE owner = $1 AND account_id = $3 FOR UPDATE
+    ), left_over AS (
+        UPDATE credit_leases SET open_nanos = open_nanos - moved.nanos,
+            granted_nanos = granted_nanos - moved.nanos
+        FROM moved WHERE credit_leases.account_id = moved.account_id AND owner = $1
+    )
+    INSERT INTO credit_leases (account_id, owner, open_nanos, granted_nanos)
+    SELECT account_id, $2, nanos, nanos FROM moved WHERE nanos > 0"""
 _EXPIRED: Final = """
     SELECT owner FROM credit_owners
     WHERE closed_at IS NULL AND expires_at < now() - make_interval(secs => $1) ORDER BY owner"""
@@ -190,6 +203,24 @@ async def close_owner(connection: Connection, owner: str) -> int:
         await lock_balances(connection, account_ids)
         freed: int = await connection.fetchval(_CLOSE, owner, list(account_ids))
     return freed
+
+
+async def set_apart(
+    connection: Connection, owner: str, heir: str, account_id: int, nanos: int, *, ttl_s: float
+) -> None:
+    """Have an heir hold what a worker that is gone held for one call, as far as it is there.
+
+    Args:
+        connection: In the transaction that closes `owner`, before it does.
+        owner: A life of a worker that has ended.
+        heir: Who holds it from now on, for this one call.
+        account_id: Whose money it is.
+        nanos: What was held.
+        ttl_s: For how long.
+    """
+    await connection.execute(_CLOSE_OWNER, owner)
+    await renew(connection, heir, ttl_s)
+    await connection.execute(_SET_APART, owner, heir, account_id, nanos)
 
 
 async def list_expired_owners(connection: Connection, *, for_s: float = 0.0) -> list[str]:

@@ -16,6 +16,8 @@ sums       What is folded from calls that ended: minutes of usage, what keys spe
            used
 tail       One generation's journal, followed from where the request log has it to where its writer
            died
+unended    Background responses whose worker has died: kept in Postgres until somebody knows how
+           they ended
 writer     Calls that ended become rows: the request log, what is folded from it, money, how far we
            read
 """

@@ -122,6 +122,8 @@ class Journal(ports.Journal):
         if record.request_id in self._open:
             self._checkpoints[record.request_id] = payload
         self._pending.append(payload)
+        if record.unended is not None:
+            self._flush()  # its client is about to hear of it: no death may come in between
         self._be_flushed()
 
     def end(self, record: CallEnd) -> None:
