@@ -176,6 +176,7 @@ class DataServer:
         self._exchange.use_state(StateRouter(self.owners, self.balancer, self._current))
         self._background = BackgroundCalls(self._pool, settlement)
         settlement.take_on = self._background.take_on
+        taken.on_background = self._background.require_room
         trusted = read_networks(config.server.trusted_proxies)
         self._door = Door(config.door, trusted, counters, BodyRoom(config.server))
         self._service = service = Service(

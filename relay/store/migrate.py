@@ -14,11 +14,13 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Final, NamedTuple
 
 from relay.errors import ConfigError
 from relay.store.postgres import Connection, border
 
+NUMBER_DIGITS: Final = 4
 FILE_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 ADVISORY_LOCK: Final = 7_236_833_209
 """Any number, as long as it is the same for every relay and no other program's."""
@@ -83,19 +85,25 @@ async def apply_scripts(
     return applied
 
 
-def read_scripts() -> list[Migration]:
+def read_scripts(folder: Traversable | None = None) -> list[Migration]:
     """Return the migrations of this code in order.
+
+    Args:
+        folder: Where they are, None: in this package.
 
     Raises:
         ConfigError: A file in the schema folder is not called NNNN_name.sql, or shares its number.
     """
-    files = sorted((resources.files("relay.store") / "schema").iterdir(), key=lambda f: f.name)
+    folder = folder or resources.files("relay.store") / "schema"
+    files = sorted(folder.iterdir(), key=lambda f: f.name)
     scripts = []
     for file in files:
         if FILE_NAME.fullmatch(file.name) is None:
             raise ConfigError(f"migration {file.name} is not called NNNN_name.sql")
         content = file.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
+        if scripts and scripts[-1].name[:NUMBER_DIGITS] == file.name[:NUMBER_DIGITS]:
+            raise ConfigError(f"migrations {scripts[-1].name} and {file.name} share a number")
         scripts.append(Migration(file.name, content.decode(), digest))
     return scripts
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import Config
+from relay.config import Billing, Config
 from relay.control.watch.money import MoneyWatch
 from relay.control.watch.notices import Notices
 from relay.store import postgres
 from relay.store.catalog import planned
 from tests.console.console_rig import Browser, ConsoleRig, opening
+from tests.live.money_rig import Mailbox
 
 pytestmark = pytest.mark.live
 
@@ -50,11 +51,16 @@ async def prices_of(console: ConsoleRig) -> list[tuple[int, str | None]]:
     return [(row["input"], row["detail"]) for row in rows]
 
 
-async def look(console: ConsoleRig, database_url: str) -> None:
+async def look(
+    console: ConsoleRig,
+    database_url: str,
+    config: Config | None = None,
+    notices: Notices | None = None,
+) -> None:
     async def connect() -> postgres.Connection:
         return await postgres.connect(database_url)
 
-    watch = MoneyWatch(Config(), connect, Notices(None, time.monotonic))
+    watch = MoneyWatch(config or Config(), connect, notices or Notices(None, time.monotonic))
     await watch.look(console.connection)
 
 
@@ -109,3 +115,73 @@ async def test_a_planned_price_is_taken_back(
 async def test_a_moment_that_cannot_be_is_said(operator: Browser, effective: str) -> None:
     status, text, _ = await operator.post("/prices", {**DRAFT, "effective": effective})
     assert status == 400, text
+
+
+OFFICIAL = """
+    INSERT INTO models (name, official, official_source)
+    VALUES ('fast', '{"id": 0, "model": "fast", "input": 200000000, "output": 800000000,
+        "cached_input": 200000000}', 'list')
+    ON CONFLICT (name) DO UPDATE SET official = excluded.official"""
+CEILING = Billing(official_max="1")
+
+
+@pytest.fixture
+async def capped(database_url: str, tmp_path: Path) -> AsyncIterator[ConsoleRig]:
+    """A console of a relay that asks nobody more than the official price."""
+    async with opening(database_url, tmp_path, billing=CEILING) as rig:
+        await rig.add_account("acme")
+        await rig.connection.execute(
+            """INSERT INTO prices (model, input, output, cached_input, detail)
+            VALUES ('fast', 100000000, 400000000, 50000000, '{}')"""
+        )
+        await rig.connection.execute(OFFER)
+        await rig.connection.execute(OFFICIAL)
+        yield rig
+
+
+@pytest.mark.parametrize("effective", ["7d", ""])
+@pytest.mark.parametrize(
+    ("dearer", "rate"),
+    [
+        ({"output_usd": "0.81"}, "output 0.81"),
+        ({"input_usd": "0.3"}, "input 0.3"),
+        ({"model_multiplier": "1.01"}, "input"),
+        ({"completion_multiplier": "4.1"}, "output 0.82"),
+        ({"per_call_usd": "0.001"}, "per_call"),
+    ],
+)
+async def test_a_price_above_the_official_one_is_refused_when_it_is_set_or_planned(
+    capped: ConsoleRig, effective: str, dearer: dict[str, str], rate: str
+) -> None:
+    operator = await capped.sign_in("op@relay.example", None, "operator")
+    for path in ("/prices", "/prices/preview"):
+        status, text, _ = await operator.post(path, {**DRAFT, "effective": effective, **dearer})
+        assert status == 400 and "billing.official_max" in text and rate in text, text
+    assert (await operator.post("/prices", {**DRAFT, "effective": effective}))[0] == 303
+    assert await capped.connection.fetchval("SELECT count(*) FROM price_changes") == bool(effective)
+    assert len(await prices_of(capped)) == 2 - bool(effective)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE models SET official = jsonb_set(official, '{output}', '700000000')",
+        "UPDATE groups SET multiplier_ppm = 1100000",
+    ],
+)
+async def test_a_plan_that_became_too_dear_is_taken_back_in_its_moment_and_told(
+    capped: ConsoleRig, database_url: str, change: str
+) -> None:
+    operator = await capped.sign_in("op@relay.example", None, "operator")
+    assert (await operator.post("/prices", {**DRAFT, "effective": "7d"}))[0] == 303
+    await capped.connection.execute(change)
+    await capped.connection.execute("UPDATE price_changes SET effective_at = now()")
+    mailbox = Mailbox()
+    notices = Notices(mailbox, time.monotonic)
+    for _ in range(2):
+        await look(capped, database_url, Config(billing=CEILING), notices)
+    assert await prices_of(capped) == [(100_000_000, "{}")]
+    assert {told["event"] for told in mailbox.sent} == {"price_refused"}
+    rates = [told["rate"] for told in mailbox.sent]
+    assert "output" in rates and len(rates) == len(set(rates)) == notices.counts["price_refused"]
+    assert await planned.list_plans(capped.connection) == []

@@ -253,3 +253,21 @@ async def test_a_stream_that_was_read_and_then_cancelled_is_not_free() -> None:
         provider.end(name, "cancelled", None)
         (end,) = await rig.ended(1)
         assert end.estimated and end.output_tokens > 0 and end.cost_nanos > 0
+
+
+async def test_one_account_cannot_have_all_background_responses_nor_any_go_uncounted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(background, "SHARE_MAX", 2)
+    async with standing(channels=1) as ([rig], [provider], _):
+        for _ in range(2):
+            await begin(rig)
+        asked = {"model": MODEL, "input": "think", "background": True}
+        status, told = await ask(rig, "/v1/responses", asked)
+        assert status == 429 and "have not ended" in told["error"]["message"]
+        assert len(provider.responses) == 2
+        plain = {"model": MODEL, "input": "think"}
+        assert (await ask(rig, "/v1/responses", plain))[0] == 200
+        monkeypatch.setattr(background, "PENDING_MAX", 2)
+        status, _ = await ask(rig, "/v1/responses", asked, key=OTHER_KEY)
+        assert status == 503

@@ -19,10 +19,11 @@ from relay.console.views import (
     PriceDraft,
     PricePreview,
 )
-from relay.errors import BadRequest, Conflict
+from relay.errors import BadRequest, ConfigError, Conflict
 from relay.model import Price
 from relay.store.billing import orders, recharges
 from relay.store.catalog import planned
+from relay.store.catalog.sale.official import check_price
 from relay.store.catalog.snapshot import PRICES, read_price
 from relay.store.postgres import Connection
 from relay.units import format_multiplier, format_usd, parse_multiplier, parse_usd
@@ -150,6 +151,7 @@ def _to_planned(plan: planned.Plan) -> PlannedPrice:
 async def _preview(ask: Ask) -> Shown:
     draft, price = _read_draft(ask)
     async with ask.services.connect() as connection:
+        await _check_ceiling(connection, price, ask.services.config.billing.official_max)
         preview = await _compare(connection, draft, price)
     return await _draw_prices(ask, draft, preview)
 
@@ -159,10 +161,12 @@ async def _set_price(ask: Ask) -> Redirect | Shown:
     if not ask.text("confirmed"):
         return await _preview(ask)
     effective_at = parse_end(draft.effective, ask.services.now())
+    ceiling = ask.services.config.billing.official_max
     async with ask.services.connect() as connection, connection.transaction():
         before = await _find_price(connection, price.model)
         was = "none" if before is None else _say(before)
         said = f"from {was} to {_say(price)}"
+        await _check_ceiling(connection, price, ceiling)
         if effective_at is None:
             await _put_into_force(connection, price, before)
             await audit.note(connection, ask.actor, "price.set", price.model, said)
@@ -173,6 +177,18 @@ async def _set_price(ask: Ask) -> Redirect | Shown:
             await audit.note(connection, ask.actor, "price.plan", price.model, f"at {when} {said}")
             text = f"The price of {draft.model} will hold from {when} on; it is announced."
     return Redirect("/prices", Notice(kind="good", text=text))
+
+
+async def _check_ceiling(connection: Connection, price: Price, ceiling: str) -> None:
+    """Refuse a price that is dearer than the configuration allows, now or from a moment on.
+
+    Raises:
+        BadRequest: CLIENT; it is.
+    """
+    try:
+        await check_price(connection, price, ceiling)
+    except ConfigError as error:
+        raise BadRequest(error.message) from None
 
 
 async def _put_into_force(connection: Connection, price: Price, before: Price | None) -> None:

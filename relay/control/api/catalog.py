@@ -102,7 +102,12 @@ class CatalogApi:
             wanted = Catalog(declared, _credentials(declared, asked.api_keys))
             async with self._connect() as connection:
                 changes = await apply(
-                    connection, wanted, self._vault, prune=asked.prune, dry_run=asked.dry_run
+                    connection,
+                    wanted,
+                    self._vault,
+                    prune=asked.prune,
+                    dry_run=asked.dry_run,
+                    ceiling=self._config.billing.official_max,
                 )
         except ConfigError as error:
             raise BadRequest(error.message) from error

@@ -86,7 +86,10 @@ class MoneyWatch:
             self._notices.budget_low(spent)
         for unfamiliar in await addresses.judge_addresses(connection, self._familiar_s):
             self._notices.unfamiliar(unfamiliar)
-        for model in await planned.force_due(connection):
+        forced = await planned.force_due(connection, self._billing.official_max)
+        for breach in forced.refused:
+            self._notices.too_dear(breach)
+        for model in forced.models:
             _log.info("a planned price holds now", extra={"model": model})
         for order_no, account_id in await orders.list_uncredited(connection):
             await self._credit(connection, order_no, account_id)

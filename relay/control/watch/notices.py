@@ -16,12 +16,13 @@ from relay.control.watch.webhook import Notice, Webhook
 from relay.store.billing.budget_leases import LowBudget
 from relay.store.billing.low_balances import LowBalance
 from relay.store.billing.promotions import Promotion
+from relay.store.catalog.sale.official import Breach
 from relay.store.log.addresses import Unfamiliar
 from relay.units import format_usd
 
 EVENTS: Final = (
     *("unfamiliar_ip", "low_balance", "budget_low", "payment_refused", "order_set_aside"),
-    "enterprise",
+    *("enterprise", "price_refused"),
 )
 PER_KEY_MAX: Final = 10
 """Notices of unfamiliar addresses of one key within PER_KEY_S; further ones are only counted."""
@@ -82,6 +83,16 @@ class Enterprise(Notice, frozen=True, kw_only=True):
     from_group: str
     to_group: str
     reason: str
+
+
+class PriceRefused(Notice, frozen=True, kw_only=True):
+    """A planned price was taken back in its moment: above `billing.official_max` by then."""
+
+    model: str
+    rate: str
+    official_usd: str
+    asked_usd: str
+    times: str
 
 
 class Notices(Collector):
@@ -189,11 +200,30 @@ class Notices(Collector):
             )
         )
 
+    def too_dear(self, found: Breach) -> None:
+        """Tell that a planned price was taken back in its moment."""
+        self.counts["price_refused"] += 1
+        _log.error(
+            "a planned price is above billing.official_max and was taken back",
+            extra={"model": found.model, "rate": found.rate, "times": found.times},
+        )
+        self._send(
+            PriceRefused(
+                event="price_refused",
+                time=_now(),
+                model=found.model,
+                rate=found.rate,
+                official_usd=found.official_usd,
+                asked_usd=found.asked_usd,
+                times=found.times,
+            )
+        )
+
     def collect(self) -> Iterator[Metric]:
         """Return how often each thing was found; those past a bound are counted too."""
         metric = CounterMetricFamily(
             "relay_money_notices",
-            "Unfamiliar addresses, low balances and budgets, refused payments, promotions.",
+            "Addresses, low balances and budgets, refused payments and prices, promotions.",
             labels=("event",),
         )
         for event in EVENTS:

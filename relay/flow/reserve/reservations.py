@@ -9,7 +9,7 @@ A call remembers how many reservations it has paid (`Call.paid`), so that whatev
 those is closed, and none that it never paid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from relay.flow.call import Call
 from relay.flow.ports import Reservation
@@ -21,6 +21,8 @@ class Reservations:
 
     def __init__(self, reservations: Sequence[Reservation]) -> None:
         self._reservations = tuple(reservations)
+        self.on_background: Callable[[Call], None] | None = None
+        """Refuses calls whose responses go on without them, where there are too many of those."""
 
     def take(self, call: Call) -> bool:
         """Pay what can be paid without waiting; True when all is paid.
@@ -28,6 +30,8 @@ class Reservations:
         Raises:
             RelayError: The call may not run.
         """
+        if call.background is not None and self.on_background is not None:
+            self.on_background(call)
         for reservation in self._reservations[call.reservations_taken :]:
             if not reservation.take(call):
                 return False

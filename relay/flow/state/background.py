@@ -15,12 +15,13 @@ Source: OpenAI API reference, Background mode: usage is told with the end, and n
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from typing import Final
 from urllib.parse import quote
 
 from relay.backoff import backoff_s
 from relay.clock import clock_s, dice
-from relay.errors import RelayError
+from relay.errors import RateLimited, RelayError, Unavailable
 from relay.flow.call import Call
 from relay.flow.settle import NOTHING, Settlement
 from relay.flow.state.fetch import fetch
@@ -38,6 +39,8 @@ TOTAL_S: Final = 6 * 3600.0
 GONE_MAX: Final = 5
 """So often it may be unknown where it was made before it is taken for gone."""
 PENDING_MAX: Final = 10_000
+SHARE_MAX: Final = 1_000
+"""Of one account: nobody keeps others from having any."""
 LOOK_S: Final = 0.25
 LAST_LOOK_S: Final = 5.0
 ASKED_AT_ONCE: Final = 8
@@ -76,23 +79,38 @@ class BackgroundCalls:
         self._connections = connections
         self._settlement = settlement
         self._pending: list[_Pending] = []
+        self._per_account: Counter[int] = Counter()
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._pending)
+
+    def require_room(self, call: Call) -> None:
+        """Refuse a call for one more where there are too many: what is made has to be settled.
+
+        Raises:
+            RateLimited: CLIENT; its account has enough of them.
+            Unavailable: RELAY; all accounts have.
+        """
+        if self._per_account[_account_of(call)] >= SHARE_MAX:
+            raise RateLimited(
+                f"{SHARE_MAX} background responses of this account have not ended.",
+                retry_after_s=MOST_S,
+            )
+        if len(self._pending) >= PENDING_MAX:
+            raise Unavailable("Too many background responses run now.", retry_after_s=MOST_S)
 
     def take_on(self, call: Call) -> bool:
         """Keep a call open whose response goes on; False: it has to be settled as any other."""
         background, channel = call.background, call.channel
         if background is None or not background.name or channel is None or background.taken:
             return False
-        if len(self._pending) >= PENDING_MAX:
-            return False
         call.forget_question()
         if call.payer is not None:
             background.tokens = call.payer.delivered_tokens(call.bytes_out, call.events_out)
         background.taken = True  # from here on its end is told like any other's
         name = background.name.decode("utf-8", "replace")
+        self._per_account[_account_of(call)] += 1
         self._pending.append(_Pending(call, channel, name, clock_s()))
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._look(), name="background")
@@ -124,7 +142,11 @@ class BackgroundCalls:
             due = [one for one in self._pending if one.due_s <= now_s][:ASKED_AT_ONCE]
             ended = await asyncio.gather(*(self._ask(one) for one in due))
             gone = {id(one) for one, end in zip(due, ended, strict=True) if end}
+            for one in due:
+                if id(one) in gone:
+                    self._per_account[_account_of(one.call)] -= 1
             if gone:
+                self._per_account = +self._per_account
                 self._pending = [one for one in self._pending if id(one) not in gone]
             if len(due) < ASKED_AT_ONCE:
                 await asyncio.sleep(LOOK_S)
@@ -159,3 +181,8 @@ class BackgroundCalls:
             usage = NOTHING
         call.usage = usage
         self._settlement.complete(call)
+
+
+def _account_of(call: Call) -> int:
+    account = call.rights.account
+    return 0 if account is None else account.id

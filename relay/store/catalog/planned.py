@@ -1,8 +1,9 @@
 """Prices that will hold from a moment on: planned, announced, put into force once, or taken back.
 
 Nobody who prices calls knows of them: a plan becomes an ordinary row of `prices` when it is due,
-and every worker has it within a second. Beside the fields told here a model keeps what it has:
-tiers, classes, prices of what is no token.
+and every worker has it within a second. One that asks more than `billing.official_max` allows is
+refused when it is planned, and taken back in its moment where it has become so since. Beside the
+fields told here a model keeps what it has: tiers, classes, prices of what is no token.
 """
 
 import datetime
@@ -13,6 +14,7 @@ import msgspec
 
 from relay.errors import NotFound
 from relay.model import Price
+from relay.store.catalog.sale.official import Breach, breaches_of
 from relay.store.catalog.snapshot import read_price
 from relay.store.postgres import Connection
 
@@ -44,6 +46,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     effective_at: datetime.datetime
     actor: str
     price: Price
+
+
+class Forced(msgspec.Struct, frozen=True):
+    """What became of plans that were due: models with a new price, and what was refused one."""
+
+    models: list[str]
+    refused: list[Breach]
 
 
 async def plan_price(
@@ -86,16 +95,34 @@ async def cancel_plan(connection: Connection, plan_id: int) -> str:
     return str(model)
 
 
-async def force_due(connection: Connection) -> list[str]:
-    """Put into force what is due; return the models."""
+async def force_due(connection: Connection, ceiling: str = "") -> Forced:
+    """Put into force what is due.
+
+    A plan that has become too dear since it was announced (the official price fell, a group's
+    multiplier rose, the rule is new) is taken back in its moment: what holds goes on to hold.
+
+    Args:
+        connection: Outside of any transaction.
+        ceiling: How many times an official price may be asked; "" = as often as one likes.
+    """
+    refused: list[Breach] = []
+    models: list[str] = []
     async with connection.transaction():
-        due = await connection.fetch(_DUE, DUE_MAX)
-        for row in due:
+        for row in await connection.fetch(_DUE, DUE_MAX):
+            price = read_price({**row, "detail": None})
+            breaches = await breaches_of(connection, price, ceiling) if ceiling else []
+            if breaches:
+                refused += breaches
+                await connection.execute(
+                    "UPDATE price_changes SET cancelled_at = now() WHERE id = $1", row["id"]
+                )
+                continue
+            models.append(price.model)
             price_id = await connection.fetchval(_FORCE, row["id"])
             await connection.execute(
                 "UPDATE price_changes SET price_id = $2 WHERE id = $1", row["id"], price_id
             )
-    return [row["model"] for row in due]
+    return Forced(models, refused)
 
 
 def _to_plan(row: asyncpg.Record) -> Plan:

@@ -47,7 +47,9 @@ _CLAIM: Final = """
     FROM due WHERE kept.request_id = due.request_id
     RETURNING kept.request_id, start, checkpoint, gone"""
 _SETTLE: Final = "DELETE FROM unended_calls WHERE request_id = $1 RETURNING owner"
-_GONE: Final = "UPDATE unended_calls SET gone = gone + 1 WHERE request_id = $1"
+_GONE: Final = """
+    UPDATE unended_calls SET gone = gone + 1, due_at = now() + make_interval(secs => $2)
+    WHERE request_id = $1"""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_start = msgspec.msgpack.Decoder(CallStart).decode
@@ -141,7 +143,7 @@ class PostgresUnended:
             DependencyDown: RELAY.
         """
         async with self._use() as connection:
-            await connection.execute(_GONE, UUID(bytes=request_id))
+            await connection.execute(_GONE, UUID(bytes=request_id), 2 * FIRST_S)
 
     def close(self) -> None:
         """Hang up."""

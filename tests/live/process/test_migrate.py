@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -139,9 +140,24 @@ def test_a_script_that_slipped_in_below_applied_ones_is_refused() -> None:
         pending([ONE, TWO], {TWO.name: TWO.sha256})
 
 
-def test_every_file_of_the_schema_has_its_own_number() -> None:
-    numbers = [script.name[:4] for script in read_scripts()]
-    assert len(numbers) == len(set(numbers))
+def test_two_files_of_one_number_are_refused_by_name(tmp_path: Path) -> None:
+    for name in ("0001_one.sql", "0002_mine.sql", "0002_yours.sql", "0003_three.sql"):
+        (tmp_path / name).write_text("SELECT 1")
+    with pytest.raises(ConfigError, match=r"0002_mine\.sql and 0002_yours\.sql share a number"):
+        read_scripts(tmp_path)
+    (tmp_path / "0002_yours.sql").rename(tmp_path / "0004_yours.sql")
+    assert [script.name[:4] for script in read_scripts(tmp_path)] == [
+        "0001",
+        "0002",
+        "0003",
+        "0004",
+    ]
+
+
+def test_a_file_that_is_no_migration_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "0001_one.sql.orig").write_text("SELECT 1")
+    with pytest.raises(ConfigError, match=r"0001_one\.sql\.orig is not called"):
+        read_scripts(tmp_path)
 
 
 async def test_orders_and_addresses_from_before_keep_what_they_are(connection: Connection) -> None:

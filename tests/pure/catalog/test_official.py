@@ -185,6 +185,15 @@ def test_the_dearest_group_counts_against_the_ceiling() -> None:
     assert (made_up.rate, made_up.times) == ("per_call", "inf")
 
 
+def test_output_that_is_a_multiple_of_input_counts_as_it_is_charged() -> None:
+    official = {"m": price(input=1_000, output=4_000)}
+    multiple = price(input=1_000, output=0, completion_multiplier_ppm=4 * PPM)
+    assert find_breaches({"m": multiple}, official, PPM, PPM) == []
+    dear = msgspec.structs.replace(multiple, completion_multiplier_ppm=5 * PPM)
+    (found,) = find_breaches({"m": dear}, official, PPM, PPM)
+    assert (found.rate, found.times) == ("output", "1.25")
+
+
 def test_what_tokens_cost_at_a_provider_is_its_share_of_the_official_price() -> None:
     official = price(input=1_000_000_000, output=4_000_000_000, cached_input=100_000_000)
     million = 1_000_000

@@ -190,9 +190,9 @@ def find_breaches(
             listed = getattr(known, rate)
             if rate == "cache_write" and not listed:
                 continue  # it costs what input costs, there and here
-            asked_ppm2 = getattr(price, rate) * price.model_multiplier_ppm * group_ppm
-            if asked_ppm2 > listed * times_ppm * PPM:
-                asked = asked_ppm2 // (PPM * PPM)
+            asked_ppm3 = _rate_ppm(price, rate) * price.model_multiplier_ppm * group_ppm
+            if asked_ppm3 > listed * times_ppm * PPM * PPM:
+                asked = asked_ppm3 // PPM**3
                 found.append(
                     Breach(
                         model=model,
@@ -203,6 +203,15 @@ def find_breaches(
                     )
                 )
     return found
+
+
+def _rate_ppm(price: Price, rate: str) -> int:
+    """Return a rate as it is charged, times PPM: output may be a multiple of input."""
+    completion_ppm = price.completion_multiplier_ppm
+    if rate == "output" and completion_ppm is not None:
+        return price.input * completion_ppm
+    nanos: int = getattr(price, rate)
+    return nanos * PPM
 
 
 async def check_ceiling(
@@ -218,7 +227,27 @@ async def check_ceiling(
     ours = {model: to_price(entry) for model, entry in priced.items() if model in official}
     groups = {group.name: group for group in (*present.group, *wanted.group)}
     group_ppm = _highest(parse_multiplier(group.multiplier) for group in groups.values())
-    breaches = find_breaches(ours, official, group_ppm, parse_multiplier(times))
+    _refuse(find_breaches(ours, official, group_ppm, parse_multiplier(times)), times)
+
+
+async def check_price(connection: Connection, price: Price, times: str) -> None:
+    """Refuse a price that asks anybody more than so many times the official one; "" = none.
+
+    Raises:
+        ConfigError: It does; the message names its rates.
+    """
+    if times:
+        _refuse(await breaches_of(connection, price, times), times)
+
+
+async def breaches_of(connection: Connection, price: Price, times: str) -> list[Breach]:
+    """Return what a price asks above so many times the official one, by what is known now."""
+    official = await read_official(connection)
+    group_ppm = _highest([await connection.fetchval(_HIGHEST) or PPM])
+    return find_breaches({price.model: price}, official, group_ppm, parse_multiplier(times))
+
+
+def _refuse(breaches: Sequence[Breach], times: str) -> None:
     if breaches:
         said = "; ".join(
             f"{one.model}: {one.rate} {one.asked_usd} is {one.times} x official"
