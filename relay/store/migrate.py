@@ -96,7 +96,7 @@ def read_scripts(folder: Traversable | None = None) -> list[Migration]:
     """
     folder = folder or resources.files("relay.store") / "schema"
     files = sorted(folder.iterdir(), key=lambda f: f.name)
-    scripts = []
+    scripts: list[Migration] = []
     for file in files:
         if FILE_NAME.fullmatch(file.name) is None:
             raise ConfigError(f"migration {file.name} is not called NNNN_name.sql")

@@ -29,7 +29,7 @@ _ADD: Final = f"""
 _WAITING: Final = "price_id IS NULL AND cancelled_at IS NULL"
 # One of many hosts takes each: who holds the row books it, the others pass it by.
 _DUE: Final = f"""
-    SELECT * FROM price_changes WHERE {_WAITING} AND effective_at <= now()
+    SELECT *, NULL AS detail FROM price_changes WHERE {_WAITING} AND effective_at <= now()
     ORDER BY effective_at, id LIMIT $1 FOR UPDATE SKIP LOCKED"""  # noqa: S608
 _FORCE: Final = f"""
     INSERT INTO prices ({_FIELDS}, detail)
@@ -109,7 +109,7 @@ async def force_due(connection: Connection, ceiling: str = "") -> Forced:
     models: list[str] = []
     async with connection.transaction():
         for row in await connection.fetch(_DUE, DUE_MAX):
-            price = read_price({**row, "detail": None})
+            price = read_price(row)
             breaches = await breaches_of(connection, price, ceiling) if ceiling else []
             if breaches:
                 refused += breaches

@@ -5,8 +5,8 @@ generations. Keys and accounts may be many: of them only rows newer than the old
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import asyncpg
 import msgspec
@@ -312,7 +312,7 @@ def read_key(row: asyncpg.Record) -> Key:
     )
 
 
-def read_price(row: Mapping[str, Any]) -> Price:
+def read_price(row: asyncpg.Record) -> Price:
     """Return the price a row of `prices` describes."""
     detail = row["detail"]
     return Price(
