@@ -133,6 +133,8 @@ class Asker:
         self.end(attempt)
 
     async def _take_quota(self, attempt: Attempt) -> None:
+        if attempt.quota is not None:
+            return  # it has waited for it
         call = attempt.call
         try:
             attempt.quota = await self._balancer.quotas.wait(call, attempt.channel)
@@ -141,6 +143,13 @@ class Asker:
             call.asked_channels += (attempt.channel.id,)
             call.attempt_count -= 1
             raise
+
+    def give_back_unasked(self, attempt: Attempt) -> None:
+        """Put back what was taken for an attempt whose task was cancelled before it began."""
+        quota = attempt.quota
+        if quota is not None and attempt not in attempt.call.open_attempts:
+            attempt.quota = None
+            self._balancer.quotas.give_back(quota)
 
     async def _ask(self, attempt: Attempt) -> None:
         """Ask over a connection that is kept, or over a new one; wait for the end."""

@@ -26,6 +26,7 @@ from relay.flow.attempts.attempt import Attempt
 from relay.flow.balancer import Balancer
 from relay.flow.call import Call, CallOwner
 from relay.flow.hedge import race
+from relay.flow.reserve.channel_queues import ChannelQueues, Room
 from relay.flow.response import Response
 from relay.flow.running import RunningCalls
 from relay.flow.settle import Settlement
@@ -74,6 +75,9 @@ class Exchange:
         self._splicer = Splicer(balancer, config.timeouts)
         self._asker = Asker(connections, balancer, settlement.complete, config.switching)
         self._abandoned = AbandonedAnswers(self._asker, settlement, self._close, config.billing)
+        self._rooms = ChannelQueues(
+            self._choose_first, balancer.quotas, config.timeouts.keepalive_comment_s
+        )
         self.state: StateRouter | None = None
         """Binds calls to who has what they refer to, where that is known."""
         # Bound once: a method bound for each call is 64 bytes of every open stream.
@@ -104,9 +108,11 @@ class Exchange:
         translatable = not call.rights.foreign or self._translator.prepare(call)
         if not translatable or not self._reservations.take(call):
             return False
-        channel = self._first(call)
-        quota = self._balancer.quotas.take(call, channel)
-        if quota is None:
+        channel = self._choose_first(call)
+        if channel is None and not self._rooms.may_wait(call):
+            raise self._none_left(call)
+        quota = self._balancer.quotas.take(call, channel) if channel is not None else None
+        if channel is None or quota is None:
             return False
         connection = self._connections.take(channel)
         if connection is None:
@@ -142,17 +148,19 @@ class Exchange:
             asyncio.CancelledError: The client hung up; its upstream is cancelled, the call settled.
         """
         call.has_task = True
+        room: Room | None = None
         if failed is None:
             if call.bound is not None and self.state is not None:
                 await self.state.find(call)
             if call.rights.foreign and not self._translator.prepare(call):
                 await self._translate(call)
-            if not await self._pay(call):
+            paid, room = await self._pay(call)
+            if not paid:
                 return False
             self._open(call)
         running = False
         try:
-            running = await self._serve(call, owner, failed)
+            running = await self._serve(call, owner, failed, room)
         except asyncio.CancelledError:
             if call.abandoned is None:  # else its answer is read on without us (flow.abandoned)
                 call.stop()
@@ -169,25 +177,29 @@ class Exchange:
                 self._close(call)
         return running
 
-    async def _pay(self, call: Call) -> bool:
+    async def _pay(self, call: Call) -> tuple[bool, Room | None]:
         """Take what a call has to take before it may run; wait where that is needed.
 
         Returns:
-            False: it was refused, in band: a comment had told its client that it waits.
+            False: it was refused, in band: a comment had told its client that it waits. And the
+            channel to ask, where its quota is taken already.
         """
+        room: Room | None = None
         try:
             await self._reservations.pay(call)
+            if self._rooms.may_wait(call):
+                room = await self._rooms.find(call)
         except RelayError as error:
             if not call.spoken:
                 raise
             self._settlement.fail(call, error)
             self._tell_in_band(call, error)
             forget_frames(error)
-            return False
+            return False, None
         except asyncio.CancelledError:
             self._settlement.fail(call, ClientGone("The client closed the connection."))
             raise
-        return True
+        return True, room
 
     async def _translate(self, call: Call) -> None:
         """Plan a call for channels of other dialects, before it takes anything."""
@@ -265,16 +277,24 @@ class Exchange:
 
     def _first(self, call: Call) -> Channel:
         """Return the channel to ask first."""
+        channel = self._choose_first(call)
+        if channel is None:
+            raise self._none_left(call)
+        return channel
+
+    def _none_left(self, call: Call) -> RelayError:
+        """Return what a call is told that no channel is left for."""
+        return self._balancer.quotas.refusal(call) or Unavailable(
+            "No channel serves this model now.", retry_after_s=RETRY_AFTER_S
+        )
+
+    def _choose_first(self, call: Call) -> Channel | None:
+        """Return the channel to ask first, None where none is left."""
         rights = call.rights
         if (len(rights.channels) > 1 or rights.foreign) and rights.account is not None:
             session = call.head.session or call.question.session
             call.affinity = affinity_of(rights.account.id, session) if session else None
-        channel = self._preferred(call) or self._balancer.choose(call)
-        if channel is None:
-            raise self._balancer.quotas.refusal(call) or Unavailable(
-                "No channel serves this model now.", retry_after_s=RETRY_AFTER_S
-            )
-        return channel
+        return self._preferred(call) or self._balancer.choose(call)
 
     def _preferred(self, call: Call) -> Channel | None:
         """Return the channel that has what the call refers to, where others may stand in for it."""
@@ -283,17 +303,26 @@ class Exchange:
             return None
         return self.state.preferred(call, bound.preferred)
 
-    async def _serve(self, call: Call, owner: CallOwner, failed: Attempt | None) -> bool:
+    async def _serve(
+        self, call: Call, owner: CallOwner, failed: Attempt | None, room: Room | None
+    ) -> bool:
         """Ask one channel after the other until one is about to answer; see `run`."""
         hedged = call.rights.line is not None and call.rights.line.hedge_ms > 0
         hedged = hedged and call.head.kept is None
         asker = self._asker
-        attempt = failed or asker.attempt_on(call, self._first(call))
+        if room is not None:
+            attempt = asker.attempt_on(call, room.channel)
+            attempt.quota = room.grant
+        else:
+            attempt = failed or asker.attempt_on(call, self._first(call))
         while True:
             broken: RelayError | None = None
             try:
                 if hedged:
-                    await race(asker, call, attempt, self._translator.complete)
+                    try:
+                        await race(asker, call, attempt, self._translator.complete)
+                    finally:
+                        asker.give_back_unasked(attempt)
                     return False
                 if attempt is failed:
                     await asker.begin_again(attempt, self._on_end)

@@ -129,8 +129,12 @@ class FairQueue:
             for account in self._accounts.values():
                 account.deficit += max(0, -(-lacking // QUANTUM) - 1) * QUANTUM
 
+    def firsts(self) -> list[Ticket]:
+        """Return the oldest of each account, in the order of their turns."""
+        return [self._accounts[account_id].first for account_id in self._ring]
+
     def take(self, ticket: Ticket) -> None:
-        """Let the first one go: it is served, at its account's expense."""
+        """Let the first one of an account go: it is served, at that account's expense."""
         self._accounts[ticket.account_id].deficit -= ticket.cost
         self.drop(ticket)
 

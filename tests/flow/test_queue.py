@@ -16,12 +16,11 @@ from relay.clock import clock_s
 from relay.config import Config, Timeouts
 from relay.flow.reserve.line_queues import LineQueues, QueuedCall
 from relay.limits.bucket import Rule
-from relay.limits.decision import Denied, Why
-from relay.limits.limit_set import Costs, Grant, LimitSet
-from relay.limits.rate_headers import BucketLevel
+from relay.limits.decision import Denied
+from relay.limits.limit_set import Grant, LimitSet
 from relay.limits.scopes import Bucket, Limit, Measure, Scope
 from relay.model import Line
-from relay.ports import Limiter
+from tests.flow.one_bucket import OneBucket
 from tests.flow.rig import SSE_HEAD, Peer, Rig, chat, chunked, make_channel, make_snapshot, post
 
 pytestmark = pytest.mark.skipif(
@@ -31,53 +30,6 @@ pytestmark = pytest.mark.skipif(
 
 LINE_BUCKET = Bucket("l", "l", Scope.LINE, Measure.TOKENS, Rule(60_000, 1_000))
 SET = LimitSet((Limit((LINE_BUCKET,), None),))
-
-
-class OneBucket(Limiter):
-    """Tokens that flow in at a rate; asking always takes a moment of the loop."""
-
-    def __init__(self, per_s: float, tokens: float = 0.0) -> None:
-        self.per_s = per_s
-        self.tokens = tokens
-        self.taken = 0.0
-        self._at_s = clock_s()
-
-    def admit(self, limit_set: LimitSet, costs: Costs) -> Grant | Denied | None:
-        now_s = clock_s()
-        flowed = (now_s - self._at_s) * self.per_s
-        self.tokens = min(self.tokens + flowed, self.per_s * 0.05 or 1e6)
-        self._at_s = now_s
-        cost = max(costs, default=0)
-        if cost > self.tokens:
-            wait_ms = int((cost - self.tokens) / self.per_s * 1_000) + 1 if self.per_s else 50
-            return Denied(Why.EMPTY, wait_ms, limit_set.buckets[0])
-        self.tokens -= cost
-        self.taken += cost
-        return Grant(limit_set, costs, has_permits=False)
-
-    async def wait(self, limit_set: LimitSet, costs: Costs) -> Grant | Denied:
-        await asyncio.sleep(0)
-        decision = self.admit(limit_set, costs)
-        assert decision is not None
-        return decision
-
-    def foresee(self, limit_set: LimitSet, costs: Costs) -> Denied | None:
-        return None
-
-    def settle(self, grant: Grant, costs: Costs) -> None:
-        before, now = max(grant.costs, default=0), max(costs, default=0)
-        self.tokens += before - now
-        self.taken += now - before
-        grant.costs = costs
-
-    def release(self, grant: Grant) -> None:
-        grant.has_permits = False
-
-    def hold_back(self, limit_set: LimitSet, wait_ms: int) -> None:
-        raise AssertionError
-
-    def standings(self, limit_set: LimitSet) -> list[BucketLevel]:
-        return []
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -2,6 +2,8 @@
 
 budgets         The reservation of budgets: what a key or account may use today, this week or this
                 month
+channel_queues  Where calls wait whose channels have all spent their own quota, as long as their
+                line lets them
 channel_quotas  The quotas of upstreams: tokens, requests and permits of a channel, shared by all
                 lines on it
 credit          The reservation of money: each call holds what it may cost, out of credit leased

@@ -43,6 +43,8 @@ class ChannelQuotas:
         self._bids: dict[int, Bids] = {}
         self._limit_sets: dict[tuple[int, int], tuple[Channel, Bid, LimitSet]] = {}
         """By channel and rank of the bidder."""
+        self.waited: dict[int, set[int]] = {}
+        """By line: channels that its calls wait for; who comes now is behind them."""
 
     def swap(self, snapshot: Snapshot) -> None:
         """Let lines share channels as `snapshot` says."""
@@ -58,17 +60,31 @@ class ChannelQuotas:
 
     def refusal(self, call: Call) -> ChannelSpent | None:
         """Return what a call is told whose channels are all spent; None where that is not so."""
-        channels = (*call.rights.channels, *call.rights.foreign)
-        waits = [denied.wait_ms for c in channels if (denied := self.bars(call, c))]
-        return _spent(min(waits)) if waits else None
+        denied = self.barring(call)
+        return spent_for(denied.wait_ms) if denied is not None else None
+
+    def barring(self, call: Call) -> Denied | None:
+        """Return what is known to bar a call's channels, of several what ends first."""
+        least: Denied | None = None
+        for channel in (*call.rights.channels, *call.rights.foreign):
+            denied = self.bars(call, channel)
+            if denied is not None and (least is None or denied.wait_ms < least.wait_ms):
+                least = denied
+        return least
 
     def take(self, call: Call, channel: Channel) -> Grant | None:
         """Take what an attempt may use, if that is leased; None: `wait` has to decide."""
         limit_set = self._limit_set(call, channel)
         if limit_set.empty or self._limiter is None:
             return FREE
+        if self.waited and self._is_waited_for(call, channel):
+            return None
         decision = self._limiter.admit(limit_set, self._costs(call, limit_set))
         return decision if isinstance(decision, Grant) else None
+
+    def _is_waited_for(self, call: Call, channel: Channel) -> bool:
+        line = call.rights.line
+        return line is not None and channel.id in self.waited.get(line.id, ())
 
     async def wait(self, call: Call, channel: Channel) -> Grant:
         """Take what an attempt may use as soon as that can be decided.
@@ -76,6 +92,13 @@ class ChannelQuotas:
         Raises:
             ChannelSpent: CHANNEL; another channel may do better.
         """
+        decision = await self.decide(call, channel)
+        if isinstance(decision, Denied):
+            raise spent_for(decision.wait_ms)
+        return decision
+
+    async def decide(self, call: Call, channel: Channel) -> Grant | Denied:
+        """Take what an attempt may use as soon as that can be decided, or tell why it may not."""
         limit_set = self._limit_set(call, channel)
         if limit_set.empty or self._limiter is None:
             return FREE
@@ -83,8 +106,6 @@ class ChannelQuotas:
         decision = self._limiter.admit(limit_set, costs)
         if decision is None:
             decision = await self._limiter.wait(limit_set, costs)
-        if isinstance(decision, Denied):
-            raise _spent(decision.wait_ms)
         return decision
 
     def give_back(self, grant: Grant) -> None:
@@ -143,7 +164,8 @@ def _used_of(attempt: Attempt) -> Tokens:
     return (call.reserved[0], 0, 0) if isinstance(error, ChannelOutrun) else (0, 0, 0)
 
 
-def _spent(wait_ms: int) -> ChannelSpent:
+def spent_for(wait_ms: int) -> ChannelSpent:
+    """Return what a call is told whose channels' quota is spent for so long."""
     return ChannelSpent(
         "The upstream's own quota for this model is spent now; try again.",
         retry_after_s=max(wait_ms, 1) / 1_000,

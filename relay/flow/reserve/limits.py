@@ -34,6 +34,8 @@ CALL_LIMITS_MAX: Final = 20_000
 """Kinds of calls that are kept worked out; the one made first is forgotten first."""
 LIMITS_MAX: Final = 50_000
 COMMENT_S: Final = 15.0
+QUEUE_MS: Final = b"x-relay-queue-ms: "
+"""The header line that says how long a call has waited; its number and CRLF follow."""
 NOTES_S: Final = 0.1
 """How long header lines are reused: they are as old as the last lease in any case."""
 
@@ -110,9 +112,9 @@ class LimitReservation(Reservation):
         size, tokens = call.request.body_bytes, call.reserved[0] + call.reserved[2]
         ticket = QueuedCall(call_limits.account.id, size, call_limits, costs, tokens)
         begun_s = clock_s()
-        decision = await self._queues.pass_through(line, ticket, lambda: _speak(call, begun_s))
+        decision = await self._queues.pass_through(line, ticket, lambda: speak(call, begun_s))
         if ticket.queued:
-            call.notes += _queue_note(begun_s)
+            note_wait(call, begun_s)
         self._begin(call, call_limits, costs, decision)
 
     def update(self, call: Call, usage: Usage) -> None:
@@ -217,12 +219,15 @@ class LimitReservation(Reservation):
         return found
 
 
-def _queue_note(begun_s: float) -> bytes:
-    """Return the header line that says how long a call has waited for its limits."""
-    return b"x-relay-queue-ms: %d\r\n" % int((clock_s() - begun_s) * 1_000)
+def note_wait(call: Call, begun_s: float) -> None:
+    """Have the head say how long a call has waited, in all of its line's queues together."""
+    before, found, rest = call.notes.partition(QUEUE_MS)
+    earlier_ms, _, after = rest.partition(b"\r\n") if found else (b"0", b"", b"")
+    waited_ms = int(earlier_ms) + int((clock_s() - begun_s) * 1_000)
+    call.notes = b"%b%b%d\r\n%b" % (before, QUEUE_MS, waited_ms, after)
 
 
-def _speak(call: Call, begun_s: float) -> None:
+def speak(call: Call, begun_s: float) -> None:
     """Say to the client of a stream that its call is still waiting.
 
     The head goes out with the first comment; whatever fails behind it is told in band. Clients that
@@ -233,7 +238,8 @@ def _speak(call: Call, begun_s: float) -> None:
         return
     if not call.spoken:
         call.spoken = True
-        call.response = Response(call.client, call.id, call.notes + _queue_note(begun_s))
+        note_wait(call, begun_s)
+        call.response = Response(call.client, call.id, call.notes)
     call.response.send_comment(comment)
 
 

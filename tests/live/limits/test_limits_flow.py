@@ -311,6 +311,20 @@ async def test_a_channel_whose_quota_is_spent_is_passed_over(
             assert not rig.server.balancer.health.troubled
 
 
+async def test_a_call_waits_for_its_channels_quota_where_its_line_lets_it(
+    limiter: Limiter,
+) -> None:
+    async with upstream() as mock:
+        channels = [make_channel(1, mock.port, rpm=60)]  # six at once, then one a second
+        async with Rig(limited(channels, wait_ms=5_000), limiter=limiter) as rig:
+            told = await asyncio.gather(*(call(rig) for _ in range(9)))
+            assert [t.status for t in told] == [200] * 9
+            waits = sorted(int(t.headers.get("x-relay-queue-ms", "0")) for t in told)
+            assert waits[:6] == [0] * 6
+            assert [round(wait / 1_000) for wait in waits[6:]] == [1, 2, 3]
+            assert {end.attempts for end in await rig.ended(9)} == {1}
+
+
 async def test_an_upstreams_own_429_closes_its_channel_for_all_workers(
     limiter: Limiter, redis_url: str
 ) -> None:

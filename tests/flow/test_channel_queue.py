@@ -1,0 +1,241 @@
+"""Goal: calls whose channels have spent their quota wait as calls over any other limit do.
+
+Method: a data plane with real sockets, whose line has no limit and whose channels have; the limiter
+is one bucket in memory, which knows ahead that it is empty, or finds out when it is asked.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from relay import ports
+from relay.clock import clock_s
+from relay.config import Config, Timeouts
+from relay.model import Account, Channel, Key
+from relay.wire.api_keys import digest
+from tests.flow.one_bucket import OneBucket
+from tests.flow.rig import (
+    PEPPER,
+    SSE_HEAD,
+    Peer,
+    Rig,
+    chat,
+    chunked,
+    make_channel,
+    make_snapshot,
+    post,
+)
+
+pytestmark = pytest.mark.skipif(
+    ports.__file__.endswith(".so"),
+    reason="an interpreted class cannot stand for a port of compiled code: tested in plain Python",
+)
+
+FORESEES = pytest.mark.parametrize("foresees", [True, False])
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    event = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
+    writer.write(SSE_HEAD + chunked(event + b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+
+def rig_of(
+    channels: Sequence[Channel],
+    limiter: OneBucket,
+    wait_ms: int,
+    *,
+    comment_s: float = 15.0,
+    hedge_ms: int = 0,
+) -> Rig:
+    snapshot = make_snapshot(list(channels))
+    line = msgspec.structs.replace(snapshot.lines[1], wait_ms=wait_ms, hedge_ms=hedge_ms)
+    config = Config(timeouts=Timeouts(keepalive_comment_s=comment_s))
+    return Rig(msgspec.structs.replace(snapshot, lines={1: line}), config, limiter)
+
+
+def a_stream(max_tokens: int = 10, key: str | None = None) -> bytes:
+    body = chat(stream=True, max_tokens=max_tokens)
+    path = "/v1/chat/completions"
+    return post(path, body) if key is None else post(path, body, key=key)
+
+
+def queue_ms(told: bytes) -> int:
+    return int(told.split(b"x-relay-queue-ms: ")[1].split(b"\r\n")[0])
+
+
+@FORESEES
+@pytest.mark.parametrize("hedge_ms", [0, 2_000])
+async def test_a_call_waits_for_its_channel_s_quota_and_is_told_how_long(
+    foresees: bool, hedge_ms: int
+) -> None:
+    limiter = OneBucket(per_s=0, foresees=foresees)
+    async with Peer(answer) as peer:
+        channel = make_channel(1, peer.port, tpm=60_000)
+        async with rig_of([channel], limiter, 5_000, hedge_ms=hedge_ms) as rig:
+            asked = asyncio.create_task(rig.say(a_stream()))
+            await asyncio.sleep(0.15)
+            assert not asked.done()
+            limiter.tokens = 1e6
+            told = await asked
+            assert told.startswith(b"HTTP/1.1 200")
+            assert 100 <= queue_ms(told) < 3_000
+            assert b"[DONE]" in told
+            # Who need not wait is told of no wait.
+            assert b"x-relay-queue-ms" not in await rig.say(a_stream())
+            ends = await rig.ended(2)
+            assert [(end.status, end.channel_id, end.attempts) for end in ends] == [(200, 1, 1)] * 2
+    assert not rig.server.counters.inflight
+
+
+@FORESEES
+async def test_a_line_that_lets_nobody_wait_refuses_at_once(foresees: bool) -> None:
+    async with Peer(answer) as peer:
+        channel = make_channel(1, peer.port, tpm=60_000)
+        async with rig_of([channel], OneBucket(per_s=0, foresees=foresees), 0) as rig:
+            told = await rig.say(a_stream())
+            assert told.startswith(b"HTTP/1.1 429")
+            assert b"quota" in told
+
+
+@FORESEES
+async def test_a_wait_that_would_be_too_long_is_refused_at_once_with_its_true_length(
+    foresees: bool,
+) -> None:
+    async with Peer(answer) as peer:
+        channel = make_channel(1, peer.port, tpm=60_000)
+        async with rig_of([channel], OneBucket(per_s=8, foresees=foresees), 300) as rig:
+            begun_s = clock_s()
+            told = await rig.say(a_stream())
+            assert told.startswith(b"HTTP/1.1 429")
+            assert clock_s() - begun_s < 0.25
+            assert int(told.split(b"retry-after: ")[1].split(b"\r\n")[0]) >= 1
+
+
+async def test_a_stream_that_waits_hears_comments_and_a_refusal_in_band() -> None:
+    limiter = OneBucket(per_s=0, foresees=True)
+    async with Peer(answer) as peer:
+        channel = make_channel(1, peer.port, tpm=60_000)
+        async with rig_of([channel], limiter, 700, comment_s=0.1) as rig:
+            told = await rig.say(a_stream())
+            assert told.startswith(b"HTTP/1.1 200")
+            assert b"x-relay-queue-ms: " in told
+            assert told.count(b"\n:") >= 3
+            assert b"quota" in told
+            assert told.endswith(b"0\r\n\r\n")
+            assert not (await rig.ended())[0].channel_id
+
+
+async def test_a_channel_without_a_quota_is_asked_before_anybody_waits() -> None:
+    limiter = OneBucket(per_s=0, foresees=True)
+    async with Peer(answer) as peer:
+        channels = [make_channel(1, peer.port, tpm=60_000), make_channel(2, peer.port, tier=1)]
+        async with rig_of(channels, limiter, 5_000) as rig:
+            assert b"x-relay-queue-ms" not in await rig.say(a_stream())
+            assert (await rig.ended())[0].channel_id == 2
+
+
+async def test_a_client_that_leaves_is_out_of_the_queue_at_once_and_took_nothing() -> None:
+    limiter = OneBucket(per_s=0, foresees=True)
+    async with Peer(answer) as peer:
+        channel = make_channel(1, peer.port, tpm=60_000)
+        async with rig_of([channel], limiter, 60_000) as rig:
+            for _ in range(5):
+                _, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+                writer.write(a_stream())
+                await asyncio.sleep(0.05)
+                writer.transport.abort()
+            ends = await rig.ended(5)
+            assert {end.reason for end in ends} == {"client_gone"}
+            assert limiter.taken == 0
+            assert rig.server.counters.inflight == 0
+
+
+async def test_three_hundred_clients_that_leave_at_random_leak_nothing() -> None:
+    dice = random.Random(7)
+    limiter = OneBucket(per_s=2_000, foresees=True)
+    async with Peer(answer) as peer:
+        channel = make_channel(1, peer.port, tpm=60_000)
+        async with rig_of([channel], limiter, 60_000) as rig:
+
+            async def ask(patience_s: float) -> None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience_s):
+                        await rig.say(a_stream())
+
+            for _ in range(10):
+                await asyncio.gather(*(ask(0.02 + dice.random() * 0.3) for _ in range(30)))
+            async with asyncio.timeout(5):
+                while rig.server.counters.inflight or rig.server.balancer.quotas.waited:
+                    await asyncio.sleep(0.01)
+            ends = rig.journal.ends
+            odd = [e for e in ends if e.status != 200 and e.reason != "client_gone"]
+            assert not odd, [(e.status, e.error_code, e.reason, e.total_us) for e in odd]
+            assert sum(end.status == 200 for end in ends) > 10
+            await asyncio.sleep(0.1)
+            assert b"x-relay-queue-ms" not in await rig.say(a_stream())
+
+
+@FORESEES
+async def test_those_who_wait_go_before_those_who_come(foresees: bool) -> None:
+    limiter = OneBucket(per_s=0, foresees=foresees)
+    order: list[str] = []
+    async with Peer(answer) as peer:
+        channel = make_channel(1, peer.port, tpm=600_000)
+        async with rig_of([channel], limiter, 8_000) as rig:
+
+            async def say(name: str, max_tokens: int) -> None:
+                assert b"[DONE]" in await rig.say(a_stream(max_tokens))
+                order.append(name)
+
+            large = asyncio.create_task(say("large", 2_000))
+            await asyncio.sleep(0.15)
+            limiter.tokens = 100.0  # enough for a small call, and not for the first
+            small = asyncio.create_task(say("small", 1))
+            await asyncio.sleep(0.3)
+            assert not small.done()
+            limiter.tokens = 1e6
+            await asyncio.gather(large, small)
+    assert order == ["large", "small"]
+
+
+async def test_accounts_share_what_a_channel_has_whoever_offers_most() -> None:
+    limiter = OneBucket(per_s=200_000, foresees=True)
+    async with Peer(answer) as peer:
+        rig = rig_of([make_channel(1, peer.port, tpm=12_000_000)], limiter, 60_000)
+        names = {number: f"sk-relay-{number:043d}" for number in range(1, 5)}
+        keys = [
+            Key(
+                id=number,
+                account_id=number,
+                name=f"key-{number}",
+                digest=digest(PEPPER, name),
+                last4="0000",
+            )
+            for number, name in names.items()
+        ]
+        rig.snapshot = msgspec.structs.replace(
+            rig.snapshot,
+            keys={key.digest: key for key in keys},
+            accounts={n: Account(id=n, name=f"account-{n}", group_id=1) for n in names},
+        )
+        async with rig:
+
+            async def offer(number: int) -> None:
+                while True:
+                    await rig.say(a_stream(max_tokens=1_000, key=names[number]))
+
+            callers = [offer(number) for number in names for _ in range(12)]
+            tasks = [asyncio.create_task(c) for c in (*callers, *(offer(1) for _ in range(60)))]
+            await asyncio.sleep(4.0)
+            served = [end for end in rig.journal.ends if end.status == 200]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    counts = {n: sum(end.account_id == n for end in served) for n in names}
+    fair = sum(counts.values()) / len(counts)
+    assert fair > 20, counts
+    assert min(counts[n] for n in (2, 3, 4)) >= 0.95 * fair, counts
