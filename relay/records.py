@@ -30,6 +30,8 @@ class Endpoint(enum.StrEnum):
     """Of OpenAI's dialect and of Anthropic's: who asks tells."""
     MODERATIONS = "moderations"
     RERANK = "rerank"
+    REALTIME = "realtime"
+    """One response of a session of voice, or one transcription of what was said in it."""
     IMAGES = "images/generations"
     IMAGE_EDITS = "images/edits"
     SPEECH = "audio/speech"
@@ -66,6 +68,8 @@ _DIALECTS = dict.fromkeys(ANTHROPIC_ENDPOINTS, Dialect.ANTHROPIC) | dict.fromkey
 )
 KEPT_ENDPOINTS = frozenset({Endpoint.RESPONSE, Endpoint.CONVERSATION, Endpoint.FILE})
 """Of what a provider keeps: their paths name a thing, and no model."""
+SESSION_ENDPOINTS = frozenset({Endpoint.REALTIME})
+"""What is asked over a WebSocket alone."""
 FREE_ENDPOINTS = KEPT_ENDPOINTS | {
     *(Endpoint.COUNT_TOKENS, Endpoint.COUNT_CONTENT_TOKENS, Endpoint.INPUT_TOKENS),
 }

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from relay.errors import MethodNotAllowed, NotFound
-from relay.records import KEPT_ENDPOINTS, Endpoint
+from relay.records import KEPT_ENDPOINTS, SESSION_ENDPOINTS, Endpoint
 from relay.wire.dialects.known import TABLES
 
 PREFIXES: Final = ("/v1/", "/", "/v1/v1/")
@@ -32,7 +32,9 @@ VERSIONS: Final = tuple(
 VERBS: Final = {verb: point for table in TABLES.values() for verb, point in table.verbs.items()}
 """What follows a model that is named in the path."""
 _FLAT: Final = tuple(
-    point for point in Endpoint if point not in VERBS.values() and point not in KEPT_ENDPOINTS
+    point
+    for point in Endpoint
+    if point not in VERBS.values() and point not in KEPT_ENDPOINTS | SESSION_ENDPOINTS
 )
 _ENDPOINTS: Final = {f"{prefix}{point.value}": point for prefix in PREFIXES for point in _FLAT}
 KNOWN: Final = tuple(
@@ -45,6 +47,7 @@ MEANT_CHARS_MAX: Final = 64
 _ALIVE: Final = frozenset({"/", "/health", "/healthz", "/api/hello"})
 """What clients and balancers ask, without a key, to see whether somebody is there."""
 _GEMINI: Final = re.compile(r"(/v1(beta|alpha)?)+/models/[^/]+:[A-Za-z]+")
+_REALTIME: Final = re.compile(r"(/v1)*/realtime(/[a-z_]+)?")
 _MODELS: Final = frozenset(f"{prefix}models" for prefix in (*PREFIXES, *VERSIONS))
 
 
@@ -106,6 +109,11 @@ def _model_in(path: str) -> str:
 def _explain(path: str) -> str:
     """Return what is wrong with a path that is none, without quoting it."""
     meant = path.rstrip("/").lower()
+    if len(meant) < MEANT_CHARS_MAX and _REALTIME.fullmatch(meant):
+        return (
+            "A session of /v1/realtime is opened over a WebSocket, with a key of this relay. Keys "
+            "and calls that would go past it (client_secrets, calls) are not made here."
+        )
     for known in KNOWN:
         if f"{meant}s" == known:
             return f"No such path: do you mean {known}?"

@@ -25,6 +25,7 @@ from relay.edge.client.connection import ClientConnection
 from relay.edge.client.proxied import ProxiedConnection
 from relay.edge.door import Door
 from relay.edge.service import Service
+from relay.edge.tunnel.opening import VoiceDesk
 from relay.errors import KeyRevoked, ShuttingDown
 from relay.flow.admission import Admission
 from relay.flow.balancer import Balancer
@@ -46,6 +47,7 @@ from relay.flow.state.binding import StateRouter
 from relay.flow.state.owners import Owners, OwnerStore
 from relay.flow.translated.kept import KeptThinking
 from relay.flow.translated.translator import Translator
+from relay.flow.tunnelled import TunnelledCalls
 from relay.model import Snapshot
 from relay.ports import Journal
 from relay.routing.health import HealthChange
@@ -187,6 +189,13 @@ class DataServer:
             counters,
             config.server,
             self._door,
+        )
+        service.sessions.voice = VoiceDesk(
+            self._admission,
+            TunnelledCalls(
+                journal, self._running_calls, self.balancer, settlement, config.switching
+            ),
+            self._pool,
         )
         self._connections = ConnectionServer(config, service, counters, self._door)
         self._connections.on_full = self._stop_accepting

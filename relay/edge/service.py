@@ -24,6 +24,7 @@ from relay.edge.client.head import (
     comes_again,
     forwarded_headers,
     forwarded_query,
+    opened_session,
     presented_key,
     query_key,
     session_of,
@@ -308,7 +309,7 @@ class Service(ServicePort, TurnService):
         kept = None if opens else find_kept(message.method, message.path)
         found: Endpoint | Page
         if opens:
-            found, model = Endpoint.RESPONSES, ""
+            found, model = opened_session(message.path)
         elif kept is not None:
             found, model = kept.endpoint, ""
         else:

@@ -23,6 +23,8 @@ running      The one clock of all running calls: deadlines, stalls, keep-alive c
              keys
 settle       The end of every call: what it used, what it costs, one record in the journal, once
 splice       Whether and over which channel a broken stream can be carried on
+tunnelled    Calls whose answers come over a socket that is not theirs alone: one response of a
+             session each
 attempts/    One try on one channel, and how its answer goes out
 reserve/     What a call takes before it may ask: tokens, permits, money
 state/       What channels keep for clients: who has what, and how calls find it

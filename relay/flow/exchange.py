@@ -218,7 +218,7 @@ class Exchange:
             self._splicer.prepare(call)
         call.on_leave = self._on_leave
         self._running_calls.add(call)
-        self._journal.start(_start_record(call))
+        self._journal.start(start_record(call))
 
     def _close(self, call: Call) -> None:
         call.client.set_backpressure(None)
@@ -429,7 +429,8 @@ def _tell_missing(error: RelayError) -> None:
     error.param = "model"
 
 
-def _start_record(call: Call) -> CallStart:
+def start_record(call: Call) -> CallStart:
+    """Return what is written down of a call before any channel is asked."""
     rights, request = call.rights, call.request
     assert rights.key is not None and rights.account is not None and rights.line is not None
     return CallStart(

@@ -174,6 +174,15 @@ class UpstreamConnection(Connection):
         if self._transport is not None:
             self._transport.abort()
 
+    def hand_over(self, protocol: object) -> asyncio.Transport:
+        """Let `protocol` have the socket from now on; it tells us of its end (connection_lost)."""
+        transport = self._transport
+        assert transport is not None and self._state is _IDLE
+        self._state = _CLOSED
+        self._parser = None
+        transport.set_protocol(cast("asyncio.Protocol", protocol))
+        return transport
+
     @property
     def usable(self) -> bool:
         """True while it can be asked."""

@@ -150,7 +150,7 @@ async def test_offers_of_another_protocol_are_ignored(lines: tuple[str, ...]) ->
 
 
 @pytest.mark.parametrize("offer", ["websocket", "WebSocket", "h2c, websocket", "websocket , foo"])
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/realtime", "/"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/audio/speech", "/"])
 async def test_a_websocket_where_there_is_none_is_answered_426_at_once(
     offer: str, path: str
 ) -> None:

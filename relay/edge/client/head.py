@@ -162,13 +162,33 @@ def session_of(headers: Headers) -> bytes:
     return b""
 
 
-SESSION_PATHS: Final = frozenset({"/v1/responses", "/responses", "/v1/v1/responses"})
-"""Where sessions of turns are held (edge.tunnel)."""
+SESSION_PATHS: Final = {
+    f"{before}/{endpoint.value}": endpoint
+    for endpoint in (Endpoint.RESPONSES, Endpoint.REALTIME)
+    for before in ("/v1", "", "/v1/v1")
+}
+"""Where sessions are held (edge.tunnel), and of what."""
 
 
 def leads_to_session(target: str) -> bool:
     """Tell whether a path is one where sessions are held."""
     return target.partition("?")[0] in SESSION_PATHS
+
+
+def opened_session(target: str) -> tuple[Endpoint, str]:
+    """Return what the sessions at a path are of, and the model that its query names.
+
+    Raises:
+        BadRequest: CLIENT; it would join a call that was not made here.
+    """
+    path, _, query = target.partition("?")
+    endpoint = SESSION_PATHS[path]
+    if endpoint is not Endpoint.REALTIME:
+        return endpoint, ""
+    parts = dict(part.partition("=")[::2] for part in query.split("&"))
+    if "call_id" in parts:
+        raise BadRequest("Calls over WebRTC or SIP are not held here.", param="call_id")
+    return endpoint, unquote(parts.get("model") or parts.get("deployment") or "")
 
 
 def asks_for_websocket(message: ParsedHead) -> bool:

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from relay.clock import clock_s
+from relay.edge.tunnel.opening import VoiceDesk
 from relay.edge.tunnel.ports import TurnService
 from relay.edge.tunnel.session import Session
+from relay.edge.tunnel.voice import VoiceSession
 from relay.errors import KeyRevoked
 from relay.flow.request import RequestHead
+from relay.records import Endpoint
 from relay.wire.turns.context import ContextRoom
 
 if TYPE_CHECKING:
@@ -24,7 +27,9 @@ class Sessions:
     def __init__(self, name: Callable[[], str]) -> None:
         self.name = name
         self.room = ContextRoom()
-        self._open: dict[Session, None] = {}
+        self.voice: VoiceDesk | None = None
+        """Opens sessions of voice, where there are any."""
+        self._open: dict[Session | VoiceSession, None] = {}
         self._retired = False
 
     def __len__(self) -> int:
@@ -36,7 +41,12 @@ class Sessions:
         """Take a connection's socket over."""
         transport = connection.transport
         assert transport is not None
-        session = Session(self, service, connection, request_head, transport)
+        session: Session | VoiceSession
+        if request_head.endpoint is Endpoint.REALTIME:
+            assert self.voice is not None
+            session = VoiceSession(self, service, self.voice, connection, request_head, transport)
+        else:
+            session = Session(self, service, connection, request_head, transport)
         self._open[session] = None
         early = connection.take_rest()
         connection.hand_over(session)
@@ -45,7 +55,7 @@ class Sessions:
         if self._retired:
             session.retire()
 
-    def forget(self, session: Session) -> None:
+    def forget(self, session: "Session | VoiceSession") -> None:
         """Forget a session that is gone."""
         self._open.pop(session, None)
 

@@ -161,7 +161,7 @@ TABLE: Final[DialectTable] = DialectTable(
     query_credential="",
     upstream_credential=("Authorization", "Bearer "),
     path=path,
-    queries={},
+    queries={Endpoint.REALTIME: ("intent=transcription",)},
     models_query="",
     probe_headers=(),
     forward=_forward,

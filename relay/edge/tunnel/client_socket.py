@@ -1,0 +1,91 @@
+"""The client's socket under a session of voice: what goes out over it, its room, its end."""
+
+import asyncio
+from typing import Final
+
+from relay.clock import clock_s
+from relay.edge.tunnel.ports import TurnService
+from relay.edge.tunnel.turn import NOBODY
+from relay.flow.call import Call
+from relay.flow.request import RequestHead
+from relay.wire.websocket import close_frame
+
+CLOSE_S: Final = 2.0
+"""How long a peer has to answer a closing frame."""
+PING_S: Final = 30.0
+"""A session that is silent both ways is asked for a sign of life."""
+WRITE_S: Final = 60.0
+"""A client that has enough to read takes some of it within this."""
+
+
+class ClientSocket:
+    """One client's socket.
+
+    Args:
+        service: Gives room for what is not whole.
+        request_head: What its opening said.
+        transport: The socket.
+    """
+
+    def __init__(
+        self, service: TurnService, request_head: RequestHead, transport: asyncio.Transport
+    ) -> None:
+        self._service = service
+        self.request_head = request_head
+        self._transport: asyncio.Transport | None = transport
+        self._incoming: Call | None = None
+        """The call that a message which is not whole takes its room by."""
+        self._closing_s = 0.0
+        """Since when it is closing; 0.0 = it is not."""
+        self._paused_s = 0.0
+        """Since when its client takes nothing."""
+        self._unsent_bytes = 0
+        self._heard_s = self._told_s = clock_s()
+
+    def eof_received(self) -> bool:
+        """Let the transport close."""
+        return False
+
+    def write(self, frames: bytes) -> None:
+        """Send whole frames."""
+        if self._transport is not None and not self._closing_s:
+            self._told_s = clock_s()
+            self._transport.write(frames)
+
+    def cut(self) -> None:
+        """Drop the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _close(self, code: int, reason: str) -> None:
+        """Send the closing frame, and wait a little for the peer's."""
+        self.write(close_frame(code, reason))
+        self._closing_s = clock_s()
+
+    def _hold_room(self, size: int) -> None:
+        """Take the room for a message of which so much has come.
+
+        Raises:
+            RelayError: There is none, or the key is no longer good.
+        """
+        call = self._incoming
+        if call is None:
+            call = self._incoming = self._service.begin_turn(NOBODY, self.request_head)
+        if size > call.body_bytes:
+            self._service.hold_turn(call, size - call.body_bytes)
+
+    def _release_room(self) -> None:
+        if self._incoming is not None:
+            self._service.let_go(self._incoming)
+            self._incoming = None
+
+    def _takes_nothing(self, now_s: float) -> bool:
+        """Tell whether the client has taken nothing of what it was told for long."""
+        unsent_bytes = self._unsent()
+        if unsent_bytes < self._unsent_bytes:
+            self._paused_s = now_s
+        self._unsent_bytes = unsent_bytes
+        return now_s - self._paused_s > WRITE_S
+
+    def _unsent(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
