@@ -1,15 +1,20 @@
 """The client's socket under a session of voice: what goes out over it, its room, its end."""
 
 import asyncio
+from collections import deque
 from typing import Final
 
 from relay.clock import clock_s
 from relay.edge.tunnel.ports import TurnService
+from relay.edge.tunnel.session import PIECE_BYTES
 from relay.edge.tunnel.turn import NOBODY
+from relay.errors import RelayError
 from relay.flow.call import Call
 from relay.flow.request import RequestHead
-from relay.wire.websocket import close_frame
+from relay.wire.websocket import FrameReader, Message, WebSocketError, close_frame
 
+MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Source: OpenAI, Realtime: a piece of sound may have 15 MiB."""
 CLOSE_S: Final = 2.0
 """How long a peer has to answer a closing frame."""
 PING_S: Final = 30.0
@@ -33,6 +38,11 @@ class ClientSocket:
         self._service = service
         self.request_head = request_head
         self._transport: asyncio.Transport | None = transport
+        self._reader = FrameReader(MESSAGE_BYTES_MAX, masked=True)
+        self._early = b""
+        """What was read and is not looked through."""
+        self._inbox: deque[Message] = deque()
+        """What is not heard."""
         self._incoming: Call | None = None
         """The call that a message which is not whole takes its room by."""
         self._closing_s = 0.0
@@ -61,6 +71,28 @@ class ClientSocket:
         """Send the closing frame, and wait a little for the peer's."""
         self.write(close_frame(code, reason))
         self._closing_s = clock_s()
+
+    def _read_piece(self) -> None:
+        """Read the frames of a piece of what came.
+
+        Raises:
+            WebSocketError: They break the rules; nothing that follows can be read.
+            RelayError: There is no room for a message that is not whole.
+        """
+        size = max(PIECE_BYTES, self._reader.owed_bytes)
+        piece, self._early = self._early[:size], self._early[size:]
+        try:
+            self._inbox.extend(self._reader.feed(piece))
+            if self._reader.held_bytes:
+                self._hold_room(self._reader.held_bytes)
+        except (WebSocketError, RelayError):
+            self._forget_read()
+            raise
+
+    def _forget_read(self) -> None:
+        self._early = b""
+        self._inbox.clear()
+        self._release_room()
 
     def _hold_room(self, size: int) -> None:
         """Take the room for a message of which so much has come.

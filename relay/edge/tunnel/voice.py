@@ -13,15 +13,13 @@ Source: OpenAI API reference, Realtime: client events and server events.
 """
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from relay.clock import clock_s
-from relay.edge.tunnel.client_socket import CLOSE_S, PING_S, ClientSocket
+from relay.edge.tunnel.client_socket import CLOSE_S, MESSAGE_BYTES_MAX, PING_S, ClientSocket
 from relay.edge.tunnel.metered import MeteredResponses, Refusals
 from relay.edge.tunnel.opening import VoiceDesk
 from relay.edge.tunnel.ports import TurnService
-from relay.edge.tunnel.session import PIECE_BYTES
 from relay.edge.tunnel.upstream_socket import NO_STATUS, SocketListener, UpstreamSocket
 from relay.errors import (
     BadRequest,
@@ -63,7 +61,6 @@ from relay.wire.websocket import (
     SERVICE_RESTART,
     TEXT,
     TOO_LARGE,
-    FrameReader,
     Message,
     WebSocketError,
     close_frame,
@@ -74,8 +71,6 @@ if TYPE_CHECKING:
     from relay.edge.client.request_loop import RequestLoop
     from relay.edge.tunnel.sessions import Sessions
 
-MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Source: OpenAI, Realtime: a piece of sound may have 15 MiB."""
 HEARD_MAX: Final = 64
 """Messages that are heard in one turn of the loop."""
 LEAVE_S: Final = 3.0
@@ -108,9 +103,6 @@ class VoiceSession(ClientSocket, SocketListener):
         self._sessions = sessions
         self._desk = desk
         self._connection = connection
-        self._reader = FrameReader(MESSAGE_BYTES_MAX, masked=True)
-        self._early = b""
-        self._inbox: deque[Message] = deque()
         self._upstream: UpstreamSocket | None = None
         self._responses: MeteredResponses | None = None
         self._task: asyncio.Task[None] | None = None
@@ -133,19 +125,11 @@ class VoiceSession(ClientSocket, SocketListener):
 
     def _look_through(self) -> None:
         """Read the frames of a piece of what came."""
-        size = max(PIECE_BYTES, self._reader.owed_bytes)
-        piece, self._early = self._early[:size], self._early[size:]
         try:
-            self._inbox.extend(self._reader.feed(piece))
+            self._read_piece()
         except WebSocketError as error:
-            self._early = b""
             self.close(error.code, str(error))
-            return
-        try:
-            if self._reader.held_bytes:
-                self._hold_room(self._reader.held_bytes)
         except RelayError as error:
-            self._release_room()
             self.tell(error, None)
             self.close(POLICY, "no room")
 
@@ -165,9 +149,7 @@ class VoiceSession(ClientSocket, SocketListener):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone."""
         self._transport = None
-        self._early = b""
-        self._inbox.clear()
-        self._release_room()
+        self._forget_read()
         if self._task is not None:
             self._task.cancel()
         self._connection.connection_lost(exc)
