@@ -40,6 +40,19 @@ def test_no_listed_module_defines_a_struct(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TREES)
+def test_no_listed_module_awaits_behind_an_except(name: str) -> None:
+    """There mypyc keeps the exception while the task lives, and with it all that it refers to."""
+    found = [
+        node.lineno
+        for handler in ast.walk(TREES[name])
+        if isinstance(handler, ast.ExceptHandler)
+        for node in ast.walk(handler)
+        if isinstance(node, ast.Await | ast.AsyncWith | ast.AsyncFor)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", TREES)
 def test_no_listed_module_has_an_asynchronous_generator(name: str) -> None:
     found = [
         function.name
