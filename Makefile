@@ -12,7 +12,10 @@ UV = .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --g
 	--no-annotate --custom-compile-command 'make lock' --constraint constraints.txt
 LOCK = deploy/requirements
 
-.PHONY: serve lock compiled test test-compiled faults check format bench clean
+CAN_COMPILE = import pathlib, shutil, sysconfig as s; \
+	exit(not (shutil.which("cc") and (pathlib.Path(s.get_path("include")) / "Python.h").is_file()))
+
+.PHONY: serve quicken lock compiled test test-compiled faults check format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,8 +45,18 @@ $(BROWSER)/.installed: tests/console/browser/package-lock.json tests/console/bro
 	$(BIN)/node tests/console/browser/unpack.mjs $(BROWSER)
 	touch $@
 
+# Serves at once as it is, and compiled as soon as that is done: see `quicken`.
 serve: $(STAMP)
-	$(BIN)/relay serve --demo
+	@$(MAKE) --no-print-directory quicken & exec $(BIN)/relay serve --demo
+
+# Where there is a C compiler: compiles beside the relay that serves here, and rolls its workers into
+# what was built. Without one they serve as plain Python.
+quicken: $(STAMP)
+	@if $(BIN)/relay --version | grep -q ', compiled (' || ! $(BIN)/python -c '$(CAN_COMPILE)'; \
+	then exit 0; fi; \
+	nice -n 10 $(MAKE) --no-print-directory compiled >.venv/compile.log 2>&1 \
+		|| { echo 'relay: not compiled, .venv/compile.log says why; it serves as plain Python'; exit 0; }; \
+	! $(BIN)/relay upgrade >/dev/null 2>&1 || echo 'relay: compiled; its workers were rolled into that'
 
 # The hot modules as C, in about a minute and a half: needs a C compiler and Python's headers. What
 # is built is used by all that runs from here for as long as the sources stay as they are.
