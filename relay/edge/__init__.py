@@ -10,8 +10,8 @@ pages     What is no call to a model: the list of models, and one of them
 ports     What a connection asks of whoever answers its requests (edge.service)
 question  A request's body: read for what routing and billing need, framed anew for each channel
 routes    Which path is what: exact paths only, never built from, never passed on
-server    The data plane of one worker, wired: listener in front, flow in the middle, upstreams
-          behind
+server    The data plane of one worker behind its listener, whose connections and descriptors it
+          counts
 service   One request from its head to its answer: route, key, body, rights, then the exchange
 client/   One client's connection: from bytes to requests whose bodies are read
 tunnel/   WebSocket sessions of clients: one socket, one call for each turn that it asks for

@@ -1,4 +1,4 @@
-"""The data plane of one worker, wired: listener in front, flow in the middle, upstreams behind.
+"""The data plane of one worker behind its listener, whose connections and descriptors it counts.
 
 `DataServer` is all that the process around it knows: give it a catalog, a socket, and time to
 drain.
@@ -10,8 +10,7 @@ import logging
 import math
 import resource
 import socket
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from email.utils import formatdate
 from itertools import islice
 from typing import Final, cast
@@ -20,37 +19,14 @@ from aiohttp import web
 
 from relay.clock import clock_s
 from relay.config import Config
-from relay.edge.client.body_room import BodyRoom
 from relay.edge.client.connection import ClientConnection
 from relay.edge.client.proxied import ProxiedConnection
 from relay.edge.door import Door
 from relay.edge.service import Service
-from relay.edge.tunnel.opening import VoiceDesk
-from relay.errors import KeyRevoked, ShuttingDown
-from relay.flow.admission import Admission
-from relay.flow.balancer import Balancer
-from relay.flow.call import Call
+from relay.errors import ShuttingDown
 from relay.flow.counters import Counters
-from relay.flow.exchange import Exchange
-from relay.flow.ports import Reservation, ThinkingStore
-from relay.flow.request import RequestHead
-from relay.flow.reserve.channel_quotas import NO_QUOTAS, ChannelQuotas
-from relay.flow.reserve.credit import Credit
-from relay.flow.reserve.holds import Holds
-from relay.flow.reserve.key_quotas import KeyQuotas
-from relay.flow.reserve.reservations import Reservations
-from relay.flow.running import RunningCalls
-from relay.flow.settle import Settlement
-from relay.flow.state.adopted import AdoptedCalls, UnendedStore
-from relay.flow.state.background import BackgroundCalls
-from relay.flow.state.binding import StateRouter
-from relay.flow.state.owners import Owners, OwnerStore
-from relay.flow.translated.kept import KeptThinking
-from relay.flow.translated.translator import Translator
-from relay.flow.tunnelled import TunnelledCalls
+from relay.flow.engine import Engine
 from relay.model import Snapshot
-from relay.ports import Journal
-from relay.routing.health import HealthChange
 from relay.tls import ListenerTls
 from relay.upstream.descriptors import few_left
 from relay.upstream.pool import UpstreamPool
@@ -127,80 +103,36 @@ class ConnectionServer(web.Server):
 
 
 class DataServer:
-    """The data plane of a worker.
+    """The data plane of a worker behind its listener; process.composition composes it.
 
     Args:
         config: The whole of relay.toml.
-        journal: Where calls are written down.
         counters: What is counted.
-        pepper: Keys the digest that API keys are stored under.
-        on_changes: Called with what this worker finds out about its channels' health.
-        reservations: What a call has to take before it may run.
-        quotas: What the channels' upstreams allow us.
-        owner_store: Where workers share who made what.
-        thinking: Where workers keep what upstreams signed of their thinking.
+        engine: What calls run through.
+        pool: The connections to upstreams.
+        service: Serves requests of clients.
+        door: What addresses may do.
     """
 
-    def __init__(  # noqa: PLR0913 - a part a line
+    def __init__(
         self,
         config: Config,
-        journal: Journal,
         counters: Counters,
-        pepper: bytes,
-        on_changes: Callable[[Iterable[HealthChange]], None] = lambda changes: None,
-        reservations: Sequence[Reservation] = (),
-        quotas: ChannelQuotas = NO_QUOTAS,
-        owner_store: OwnerStore | None = None,
-        thinking: ThinkingStore | None = None,
+        engine: Engine,
+        pool: UpstreamPool,
+        service: Service,
+        door: Door,
     ) -> None:
         self._config = config
         self.counters = counters
-        key_quotas = KeyQuotas(Holds(config.billing))
-        taken = Reservations([key_quotas, *reservations])
-        settlement = Settlement(journal, counters, key_quotas, taken)
-        self.balancer = Balancer(config, counters, on_changes, quotas)
-        self._running_calls = RunningCalls(
-            config.timeouts,
-            settlement.checkpoint,
-            self.balancer.strike_silence,
-            config.journal.checkpoint_s,
-        )
-        self._quotas = quotas
-        self._pool = UpstreamPool(config.timeouts)
-        self._admission = Admission(pepper, key_quotas, _wall_s)
-        self._admission.credit = next((r for r in reservations if isinstance(r, Credit)), None)
-        translator = Translator(self.balancer, KeptThinking(pepper, clock_s, thinking))
-        self._exchange = Exchange(
-            self._pool, journal, self._running_calls, self.balancer, settlement, config, translator
-        )
-        self.owners = Owners(pepper, owner_store)
-        self.owners.on_unended = settlement.checkpoint
-        self._exchange.use_state(StateRouter(self.owners, self.balancer, self._current))
-        self._background = BackgroundCalls(self._pool, settlement)
-        settlement.take_on = self._background.take_on
-        taken.on_background = self._background.require_room
-        trusted = read_networks(config.server.trusted_proxies)
-        self._door = Door(config.door, trusted, counters, BodyRoom(config.server))
-        self._service = service = Service(
-            self._admission,
-            self._exchange,
-            settlement,
-            journal,
-            counters,
-            config.server,
-            self._door,
-        )
-        service.sessions.voice = VoiceDesk(
-            self._admission,
-            TunnelledCalls(
-                journal, self._running_calls, self.balancer, settlement, config.switching
-            ),
-            self._pool,
-        )
-        self._connections = ConnectionServer(config, service, counters, self._door)
+        self.engine = engine
+        self.pool = pool
+        self._service = service
+        self._door = door
+        self._connections = ConnectionServer(config, service, counters, door)
         self._connections.on_full = self._stop_accepting
         self._connections.upstreams = self._count_upstreams
-        self._trusted = trusted
+        self._trusted = read_networks(config.server.trusted_proxies)
         self._tls = ListenerTls(config.tls.relay) if config.tls.relay else None
         self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
@@ -209,23 +141,14 @@ class DataServer:
         self._opening: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
-    def adopt(self, store: UnendedStore) -> AdoptedCalls:
-        """Return who settles the background responses of workers that are gone."""
-        return AdoptedCalls(self._pool, self._current, store)
-
     def swap(self, snapshot: Snapshot) -> None:
         """Serve by `snapshot` from now on; calls whose key is no longer good end now."""
-        old = self._admission.snapshot
-        self._admission.swap(snapshot)
+        if self.engine.moves_channels(snapshot):
+            self.pool.forget_heads()
         self._door.swap(snapshot)
-        if old is None or old.channels is not snapshot.channels:
-            self._pool.forget_heads()
-            self._quotas.swap(snapshot)
-            self.balancer.keep(snapshot.channels)
-            self._evict(snapshot)
-        self._running_calls.end_where(self._is_revoked, KeyRevoked("The API key was revoked."))
+        self.engine.swap(snapshot)
         if self._service.sessions:
-            self._service.sessions.revoke_where(self._is_revoked_head)
+            self._service.sessions.revoke_where(self.engine.is_revoked)
 
     async def start(self, sock: socket.socket) -> None:
         """Listen on `sock`, which is bound already."""
@@ -243,7 +166,7 @@ class DataServer:
         self._socket = sock
         renew_date(formatdate(usegmt=True))
         await self._accept()
-        self._running_calls.start()
+        self.engine.running_calls.start()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
 
     async def _accept(self) -> None:
@@ -286,14 +209,14 @@ class DataServer:
         """
         short = few_left()
         if short or not self._connections.has_room:
-            self._pool.close_idle(math.inf)
+            self.pool.close_idle(math.inf)
         if short:
             self._stop_accepting()
         elif self._queue is not None and self._queue.fileno() < 0:
             self._listener = None
 
     def _count_upstreams(self) -> int:
-        return self._pool.open_count
+        return self.pool.open_count
 
     async def _reopen(self) -> None:
         with contextlib.suppress(OSError):  # no descriptor is free: it is tried again in a second
@@ -321,9 +244,9 @@ class DataServer:
         while self._awaits_clients() and loop.time() < until_s:  # noqa: ASYNC110
             # Polling costs a call nothing. An event would cost every call, for one drain.
             await asyncio.sleep(POLL_S)
-        if self._running_calls.end_where(_any, ShuttingDown("The relay is restarting; try again.")):
+        if self.engine.end_all(ShuttingDown("The relay is restarting; try again.")):
             await asyncio.sleep(LAST_WORDS_S)
-        await self._background.close(max(0.0, until_s - loop.time()))
+        await self.engine.background.close(max(0.0, until_s - loop.time()))
         for connection in list(self._connections.open):
             if connection.serving:
                 connection.cut()
@@ -331,31 +254,12 @@ class DataServer:
                 connection.close()  # lets its last answer out
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self._running_calls.stop()
-        self._pool.close()
+        self.engine.running_calls.stop()
+        self.pool.close()
 
     def _awaits_clients(self) -> bool:
         """Tell whether a call runs, or a client that just connected may be about to ask."""
         return self.counters.inflight > 0 or any(c.awaited for c in self._connections.open)
-
-    def _evict(self, snapshot: Snapshot) -> None:
-        """Move running calls off the channels that an operator wants empty now."""
-        evicted = {channel.id for channel in snapshot.channels.values() if channel.evicted}
-        for call in self._running_calls.calls() if evicted else ():
-            for channel_id in evicted:
-                self._exchange.move_off(call, channel_id)
-
-    def _current(self) -> Snapshot | None:
-        return self._admission.snapshot
-
-    def _is_revoked(self, call: Call) -> bool:
-        return call.rights.key is not None and not self._admission.still_good(call.rights.key)
-
-    def _is_revoked_head(self, request_head: RequestHead) -> bool:
-        """Tell whether the key is no longer good that a session was opened with."""
-        snapshot = self._admission.snapshot
-        key = snapshot.keys.get(request_head.credential or b"") if snapshot is not None else None
-        return key is None or not self._admission.still_good(key)
 
     def _expire(self, late: list[ClientConnection]) -> None:
         """End those that are late, a few in each turn: thousands may have come together."""
@@ -379,7 +283,7 @@ class DataServer:
         self._look_at_files()
         self._accept_again()
         self._service.sessions.sweep()
-        self._pool.close_idle(now_s)
+        self.pool.close_idle(now_s)
 
 
 def connections_allowed(wanted: int, files: int) -> int:
@@ -402,11 +306,3 @@ def _none() -> int:
 async def _unused(request: web.BaseRequest) -> web.StreamResponse:
     """Stand where aiohttp wants a handler; ClientConnection.start never calls it."""
     raise AssertionError("requests are served by edge.service")
-
-
-def _any(call: Call) -> bool:
-    return True
-
-
-def _wall_s() -> int:
-    return time.time_ns() // 1_000_000_000

@@ -39,6 +39,7 @@ from relay.edge.ports import Served, ServicePort
 from relay.edge.question import read_question
 from relay.edge.routes import Page, find_route
 from relay.edge.tunnel.handshake import accept, protocol_key, without_socket_beta
+from relay.edge.tunnel.opening import VoiceDesk
 from relay.edge.tunnel.ports import TurnService
 from relay.edge.tunnel.sessions import Sessions
 from relay.errors import (
@@ -78,6 +79,7 @@ class Service(ServicePort, TurnService):
         counters: Counters,
         limits: Server,
         door: Door,
+        voice: VoiceDesk,
     ) -> None:
         self._admission = admission
         self._exchange = exchange
@@ -92,7 +94,7 @@ class Service(ServicePort, TurnService):
         self._bugs = BugLog()
         self._on_free = self._room.free  # bound once, not for each call
         self._ids = RequestIds(random.getrandbits(74))
-        self.sessions = Sessions(self._new_name)
+        self.sessions = Sessions(self._new_name, voice)
         """Sockets that were handed over to sessions of turns."""
 
     async def serve(

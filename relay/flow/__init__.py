@@ -12,6 +12,8 @@ channel_log  Where channels that go out of service and come back are told of: ne
              fill a log
 counters     What a worker counts: plain integers, bumped in the hot path, published once a second
 deadlines    How long an attempt may be silent: by its channel, by its model, or as for all others
+engine       All that the calls of one worker run through, but for sockets: what a new catalog means
+             for them
 exchange     One call from admission to settlement: the loop over attempts, and every way out of it
 hedge        Hedging: a second channel is asked where the first one shows nothing for too long
 ports        What the flow needs of what is around it, beside relay.ports; see there

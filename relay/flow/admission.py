@@ -44,15 +44,21 @@ class Admission:
         pepper: Keys the digest that API keys are stored under.
         spending: What quota-bound keys have spent.
         wall_s: Seconds since 1970, for expiry.
+        credit: Who can tell whether an account has any; None: nobody is asked.
     """
 
-    def __init__(self, pepper: bytes, key_quotas: KeyQuotas, wall_s: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        pepper: bytes,
+        key_quotas: KeyQuotas,
+        wall_s: Callable[[], int],
+        credit: Credit | None = None,
+    ) -> None:
         self._pepper = pepper
         self._key_quotas = key_quotas
         self._wall_s = wall_s
         self.snapshot: Snapshot | None = None
-        self.credit: Credit | None = None
-        """Who can tell whether an account has any."""
+        self._credit = credit
         self._sells_free = False
         # Both hold for one snapshot. A key is known by its digest alone where only another snapshot
         # can change what it may do: it never expires, and is good from every address.
@@ -173,7 +179,7 @@ class Admission:
             QuotaExhausted: CLIENT; see `check_quota`.
         """
         self.check_quota(call)
-        credit = self.credit
+        credit = self._credit
         if credit is None or self._sells_free or call.head.endpoint in FREE_ENDPOINTS:
             return True
         group = call.rights.group
@@ -187,8 +193,8 @@ class Admission:
             CreditExhausted: CLIENT; nothing is sold that it could pay.
             Unavailable: RELAY; nobody can tell.
         """
-        if not self.may_begin(call) and self.credit is not None:
-            await self.credit.require_some(call)
+        if not self.may_begin(call) and self._credit is not None:
+            await self._credit.require_some(call)
 
     def _find_rights(self, call: Call, known: Rights) -> Rights:
         snapshot, key, group, model = self.snapshot, known.key, known.group, call.request.model

@@ -47,6 +47,7 @@ class Asker:
         balancer: Keeps what channels did.
         settle: Called with a call when its answer is whole, before its last bytes go out.
         limits: Bounds on what may be held back.
+        owners: Learns who made what.
     """
 
     def __init__(
@@ -55,14 +56,14 @@ class Asker:
         balancer: Balancer,
         settle: Callable[[Call], None],
         limits: Switching,
+        owners: Owners,
     ) -> None:
         self._connections = connections
         self._balancer = balancer
         self._settle = settle
         self._committed = self._on_commit  # bound once, not for each attempt
         self._limits = limits
-        self.owners: Owners | None = None
-        """Learns who made what, where that is kept."""
+        self._owners = owners
 
     def attempt_on(
         self, call: Call, channel: Channel, continuation: Continuation | None = None
@@ -76,9 +77,9 @@ class Asker:
             return SplicedAttempt(
                 call, channel, self._committed, self._settle, continuation, self._limits
             )
-        owners = self.owners
-        if owners is not None and call.head.endpoint in LEARNED:
+        if call.head.endpoint in LEARNED:
             committed, settle, limits = self._committed, self._settle, self._limits
+            owners = self._owners
             if call.request.stream:
                 return StatefulStream(call, channel, committed, settle, limits, owners)
             return StatefulPlain(call, channel, committed, settle, limits, owners)

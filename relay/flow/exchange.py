@@ -62,8 +62,10 @@ class Exchange:
         settlement: Settlement,
         config: Config,
         translator: Translator,
+        state: StateRouter,
     ) -> None:
         self._translator = translator
+        self._state = state
         self._connections = connections
         self._journal = journal
         self._reservations = settlement.reservations
@@ -73,20 +75,15 @@ class Exchange:
         self._limits = config.switching
         self._total_us = int(config.timeouts.total_s * 1e6)
         self._splicer = Splicer(balancer, config.timeouts)
-        self._asker = Asker(connections, balancer, settlement.complete, config.switching)
+        self._asker = Asker(
+            connections, balancer, settlement.complete, config.switching, state.owners
+        )
         self._abandoned = AbandonedAnswers(self._asker, settlement, self._close, config.billing)
         self._rooms = ChannelQueues(
             self._choose_first, balancer.quotas, config.timeouts.keepalive_comment_s
         )
-        self.state: StateRouter | None = None
-        """Binds calls to who has what they refer to, where that is known."""
         # Bound once: a method bound for each call is 64 bytes of every open stream.
         self._on_end, self._on_leave = self._end_at_once, self._leave
-
-    def use_state(self, state: StateRouter) -> None:
-        """Send calls to who has what they refer to from now on, and learn who that is."""
-        self.state = state
-        self._asker.owners = state.owners
 
     def ask_at_once(self, call: Call, owner: CallOwner) -> bool:
         """Ask the call's first channel within this very callback, if nothing has to be waited for.
@@ -103,7 +100,7 @@ class Exchange:
         """
         if call.rights.line is not None and call.rights.line.hedge_ms:
             return False
-        if call.bound is not None and self.state is not None and not self.state.bind(call):
+        if call.bound is not None and not self._state.bind(call):
             return False
         translatable = not call.rights.foreign or self._translator.prepare(call)
         if not translatable or not self._reservations.take(call):
@@ -150,8 +147,8 @@ class Exchange:
         call.has_task = True
         room: Room | None = None
         if failed is None:
-            if call.bound is not None and self.state is not None:
-                await self.state.find(call)
+            if call.bound is not None:
+                await self._state.find(call)
             if call.rights.foreign and not self._translator.prepare(call):
                 await self._translate(call)
             paid, room = await self._pay(call)
@@ -299,9 +296,9 @@ class Exchange:
     def _preferred(self, call: Call) -> Channel | None:
         """Return the channel that has what the call refers to, where others may stand in for it."""
         bound = call.bound
-        if bound is None or not bound.preferred or self.state is None:
+        if bound is None or not bound.preferred:
             return None
-        return self.state.preferred(call, bound.preferred)
+        return self._state.preferred(call, bound.preferred)
 
     async def _serve(
         self, call: Call, owner: CallOwner, failed: Attempt | None, room: Room | None
@@ -356,8 +353,8 @@ class Exchange:
         committed = call.committed
         stage = COMMITTED if committed else attempt.stage
         carried = self._splicer.plan(call, outcome, error) if committed else None
-        if call.bound is not None and self.state is not None and not committed:
-            self.state.release(call, outcome)
+        if call.bound is not None and not committed:
+            self._state.release(call, outcome)
         other = None if committed or call.doom else self._balancer.choose(call)
         may_switch = (
             other is not None
@@ -382,8 +379,8 @@ class Exchange:
         if error.switch and error.retry_after_s is None:
             # Our tries are spent: without this every client would multiply them by its own.
             error.should_retry = False
-        if call.bound is not None and self.state is not None:
-            error = self.state.told(call, outcome, error)
+        if call.bound is not None:
+            error = self._state.told(call, outcome, error)
         raise error
 
     # --- moved by an operator ----------------------------------------------------------------

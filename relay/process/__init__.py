@@ -1,6 +1,8 @@
 """The processes: how they start, what they are made of, how they end.
 
 child          One child process of the supervisor, from its birth to its end
+composition    A worker's data plane, composed: the one place where its parts are made and told of
+               each other
 console        The console process, wired: the account's listener and the operator's socket file
 control        The control process, wired: admin listener, shipper, upkeep, an eye on channels and
                on money

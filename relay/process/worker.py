@@ -20,7 +20,6 @@ from typing import Final
 import uvloop
 
 from relay.clock import clock_ms, wall_s
-from relay.edge.server import DataServer
 from relay.flow.counters import Counters
 from relay.flow.reserve.budgets import Budgets
 from relay.flow.reserve.channel_quotas import ChannelQuotas
@@ -28,6 +27,7 @@ from relay.flow.reserve.credit import Credit
 from relay.flow.reserve.limits import LimitReservation
 from relay.limits.estimate import Estimator
 from relay.process import hardening
+from relay.process.composition import adopt, compose_server
 from relay.process.lifeline import Lifeline, Settings, end_within
 from relay.process.memory import keep_freed_memory
 from relay.store import metrics as worker_metrics
@@ -125,7 +125,7 @@ class Worker:
             self._recall_budget,
         )
         self._budgets = Budgets(self._budget_lender, config.billing)
-        self._server = DataServer(
+        self._server = compose_server(
             config,
             self._journal,
             self._counters,
@@ -143,7 +143,7 @@ class Worker:
             thinking=self._thinking,
         )
         self._unended = PostgresUnended(lambda: database_url(config, data_dir))
-        self._adopted = self._server.adopt(self._unended)
+        self._adopted = adopt(self._server, self._unended)
         url = database_url(config, data_dir)
         age_s_max = config.database.copy_age_max_s
         copy = Copy(catalog.copy_path(data_dir), age_s_max) if age_s_max else None
@@ -200,7 +200,7 @@ class Worker:
 
     async def _begin(self) -> None:
         await self._follower.start()
-        self._sharing.start(self._server.balancer.health)
+        self._sharing.start(self._server.engine.balancer.health)
         self._owners.start()
         self._credit.leasing.start()
         self._budgets.leasing.start()

@@ -320,10 +320,10 @@ async def settled(rig: Rig) -> dict[bytes, CallEnd]:
     """
     server = rig.server
     await until(lambda: server.counters.inflight == 0)
-    assert len(server._running_calls) == 0
-    assert not any(server.balancer._in_flight.values())
-    assert server._exchange._splicer._budget.kept_bytes == 0
-    await until(lambda: all(connection.usable for connection in server._pool._open))
+    assert len(server.engine.running_calls) == 0
+    assert not any(server.engine.balancer._in_flight.values())
+    assert server.engine.exchange._splicer._budget.kept_bytes == 0
+    await until(lambda: all(connection.usable for connection in server.pool._open))
     begun = [start.request_id for start in rig.journal.starts]
     ended = [end.request_id for end in rig.journal.ends]
     assert sorted(begun) == sorted(ended) and len(set(ended)) == len(ended)

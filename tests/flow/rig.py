@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from relay.config import Config
-from relay.edge.server import DataServer
 from relay.flow.counters import Counters
 from relay.flow.ports import Reservation, ThinkingStore
 from relay.flow.reserve.channel_quotas import ChannelQuotas
@@ -32,6 +31,7 @@ from relay.model import (
     index_routes,
 )
 from relay.ports import Limiter
+from relay.process.composition import compose_server
 from relay.records import CallCheckpoint, CallEnd, CallStart
 from relay.wire.api_keys import digest
 
@@ -130,7 +130,7 @@ class Rig:
             if limiter is not None
             else []
         )
-        self.server = DataServer(
+        self.server = compose_server(
             self.config,
             self.journal,
             counters,

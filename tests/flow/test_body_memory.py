@@ -29,7 +29,8 @@ PROMPT = "word " * 2_000
 
 async def running_call(rig: Rig, until: Callable[[Call], bool]) -> Call:
     async with asyncio.timeout(5):
-        while not (found := [call for call in rig.server._running_calls.calls() if until(call)]):
+        running = rig.server.engine.running_calls
+        while not (found := [call for call in running.calls() if until(call)]):
             await asyncio.sleep(0.005)
     return found[0]
 

@@ -77,7 +77,7 @@ async def test_a_stream_outlives_its_channel_s_removal(breaks: bool) -> None:
                 gone.drop()
         assert (await stream).whole
         # What it did there is remembered by nobody: it could never be put right again.
-        assert not rig.server.balancer.health.troubled
+        assert not rig.server.engine.balancer.health.troubled
         ends = await settled(rig)
         assert sorted(end.attempts for end in ends.values()) == ([1, 2] if breaks else [1, 1])
 

@@ -169,7 +169,7 @@ async def test_three_hundred_clients_that_leave_at_random_leak_nothing() -> None
             for _ in range(10):
                 await asyncio.gather(*(ask(0.02 + dice.random() * 0.3) for _ in range(30)))
             async with asyncio.timeout(5):
-                while rig.server.counters.inflight or rig.server.balancer.quotas.waited:
+                while rig.server.counters.inflight or rig.server.engine.balancer.quotas.waited:
                     await asyncio.sleep(0.01)
             ends = rig.journal.ends
             odd = [e for e in ends if e.status != 200 and e.reason != "client_gone"]

@@ -91,7 +91,7 @@ async def test_what_is_used_up_here_is_no_fault_of_the_channels() -> None:
             assert head.startswith(b"HTTP/1.1 503 "), head
             size = int(head.lower().split(b"content-length: ")[1].split()[0])
             await reader.readexactly(size)
-        assert not rig.server.balancer.health.describe(now_us())
+        assert not rig.server.engine.balancer.health.describe(now_us())
         writer.write(call)
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         writer.close()
@@ -152,7 +152,7 @@ async def test_a_name_that_does_not_resolve_for_want_of_descriptors_is_no_fault_
         with files_left(2):
             writer.write(post(CHAT, chat()))
             assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
-        assert not rig.server.balancer.health.describe(now_us())
+        assert not rig.server.engine.balancer.health.describe(now_us())
         writer.close()
 
 
@@ -185,7 +185,7 @@ async def test_clients_and_upstreams_share_the_descriptors() -> None:
             writer.write(post(CHAT, chat()))
             busy.append(writer)
             async with asyncio.timeout(5):
-                while rig.server._pool.open_count < count:
+                while rig.server.pool.open_count < count:
                     await asyncio.sleep(0.005)
         _, third = await asyncio.open_connection("127.0.0.1", rig.port)  # it may, the next wait
         async with asyncio.timeout(5):

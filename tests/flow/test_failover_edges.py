@@ -27,7 +27,7 @@ async def test_a_stream_that_stalls_behind_its_finish_reason_is_whole() -> None:
         assert (await ask(rig, MODEL, "hello", stream=True)).whole
         (end,) = (await settled(rig)).values()
         assert (end.reason, end.estimated) == ("completed", True)
-        assert not rig.server.balancer.health.troubled
+        assert not rig.server.engine.balancer.health.troubled
 
 
 async def test_the_same_for_a_stream_that_was_carried_on() -> None:
@@ -80,7 +80,7 @@ async def test_a_refusal_leaves_its_connection_to_the_next_call() -> None:
         for _ in range(3):
             assert (await ask(rig, MODEL, "hello", stream=False)).status == 502
         assert (mock.state.calls, mock.state.connections) == (3, 1)
-        assert repr(rig.server._pool) == "<UpstreamPool 1 open, 1 idle>"
+        assert repr(rig.server.pool) == "<UpstreamPool 1 open, 1 idle>"
 
 
 async def test_an_eviction_costs_no_call_though_the_other_channel_failed_lately() -> None:
@@ -88,7 +88,7 @@ async def test_an_eviction_costs_no_call_though_the_other_channel_failed_lately(
         mocks(2, ttft_ms=300.0) as (drained, other),
         standing(make_channel(1, drained.port), make_channel(2, other.port, tier=1)) as rig,
     ):
-        health = rig.server.balancer.health
+        health = rig.server.engine.balancer.health
         health.fail(2, MODEL, Failure(Outcome.CUT, now_us()), now_us=now_us(), dice=0.0)
         calls = [
             asyncio.create_task(ask(rig, MODEL, "hello", stream=bool(n % 2))) for n in range(10)
@@ -106,11 +106,11 @@ async def test_a_question_that_cannot_be_framed_leaves_nothing_under_way() -> No
         assert (await rig.say(question)).startswith(b"HTTP/1.1 200 ")
         broken = make_channel(1, mock.port, base_url=f"http://127.0.0.1:{mock.port}/v1\udcff")
         rig.server.swap(make_snapshot([broken]))
-        assert len(rig.server._pool._open) == 1
+        assert len(rig.server.pool._open) == 1
         for _ in range(2):
             assert await rig.say(question) == b""
-            assert not rig.server._pool._open
-            assert not any(rig.server.balancer._in_flight.values())
+            assert not rig.server.pool._open
+            assert not any(rig.server.engine.balancer._in_flight.values())
         ends = await rig.ended(3)
         assert [(end.status, end.cost_nanos > 0) for end in ends] == [
             (200, True),

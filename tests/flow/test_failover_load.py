@@ -160,11 +160,11 @@ async def test_a_channel_that_fails_every_call_is_seen_by_nobody_and_gets_trials
     async with mocks(2) as (bad, good):
         bad.set_fail("status:500")
         async with standing(make_channel(1, bad.port), make_channel(2, good.port)) as rig:
-            rig.server.balancer._on_changes = changes.extend
-            rig.server.balancer.health = Health(POLICY)
+            rig.server.engine.balancer._on_changes = changes.extend
+            rig.server.engine.balancer.health = Health(POLICY)
             async with crowd(rig, rng, MODEL, size=100) as told:
                 await until(lambda: bool(changes))
-                await until(lambda: rig.server.balancer._in_flight[1] == 0)
+                await until(lambda: rig.server.engine.balancer._in_flight[1] == 0)
                 asked_before, begun_s = bad.state.calls, time.monotonic()
                 changes.clear()
                 await asyncio.sleep(2.0 * times)
@@ -239,7 +239,7 @@ async def heal(fail: str, down_s: float, rng: random.Random) -> None:
             splice=True,
         ) as rig,
     ):
-        rig.server.balancer.health = health = Health(POLICY)
+        rig.server.engine.balancer.health = health = Health(POLICY)
         async with crowd(rig, rng, MODEL, size=4) as told:
             await asyncio.sleep(0.3)
             ill.set_fail(fail)
@@ -286,7 +286,7 @@ async def drain(rig: Rig, upstream: MockServer, *, evicted: bool) -> int:
     Checks that it is asked nothing more and runs empty.
     """
     # What is on its way there already was decided before the drain.
-    running = rig.server.balancer._in_flight[1]
+    running = rig.server.engine.balancer._in_flight[1]
     asked = upstream.state.calls + running - upstream.state.in_flight
     rig.server.swap(without(rig.snapshot, 1, evicted=evicted))
     await until(lambda: upstream.state.in_flight == 0, within_s=0.3 if evicted else 3.0)
@@ -320,7 +320,7 @@ async def test_when_all_clients_hang_up_nothing_goes_on_without_them(
             ends = await settled(rig)
             await until(lambda: asyncio.all_tasks() == tasks_before)
             open_upstream = sum(mock.state.open for mock in upstreams)
-            assert open_upstream == rig.server._pool.open_count
+            assert open_upstream == rig.server.pool.open_count
         gone = [end for end in ends.values() if end.reason == "client_gone"]
         assert len(gone) == len(ends) - 1
         assert sum(heard) <= sum(end.output_tokens > 0 for end in gone)

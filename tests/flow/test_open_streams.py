@@ -80,7 +80,7 @@ def tasks_of(rig: Rig) -> int:
 
 async def committed(rig: Rig, count: int) -> Call:
     """Wait until the `count`th stream has shown a word; return its call."""
-    calls = rig.server._running_calls.calls
+    calls = rig.server.engine.running_calls.calls
     await until(lambda: rig.journal.starts[count - 1 :] != [] and bool(calls()))
     await until(lambda: calls()[0].committed)
     return calls()[0]
@@ -186,7 +186,7 @@ async def test_a_client_that_leaves_a_running_stream_is_settled() -> None:
         (end,) = await rig.ended()
         assert end.status == 499 and end.attempts == 2
         await until(lambda: rig.server.counters.inflight == 0)
-        assert not any(rig.server.balancer._in_flight.values())
+        assert not any(rig.server.engine.balancer._in_flight.values())
 
 
 async def test_connections_are_kept_alive_and_not_delayed() -> None:

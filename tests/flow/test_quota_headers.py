@@ -55,7 +55,7 @@ async def call(rig: Rig) -> bytes:
 
 
 def condition(rig: Rig) -> Condition:
-    (found,) = rig.server.balancer.health.describe(now_us())
+    (found,) = rig.server.engine.balancer.health.describe(now_us())
     return found
 
 
@@ -111,7 +111,7 @@ async def test_the_same_for_a_stream() -> None:
 async def test_what_says_nothing_changes_nothing(headers: tuple[bytes, ...]) -> None:
     async with Peer(saying(b"200 OK", *headers)) as peer, standing(peer, peer) as rig:
         assert await call(rig) == b"200"
-        assert not rig.server.balancer.health.troubled
+        assert not rig.server.engine.balancer.health.troubled
 
 
 async def test_no_header_takes_a_channel_out_for_long_nor_a_model_from_its_last_one() -> None:
@@ -157,7 +157,7 @@ async def test_404_is_whose_fault_configuration_says(switches: bool) -> None:
     ):
         assert await call(rig) == (b"200" if switches else b"404")
         assert len(other.requests) == switches
-        assert not rig.server.balancer.health.troubled
+        assert not rig.server.engine.balancer.health.troubled
         (end,) = await rig.ended()
         assert end.reason == ("completed" if switches else "upstream_rejected")
 

@@ -26,7 +26,7 @@ SWEEPS_S = 0.7
 
 
 def conditions(rig: Rig) -> list[Condition]:
-    return rig.server.balancer.health.describe(now_us())
+    return rig.server.engine.balancer.health.describe(now_us())
 
 
 _prompts = itertools.count()
@@ -81,7 +81,7 @@ async def test_one_call_that_thinks_for_long_is_left_alone() -> None:
         thinking = asyncio.create_task(call(rig))
         await slow.until(lambda state: state.in_flight == 1)
         slow.set_fail()
-        await until(lambda: rig.server.balancer._in_flight[1] == 0)  # no load any more
+        await until(lambda: rig.server.engine.balancer._in_flight[1] == 0)  # no load any more
         assert not thinking.done() and conditions(rig) == []
         for _ in range(5):  # what answers beside it shows that the channel lives
             assert (await call(rig)).whole
@@ -99,7 +99,7 @@ async def test_a_trial_that_hangs_costs_its_client_a_moment_and_makes_way_for_th
             make_channel(1, ill.port), make_channel(2, well.port, tier=1), config=CONFIG
         ) as rig,
     ):
-        health = rig.server.balancer.health
+        health = rig.server.engine.balancer.health
         ill.set_fail("status:500")
         for _ in range(3):
             assert (await call(rig)).whole
@@ -135,11 +135,11 @@ async def test_the_last_channel_of_a_model_gets_all_the_time_there_is() -> None:
         only.set_fail("status:500")
         for _ in range(3):
             assert (await call(rig)).status == 502
-        expire(rig.server.balancer.health)
+        expire(rig.server.engine.balancer.health)
         only.set_fail("hang")
         trial = asyncio.create_task(call(rig))
         await only.until(lambda state: state.in_flight == 1)
-        await until(lambda: rig.server.balancer._in_flight[1] == 0)
+        await until(lambda: rig.server.engine.balancer._in_flight[1] == 0)
         await asyncio.sleep(0.6)  # two looks more: it is left waiting
         assert not trial.done()
         told = await trial

@@ -222,7 +222,7 @@ async def test_the_clients_own_fault_is_not_asked_of_another_channel() -> None:
         assert not mocks[1].served
         (end,) = await rig.ended()
         assert (end.reason, end.cost_nanos) == ("upstream_rejected", 0)
-        assert not rig.server.balancer.health.troubled
+        assert not rig.server.engine.balancer.health.troubled
 
 
 async def test_all_channels_down_is_told_fast_and_says_what_to_do() -> None:
@@ -266,12 +266,12 @@ async def test_a_failing_channel_is_left_alone_after_three_strikes_and_comes_bac
             assert (await rig.say(post("/v1/chat/completions", chat()))).startswith(b"HTTP/1.1 200")
         assert len(mocks[0].served) == 3
         mocks[0].set_fail()
-        rig.server.balancer.health.hasten(1, 1 << 62)
-        for breaker in rig.server.balancer.health._breakers.values():
+        rig.server.engine.balancer.health.hasten(1, 1 << 62)
+        for breaker in rig.server.engine.balancer.health._breakers.values():
             breaker.due_us = 0
         await rig.say(post("/v1/chat/completions", chat()))
         assert len(mocks[0].served) == 4
-        assert not rig.server.balancer.health.troubled
+        assert not rig.server.engine.balancer.health.troubled
         said = [
             (record.getMessage(), record.__dict__["channel"])
             for record in caplog.records

@@ -82,7 +82,7 @@ async def ask(
         took_s = time.monotonic() - began_s
         body = unchunked(raw)[1] if stream else raw.partition(b"\r\n\r\n")[2]
         (end,) = await rig.ended()
-        health = rig.server.balancer.health
+        health = rig.server.engine.balancer.health
         assert health.availability(1, MODEL, int(time.monotonic() * 1e6)) is Availability.READY
     return body, end, took_s
 

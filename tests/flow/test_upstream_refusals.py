@@ -75,9 +75,8 @@ async def ask(rig: Rig, key: str = KEY, **fields: Any) -> tuple[int, dict[str, A
 
 
 def conditions(rig: Rig) -> list[tuple[int, str, Reason]]:
-    return [
-        (c.channel_id, c.model, c.reason) for c in rig.server.balancer.health.describe(now_us())
-    ]
+    health = rig.server.engine.balancer.health
+    return [(c.channel_id, c.model, c.reason) for c in health.describe(now_us())]
 
 
 FLAGGED = {
@@ -322,5 +321,5 @@ async def test_of_several_waits_the_longest_counts() -> None:
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         first_served.set()
         assert [(await call)[0] for call in calls] == [200, 200]
-        (condition,) = rig.server.balancer.health.describe(now_us())
+        (condition,) = rig.server.engine.balancer.health.describe(now_us())
         assert 18.0 < condition.trial_in_s < 23.0

@@ -22,13 +22,13 @@ class Sessions:
 
     Args:
         name: Returns a new request id.
+        voice: Opens sessions of voice.
     """
 
-    def __init__(self, name: Callable[[], str]) -> None:
+    def __init__(self, name: Callable[[], str], voice: VoiceDesk) -> None:
         self.name = name
+        self._voice = voice
         self.room = ContextRoom()
-        self.voice: VoiceDesk | None = None
-        """Opens sessions of voice, where there are any."""
         self._open: dict[Session | VoiceSession, None] = {}
         self._retired = False
 
@@ -43,8 +43,7 @@ class Sessions:
         assert transport is not None
         session: Session | VoiceSession
         if request_head.endpoint is Endpoint.REALTIME:
-            assert self.voice is not None
-            session = VoiceSession(self, service, self.voice, connection, request_head, transport)
+            session = VoiceSession(self, service, self._voice, connection, request_head, transport)
         else:
             session = Session(self, service, connection, request_head, transport)
         self._open[session] = None

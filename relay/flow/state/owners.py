@@ -65,13 +65,18 @@ class Owners:
     Args:
         pepper: Keys the digests.
         store: Where the workers share it, None: each has its own.
+        on_unended: Told of a call whose response has an id now, and goes on without it.
     """
 
-    def __init__(self, pepper: bytes, store: OwnerStore | None = None) -> None:
+    def __init__(
+        self,
+        pepper: bytes,
+        store: OwnerStore | None = None,
+        on_unended: "Callable[[Call], None] | None" = None,
+    ) -> None:
         self._pepper = pepper[:64]
         self.store = store
-        self.on_unended: Callable[[Call], None] | None = None
-        """Told of a call whose response has an id now, and goes on without it."""
+        self.on_unended = on_unended
         self._known: dict[bytes, Owner] = {}
         self._shared: dict[tuple[int, int, int, str], Owner] = {}
 

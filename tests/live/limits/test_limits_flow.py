@@ -227,10 +227,10 @@ async def test_a_long_stream_runs_into_debt_while_it_runs(limiter: Limiter) -> N
             reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
             writer.write(body)
             await reader.readuntil(b"word")
-            await until(lambda: rig.server._running_calls.calls()[0].events_out == 1_000)
+            await until(lambda: rig.server.engine.running_calls.calls()[0].events_out == 1_000)
             before = used(limiter, "line")
-            [running] = rig.server._running_calls.calls()
-            rig.server._running_calls._checkpoint(running)
+            [running] = rig.server.engine.running_calls.calls()
+            rig.server.engine.running_calls._checkpoint(running)
             # What is reserved is cut to what the bucket holds at once: the rest is debt.
             assert 300 <= used(limiter, "line") - before <= 430
             more.set()
@@ -308,7 +308,7 @@ async def test_a_channel_whose_quota_is_spent_is_passed_over(
             assert told[3].error["code"] == "upstream_rate_limited"
             assert 1 <= int(told[3].headers["retry-after"]) <= 60
             # Nothing of this is held against the channels.
-            assert not rig.server.balancer.health.troubled
+            assert not rig.server.engine.balancer.health.troubled
 
 
 async def test_a_call_waits_for_its_channels_quota_where_its_line_lets_it(
@@ -335,7 +335,7 @@ async def test_an_upstreams_own_429_closes_its_channel_for_all_workers(
         channels = [make_channel(1, peer.port, rpm=6_000), make_channel(2, mock.port, tier=1)]
         async with Rig(limited(channels), limiter=limiter) as rig:
             assert (await call(rig)).status == 200
-            quotas = rig.server.balancer.quotas
+            quotas = rig.server.engine.balancer.quotas
             [(_, _, limit_set)] = quotas._limit_sets.values()
             await until(lambda: limit_set.leases[0].hold_ms == 0)
             denied = await other.wait(LimitSet((limit_of(Scope.CHANNEL, 1, channels[0]),)), [1])
