@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from relay.door_rules import DoorRules
 from relay.errors import ConfigError
+from relay.night_rules import Maintenance
 from relay.outside import REFERENCE, WEBHOOK, Mail, Stripe, find_problem
 from relay.places import check_window, parse_address
 from relay.slow_models import SLOW_MODELS, Deadlines
@@ -156,13 +157,6 @@ class Switching(Section, frozen=True):
     model_gone_switches: bool = True
     """A channel that answers 404 lacks the model, so another one is asked. false: the client asked
     for something that is not there, and hears so."""
-
-
-class Maintenance(Section, frozen=True):
-    """`[maintenance]`: the nightly window for partitions, vacuum, memory release."""
-
-    window: str = "01:00-05:00"
-    zone: str = "UTC"
 
 
 class JournalConfig(Section, frozen=True):

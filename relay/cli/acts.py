@@ -28,6 +28,8 @@ _TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "key limit": ("key",),
     "line grant": ("account", "line"),
     "line revoke": ("account", "line"),
+    "maintenance run": ("works",),
+    "maintenance skip": (),
     "order open": ("order", "order_no"),
     "order retry": ("order", "order_no"),
     "price import": ("file",),

@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "limits": "relay.cli.supply.limits:limits",
     "line": "relay.cli.customers.accounts:line",
     "logs": "relay.cli.logs:logs",
+    "maintenance": "relay.cli.host.maintenance:maintenance",
     "mock": "relay.cli.host.mock:mock",
     "models": "relay.cli.supply.models:models",
     "order": "relay.cli.customers.orders:order",

@@ -399,6 +399,17 @@ class AccountRow(Row, frozen=True):
     disabled: bool
 
 
+class WorkRow(Row, frozen=True):
+    """What a work of the night did last."""
+
+    work: str
+    started: Moment
+    took_ms: float | None
+    outcome: Literal["running", "done", "stopped", "failed"]
+    host: str
+    detail: str
+
+
 class WindowRow(Row, frozen=True):
     """A maintenance window."""
 

@@ -15,6 +15,7 @@ from relay.process.succession.adopted import AdoptedProcess
 from relay.process.succession.handover import HandedChild
 from relay.tasks import cancel_all, first_of
 
+RENEWALS_MAX: Final = 1_024
 STRIPPED: Final = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "RELAY_SECRETS_FROM")
 """What systemd told the supervisor alone."""
 
@@ -52,6 +53,8 @@ class Child:
         self.pid = process.pid
         self.assigned_s: float | None = None
         self.seen_s: float | None = None
+        self.renewals: set[str] = set()
+        """Slots whose workers it asks to be followed by new ones."""
         self._process = process
         self._ready = asyncio.Event()
         self._sock = sock
@@ -189,6 +192,8 @@ class Child:
         self.seen_s = time.monotonic()
         if packet == lifeline.READY:
             self._ready.set()
+        elif packet.startswith(lifeline.RENEW) and len(self.renewals) < RENEWALS_MAX:
+            self.renewals.add(packet.removeprefix(lifeline.RENEW).decode(errors="replace"))
 
 
 async def all_gone(children: Sequence[Child]) -> None:

@@ -8,6 +8,7 @@ the last to end, because it carries the workers' last records into the request l
 
 import asyncio
 import contextlib
+import datetime
 import os
 import secrets
 import signal
@@ -25,9 +26,11 @@ from relay.control.api.metrics import WorkerCollector
 from relay.control.catalog.keeper import CatalogKeeper
 from relay.control.catalog.tokens import TokenMinter
 from relay.control.copies import Copies
+from relay.control.night.nights import Nights
+from relay.control.night.plans import make_works
+from relay.control.night.upkeep import keep_up_forever
 from relay.control.secrets_desk import SecretsDesk
 from relay.control.shipper import Shipper
-from relay.control.upkeep import keep_log_forever
 from relay.control.watch.channels import ChannelWatch
 from relay.control.watch.journals import JournalWatch
 from relay.control.watch.money import MoneyWatch
@@ -103,7 +106,14 @@ class Control:
         self._minter = TokenMinter(
             self._connect_minter, open_vault(self._config, self._data_dir, os.environ), send
         )
-        told = [self._watch, notices, self._keeper, self._minter]
+        self._nights = Nights(
+            self._config.maintenance,
+            f"{socket.gethostname()} {self._data_dir.absolute()}",
+            make_works(self._config, self._data_dir, lifeline.ask_renewal, wall_s),
+            self._connect_nights,
+            lambda: datetime.datetime.now(datetime.UTC),
+        )
+        told = [self._watch, notices, self._keeper, self._minter, self._nights]
         collector = WorkerCollector(metrics_dir, self._gauges, wall_s, told)
         self._api = AdminApi(self._config, self._data_dir, token, collector, notices)
 
@@ -114,7 +124,8 @@ class Control:
         async with contextlib.AsyncExitStack() as parts:
             alone = parts.enter_context(_task(self._lifeline.beat_until_alone()))
             shipping = parts.enter_context(_task(self._shipper.run()))
-            upkeep = parts.enter_context(_task(keep_log_forever(self._config, self._data_dir)))
+            upkeep = parts.enter_context(_task(keep_up_forever(self._config, self._data_dir)))
+            nights = parts.enter_context(_task(self._nights.run()))
             watching = parts.enter_context(_task(self._watch.run()))
             money = parts.enter_context(_task(self._money.run()))
             journals = parts.enter_context(_task(self._journals.run()))
@@ -133,7 +144,7 @@ class Control:
             asked_for = parts.enter_context(_task(desk.run()))
             minting = parts.enter_context(_task(self._minter.run()))
             works = (shipping, upkeep, watching, money, journals, copies, asked_for)
-            await first_of(asked.wait(), alone, *works, keeping, minting)
+            await first_of(asked.wait(), alone, *works, keeping, minting, nights)
             await first_of(self._all_shipped(), alone, within_s=LAST_SHIPPING_S)
 
     async def _connect(self) -> Connection:
@@ -155,6 +166,10 @@ class Control:
     async def _connect_keeper(self) -> Connection:
         url = database_url(self._config, self._data_dir)
         return await postgres.connect(url, application="relay catalog keeper")
+
+    async def _connect_nights(self) -> Connection:
+        url = database_url(self._config, self._data_dir)
+        return await postgres.connect(url, application="relay maintenance")
 
     async def _connect_minter(self) -> Connection:
         url = database_url(self._config, self._data_dir)

@@ -3,7 +3,7 @@
 It is a pair of SOCK_SEQPACKET sockets, so a message is a packet and needs no framing:
 
     supervisor -> child    Settings (msgpack), once, and with them the listening socket (SCM_RIGHTS)
-    child -> supervisor    READY once, BEAT every second
+    child -> supervisor    READY once, BEAT every second; control: RENEW and a slot, at night
     end of file            the other side is gone, however it went
 
 Settings travel this way and not by file or command line: a child runs under exactly the
@@ -28,6 +28,8 @@ from relay.errors import Unavailable
 
 READY: Final = b"ready"
 BEAT: Final = b"beat"
+RENEW: Final = b"renew "
+"""...and the name of a slot: its worker is to be followed by a new one."""
 BEAT_S: Final = 1.0
 ALONE_S: Final = 1.8
 """What a child may still take to end its streams once it is alone: the next supervisor wants its
@@ -85,6 +87,10 @@ class Lifeline:
     def tell_ready(self) -> None:
         """Say that this child can serve."""
         self._send(READY)
+
+    def ask_renewal(self, slot: str) -> None:
+        """Ask for a new worker on a slot, beside the one that is there, which then drains."""
+        self._send(RENEW + slot.encode())
 
     async def beat_until_alone(self) -> None:
         """Beat once a second; return when the supervisor is gone."""

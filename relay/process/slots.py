@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -62,7 +62,15 @@ class Slot:
     """Set when another child was put here beside it."""
     relieving: bool = False
     """Whether that is under way."""
+    renew: bool = False
+    """Whether somebody asked for a new worker here."""
     young_deaths: int = 0
+
+    def why_relieve(self, child: Child, now_s: float, backoff: RestartBackoff) -> str:
+        """Return why its queue is to be served by another one, in words; "": it is not."""
+        if child.silent_s(now_s) > backoff.relief_s:
+            return "child is silent"
+        return "child is too large" if self.renew else ""
 
     def count_death(self, age_s: float, backoff: RestartBackoff) -> float:
         """Note that the slot's child died at this age; return how long the next one has to wait."""
@@ -70,6 +78,15 @@ class Slot:
         if self.young_deaths <= 1:
             return 0.0
         return backoff_s(self.young_deaths - 1, first_s=AGAIN_S, most_s=AGAIN_S_MAX)
+
+
+def hear_renewals(children: Iterable[Child], slots: Iterable[Slot]) -> None:
+    """Take over which slots children ask new workers for."""
+    for child in children:
+        for slot in slots:
+            if slot.name in child.renewals:
+                slot.renew = True
+        child.renewals.clear()
 
 
 def hand_all(

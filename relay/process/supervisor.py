@@ -28,7 +28,7 @@ from relay.config import Config
 from relay.errors import ConfigError
 from relay.process.child import Child, all_gone, all_ready, describe_exit
 from relay.process.lifeline import Settings
-from relay.process.slots import RestartBackoff, Slot, hand_all
+from relay.process.slots import RestartBackoff, Slot, hand_all, hear_renewals
 from relay.process.succession.outcome import Result
 from relay.process.succession.successor import Successor, hear_signals
 from relay.process.systemd import Notifier
@@ -265,14 +265,15 @@ class Supervisor:
             await asyncio.sleep(TICK_S)
 
     def _relieve(self, now_s: float) -> None:
-        """Have the queue of a worker that is silent served by another one; one at a time."""
+        """Have the queue of a worker that is silent, or too large, served by another one."""
+        hear_renewals(self._alive, self._slots)
         for slot in self._slots:
             child = slot.child
             if not slot.drains or child is None or not child.is_ready or slot.relieving:
                 continue
-            if child.silent_s(now_s) > self._backoff.relief_s:
-                _log.warning("child is silent", extra={"child": child.name, "pid": child.pid})
-                slot.relieving = True
+            if why := slot.why_relieve(child, now_s, self._backoff):
+                _log.warning(why, extra={"child": child.name, "pid": child.pid})
+                slot.relieving, slot.renew = True, False
                 self._spawn(self._keepers, self._relieve_slot(slot, child))
                 return
 

@@ -5,6 +5,8 @@ binary_copy     Rows that are new go into a table by COPY in the binary format
 console_socket  The socket file between the admin listener and the console
 kept            A connection that is kept: dialed by the first who needs it, and anew after a
                 failure
+maintenance     What the night's works did last, and what operators ask of the night; hosts share
+                both
 metrics         What a worker publishes of itself once a second, as one small file that is replaced
                 whole
 migrate         Bring a database to the schema of this code: schema/NNNN_name.sql, each applied

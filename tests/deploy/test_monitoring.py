@@ -25,6 +25,7 @@ PROMETHEUS = DEPLOY / "prometheus"
 BOARD = json.loads((DEPLOY / "grafana" / "relay.json").read_text("utf-8"))
 ALLOWED_LABELS = {
     *("line", "channel", "model", "endpoint", "code", "type", "reason", "scope", "exhausted"),
+    *("work",),
     *("event", "rule", "worker", "instance", "job", "le", "version", "compiled", "python"),
 }
 """Names of the catalog and codes: what a client or a customer can make more of is none of them."""
@@ -34,6 +35,9 @@ OTHERS = {
     "relay_channel_state": {"channel", "model"},
     "relay_channel_alarms_total": {"channel", "reason"},
     "relay_money_notices_total": {"event"},
+    "relay_maintenance_last_run_seconds": {"work"},
+    "relay_maintenance_duration_seconds": {"work"},
+    "relay_maintenance_ok": {"work"},
     "relay_log_lag_bytes": set[str](),
     "relay_log_queue_depth": set[str](),
     "relay_log_failures": set[str](),

@@ -22,6 +22,7 @@ from relay.extras import Extras
 from relay.records import CallEnd, CallStart, FailedTry
 from relay.store.log.files import LOCK_NAME, segment_path
 from relay.store.log.frames import MAGIC, Record, join_frames
+from relay.store.log.partitions import drop_until, forget_rows, list_expired, prepare_partitions
 from relay.store.log.rows import (
     COLUMNS,
     COUNT_MAX,
@@ -204,3 +205,12 @@ def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+async def keep_partitions(connection: Connection, retention_days: int) -> None:
+    """Make the days ahead and drop what is past its retention, as a start and a night do."""
+    now = datetime.datetime.now(datetime.UTC)
+    await prepare_partitions(connection)
+    for day in await list_expired(connection, retention_days, now.date()):
+        await drop_until(connection, day.parent, day.day)
+    await forget_rows(connection, retention_days, now)

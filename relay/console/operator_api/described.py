@@ -10,6 +10,7 @@ from relay.console.routes import ID, Ask, Route
 from relay.console.signin.actor import Permit
 from relay.control.api.api import DrainRequest, KeyRequest, LimitRequest
 from relay.control.api.catalog import ApplyRequest, GrantRequest
+from relay.control.api.maintenance import RunRequest, SkipRequest
 from relay.control.api.money import (
     CodesRequest,
     CreditRequest,
@@ -79,4 +80,7 @@ DESCRIBED: Final = (
     _route("GET", "codes", "Redemption codes", query=ListQuery),
     _route("POST", "codes", "Make redemption codes", body=CodesRequest, status=201),
     _route("POST", "codes/redeem", "Redeem a code for an account", body=RedeemRequest),
+    _route("GET", "maintenance", "The nightly window, and what each work did last"),
+    _route("POST", "maintenance/run", "Have the night's works done now", body=RunRequest),
+    _route("POST", "maintenance/skip", "Skip nights", body=SkipRequest),
 )

@@ -2,9 +2,9 @@
 
 import asyncio
 import datetime
+import itertools
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
-from zoneinfo import ZoneInfo
 
 from relay.console.queries import operator as queries
 from relay.console.queries.forms import format_moment
@@ -24,6 +24,8 @@ from relay.control.watch.probe import probe
 from relay.store.billing import recharges
 from relay.store.catalog import listings
 from relay.store.catalog.snapshot import load_channel
+from relay.store.maintenance import read_wishes
+from relay.windows import nights
 
 WINDOWS_SHOWN: Final = 7
 MISSING_SHOWN: Final = 8
@@ -111,35 +113,34 @@ async def _credit(ask: Ask) -> Redirect:
 
 async def _show_maintenance(ask: Ask) -> MaintenanceView:
     config = ask.services.config.maintenance
-    windows = list_windows(config.window, config.zone, ask.services.now())
     async with ask.services.connect() as connection:
+        wishes = await read_wishes(connection)
+        now = ask.services.now()
+        windows = list_windows(config.window, config.zone, now, wishes.skip_until)
         return await queries.read_maintenance(ask.services, connection, windows)
 
 
-def list_windows(window: str, zone: str, now: datetime.datetime) -> list[WindowRow]:
+def list_windows(
+    window: str, zone: str, now: datetime.datetime, skip_until: datetime.datetime | None
+) -> list[WindowRow]:
     """Return the windows of the coming days, the one that is open first."""
-    known = datetime.UTC if zone == "UTC" else ZoneInfo(zone)
-    begins, ends = (datetime.time.fromisoformat(one) for one in window.split("-"))
-    today = now.astimezone(known).date()
     rows: list[WindowRow] = []
-    for days in range(-1, WINDOWS_SHOWN):
-        day = today + datetime.timedelta(days=days)
-        last = day + datetime.timedelta(days=1) if ends <= begins else day
-        starts_at = datetime.datetime.combine(day, begins, known).astimezone(datetime.UTC)
-        ends_at = datetime.datetime.combine(last, ends, known).astimezone(datetime.UTC)
-        if ends_at <= now:
-            continue
-        state = (
-            "now" if starts_at <= now else "planned" if rows and rows[-1].state != "now" else "next"
-        )
+    is_next = True
+    for span in itertools.islice(nights(window, zone, now), WINDOWS_SHOWN):
+        if skip_until is not None and span.opens < skip_until:
+            state = "skipped"
+        elif span.holds(now):
+            state = "now"
+        else:
+            state, is_next = "next" if is_next else "planned", False
         rows.append(
             WindowRow(
-                starts=format_moment(starts_at),
-                ends=format_moment(ends_at),
+                starts=format_moment(span.opens),
+                ends=format_moment(span.closes),
                 state=state,  # type: ignore[arg-type]
             )
         )
-    return rows[:WINDOWS_SHOWN]
+    return rows
 
 
 def _get(path: str, work: Any) -> Page:

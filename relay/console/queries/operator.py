@@ -5,14 +5,15 @@ import time
 from typing import Any, Final
 
 from relay.console.queries import money, usage
-from relay.console.queries.forms import CallFilter
-from relay.console.rows import AccountRow, ChannelRow, LineRow
+from relay.console.queries.forms import CallFilter, format_moment
+from relay.console.rows import AccountRow, ChannelRow, LineRow, WorkRow
 from relay.console.services import Services
 from relay.console.views import MaintenanceView, Need, OperatorOverviewView
 from relay.store import metrics as worker_metrics
 from relay.store.catalog import listings
 from relay.store.health.listing import add_health, read_conditions
 from relay.store.log.hours import STEPS, percentile_ms
+from relay.store.maintenance import WorkDone, list_works
 from relay.store.postgres import Connection
 from relay.units import format_multiplier, format_usd
 
@@ -194,6 +195,18 @@ async def read_maintenance(
         window=config.maintenance.window,
         zone=config.maintenance.zone,
         windows=windows,
+        works=[_to_work(one) for one in reversed(await list_works(connection))],
         partitions=[(row["name"], row["days"]) for row in rows],
         table_bytes={row["name"]: row["bytes"] for row in rows},
+    )
+
+
+def _to_work(one: WorkDone) -> WorkRow:
+    return WorkRow(
+        work=one.work,
+        started=format_moment(one.started_at),
+        took_ms=None if one.took_s is None else one.took_s * 1_000,
+        outcome=one.outcome.value,
+        host=one.done_by,
+        detail=one.detail,
     )

@@ -17,6 +17,7 @@ from relay.console.rows import (
     Usd,
     UserRow,
     WindowRow,
+    WorkRow,
 )
 from relay.console.views.account import LogFilter
 from relay.console.views.frame import Need, View
@@ -159,6 +160,8 @@ class MaintenanceView(View, frozen=True):
     window: str
     zone: str
     windows: list[WindowRow]
+    works: list[WorkRow]
+    """What each did last, the latest first."""
     partitions: list[tuple[str, int]]
     """(table, days kept)"""
     table_bytes: dict[str, int]

@@ -6,7 +6,7 @@
     GET  /admin/v1/logs           /{request id}: with its receipt
     GET  /admin/v1/usage          requests, tokens, errors, cost over time
     GET  /admin/v1/keys/{id}/addresses     where a key was used from
-    catalog: see catalog.py        money: see money.py
+    catalog: see catalog.py        money: see money.py        the night: see maintenance.py
     POST /hooks/payment, /hooks/stripe: see payment.py, stripe.py
     everything else: the operator's pages, in a process of their own; see console_proxy.py
 
@@ -37,6 +37,7 @@ from relay.control.api.catalog import CatalogApi
 from relay.control.api.json import Handler, answer_in_json
 from relay.control.api.json import decode_body as _decode
 from relay.control.api.json import json_answer as _json
+from relay.control.api.maintenance import MaintenanceApi
 from relay.control.api.money import ACTOR, MoneyApi
 from relay.control.api.payment import PaymentHook
 from relay.control.api.queries import parse_log_query, parse_usage_query
@@ -128,6 +129,7 @@ class AdminApi:
         self._connections = asyncio.Semaphore(CONNECTIONS_MAX)
         self._money = MoneyApi(config.billing, self._pepper, self._connection, notices)
         self._catalog = CatalogApi(config, self._vault, self._connection)
+        self._maintenance = MaintenanceApi(config.maintenance, self._connection)
         secret = secret_refs.resolve(
             config.billing.payment_secret, os.environ, path="billing.payment_secret", optional=True
         )
@@ -160,6 +162,7 @@ class AdminApi:
                 web.get(r"/admin/v1/keys/{id:\d+}/addresses", self._list_addresses),
                 *self._money.routes(),
                 *self._catalog.routes(),
+                *self._maintenance.routes(),
                 web.post("/hooks/payment", self._payment.receive),
                 web.post("/hooks/stripe", self._stripe.receive),
                 web.route("*", PASSED_ON, self._console.pass_on),

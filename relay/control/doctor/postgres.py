@@ -9,7 +9,8 @@ from typing import Final
 from relay.config import Config
 from relay.control.doctor.diagnosis import Diagnosis, judge
 from relay.errors import ConfigError
-from relay.store.log.writer import DAYS_AHEAD, Mark
+from relay.store.log.partitions import DAYS_AHEAD
+from relay.store.log.writer import Mark
 from relay.store.migrate import pending, read_records, read_scripts
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import channel_owner, load_pepper, open_vault

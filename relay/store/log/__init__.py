@@ -9,6 +9,7 @@ hours      What charts and filters of the console are answered by: sums by hour 
 journal    The worker's own record of its calls: appended in memory, on disk a few milliseconds
            later
 margins    What calls brought in and what they cost at their providers, by line, model and channel
+partitions  The days of the request log and of what belongs to it: made ahead, listed, dropped
 reports    What the request log answers: calls newest first, one call with its receipt, usage over
            time
 rows       A call that ended as a row of the request log: within what its columns take, and in bytes

@@ -23,12 +23,6 @@ from relay.store.log.rows import COLUMNS, EPOCH, bound, encode_row
 from relay.store.log.sums import write_folds
 from relay.store.postgres import Connection
 
-DAYS_AHEAD: Final = 7
-"""Partitions made ahead: a week in which nobody looks after the database loses nothing."""
-USAGE_DAYS: Final = 400
-"""Minutes are kept for a year and a month, to compare with; they are few beside the log's rows."""
-CHANNEL_DAYS: Final = 7
-
 _MARK: Final = """
     INSERT INTO journal_offsets AS kept (generation, segment, byte_offset, closed)
     VALUES ($1, $2, $3, $4)
@@ -121,31 +115,6 @@ async def read_mark(connection: Connection, generation: str) -> Mark:
 async def forget_mark(connection: Connection, generation: str) -> None:
     """Drop the mark of a generation whose folder is gone."""
     await connection.execute("DELETE FROM journal_offsets WHERE generation = $1", generation)
-
-
-async def keep_partitions(connection: Connection, retention_days: int) -> None:
-    """Make the partitions of the coming week and drop the days before the retention; once a day.
-
-    A lock that is not free within 3 s fails it: nothing is half done, call it again later.
-    """
-    today = datetime.datetime.now(datetime.UTC).date()
-    kept_days = max(retention_days, USAGE_DAYS)
-    for parent, days in (
-        ("request_log", retention_days),
-        ("usage_minutes", kept_days),
-        ("settlements", kept_days),
-    ):
-        await connection.execute("SELECT partitions_prepare($1, $2)", parent, DAYS_AHEAD)
-        before = today - datetime.timedelta(days=days)
-        await connection.execute("SELECT partitions_drop($1, $2)", parent, before)
-    # Few rows a day: no partitions, and a day's worth is deleted in a moment.
-    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=kept_days)
-    await connection.execute("DELETE FROM usage_hours WHERE hour < $1", before)
-    await connection.execute("DELETE FROM usage_days WHERE day < $1", before)
-    await connection.execute("DELETE FROM usage_failures WHERE minute < $1", before)
-    await connection.execute(
-        "DELETE FROM channel_minutes WHERE minute < now() - make_interval(days => $1)", CHANNEL_DAYS
-    )
 
 
 def _bill(generation: str, end: CallEnd) -> CallCharge:

@@ -24,12 +24,13 @@ from relay.store import postgres
 from relay.store.billing.audit import run_audit
 from relay.store.billing.credit_leases import lease
 from relay.store.log.rows import COLUMNS
-from relay.store.log.writer import Mark, Part, keep_partitions, write_batch
+from relay.store.log.writer import Mark, Part, write_batch
 from relay.store.postgres import Connection
 from tests.live.journals import (
     COST_NANOS,
     NOW_US,
     add_catalog,
+    keep_partitions,
     make_end,
     make_ends,
     make_start,

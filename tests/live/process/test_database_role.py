@@ -20,9 +20,9 @@ from relay.config import Billing
 from relay.store.billing import credit_leases, orders, recharges
 from relay.store.billing.audit import run_audit
 from relay.store.billing.ledger import CallCharge
-from relay.store.log.writer import keep_partitions
 from relay.store.migrate import migrate
 from relay.store.postgres import Connection
+from tests.live.journals import keep_partitions
 from tests.live.money_rig import (
     USD,
     balance_of,

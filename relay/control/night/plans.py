@@ -1,0 +1,37 @@
+"""The works of the night, as one host has them configured."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from relay.config import Config
+from relay.control.night.backups import Backups
+from relay.control.night.memory import Memory
+from relay.control.night.retention import Retention
+from relay.control.night.shapes import Work
+from relay.control.night.tables import plan_reindex, plan_vacuum
+from relay.store.maintenance import WORKS
+
+
+def make_works(
+    config: Config, data_dir: Path, renew: Callable[[str], None], wall_s: Callable[[], float]
+) -> list[Work]:
+    """Return the works in the order of their turns.
+
+    Args:
+        config: Whose [maintenance] and [log] are obeyed.
+        data_dir: Where the relay keeps its state.
+        renew: Asks the supervisor for a new worker on a slot.
+        wall_s: Seconds since 1970.
+    """
+    rules = config.maintenance
+    archive = data_dir / rules.archive_dir if rules.archive_dir else None
+    backups = data_dir / rules.backup_dir if rules.backup_dir else None
+    memory = Memory(data_dir / "run" / "metrics", rules.worker_bytes_max, renew, wall_s)
+    plans = {
+        "memory": memory.plan,
+        "backup": Backups(backups, data_dir, rules.backup_age_days_max).plan,
+        "retention": Retention(config.log.retention_days, archive).plan,
+        "vacuum": plan_vacuum,
+        "reindex": plan_reindex,
+    }
+    return [Work(name, shared, plans[name]) for name, shared in WORKS.items()]
