@@ -208,6 +208,17 @@ def _money_pages() -> dict[str, views.View]:
     }  # fmt: skip
 
 
+def _done_work() -> rows.WorkRow:
+    return rows.WorkRow(
+        work="vacuum",
+        started="2026-11-30T20:04:05.000Z",
+        took_ms=61_200.0,
+        outcome="done",
+        host="web1 /var/lib/relay",
+        detail="3 of 3 steps",
+    )
+
+
 def _operator_pages() -> dict[str, views.View]:
     draft = views.PriceDraft(
         model="gpt-4o-mini", input_usd="0.2", cached_input_usd="0.1", cache_write_usd="0",
@@ -266,12 +277,7 @@ def _operator_pages() -> dict[str, views.View]:
                     starts="2026-12-01T20:00:00.000Z", ends="2026-12-01T21:00:00.000Z", state="next"
                 )
             ],
-            works=[
-                rows.WorkRow(
-                    work="vacuum", started="2026-11-30T20:04:05.000Z", took_ms=61_200.0,
-                    outcome="done", host="web1 /var/lib/relay", detail="3 of 3 steps"
-                )
-            ],
+            works=[_done_work()],
             partitions=[("request_log", 90), ("usage_minutes", 400)],
             table_bytes={"request_log": 4_812_345_678},
         ),

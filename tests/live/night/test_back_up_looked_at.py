@@ -31,8 +31,8 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 def save(place: Path) -> None:
-    command = ["sh", SCRIPT, "save", place / "backups", "--no-database"]
-    where = ["--config", place / "etc" / "relay.toml", "--data-dir", place / "data"]
+    command = ["sh", str(SCRIPT), "save", str(place / "backups"), "--no-database"]
+    where = ["--config", f"{place}/etc/relay.toml", "--data-dir", f"{place}/data"]
     subprocess.run([*command, *where], check=True, capture_output=True)
 
 

@@ -8,7 +8,7 @@ import asyncio
 import csv
 import datetime
 import gzip
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -61,7 +61,7 @@ class Steps:
         left = [name for name in self.names if name not in self.done]
         return Plan([Step(name, self._step(name)) for name in left])
 
-    def _step(self, name: str):  # type: ignore[no-untyped-def]
+    def _step(self, name: str) -> Callable[[Turn], Awaitable[str]]:
         async def do(_turn: Turn) -> str:
             await self.hold.wait()
             if name in self.fails:
