@@ -30,7 +30,7 @@ _HOT: Final = {
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
     "request response running settle splice tunnelled",
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail unframed",
-    "relay.flow.translated": "attempt plain stream",
+    "relay.flow.translated": "attempt conversed plain stream",
     "relay.flow.reserve": "budgets channel_queues channel_quotas credit credit_account holds "
     "key_quotas leasing limits line_queues reservations",
     "relay.flow.state": "binding bound fetch owners stateful",

@@ -60,6 +60,8 @@ class ClaudeHost(enum.StrEnum):
     NOBODY = ""
     VERTEX = "vertex"
     BEDROCK = "bedrock"
+    CONVERSE = "converse"
+    """Bedrock's one API for all of its models: Anthropic's words are said in its own."""
 
 
 AUTH_HEADERS: Final[dict[Auth, tuple[str, str]]] = {

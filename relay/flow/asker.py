@@ -21,22 +21,25 @@ from relay.flow.balancer import Balancer
 from relay.flow.call import Call
 from relay.flow.state.owners import Owners
 from relay.flow.state.stateful import LEARNED, StatefulPlain, StatefulStream
+from relay.flow.translated.conversed import ConversedAnswer
 from relay.flow.translated.framing import frame_translated
 from relay.flow.translated.plain import TranslatedPlain
 from relay.flow.translated.plan import CallTranslation
 from relay.flow.translated.stream import TranslatedStream
 from relay.model import Channel
-from relay.ports import Connection, Connections
+from relay.ports import AnswerListener, Connection, Connections
 from relay.reach import ClaudeHost, Reach
 from relay.routing.table import classify_error
 from relay.splice.rewrite import Continuation
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import kept_head
 from relay.wire.kinds.claude import host_claude
+from relay.wire.kinds.converse import host_converse
 from relay.wire.kinds.sigv4 import sign_head
 from relay.wire.state.paths import KeptPath
 
 _BEDROCK: Final = ClaudeHost.BEDROCK
+_CONVERSE: Final = ClaudeHost.CONVERSE
 
 
 class Asker:
@@ -236,8 +239,12 @@ class Asker:
             connection.abort()  # a bug of ours, and nobody else would know of it
             raise
         attempt.listen(connection, report)
-        framed = reach is not None and reach.claude_on is _BEDROCK
-        connection.ask(head, body, UnframedAnswer(attempt) if framed else attempt)
+        listener: AnswerListener = attempt
+        if reach is not None and reach.claude_on is _BEDROCK:
+            listener = UnframedAnswer(attempt)
+        elif reach is not None and reach.claude_on is _CONVERSE:
+            listener = ConversedAnswer(attempt, attempt.call.request.model)
+        connection.ask(head, body, listener)
 
     def _begin(self, attempt: Attempt) -> None:
         call = attempt.call
@@ -304,7 +311,9 @@ class Asker:
 
 def _fit(channel: Channel, reach: Reach, head: bytes, body: bytes) -> tuple[bytes, bytes]:
     """Return head and body as a channel wants them that has ways of its own."""
-    if reach.claude_on:
+    if reach.claude_on is _CONVERSE:
+        head, body = host_converse(channel, head, body)
+    elif reach.claude_on:
         head, body = host_claude(channel, head, body)
     if reach.signs:
         head = sign_head(channel, head, body, wall_s())

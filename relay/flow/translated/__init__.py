@@ -1,6 +1,7 @@
 """Calls that are served by a channel of another dialect (relay.translate): off the zero-copy path.
 
 attempt     What both ways of carrying a translated answer have in common
+conversed   An answer of Bedrock's Converse, told to its attempt as Anthropic would have given it
 framing     The request that a translated attempt sends
 kept        Thinking that upstreams signed, kept between a call of a function and its result
 plain       A translated answer in one piece

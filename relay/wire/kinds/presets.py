@@ -108,6 +108,16 @@ _ROWS: Final = (
         prices="aws",
     ),
     Preset(
+        "bedrock-converse",
+        example="https://bedrock-runtime.REGION.amazonaws.com",
+        protocol=Dialect.ANTHROPIC,
+        auth=Auth.BEARER,
+        abort_bills=_FULL,
+        listing=NO_LISTING,
+        claude_on=ClaudeHost.CONVERSE,
+        prices="aws",
+    ),
+    Preset(
         "bedrock",
         example="https://bedrock-runtime.REGION.amazonaws.com/openai/v1",
         abort_bills=_FULL,
