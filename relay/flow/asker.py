@@ -10,7 +10,14 @@ from typing import Final
 
 from relay.clock import wall_s
 from relay.config import Switching
-from relay.errors import ChannelOutrun, ChannelSpent, ClientGone, ConnectionBroken, RelayError
+from relay.errors import (
+    BadRequest,
+    ChannelOutrun,
+    ChannelSpent,
+    ClientGone,
+    ConnectionBroken,
+    RelayError,
+)
 from relay.flow.attempts.attempt import Attempt, Report
 from relay.flow.attempts.failed import note_failed_try, note_operator_cost
 from relay.flow.attempts.plain import PlainAttempt
@@ -31,6 +38,7 @@ from relay.ports import AnswerListener, Connection, Connections
 from relay.reach import ClaudeHost, Reach
 from relay.routing.table import classify_error
 from relay.splice.rewrite import Continuation
+from relay.stage import ASKED
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import kept_head
 from relay.wire.kinds.claude import host_claude
@@ -235,6 +243,10 @@ class Asker:
             reach = attempt.channel.reach
             if reach is not None:
                 head, body = _fit(attempt.channel, reach, head, body)
+        except BadRequest:
+            connection.abort()
+            attempt.stage = ASKED  # it cannot be said there: as if the upstream had refused it
+            raise
         except BaseException:
             connection.abort()  # a bug of ours, and nobody else would know of it
             raise

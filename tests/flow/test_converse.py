@@ -240,3 +240,19 @@ async def test_what_converse_cannot_say_is_refused_by_name_and_costs_nothing() -
         raw, rig = await ask(converse(peer.port), tools=[{"type": "bash_20250124", "name": "bash"}])
         assert raw.startswith(b"HTTP/1.1 400 ") and b"tools[0].type" in raw
         assert rig.journal.ends[0].cost_nanos == 0 and peer.requests == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"metadata": "x"},
+        {"tools": 5},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": "x"}]}]},
+        {"messages": [{"role": "user", "content": 5}]},
+        {"output_config": 5, "system": 7},
+    ],
+)
+async def test_fields_of_odd_types_are_a_clear_refusal(fields: dict[str, Any]) -> None:
+    async with Peer(answers(WHOLE)) as peer:
+        raw, _ = await ask(converse(peer.port), **fields)
+        assert raw.startswith(b"HTTP/1.1 400 ") and peer.requests == []

@@ -65,7 +65,13 @@ def host_converse(channel: Channel, head: bytes, body: bytes) -> tuple[bytes, by
     Raises:
         BadRequest: CLIENT; Converse has no words for a part of it.
     """
-    fields = _decode(body)
+    try:
+        return _host(channel, head, _decode(body))
+    except (msgspec.DecodeError, AttributeError, TypeError, ValueError, RecursionError):
+        raise BadRequest("A field of this request is not of the type it should be.") from None
+
+
+def _host(channel: Channel, head: bytes, fields: Fields) -> tuple[bytes, bytes]:
     model = str(fields.get("model", ""))
     betas = [beta.strip().decode() for all_ in _BETA.findall(head) for beta in all_.split(b",")]
     said = converse_request(fields, model, betas)
