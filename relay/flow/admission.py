@@ -25,7 +25,7 @@ from relay.flow.reserve.credit import Credit
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.model import FREE_PRICE, Account, Channel, Dialect, Key, Line, Snapshot, lines_of
 from relay.records import FREE_ENDPOINTS, Endpoint
-from relay.translate.ways import serves_natively, spoken_at
+from relay.translate.ways import may_be_asked, serves_natively, spoken_at
 from relay.units import PPM
 from relay.wire.api_keys import digest
 from relay.wire.dialects.known import TABLES
@@ -262,7 +262,10 @@ class Admission:
             for channel in self.snapshot.routes.get((line_id, dialect, model), ()):
                 own_dialect = dialect is call.head.dialect
                 speaks = own_dialect and serves_natively(channel, endpoint)
-                (native if speaks else foreign).append(channel)
+                if speaks:
+                    native.append(channel)
+                elif may_be_asked(channel, endpoint):
+                    foreign.append(channel)
         line = self.snapshot.lines.get(line_id)
         if line is not None and not line.translates:
             foreign.clear()

@@ -234,7 +234,9 @@ class Asker:
 
     def judge(self, attempt: Attempt, error: RelayError) -> None:
         """Hold what became of an attempt against its channel, where it is the channel's fault."""
-        self._balancer.fail(attempt, classify_error(error), error)
+        plan = attempt.call.translation
+        if plan is None or not plan.counts:  # not all that answer count: no fault of theirs
+            self._balancer.fail(attempt, classify_error(error), error)
         note_failed_try(attempt.call, attempt, error)
 
     def _send(self, attempt: Attempt, connection: Connection, report: Report) -> None:

@@ -13,6 +13,7 @@ thinking is given to the caller to keep by call id, and asked back when the next
 answer         The middle form of an answer: calls on a sink, in the order that things were said
 answers        An upstream's answer in the client's dialect: a stream event by event, or a body
 collected      A whole answer in the middle form: what a JSON answer is written from
+counting       Counts of tokens before anything is generated: asked in one dialect, told in another
 counts         Usage in each dialect's words
 fields         Members of a decoded JSON object; a wrong type is refused by the member's name
 idents         Ids of calls that the dialect they go to takes

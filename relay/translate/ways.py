@@ -7,6 +7,7 @@ and some of its channels have one of them only (`Channel.openai_api`).
 from typing import Final
 
 from relay.model import Channel, Dialect, OpenAiApi
+from relay.reach import ClaudeHost
 from relay.records import Endpoint
 from relay.translate.middle import TranslateDialect
 
@@ -18,7 +19,17 @@ _SPOKEN_AT: Final = {
     Endpoint.MESSAGES: TranslateDialect.ANTHROPIC,
     Endpoint.GENERATE: TranslateDialect.GEMINI,
     Endpoint.STREAM_GENERATE: TranslateDialect.GEMINI,
+    Endpoint.COUNT_TOKENS: TranslateDialect.ANTHROPIC,
+    Endpoint.COUNT_CONTENT_TOKENS: TranslateDialect.GEMINI,
+    Endpoint.INPUT_TOKENS: _RESPONSES,
 }
+_COUNTED_AT: Final = {
+    TranslateDialect.ANTHROPIC: Endpoint.COUNT_TOKENS,
+    TranslateDialect.GEMINI: Endpoint.COUNT_CONTENT_TOKENS,
+    _RESPONSES: Endpoint.INPUT_TOKENS,
+}
+COUNTING: Final = frozenset(_COUNTED_AT.values())
+"""Endpoints that tell how many tokens a request is, and answer nothing."""
 _SPOKEN_BY: Final = {
     Dialect.ANTHROPIC: TranslateDialect.ANTHROPIC,
     Dialect.GEMINI: TranslateDialect.GEMINI,
@@ -41,12 +52,23 @@ def spoken_at(endpoint: Endpoint) -> TranslateDialect | None:
     return _SPOKEN_AT.get(endpoint)
 
 
-def spoken_by(channel: Channel) -> TranslateDialect:
+def spoken_by(channel: Channel, endpoint: Endpoint) -> TranslateDialect:
     """Return what a channel is asked in by those who do not speak its dialect."""
     known = _SPOKEN_BY.get(channel.protocol)
     if known is not None:
         return known
+    if endpoint in COUNTING:
+        return _RESPONSES
     return _RESPONSES if channel.openai_api is OpenAiApi.RESPONSES else _CHAT
+
+
+def may_be_asked(channel: Channel, endpoint: Endpoint) -> bool:
+    """Tell whether a channel of another dialect can serve an endpoint: not all of them count."""
+    if endpoint not in COUNTING:
+        return True
+    reach = channel.reach
+    hosted = reach is not None and reach.claude_on is ClaudeHost.BEDROCK
+    return not hosted and channel.openai_api is not OpenAiApi.CHAT
 
 
 def serves_natively(channel: Channel, endpoint: Endpoint) -> bool:
@@ -57,11 +79,13 @@ def serves_natively(channel: Channel, endpoint: Endpoint) -> bool:
         return channel.openai_api is OpenAiApi.CHAT
     if endpoint is Endpoint.RESPONSES:
         return channel.openai_api is OpenAiApi.RESPONSES
-    return True
+    return True  # `openai_api` says nothing of the others
 
 
-def endpoint_of(dialect: TranslateDialect, *, stream: bool) -> Endpoint:
-    """Return where a dialect's answers are asked for."""
+def endpoint_of(dialect: TranslateDialect, asked: Endpoint, *, stream: bool) -> Endpoint:
+    """Return where a dialect's answers are asked for, or its counts where `asked` is a count."""
+    if asked in COUNTING:
+        return _COUNTED_AT[dialect]
     if dialect is TranslateDialect.GEMINI:
         return Endpoint.STREAM_GENERATE if stream else Endpoint.GENERATE
     return _ENDPOINTS[dialect]

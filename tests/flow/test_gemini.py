@@ -281,5 +281,5 @@ async def test_a_model_of_another_dialect_is_pointed_to() -> None:
         Peer(saying(ANSWER)) as peer,
         Rig(make_snapshot([make_channel(1, peer.port)])) as rig,
     ):
-        raw = await rig.say(ask("countTokens", CONTENTS, KEYED))
+        raw = await rig.say(ask("embedContent", CONTENTS, KEYED))
         assert b"/v1/chat/completions only" in raw and raw.startswith(b"HTTP/1.1 404 ")

@@ -16,7 +16,7 @@ from relay.config import Config, Timeouts
 from relay.mock.options import MockOptions
 from relay.mock.script import digest, prose
 from relay.mock.server import MockServer, start
-from relay.model import Dialect, PriceDetail
+from relay.model import Dialect, OpenAiApi, PriceDetail
 from tests.flow.rig import (
     KEY,
     MODEL,
@@ -338,7 +338,9 @@ async def test_a_channel_of_the_clients_dialect_is_asked_where_one_is_well() -> 
         for mock in mocks:
             stack.push_async_callback(mock.close)
         channels = [
-            make_channel(1, mocks[0].port, models={both: both, mine: mine}),
+            make_channel(
+                1, mocks[0].port, models={both: both, mine: mine}, openai_api=OpenAiApi.CHAT
+            ),
             anthropic(2, mocks[1].port, models={both: both}, tier=1),
         ]
         rig = await stack.enter_async_context(Rig(make_snapshot(channels), FAST))

@@ -49,9 +49,11 @@ class TranslatedAttempt(Attempt):
         self.translates = True
         self._plan: CallTranslation = plan
         self._client: TranslateDialect = plan.client
-        self._upstream: TranslateDialect = spoken_by(channel)
+        self._upstream: TranslateDialect = spoken_by(channel, call.head.endpoint)
         self._terms: AnswerTerms = plan.terms_for(call, channel)
-        self._endpoint: Endpoint = endpoint_of(self._upstream, stream=call.request.stream)
+        self._endpoint: Endpoint = endpoint_of(
+            self._upstream, call.head.endpoint, stream=call.request.stream
+        )
         self._dropped: tuple[str, ...] = plan.request_to(channel).dropped
         if plan.sure:
             # A comment may open the client's stream before anybody answers.

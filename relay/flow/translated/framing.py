@@ -19,8 +19,8 @@ def frame_translated(
 ) -> tuple[bytes, bytes]:
     """Return head and body of the request to a channel of another dialect."""
     request = plan.request_to(channel)
-    dialect = spoken_by(channel)
-    endpoint = endpoint_of(dialect, stream=request.stream)
+    dialect = spoken_by(channel, call.head.endpoint)
+    endpoint = endpoint_of(dialect, call.head.endpoint, stream=request.stream)
     table = TABLES[channel.protocol]
     reach = channel.reach
     by_path = table.verbs or (reach is not None and reach.names_model)

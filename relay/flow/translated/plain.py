@@ -6,6 +6,8 @@ from relay.flow.attempts.buffer import Buffer
 from relay.flow.translated.attempt import TranslatedAttempt
 from relay.records import Endpoint
 from relay.translate.answers import ANSWER_BYTES_MAX, translate_answer
+from relay.translate.counting import read_count, write_count
+from relay.translate.ways import COUNTING
 from relay.wire.http import EVENT_STREAM, JSON
 from relay.wire.refusals.identity import known_by
 from relay.wire.refusals.upstream_errors import find_wrong, is_error_body, read_reported_error
@@ -85,6 +87,9 @@ class TranslatedPlain(TranslatedAttempt):
         if wrong is not None:
             self.fail(ChannelRefused(wrong))
             return
+        if self._endpoint in COUNTING:
+            self._end_count(body)
+            return
         answer = translate_answer(self._upstream, self._client, body, self._terms)
         if answer.trouble is not None:
             self.fail(self._failed_with(answer.trouble))
@@ -103,4 +108,18 @@ class TranslatedPlain(TranslatedAttempt):
         call.usage = usage
         self._complete()
         call.response.send_whole(JSON, told)
+        self._resolve()
+
+    def _end_count(self, body: bytes) -> None:
+        """Send a count of tokens in the client's dialect; it costs nothing."""
+        tokens = read_count(self._upstream, body)
+        if tokens is None:
+            self.fail(ChannelRefused("The upstream told no count of tokens."))
+            return
+        told: bytes = write_count(self._client, tokens)
+        self._announce(())
+        self._commit()
+        self.call.bytes_out = len(told)
+        self._complete()
+        self.call.response.send_whole(JSON, told)
         self._resolve()

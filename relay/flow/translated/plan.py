@@ -14,10 +14,12 @@ from relay.flow.call import Call
 from relay.flow.translated.kept import KeptThinking
 from relay.flow.translated.upstreams import describe_upstream
 from relay.model import Channel
+from relay.records import Endpoint
 from relay.translate.answer import AnswerTerms
+from relay.translate.counting import count_request, counted_body
 from relay.translate.middle import JsonObject, Refused, TranslateDialect, Upstream
 from relay.translate.requests import TranslatedRequest, translate_request
-from relay.translate.ways import spoken_at, spoken_by, way_of
+from relay.translate.ways import COUNTING, spoken_at, spoken_by, way_of
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, object]).decode
@@ -37,7 +39,10 @@ class CallTranslation:
         self.client: TranslateDialect = client
         self._kept = kept
         self._account_id = call.rights.account.id if call.rights.account is not None else 0
-        ways = {spoken_by(channel) for channel in call.rights.foreign}
+        self._endpoint: Endpoint = call.head.endpoint
+        self.counts = self._endpoint in COUNTING
+        """It wants to know how many tokens it is, and no answer."""
+        ways = {spoken_by(channel, self._endpoint) for channel in call.rights.foreign}
         self.sure = not call.rights.channels and len(ways) == 1
         """Whoever is asked, it is translated in the same way."""
         self._foreign = frozenset(channel.id for channel in call.rights.foreign)
@@ -81,7 +86,7 @@ class CallTranslation:
             self._wanted[call_id] = None
             return self._kept.find(self._account_id, call_id, channel)
 
-        dialect = spoken_by(channel)
+        dialect = spoken_by(channel, self._endpoint)
         model = channel.models[call.request.model]
         upstream = describe_upstream(channel, model, call.rights.tariff)
         if not self._kept.any_of(self._account_id, self._wanted):
@@ -96,6 +101,9 @@ class CallTranslation:
             stream=call.request.stream,
             signatures=look_up,
         )
+        if self.counts:
+            vertex = "/publishers/" in channel.base_url
+            request.body = count_request(dialect, request.body, model, vertex=vertex)
         alike.append((dialect, upstream, request))
         return request
 
@@ -134,7 +142,7 @@ class CallTranslation:
         """Return how a call that `channel` serves is translated, "" where it is not."""
         if channel is None or not self.serves(channel):
             return ""
-        return way_of(self.client, spoken_by(channel))
+        return way_of(self.client, spoken_by(channel, self._endpoint))
 
     def forget(self) -> None:
         """Let go of the requests: nobody is asked any more."""
@@ -145,4 +153,7 @@ def _body_of(call: Call) -> JsonObject:
     fields = call.question.fields
     assert fields is not None, "what can be translated is JSON"
     # Decoded from what an upstream of the client's own dialect would get: one reading for all.
-    return _decode(_encode(fields))
+    body = _decode(_encode(fields))
+    client = spoken_at(call.head.endpoint)
+    counting = client is not None and call.head.endpoint in COUNTING
+    return counted_body(client, body) if counting and client is not None else body
