@@ -13,7 +13,8 @@ from relay.model import Channel, OpenAiApi
 from relay.reach import ClaudeHost, Reach
 from relay.translate import TranslateDialect
 from tests.flow.rig import MODEL, Peer, Rig, make_channel, make_snapshot, post
-from tests.flow.test_converse import answers, body_of, read
+from tests.flow.test_claude_hosts import read
+from tests.flow.test_converse import answers, body_of
 from tests.flow.translated_cells import channel_of
 from tests.pure.translate.samples import ANTHROPIC, CHAT, GEMINI, REQUESTS, RESPONSES
 
