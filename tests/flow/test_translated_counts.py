@@ -132,4 +132,4 @@ async def test_a_server_that_counts_nothing_loses_no_call_by_it() -> None:
         for _ in range(12):
             raw = await rig.say(post(PATHS[ANTHROPIC], question(ANTHROPIC)))
             assert raw.startswith(b"HTTP/1.1 50")
-        assert not rig.server.balancer.health.troubled
+        assert not rig.server.engine.balancer.health.troubled
