@@ -53,6 +53,20 @@ def test_no_listed_module_awaits_behind_an_except(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TREES)
+def test_no_listed_module_combines_a_set_with_a_dictionarys_view(name: str) -> None:
+    """What comes of `frozenset & dict.keys()` is a set, which mypyc's types deny: TypeError."""
+    found = [
+        node.lineno
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.right, ast.Call)
+        and isinstance(node.right.func, ast.Attribute)
+        and node.right.func.attr in ("keys", "items")
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", TREES)
 def test_no_listed_module_has_an_asynchronous_generator(name: str) -> None:
     found = [
         function.name

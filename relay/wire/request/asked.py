@@ -83,7 +83,7 @@ def read_asked(fields: Fields, endpoint: Endpoint, body: bytes, n: int) -> Asked
     if _COSTLY.isdisjoint(fields):
         return REACHES_OUT if reaches else NOTHING_ASKED
     searches, sessions = _read_tools(fields)
-    if any(_wants(fields[name]) for name in SEARCH_FIELDS & fields.keys()):
+    if any(name in fields and _wants(fields[name]) for name in SEARCH_FIELDS):
         searches = SEARCHES_MAX
     tier = _read_tier(fields)
     reaches = reaches or not _REACHING.isdisjoint(fields)
