@@ -16,6 +16,8 @@ from relay.console.signin.users import Side
 from relay.console.views import Notice, View
 from relay.errors import BadRequest, Unauthenticated
 
+BODY_BYTES_MAX: Final = 64 * 1024
+"""What a body or a form may have, unless its page says otherwise."""
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 ACTOR: Final[web.RequestKey[Actor | None]] = web.RequestKey("actor", Actor)
 
@@ -56,6 +58,8 @@ class Ask:
     query: Any = None
     body: Any = None
     form: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What a form brings as files; one that was left out is not there."""
 
     @property
     def actor(self) -> Actor:
@@ -114,6 +118,8 @@ class Page:
     path: str
     permit: Permit
     work: Work
+    form_bytes_max: int = BODY_BYTES_MAX
+    """What its form may have, where who sends it is signed in."""
 
 
 ID: Final = r"{id:\d{1,18}}"

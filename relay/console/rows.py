@@ -245,6 +245,8 @@ class OrderRow(Row, frozen=True):
     """Where a pending order is paid."""
     closed_at: Moment | None = None
     """Since when nobody is expected to pay it any more."""
+    picture: bool = False
+    """Its holder has shown support a picture of the receipt."""
 
 
 class BonusRow(Row, frozen=True):

@@ -20,7 +20,16 @@ import orjson
 from aiohttp import web
 
 from relay.console.headers import PAGE_HEADERS, STATIC_CACHE
-from relay.console.routes import ACTOR, REQUEST_ID, Ask, Page, Redirect, Route, Shown
+from relay.console.routes import (
+    ACTOR,
+    BODY_BYTES_MAX,
+    REQUEST_ID,
+    Ask,
+    Page,
+    Redirect,
+    Route,
+    Shown,
+)
 from relay.console.services import Services
 from relay.console.signin import management, sessions, tokens
 from relay.console.signin.actor import Actor, Permit
@@ -30,7 +39,6 @@ from relay.control.api.json import UNSTORABLE
 from relay.errors import BadRequest, Forbidden, RelayError, Unauthenticated
 from relay.wire.client_ip import client_ip
 
-BODY_BYTES_MAX: Final = 64 * 1024
 COOKIES: Final[dict[Side, str]] = {"account": "relay_session", "operator": "relay_operator"}
 """Cookies know no ports: both sides on one host must not share one."""
 NOTICE_COOKIE: Final = "relay_notice"
@@ -193,7 +201,7 @@ class ConsoleServer:
             actor = await self._find_session(request, ask.ip)
             request[ACTOR] = ask.found = actor
             if request.method == "POST":
-                await self._read_form(ask, page.permit)
+                await self._read_form(ask, page)
             if page.permit is not Permit.PUBLIC:
                 ask.actor.require(page.permit)
             found = await page.work(ask)
@@ -206,7 +214,7 @@ class ConsoleServer:
 
         return serve
 
-    async def _read_form(self, ask: Ask, permit: Permit) -> None:
+    async def _read_form(self, ask: Ask, page: Page) -> None:
         """Read a form's fields, and refuse one that another site may have made.
 
         Raises:
@@ -214,9 +222,13 @@ class ConsoleServer:
         """
         if not is_same_site(ask.request):
             raise Forbidden("this form was sent from another site")
-        fields = await ask.request.post()
+        request = ask.request
+        if ask.found is not None and page.form_bytes_max > BODY_BYTES_MAX:
+            request = request.clone(client_max_size=page.form_bytes_max)
+        fields = await request.post()
         ask.form = {name: value for name, value in fields.items() if isinstance(value, str)}
-        if ask.found is not None and permit is not Permit.PUBLIC:
+        ask.files = _read_files(fields)
+        if ask.found is not None and page.permit is not Permit.PUBLIC:
             given = ask.form.get("csrf", "")
             if not tokens.is_same(given, ask.found.csrf):
                 raise Forbidden("this form is too old: go back, reload, and send it again")
@@ -313,6 +325,16 @@ class ConsoleServer:
                 headers["Content-Encoding"] = "gzip"
                 return web.Response(body=found.pressed, headers=headers)
         return web.Response(body=found.body, headers=headers)
+
+
+def _read_files(fields: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return what a form brought as files, as far as there is anything in them."""
+    found: dict[str, bytes] = {}
+    for name, field in fields.items():
+        if isinstance(field, web.FileField):
+            with field.file as file:
+                found[name] = file.read()
+    return {name: body for name, body in found.items() if body}
 
 
 def _add(app: web.Application, path: Route | Page, handler: Handler) -> None:

@@ -3,10 +3,12 @@
 Method: the API and the pages on a real Postgres; sums are compared to the nano-dollar.
 """
 
+import io
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 
+import aiohttp
 import orjson
 import pytest
 
@@ -134,6 +136,44 @@ async def test_an_order_is_opened_paid_and_credited(console: ConsoleRig, owner: 
     assert (row["order"], row["status"]) == (order["order"], "credited")
     assert (await owner.get("/account/v1/balance"))["balance_usd"] == "105"
     assert ("ann@acme.example", "order.open", order["order"]) in await console.acts()
+
+
+async def test_a_picture_of_the_receipt_reaches_support_and_nobody_else(
+    console: ConsoleRig, owner: Browser
+) -> None:
+    await console.add_account("other")
+    _, order = await owner.call("POST", "/account/v1/orders", {"amount": "10"})
+    path = f"/billing/orders/{order['order']}"
+    png = b"\x89PNG\r\n\x1a\n" + bytes(2_000_000)
+
+    async def send(body: bytes) -> tuple[int, str]:
+        form = aiohttp.FormData({"csrf": owner.csrf, "note": "paid at noon"})
+        form.add_field("picture", io.BytesIO(body), filename="a.png", content_type="text/html")
+        status, text, _ = await owner.ask("POST", f"{path}/note", data=form)
+        return status, text
+
+    assert (await owner.ask("GET", f"{path}/picture"))[0] == 404
+    for wrong, status in ((b"<script>", 400), (png + bytes(3_000_000), 413)):
+        assert (await send(wrong))[0] == status
+    assert (await send(b""))[0] == 303  # a note alone
+    assert not (await owner.get("/account/v1/orders"))["orders"][0]["picture"]
+    assert (await send(png))[0] == 303
+    assert (await owner.get("/account/v1/orders"))["orders"][0]["picture"]
+    operator = await console.sign_in("op@relay.example", None, "operator")
+    for browser, where in ((owner, path), (operator, path.removeprefix("/billing"))):
+        async with browser.session.get(f"{browser.base}{where}/picture") as answer:
+            assert answer.headers["Content-Type"] == "image/png"
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert await answer.read() == png
+    assert "receipt" in await operator.page("/orders")
+    stranger = await console.sign_in("bob@other.example", "other", "owner")
+    assert (await stranger.ask("GET", f"{path}/picture"))[0] == 404
+    assert (await stranger.post(f"{path}/note", {"note": "mine"}))[0] == 404
+    await console.connection.execute(
+        "UPDATE orders SET status = 'credited', paid_at = now(), credited_at = now() WHERE order_no = $1",
+        order["order"],
+    )
+    assert (await send(png))[0] == 409
 
 
 async def test_a_stuck_order_reaches_support_and_is_credited_with_who_and_why(

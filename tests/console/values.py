@@ -183,6 +183,7 @@ def order(number: int = 0, **fields: object) -> rows.OrderRow:
         "credited_at": "2026-11-30T05:06:01.000Z" if status == "credited" else None,
         "stuck": status == "pending",
         "note": "paid by bank transfer, receipt 4711" if number == 3 else "",
+        "picture": number == 3,
     }
     return rows.OrderRow(**{**plain, **fields})  # type: ignore[arg-type]
 

@@ -13,10 +13,11 @@ from relay.console import checkout_orders
 from relay.console.account_api import money as api
 from relay.console.account_api.money import OrderRequest
 from relay.console.pages.looking import as_curl, kept
-from relay.console.queries import money
+from relay.console.queries import money, pictures
 from relay.console.queries.forms import decode_cursor
 from relay.console.queries.money import LedgerCursor
-from relay.console.routes import Ask, Page, Redirect, Shown
+from relay.console.queries.pictures import Picture
+from relay.console.routes import BODY_BYTES_MAX, Ask, Page, Redirect, Shown
 from relay.console.rows import BonusRow, StatementRow
 from relay.console.signin import audit
 from relay.console.signin.actor import Permit
@@ -110,10 +111,28 @@ async def _check_order(ask: Ask) -> Redirect:
 
 async def _note_order(ask: Ask) -> Redirect:
     number, note = ask.part("order"), ask.text("note", NOTE_CHARS_MAX)
+    body = ask.files.get("picture")
+    picture = None if body is None else pictures.read_picture(body)
     async with ask.services.connect() as connection, connection.transaction():
         await money.note_order(connection, ask.actor.own, number, note)
+        if picture is not None:
+            await pictures.keep_picture(connection, ask.actor.own, number, picture)
         await audit.note(connection, ask.actor, "order.note", number, note)
     return Redirect("/billing", Notice(kind="good", text="Support sees your note."))
+
+
+async def _send_picture(ask: Ask) -> web.Response:
+    async with ask.services.connect() as connection:
+        found = await pictures.find_picture(connection, ask.part("order"), account_id=ask.actor.own)
+    return show_picture(found)
+
+
+def show_picture(picture: Picture) -> web.Response:
+    """Return a picture as an answer; a document is kept by the browser, not shown as a page."""
+    headers = {}
+    if not picture.content_type.startswith("image/"):
+        headers["Content-Disposition"] = 'attachment; filename="receipt.pdf"'
+    return web.Response(body=picture.body, content_type=picture.content_type, headers=headers)
 
 
 async def _redeem(ask: Ask) -> Redirect:
@@ -164,7 +183,19 @@ PAGES: Final = (
         work=_send_statement,
     ),
     _post("/billing/orders", _open_order),
-    _post("/billing/orders/{order}/note", _note_order),
+    Page(
+        method="POST",
+        path="/billing/orders/{order}/note",
+        permit=Permit.MONEY,
+        work=_note_order,
+        form_bytes_max=pictures.BYTES_MAX + BODY_BYTES_MAX,
+    ),
+    Page(
+        method="GET",
+        path="/billing/orders/{order}/picture",
+        permit=Permit.LOOK,
+        work=_send_picture,
+    ),
     _post("/billing/orders/{order}/pay", _pay_order),
     _post("/billing/orders/{order}/check", _check_order),
     _post("/billing/redeem", _redeem),

@@ -3,9 +3,12 @@
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from aiohttp import web
+
 from relay.console import checkout_orders
+from relay.console.pages.billing import show_picture
 from relay.console.pages.looking import kept
-from relay.console.queries import money, prices
+from relay.console.queries import money, pictures, prices
 from relay.console.queries.forms import MomentCursor, decode_cursor, format_moment, parse_end
 from relay.console.queries.prices import PUBLIC, Terms
 from relay.console.routes import ID, Ask, Page, Redirect, Shown
@@ -109,6 +112,11 @@ async def _close_order(ask: Ask) -> Redirect:
             raise Conflict("this order is paid")
         await audit.note(connection, ask.actor, "order.close", number, account_id=known.account_id)
     return Redirect("/orders", Notice(kind="good", text=f"Order {number} waits no longer."))
+
+
+async def _send_picture(ask: Ask) -> web.Response:
+    async with ask.services.connect() as connection:
+        return show_picture(await pictures.find_picture(connection, ask.part("order")))
 
 
 async def _show_prices(ask: Ask) -> Shown:
@@ -283,6 +291,7 @@ def _page(method: str, path: str, work: Any) -> Page:
 
 PAGES: Final = (
     _page("GET", "/orders", _show_orders),
+    _page("GET", "/orders/{order}/picture", _send_picture),
     _page("POST", "/orders/{order}/credit", _credit_order),
     _page("POST", "/orders/{order}/check", _check_order),
     _page("POST", "/orders/{order}/close", _close_order),

@@ -8,6 +8,7 @@ keys      An account's keys: listed, made, changed, rotated. Every statement nam
 money     An account's money: balance, ledger, orders, statements; exact to the nano-dollar
 operator  What operators look at: channels, lines, accounts, how the relay itself does
 overview  An account at a glance: what it has, how fast it goes, what needs a hand
+pictures  Pictures of receipts: one of an order, kept by its holder, looked at by holder and support
 prices    What a model costs an account: official price x group x model multiplier, exactly
 usage     Charts and totals, from the sums by minute and hour: never from the log itself
 """

@@ -37,7 +37,8 @@ _ENTRIES: Final = """
     ORDER BY transfer_id DESC"""
 _ORDER: Final = """order_no, accounts.name AS account, status, currency, amount_nanos, paid_nanos,
     bonus_nanos, payment, note, orders.created_at, paid_at, credited_at, provider, checkout_url,
-    closed_at"""
+    closed_at,
+    EXISTS (SELECT FROM order_pictures AS kept WHERE kept.order_no = orders.order_no) AS picture"""
 _ORDERS: Final = f"""
     SELECT {_ORDER}, status = 'pending' AND closed_at IS NULL
         AND orders.created_at < now() - make_interval(mins => $7) AS stuck
@@ -225,5 +226,6 @@ def _to_order(row: asyncpg.Record) -> OrderRow:
         provider=row["provider"],
         checkout_url=row["checkout_url"] if row["status"] == "pending" else "",
         stuck=row["stuck"],
+        picture=row["picture"],
         **moments,
     )
