@@ -18,6 +18,7 @@ from relay.console.pages import (
     entrances,
     looking,
     operator,
+    operator_catalog,
     operator_log,
     operator_money,
     operator_people,
@@ -63,6 +64,7 @@ OPERATOR_ROUTES: Final = (*people.ROUTES,)
 OPERATOR_PAGES: Final = (
     *entrances.PAGES,
     *operator.PAGES,
+    *operator_catalog.PAGES,
     *operator_log.PAGES,
     *operator_money.PAGES,
     *operator_people.PAGES,

@@ -16,10 +16,23 @@ from relay.store.console_socket import NAME, open_folder
 
 TIMEOUT_S: Final = 60.0
 CONNECTIONS_MAX: Final = 16
+BODY_BYTES_MAX: Final = 1024 * 1024 + 128 * 1024
+"""A catalog file, and the form around it."""
 CHUNK_BYTES: Final = 64 * 1024
 _PAGES: Final = (
     *("login", "logout", "invite", "link", "language", "settings", "static", "openapi.json"),
-    *("logs", "channels", "lines", "accounts", "prices", "orders", "maintenance", "audit", "users"),
+    *(
+        "logs",
+        "channels",
+        "lines",
+        "accounts",
+        "prices",
+        "orders",
+        "maintenance",
+        "audit",
+        "users",
+        "catalog",
+    ),
     *("admin/v1/users", "admin/v1/audit"),
 )
 PASSED_ON: Final = rf"/{{head:(?:{'|'.join(_PAGES)})?}}{{tail:(?:/.*)?}}"
@@ -52,7 +65,7 @@ class ConsoleProxy:
                 request.method,
                 f"http://console{request.rel_url}",
                 headers=headers,
-                data=await request.read() or None,
+                data=await request.clone(client_max_size=BODY_BYTES_MAX).read() or None,
                 allow_redirects=False,
                 auto_decompress=False,
             ) as found:

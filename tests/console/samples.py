@@ -25,6 +25,17 @@ from tests.console.values import (
     user,
 )
 
+CATALOG: Final = """[[channel]]
+name = "openai-2"
+base_url = "https://api.openai.com/v1"
+models = ["gpt-4o-mini"]
+
+[[line]]
+name = "standard"
+channels = ["openai", "openai-2"]
+tpm = 6000000
+"""
+
 
 def samples() -> dict[str, tuple[str, views.View]]:
     """Return name -> (side, view) of every page, some of them twice."""
@@ -266,6 +277,18 @@ def _operator_pages() -> dict[str, views.View]:
                 input_usd="0.2", output_usd="0.8", model_multiplier="1")],
             changes=[change()],
         ),
+        "operator-catalog": views.CatalogView(
+            catalog=CATALOG, seen="0" * 64, asked=("openai-2",), kept=("openai",),
+            changes=[
+                views.ChangeShown(kind="channel", name="openai-2", action="added", fields=[]),
+                views.ChangeShown(kind="line", name="standard", action="changed", fields=[
+                    ("tpm", "3000000", "6000000"),
+                    ("channels", "['openai']", "['openai', 'openai-2']"),
+                ]),
+                views.ChangeShown(kind="price", name="gpt-4o-mini", action="removed", fields=[]),
+            ],
+        ),
+        "operator-catalog-empty": views.CatalogView(),
         "operator-orders": views.OrdersView(
             search="", status="", stuck=[order(0), order(3)],
             orders=[order(number) for number in range(6)], next_url=None,

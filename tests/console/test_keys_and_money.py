@@ -170,7 +170,8 @@ async def test_a_picture_of_the_receipt_reaches_support_and_nobody_else(
     assert (await stranger.ask("GET", f"{path}/picture"))[0] == 404
     assert (await stranger.post(f"{path}/note", {"note": "mine"}))[0] == 404
     await console.connection.execute(
-        "UPDATE orders SET status = 'credited', paid_at = now(), credited_at = now() WHERE order_no = $1",
+        """UPDATE orders SET status = 'credited', paid_at = now(), credited_at = now()
+        WHERE order_no = $1""",
         order["order"],
     )
     assert (await send(png))[0] == 409

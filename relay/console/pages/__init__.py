@@ -8,6 +8,9 @@ keys             Keys: made, changed, rotated, and the three clicks of a leak: i
 looking          What an account looks at: the overview, the log, one call, usage
 operator         The operator's pages of the machine: overview, channels, lines, accounts,
                  maintenance
+operator_catalog
+                 The catalog page: a file is read, shown as what it would change, and applied as it
+                 was shown
 operator_log     The request log of all accounts, for operators; each call explained as its holder
                  sees it
 operator_money   The operator's pages of money: orders and what is stuck, prices and what a change

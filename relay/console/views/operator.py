@@ -1,5 +1,7 @@
 """The operator's pages, on the admin listener."""
 
+from typing import Literal
+
 import msgspec
 
 from relay.console.rows import (
@@ -82,6 +84,38 @@ class AccountsView(View, frozen=True):
     search: str
     accounts: list[AccountRow]
     next_url: str | None
+
+
+class ChangeShown(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the catalog that a file would change."""
+
+    kind: str
+    name: str
+    action: Literal["added", "changed", "removed"]
+    fields: list[tuple[str, str, str]]
+    """Name, before, after."""
+
+
+class CatalogView(View, frozen=True):
+    """GET /catalog. Posts `file` or `catalog`, and `prune`, to /catalog/preview.
+
+    To /catalog the same with `seen`, and a field `credential:NAME` for each channel.
+    """
+
+    template = "operator/catalog.html"
+    page = "catalog"
+    title = "Catalog"
+    catalog: str = ""
+    """The file as it was sent."""
+    prune: bool = False
+    changes: list[ChangeShown] | None = None
+    """None: nothing was asked yet, or the file cannot hold."""
+    seen: str = ""
+    """The digest of these changes: what is confirmed is what was shown."""
+    asked: tuple[str, ...] = ()
+    """New channels: each needs its credential."""
+    kept: tuple[str, ...] = ()
+    """Channels that keep theirs where none is given."""
 
 
 class PriceDraft(msgspec.Struct, frozen=True, kw_only=True):

@@ -99,7 +99,7 @@ class CatalogApi:
                 dedicated_tpm=self._config.limits.dedicated_tpm,
                 plain_upstreams=self._config.server.allow_plain_upstreams,
             )
-            wanted = Catalog(declared, _credentials(declared, asked.api_keys))
+            wanted = Catalog(declared, credentials_of(declared, asked.api_keys))
             async with self._connect() as connection:
                 changes = await apply(
                     connection,
@@ -114,7 +114,7 @@ class CatalogApi:
         return json_answer({"changes": [_shown(change) for change in changes]})
 
 
-def _credentials(declared: Declaration, api_keys: dict[str, str]) -> Credentials:
+def credentials_of(declared: Declaration, api_keys: dict[str, str]) -> Credentials:
     """Return the credentials that came along.
 
     Raises:

@@ -6,13 +6,20 @@ Two applies at once take turns (advisory lock), and a second apply of a file cha
 from collections.abc import Mapping
 from typing import Final
 
-from relay.errors import ClientError, ConfigError
+from relay.errors import ClientError, ConfigError, Conflict
 from relay.model import Secret
 from relay.reach import DOCUMENTS, Auth
 from relay.store.catalog.channel_entry import ChannelEntry, key_name
 from relay.store.catalog.declaration import Declaration, KeyEntry
 from relay.store.catalog.keys import KeyMark, mark_key
-from relay.store.catalog.plan import Catalog, CatalogChange, Credentials, compare, identity
+from relay.store.catalog.plan import (
+    Catalog,
+    CatalogChange,
+    Credentials,
+    compare,
+    digest_of,
+    identity,
+)
 from relay.store.catalog.read import read_catalog
 from relay.store.catalog.sale.official import check_ceiling
 from relay.store.catalog.write import Writer
@@ -50,7 +57,7 @@ def resolve_credentials(
     return Catalog(declaration, found)
 
 
-async def apply(
+async def apply(  # noqa: PLR0913 - what is applied, and under which rules
     connection: Connection,
     wanted: Catalog,
     vault: Vault,
@@ -58,6 +65,7 @@ async def apply(
     prune: bool,
     dry_run: bool,
     ceiling: str = "",
+    seen: str | None = None,
 ) -> list[CatalogChange]:
     """Make a declared catalog hold and return what that changed (or would change).
 
@@ -68,8 +76,10 @@ async def apply(
         prune: Whether entries that the file does not mention go (see `plan.compare`).
         dry_run: Whether to leave the database as it is.
         ceiling: How many times an official price may be asked; "" = as often as one likes.
+        seen: The digest of the changes that somebody was shown and wants; None = whatever they are.
 
     Raises:
+        Conflict: CLIENT; they are others by now; nothing was changed.
         ConfigError: What is declared cannot hold; nothing was changed.
         DependencyDown: Postgres did not answer; nothing was changed.
     """
@@ -77,6 +87,8 @@ async def apply(
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
         present = await read_catalog(connection, vault)
         changes = compare(present, wanted, prune=prune)
+        if seen is not None and seen != digest_of(changes):
+            raise Conflict("The catalog has changed since this was shown: look again")
         if ceiling:
             await check_ceiling(connection, present.entries, wanted.entries, ceiling)
         if not dry_run:

@@ -4,6 +4,7 @@ Pure. What the declaration does not mention stays as it is, unless it is pruned.
 """
 
 import enum
+import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -114,6 +115,12 @@ def compare(present: Catalog, wanted: Catalog, *, prune: bool) -> list[CatalogCh
         }
     _check_references(final)
     return changes
+
+
+def digest_of(changes: Sequence[CatalogChange]) -> str:
+    """Return a text that is another one for other changes; credentials are none of it."""
+    shown = [(c.kind, c.name, c.action, c.fields, msgspec.to_builtins(c.entry)) for c in changes]
+    return hashlib.sha256(msgspec.json.encode(shown)).hexdigest()
 
 
 def _by_identity(kind: str, entries: Sequence[Entry]) -> dict[Identity, Entry]:
