@@ -19,7 +19,7 @@ from msgspec import Meta
 from relay.door_rules import DoorRules
 from relay.errors import ConfigError
 from relay.night_rules import Maintenance
-from relay.outside import REFERENCE, WEBHOOK, Mail, Stripe, find_problem
+from relay.outside import REFERENCE, WEBHOOK, Mail, Oidc, Stripe, find_problem
 from relay.places import check_window, parse_address
 from relay.slow_models import SLOW_MODELS, Deadlines
 from relay.tls import TlsListeners
@@ -236,6 +236,7 @@ class Console(Section, frozen=True):
     public_prices: bool = False
     """Whether a stranger may see the official prices."""
     mail: Mail = Mail()
+    oidc: Oidc = Oidc()
 
 
 class Alerts(Section, frozen=True):
@@ -392,7 +393,7 @@ def check(config: Config) -> None:
     with _named("billing.payment_secret"):
         if config.billing.payment_secret and not REFERENCE.match(config.billing.payment_secret):
             raise ValueError
-    problem = find_problem(config.billing.stripe, config.console.mail)
+    problem = find_problem(config.billing.stripe, config.console.mail, config.console.oidc)
     if problem is not None:
         raise ValueError(problem)
     with _named("alerts.webhook"):

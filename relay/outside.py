@@ -48,7 +48,24 @@ class Mail(Table, frozen=True):
     """The address that mail comes from."""
 
 
-def find_problem(stripe: Stripe, mail: Mail) -> str | None:
+class Oidc(Table, frozen=True):
+    """`[console.oidc]`: where people may sign in besides here. Empty issuer: nowhere.
+
+    The provider is told of the address CONSOLE/oidc/callback (and ADMIN/oidc/callback).
+    """
+
+    issuer: str = ""
+    """As the provider writes it, below which /.well-known/openid-configuration is."""
+    client_id: str = ""
+    client_secret: str = ""
+    """A reference; empty: a public client, which shows its PKCE proof alone."""
+    name: str = "single sign-on"
+    """What the button says."""
+    sides: Literal["account", "operator", "both"] = "account"
+    """Who may sign in so."""
+
+
+def find_problem(stripe: Stripe, mail: Mail, oidc: Oidc) -> str | None:
     """Return what cannot work, after the path of its table; None: all can."""
     if not _is_stripe(stripe):
         return (
@@ -60,6 +77,10 @@ def find_problem(stripe: Stripe, mail: Mail) -> str | None:
             "console.mail: sender is an address, password a reference; without TLS only to this "
             "machine, and without a password"
         )
+    if oidc.issuer and not _is_oidc(oidc):
+        return (
+            "console.oidc: issuer is an https URL, client_id is needed, client_secret a reference"
+        )
     return None
 
 
@@ -67,6 +88,13 @@ def _is_stripe(stripe: Stripe) -> bool:
     references = (stripe.secret_key, stripe.webhook_secret)
     good = not any(references) or all(REFERENCE.match(one) for one in references)
     return good and bool(WEBHOOK.fullmatch(stripe.api))
+
+
+def _is_oidc(oidc: Oidc) -> bool:
+    if oidc.client_secret and not REFERENCE.match(oidc.client_secret):
+        return False
+    plain = bool(WEBHOOK.fullmatch(oidc.issuer)) and not {"?", "#"} & set(oidc.issuer)
+    return plain and bool(oidc.client_id) and bool(oidc.name)
 
 
 def _is_mail(mail: Mail) -> bool:

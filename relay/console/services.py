@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
@@ -24,12 +24,15 @@ from relay.console.signin.passwords import Passwords
 from relay.console.signin.throttle import Throttle
 from relay.console.signin.users import Side
 from relay.control.api.stripe import resolve_stripe
-from relay.errors import RateLimited, Unavailable
+from relay.errors import ConfigError, RateLimited, Unavailable
 from relay.store import postgres
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.postgres import Connection, Pool
 from relay.store.secrets import refs as secret_refs
 from relay.store.secrets.vault import load_pepper, open_vault
+
+if TYPE_CHECKING:
+    from relay.console.signin.oidc import OidcClient
 
 CONNECTIONS_MAX: Final = 6
 STATEMENT_S: Final = 8.0
@@ -55,6 +58,7 @@ class Services:
         key, _ = resolve_stripe(config.billing)
         self.stripe = StripeCheckout(config.billing.stripe.api, key) if key.reveal() else None
         self.mailer = _open_mailer(config)
+        self._oidc = _open_oidc(config)
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
         self._exports = asyncio.Semaphore(EXPORTS_MAX)
@@ -71,6 +75,10 @@ class Services:
         if side == "account":
             return self.config.console.url.rstrip("/") or f"http://{server.console}"
         return f"http://{server.admin}"
+
+    def oidc_of(self, side: Side) -> "OidcClient | None":
+        """Return the identity provider at which people of a side may sign in."""
+        return self._oidc if self.config.console.oidc.sides in {side, "both"} else None
 
     def now(self) -> datetime.datetime:
         """Return this moment."""
@@ -147,6 +155,24 @@ class Services:
                     },
                 )
             return self._pool
+
+
+def _open_oidc(config: Config) -> "OidcClient | None":
+    """Return the client of an identity provider; its library is an extra of the package.
+
+    Raises:
+        ConfigError: RELAY; there is one, and the library is not there.
+    """
+    oidc = config.console.oidc
+    if not oidc.issuer:
+        return None
+    try:
+        from relay.console.signin.oidc import OidcClient
+    except ImportError as error:
+        raise ConfigError("console.oidc needs joserfc: pip install 'relay[oidc]'") from error
+    path = "console.oidc.client_secret"
+    secret = secret_refs.resolve(oidc.client_secret, os.environ, path=path, optional=True)
+    return OidcClient(oidc, secret)
 
 
 def _open_mailer(config: Config) -> Mailer | None:

@@ -17,6 +17,7 @@ from relay.console.pages import (
     billing,
     entrances,
     looking,
+    oidc,
     operator,
     operator_catalog,
     operator_log,
@@ -53,6 +54,7 @@ LANGUAGE: Final = Page(method="POST", path="/language", permit=Permit.PUBLIC, wo
 ACCOUNT_ROUTES: Final = (*calls.ROUTES, *keys.ROUTES, *money.ROUTES, *compat.ROUTES)
 ACCOUNT_PAGES: Final = (
     *entrances.PAGES,
+    *oidc.PAGES,
     *looking.PAGES,
     *key_pages.PAGES,
     *billing.PAGES,
@@ -63,6 +65,7 @@ ACCOUNT_PAGES: Final = (
 OPERATOR_ROUTES: Final = (*people.ROUTES,)
 OPERATOR_PAGES: Final = (
     *entrances.PAGES,
+    *oidc.PAGES,
     *operator.PAGES,
     *operator_catalog.PAGES,
     *operator_log.PAGES,

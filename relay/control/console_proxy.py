@@ -20,20 +20,10 @@ BODY_BYTES_MAX: Final = 1024 * 1024 + 128 * 1024
 """A catalog file, and the form around it."""
 CHUNK_BYTES: Final = 64 * 1024
 _PAGES: Final = (
-    *("login", "logout", "invite", "link", "language", "settings", "static", "openapi.json"),
-    *(
-        "logs",
-        "channels",
-        "lines",
-        "accounts",
-        "prices",
-        "orders",
-        "maintenance",
-        "audit",
-        "users",
-        "catalog",
-    ),
-    *("admin/v1/users", "admin/v1/audit"),
+    *("login", "logout", "oidc", "invite", "link", "language", "settings"),
+    *("static", "openapi.json"),
+    *("logs", "channels", "lines", "accounts", "prices", "catalog", "orders", "maintenance"),
+    *("audit", "users", "admin/v1/users", "admin/v1/audit"),
 )
 PASSED_ON: Final = rf"/{{head:(?:{'|'.join(_PAGES)})?}}{{tail:(?:/.*)?}}"
 """The paths of the console's operator side; a path that nobody has is told so right here."""

@@ -25,7 +25,7 @@ from relay.console.signin.management import make_key
 from relay.console.signin.users import Side
 from relay.console.sites import account_side, operator_side
 from relay.control.watch.notices import Notices
-from relay.outside import Mail
+from relay.outside import Mail, Oidc
 from relay.store import postgres
 from relay.store.postgres import Connection
 from tests.live.money_rig import SECRET, Mailbox, make_account
@@ -161,6 +161,7 @@ async def opening(
     billing: Billing | None = None,
     public_prices: bool = False,
     mail: Mail | None = None,
+    oidc: Oidc | None = None,
 ) -> AsyncIterator[ConsoleRig]:
     """Serve both sides on free ports."""
     if billing is None:
@@ -170,7 +171,7 @@ async def opening(
     config = Config(
         database=Database(url=database_url),
         billing=billing,
-        console=Console(public_prices=public_prices, mail=mail or Mail()),
+        console=Console(public_prices=public_prices, mail=mail or Mail(), oidc=oidc or Oidc()),
     )
     services = Services(config, data_dir)
     connection = await postgres.connect(database_url)

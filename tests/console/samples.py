@@ -49,6 +49,7 @@ def samples() -> dict[str, tuple[str, views.View]]:
 
 def _entrances() -> dict[str, views.View]:
     return {
+        "login-sso": views.LoginView(next="/keys", sso="Acme ID"),
         "login": views.LoginView(),
         "login-code": views.LoginView(email="owner@acme.example", wants_code=True),
         "invitation": views.InvitationView(

@@ -6,6 +6,7 @@ entrances        How people come in and go out: the same on both sides
 keys             Keys: made, changed, rotated, and the three clicks of a leak: its calls, off, a
                  new one
 looking          What an account looks at: the overview, the log, one call, usage
+oidc             Signing in at an identity provider: out to it, and back with who it says one is
 operator         The operator's pages of the machine: overview, channels, lines, accounts,
                  maintenance
 operator_catalog

@@ -3,7 +3,7 @@
 from typing import Final
 
 from relay.console.routes import Ask, Page, Redirect, Shown
-from relay.console.signin import audit, half, links, passwords, sessions, totp, users
+from relay.console.signin import audit, half, identities, links, passwords, sessions, totp, users
 from relay.console.signin.actor import Actor, Permit
 from relay.console.signin.users import User
 from relay.console.views import InvitationView, LinkView, LoginView, Notice
@@ -20,7 +20,7 @@ async def _show_login(ask: Ask) -> Shown | Redirect:
     following = ask.request.query.get("next", "")[:1_000]
     if ask.found is not None:
         return Redirect(following or "/")
-    return Shown(LoginView(next=following))
+    return Shown(LoginView(next=following, sso=_sso(ask)))
 
 
 async def _login(ask: Ask) -> Shown | Redirect:
@@ -31,19 +31,29 @@ async def _login(ask: Ask) -> Shown | Redirect:
         return _refuse(ask, following)
     if user.totp_sealed is not None:
         code = ask.text("code")[:CODE_LENGTH_MAX]
-        proof = half.seal(ask.services.pepper, user.id, ask.services.now().timestamp())
-        asked = LoginView(email=user.email, next=following, wants_code=True, half=proof)
+        asked = ask_for_code(ask, user, following)
         if not code:
-            return Shown(asked)
+            return asked
         ask.services.throttle.admit(f"code of {user.id}", ask.ip)
         if not await _take_code(ask, user, code):
-            return Shown(asked, notice=_WRONG, status=401)
+            return Shown(asked.view, notice=_WRONG, status=401)
         ask.services.throttle.forgive(f"code of {user.id}", ask.ip)
-    return await _enter(ask, user, following or "/", "session.open")
+    return await enter(ask, user, following or "/", "session.open")
+
+
+def ask_for_code(ask: Ask, user: User, following: str) -> Shown:
+    """Ask a user who is known for the second factor, too."""
+    proof = half.seal(ask.services.pepper, user.id, ask.services.now().timestamp())
+    return Shown(LoginView(email=user.email, next=following, wants_code=True, half=proof))
+
+
+def _sso(ask: Ask) -> str:
+    client = ask.services.oidc_of(ask.side)
+    return "" if client is None else client.config.name
 
 
 def _refuse(ask: Ask, following: str) -> Shown:
-    view = LoginView(email=ask.text("email"), next=following)
+    view = LoginView(email=ask.text("email"), next=following, sso=_sso(ask))
     return Shown(view, notice=_WRONG, status=401)
 
 
@@ -90,7 +100,8 @@ def open_totp(vault: Vault, user: User) -> bytes:
     return totp.from_base32(found.reveal()) if found is not None else b""
 
 
-async def _enter(ask: Ask, user: User, following: str, act: str) -> Redirect:
+async def enter(ask: Ask, user: User, following: str, act: str) -> Redirect:
+    """Sign a user in, and note how."""
     async with ask.services.connect() as connection, connection.transaction():
         token = await _open(connection, ask, user, act)
     return Redirect(following, session=token)
@@ -154,6 +165,7 @@ async def _accept(ask: Ask) -> Redirect:
         if kind == "reset":
             # Who lost the password may have lost the authenticator: the operator vouched for them.
             await users.set_totp(connection, user.id, None, 0)
+            await identities.forget_identities(connection, user.id)
         token = await _open(connection, ask, user, f"user.{kind}")
     return Redirect("/", session=token)
 

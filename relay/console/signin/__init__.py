@@ -3,9 +3,13 @@
 actor       Who acts, and the one table of what each role may do
 audit       The audit log: what was done, by whom, when, from where. Only ever added to
 half        Half a log-in: that a password was right, kept by the browser until the code comes
+identities  Who a user is at an identity provider: kept at the first sign-in, and the same ever
+            after
+journey     One attempt to sign in elsewhere, kept by the browser that began it. Pure
 links       Links that are good once: to choose the first password, to choose another one, to sign
             in
 management  Management keys: a Bearer for /account/v1. No worker knows them, so they call no model
+oidc        Signing in at an identity provider: OpenID Connect's code flow with PKCE, as its client
 passwords   Passwords: argon2id in threads of their own, so that a flood of log-ins holds up no
             page
 sessions    Browsers that are signed in: made at log-in, found by the cookie's digest, ended

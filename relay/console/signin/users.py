@@ -190,8 +190,9 @@ async def list_users(
     """Return users by address: one account's, or those of all whose address or account fits."""
     rows = await connection.fetch(
         """SELECT users.id, email, role, accounts.name AS account, users.disabled,
-            password IS NULL AS invited, totp_sealed IS NOT NULL AS totp, users.created_at,
-            last_seen_at
+            password IS NULL AND NOT EXISTS (
+                SELECT FROM user_identities WHERE user_id = users.id) AS invited,
+            totp_sealed IS NOT NULL AS totp, users.created_at, last_seen_at
         FROM users LEFT JOIN accounts ON accounts.id = account_id
         WHERE ($1::bigint IS NULL OR account_id = $1)
             AND ($2 = '' OR strpos(email, lower($2)) > 0 OR accounts.name = $2)

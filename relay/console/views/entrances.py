@@ -14,6 +14,8 @@ class LoginView(View, frozen=True):
     next: str = ""
     wants_code: bool = False
     """The password was right and the user has a second factor: only `code` is asked for now."""
+    sso: str = ""
+    """What the identity provider is called where one may sign in as well; "": nowhere else."""
     half: str = ""
     """Into a hidden field `half`: that the password was right, for five minutes."""
 

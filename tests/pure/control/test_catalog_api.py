@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.control.api.catalog import _credentials
+from relay.control.api.catalog import credentials_of
 from relay.errors import BadRequest
 from relay.model import Secret
 from relay.store.catalog.declaration import parse_catalog
@@ -20,7 +20,7 @@ def read(credential: str, given: dict[str, str]) -> list[str]:
     declared = parse_catalog(
         CATALOG.format(credential=credential).encode(), dedicated_tpm=1, plain_upstreams=False
     )
-    found = _credentials(declared, given).values()
+    found = credentials_of(declared, given).values()
     return [one.reveal() for one in found if isinstance(one, Secret)]
 
 

@@ -8,3 +8,13 @@ CREATE TABLE order_pictures (
     created_at   timestamptz NOT NULL DEFAULT now()
 );
 ALTER TABLE order_pictures ALTER COLUMN body SET STORAGE EXTERNAL;
+
+-- Who a user is at an identity provider: known from the first sign-in on, which goes by a verified
+-- e-mail. Another person who was given the address later is not this user.
+CREATE TABLE user_identities (
+    user_id    bigint NOT NULL REFERENCES users,
+    issuer     text NOT NULL CHECK (issuer <> ''),
+    subject    text NOT NULL CHECK (subject <> ''),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (user_id, issuer)
+);
