@@ -32,7 +32,7 @@ from relay.store.secrets import refs as secret_refs
 from relay.store.secrets.vault import load_pepper, open_vault
 
 if TYPE_CHECKING:
-    from relay.console.signin.oidc import OidcClient
+    from relay.console.oidc import OidcClient
 
 CONNECTIONS_MAX: Final = 6
 STATEMENT_S: Final = 8.0
@@ -167,7 +167,7 @@ def _open_oidc(config: Config) -> "OidcClient | None":
     if not oidc.issuer:
         return None
     try:
-        from relay.console.signin.oidc import OidcClient
+        from relay.console.oidc import OidcClient
     except ImportError as error:
         raise ConfigError("console.oidc needs joserfc: pip install 'relay[oidc]'") from error
     path = "console.oidc.client_secret"

@@ -14,7 +14,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
 
 from relay.clock import wall_s
-from relay.console.signin.oidc import challenge_of
+from relay.console.oidc import challenge_of
 
 CLIENT_ID = "relay-console"
 SECRET = "the client's own: secret"

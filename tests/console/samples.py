@@ -44,6 +44,7 @@ def samples() -> dict[str, tuple[str, views.View]]:
         **{name: ("account", view) for name, view in _account_pages().items()},
         **{name: ("account", view) for name, view in _money_pages().items()},
         **{name: ("operator", view) for name, view in _operator_pages().items()},
+        **{name: ("operator", view) for name, view in _catalog_pages().items()},
     }
 
 
@@ -278,18 +279,6 @@ def _operator_pages() -> dict[str, views.View]:
                 input_usd="0.2", output_usd="0.8", model_multiplier="1")],
             changes=[change()],
         ),
-        "operator-catalog": views.CatalogView(
-            catalog=CATALOG, seen="0" * 64, asked=("openai-2",), kept=("openai",),
-            changes=[
-                views.ChangeShown(kind="channel", name="openai-2", action="added", fields=[]),
-                views.ChangeShown(kind="line", name="standard", action="changed", fields=[
-                    ("tpm", "3000000", "6000000"),
-                    ("channels", "['openai']", "['openai', 'openai-2']"),
-                ]),
-                views.ChangeShown(kind="price", name="gpt-4o-mini", action="removed", fields=[]),
-            ],
-        ),
-        "operator-catalog-empty": views.CatalogView(),
         "operator-orders": views.OrdersView(
             search="", status="", stuck=[order(0), order(3)],
             orders=[order(number) for number in range(6)], next_url=None,
@@ -312,4 +301,21 @@ def _operator_pages() -> dict[str, views.View]:
             search="", users=[user(number) for number in range(3)], accounts=["acme"],
             fresh_url="http://127.0.0.1:8082/invite/0000", fresh_email="dev@acme.example",
         ),
+    }  # fmt: skip
+
+
+def _catalog_pages() -> dict[str, views.View]:
+    return {
+        "operator-catalog": views.CatalogView(
+            catalog=CATALOG, seen="0" * 64, asked=("openai-2",), kept=("openai",),
+            changes=[
+                views.ChangeShown(kind="channel", name="openai-2", action="added", fields=[]),
+                views.ChangeShown(kind="line", name="standard", action="changed", fields=[
+                    ("tpm", "3000000", "6000000"),
+                    ("channels", "['openai']", "['openai', 'openai-2']"),
+                ]),
+                views.ChangeShown(kind="price", name="gpt-4o-mini", action="removed", fields=[]),
+            ],
+        ),
+        "operator-catalog-empty": views.CatalogView(),
     }  # fmt: skip

@@ -8,11 +8,11 @@ from typing import Final
 
 from aiohttp import web
 
+from relay.console.oidc import OidcClient, is_this_provider
 from relay.console.pages.entrances import ask_for_code, enter
 from relay.console.routes import Ask, Page, Redirect, Shown
 from relay.console.signin import identities, journey, tokens, users
 from relay.console.signin.actor import Permit
-from relay.console.signin.oidc import OidcClient, is_this_provider
 from relay.console.signin.users import User
 from relay.console.views import LoginView, Notice
 from relay.errors import NotFound, Unauthenticated

@@ -9,7 +9,6 @@ journey     One attempt to sign in elsewhere, kept by the browser that began it.
 links       Links that are good once: to choose the first password, to choose another one, to sign
             in
 management  Management keys: a Bearer for /account/v1. No worker knows them, so they call no model
-oidc        Signing in at an identity provider: OpenID Connect's code flow with PKCE, as its client
 passwords   Passwords: argon2id in threads of their own, so that a flood of log-ins holds up no
             page
 sessions    Browsers that are signed in: made at log-in, found by the cookie's digest, ended
