@@ -22,7 +22,7 @@ from relay.flow.counters import Counters
 from relay.flow.request import RequestHead
 from relay.limits.addresses import Addresses, Rule, Verdict, Visitor, rule_code
 from relay.limits.lending import CLASSES
-from relay.limits.pressure import BEAT_S, TRAINING, Pressure
+from relay.limits.pressure import BEAT_S, DEDICATED, TRAINING, Pressure
 from relay.model import Snapshot, lines_of
 from relay.wire.client_ip import Network
 
@@ -53,11 +53,15 @@ class Door:
         self.room = room
         """The memory that bodies take."""
         self.pressure = Pressure(rules.shed_lag_ms / 1_000)
+        self.calls_max = 0
+        """So many calls have a connection each; 0 = nobody knows yet."""
         self.beats = False
         """Whether the worker's pressure is felt, which it is while calls run."""
         self._due_s = self._cpu_s = 0.0
         self._snapshot: Snapshot | None = None
         self._ranks: dict[tuple[int, str], int] = {}
+        self._has_dedicated = False
+        """Only then are connections kept from the calls of other lines."""
         self._trusted = trusted
         self._counters = counters
         self.watches = self.addresses.watches
@@ -67,6 +71,8 @@ class Door:
         """Go by another catalog from now on."""
         self._snapshot = snapshot
         self._ranks.clear()
+        kinds = {line.kind for line in snapshot.lines.values()}
+        self._has_dedicated = CLASSES[DEDICATED] in kinds
         self.addresses.swap(snapshot.blocks)
         self.watches = self.addresses.watches or self.pressure.felt
 
@@ -88,7 +94,9 @@ class Door:
         # Who waits for a processor that others have is late as well, and sends nobody away for it.
         busy = cpu_s - self._cpu_s > OWN_SHARE * (late_s + BEAT_S)
         self._cpu_s = cpu_s
-        self.pressure.beat(late_s if busy else 0.0, self.room.share)
+        guarded = self.calls_max if self._has_dedicated else 0
+        calls_share = self._counters.inflight / guarded if guarded else 0.0
+        self.pressure.beat(late_s if busy else 0.0, max(self.room.share, calls_share))
         self.watches = self.addresses.watches or self.pressure.felt
         if self._counters.inflight > 0 or self.pressure.felt:
             self._next_beat()

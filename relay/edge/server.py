@@ -157,6 +157,7 @@ class DataServer:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = self._config.server.connections_max
         self._connections.connections_max = allowed = connections_allowed(wanted, files)
+        self._door.calls_max = allowed
         self._connections.files_max = max(2, files - FILES_KEPT)
         if allowed < wanted:
             log.warning(

@@ -3,8 +3,9 @@
 Pressure is a number from 0 to 2: up to 1 that share of the calls of training lines is sent away,
 above it all of those and the rest as a share of standard ones. It rises with each beat that comes
 late, the later the faster, and falls with each that comes in time; so the share that is let in
-finds the rate that the worker can carry. Bodies that take much of its memory send calls away
-directly. Calls of dedicated lines are never sent away here: what they were sold bounds them.
+finds the rate that the worker can carry. Bodies that take much of its memory, or calls that take
+many of its connections, send calls away directly. Calls of dedicated lines are never sent away
+here: what they were sold bounds them.
 """
 
 from typing import Final
@@ -17,8 +18,9 @@ RISE_MAX: Final = 0.4
 FALL: Final = 0.04
 PRESSURE_MAX: Final = 1.95
 """A twentieth of the standard calls are let in always: else nothing would show that it is over."""
-BYTES_SHARES: Final = (1.0, 0.8, 0.5)
-"""By class: what of the memory for bodies may be taken before its calls are sent away."""
+TAKEN_MAX: Final = (1.0, 0.8, 0.5)
+"""By class: what of memory and connections may be taken before its calls are sent away; what is
+left then is there for the classes above it."""
 DEDICATED: Final = 0
 TRAINING: Final = 2
 
@@ -30,24 +32,24 @@ class Pressure:
         late_s: A beat later than this raises it; 0 = none does.
     """
 
-    __slots__ = ("_late_s", "_owed", "bytes_share", "value")
+    __slots__ = ("_late_s", "_owed", "taken", "value")
 
     def __init__(self, late_s: float) -> None:
         self._late_s = late_s
         self.value = 0.0
-        self.bytes_share = 0.0
-        """What bodies take of the memory that they may take."""
+        self.taken = 0.0
+        """What bodies take of the memory that they may take, or calls of the connections."""
         self._owed = [0.0, 0.0, 0.0]
         """By class: what share of a call is due to be sent away."""
 
     @property
     def felt(self) -> bool:
         """Whether anybody might be sent away."""
-        return self.value > 0.0 or self.bytes_share > BYTES_SHARES[TRAINING]
+        return self.value > 0.0 or self.taken > TAKEN_MAX[TRAINING]
 
-    def beat(self, late_s: float, bytes_share: float) -> None:
-        """Take in how late a beat came, and how full the memory for bodies is."""
-        self.bytes_share = bytes_share
+    def beat(self, late_s: float, taken: float) -> None:
+        """Take in how late a beat came, and how much of memory or connections is taken."""
+        self.taken = taken
         if late_s > self._late_s > 0:
             rise = min(RISE * late_s / self._late_s, RISE_MAX)
             self.value = min(self.value + rise, PRESSURE_MAX)
@@ -62,7 +64,7 @@ class Pressure:
         """
         if rank == DEDICATED:
             return False
-        if self.bytes_share > BYTES_SHARES[rank]:
+        if self.taken > TAKEN_MAX[rank]:
             return True
         share = min(max(self.value - (TRAINING - rank), 0.0), 1.0)
         owed = self._owed[rank] + share

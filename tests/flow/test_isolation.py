@@ -11,9 +11,10 @@ from collections import Counter
 import msgspec
 import pytest
 
-from relay.config import Config, Switching
+from relay.config import Config, Server, Switching
+from relay.limits.pressure import BEAT_S
 from relay.model import LineKind, Snapshot, index_routes
-from tests.flow.rig import Peer, Rig, chat, make_channel, make_snapshot, post
+from tests.flow.rig import SSE_HEAD, Peer, Rig, chat, chunked, make_channel, make_snapshot, post
 
 KINDS = (LineKind.DEDICATED, LineKind.STANDARD, LineKind.TRAINING)
 
@@ -24,6 +25,12 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
         % (len(body), body)
     )
+
+
+async def answer_without_end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    event = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
+    writer.write(SSE_HEAD + chunked(event))
+    await asyncio.sleep(30)
 
 
 async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,6 +80,40 @@ async def test_a_pressed_worker_sends_training_away_then_standard_never_dedicate
         raw = post("/v1/chat/completions", chat(), "x-relay-line: training")
         door.pressure.value = 1.9
         assert b"retry-after: " in await rig.say(raw)
+
+
+async def test_open_streams_of_others_leave_connections_to_a_dedicated_line() -> None:
+    """Of 40 connections training may take half, standard four fifths; the rest are dedicated's."""
+    config = Config(server=Server(connections_max=40))
+    async with Peer(answer_without_end) as peer:
+        rig = Rig(with_lines(make_snapshot([make_channel(1, peer.port)])), config)
+        async with rig:
+            writers: list[asyncio.StreamWriter] = []
+
+            async def open_streams(line: LineKind, count: int) -> Counter[bytes]:
+                found = Counter[bytes]()
+                for _ in range(count):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+                    body = chat(stream=True)
+                    writer.write(post("/v1/chat/completions", body, f"x-relay-line: {line.value}"))
+                    status = (await reader.readline())[9:12]
+                    found[status] += 1
+                    if status == b"200":
+                        writers.append(writer)
+                    else:
+                        writer.close()
+                    await asyncio.sleep(2 * BEAT_S)  # so that the worker notices
+                return found
+
+            training = await open_streams(LineKind.TRAINING, 25)
+            assert 19 <= training[b"200"] <= 22, training
+            assert training[b"503"] == 25 - training[b"200"]
+            standard = await open_streams(LineKind.STANDARD, 16)
+            assert 31 <= training[b"200"] + standard[b"200"] <= 34, standard
+            dedicated = await open_streams(LineKind.DEDICATED, 5)
+            assert dedicated == {b"200": 5}
+            for writer in writers:
+                writer.transport.abort()
 
 
 async def test_beats_end_with_the_calls_and_the_pressure() -> None:
