@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from relay.console.account_api import calls, compat, keys, money, openapi
+from relay.console.account_api import people as account_people
 from relay.console.operator_api import people
 from relay.console.operator_api.described import DESCRIBED
 from relay.console.pages import (
@@ -51,7 +52,13 @@ async def _set_language(ask: Ask) -> web.Response:
 
 LANGUAGE: Final = Page(method="POST", path="/language", permit=Permit.PUBLIC, work=_set_language)
 
-ACCOUNT_ROUTES: Final = (*calls.ROUTES, *keys.ROUTES, *money.ROUTES, *compat.ROUTES)
+ACCOUNT_ROUTES: Final = (
+    *calls.ROUTES,
+    *keys.ROUTES,
+    *money.ROUTES,
+    *account_people.ROUTES,
+    *compat.ROUTES,
+)
 ACCOUNT_PAGES: Final = (
     *entrances.PAGES,
     *oidc.PAGES,

@@ -8,4 +8,5 @@ keys     The keys of an account
 money    The money of an account: balance, ledger, orders, codes, prices
 openapi  The OpenAPI 3.1 document, made of the routes' own types: it cannot differ from what they
          do
+people   Who may sign in to an account, what was done there, and how it is told of what concerns it
 """

@@ -12,6 +12,7 @@ from relay.console.queries import money as queries
 from relay.console.queries import prices
 from relay.console.queries.forms import MomentCursor, PageQuery, Text, decode_cursor
 from relay.console.queries.money import Entries, LedgerCursor, Orders
+from relay.console.queries.pictures import Picture, keep_picture
 from relay.console.routes import Ask, Route
 from relay.console.rows import BalanceRow, ChangeRow, OrderRow, PriceRow, StatementRow
 from relay.console.signin import audit
@@ -19,6 +20,8 @@ from relay.console.signin.actor import Permit
 from relay.errors import NotFound, Unavailable
 from relay.store.billing import codes, orders, recharges
 from relay.units import format_multiplier, format_usd
+
+NOTE_CHARS_MAX: Final = 1_000
 
 Amount = Annotated[str, Meta(min_length=1, max_length=40)]
 
@@ -36,6 +39,12 @@ class RedeemRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A redemption code."""
 
     code: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class NoteRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What support is told of an order."""
+
+    note: Annotated[str, Meta(min_length=1, max_length=NOTE_CHARS_MAX)]
 
 
 class Redeemed(msgspec.Struct, frozen=True):
@@ -156,6 +165,20 @@ async def check_order(ask: Ask, number: str) -> OrderRow:
     return await find_order(ask, number)
 
 
+async def note_order(ask: Ask, number: str, note: str, picture: Picture | None) -> None:
+    """Keep what the holder of an order tells and shows support, and note it.
+
+    Raises:
+        NotFound: CLIENT; the account has no such order.
+        Conflict: CLIENT; it is paid, so that a picture is no use.
+    """
+    async with ask.services.connect() as connection, connection.transaction():
+        await queries.note_order(connection, ask.actor.own, number, note)
+        if picture is not None:
+            await keep_picture(connection, ask.actor.own, number, picture)
+        await audit.note(connection, ask.actor, "order.note", number, note)
+
+
 async def redeem(ask: Ask, code: str) -> Redeemed:
     """Credit a code to the actor's account, and note it. Guessing is throttled.
 
@@ -180,6 +203,12 @@ async def _open_order(ask: Ask) -> OrderRow:
 
 async def _check_order(ask: Ask) -> OrderRow:
     return await check_order(ask, ask.part("order"))
+
+
+async def _note_order(ask: Ask) -> OrderRow:
+    wanted: NoteRequest = ask.body
+    await note_order(ask, ask.part("order"), wanted.note, None)
+    return await find_order(ask, ask.part("order"))
 
 
 async def _redeem(ask: Ask) -> Redeemed:
@@ -232,6 +261,13 @@ ROUTES: Final = (
         "orders/{order}/check",
         _check_order,
         "Ask the provider whether an order is paid; then it is credited",
+        answer=OrderRow,
+    ),
+    _post(
+        "orders/{order}/note",
+        _note_order,
+        "Tell support of an order",
+        body=NoteRequest,
         answer=OrderRow,
     ),
     _get("statements", _statements, "Months that add up exactly", answer=Statements),

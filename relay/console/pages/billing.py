@@ -11,6 +11,7 @@ from aiohttp import web
 from relay.billing.recharge import Currency
 from relay.console import checkout_orders
 from relay.console.account_api import money as api
+from relay.console.account_api import people
 from relay.console.account_api.money import OrderRequest
 from relay.console.pages.looking import as_curl, kept
 from relay.console.queries import money, pictures
@@ -19,19 +20,15 @@ from relay.console.queries.money import LedgerCursor
 from relay.console.queries.pictures import Picture
 from relay.console.routes import BODY_BYTES_MAX, Ask, Page, Redirect, Shown
 from relay.console.rows import BonusRow, StatementRow
-from relay.console.signin import audit
 from relay.console.signin.actor import Permit
 from relay.console.views import BillingView, Notice
 from relay.errors import BadRequest, NotFound
-from relay.store.billing import low_balances
 from relay.store.billing.orders import sum_recharged_cny
-from relay.store.billing.recharges import parse_positive
 from relay.store.postgres import Connection
 from relay.units import format_usd
 
 ENTRIES_SHOWN: Final = 50
 ORDERS_SHOWN: Final = 20
-NOTE_CHARS_MAX: Final = 1_000
 
 
 async def _show_billing(ask: Ask) -> Shown:
@@ -110,14 +107,9 @@ async def _check_order(ask: Ask) -> Redirect:
 
 
 async def _note_order(ask: Ask) -> Redirect:
-    number, note = ask.part("order"), ask.text("note", NOTE_CHARS_MAX)
     body = ask.files.get("picture")
     picture = None if body is None else pictures.read_picture(body)
-    async with ask.services.connect() as connection, connection.transaction():
-        await money.note_order(connection, ask.actor.own, number, note)
-        if picture is not None:
-            await pictures.keep_picture(connection, ask.actor.own, number, picture)
-        await audit.note(connection, ask.actor, "order.note", number, note)
+    await api.note_order(ask, ask.part("order"), ask.text("note", api.NOTE_CHARS_MAX), picture)
     return Redirect("/billing", Notice(kind="good", text="Support sees your note."))
 
 
@@ -142,11 +134,7 @@ async def _redeem(ask: Ask) -> Redirect:
 
 
 async def _set_alert(ask: Ask) -> Redirect:
-    text = ask.text("low_balance_usd", 40)
-    nanos = parse_positive(text) if text else None
-    async with ask.services.connect() as connection, connection.transaction():
-        await low_balances.set_threshold(connection, ask.actor.own, nanos)
-        await audit.note(connection, ask.actor, "account.alert", "", text or "off")
+    await people.set_alert(ask, ask.text("low_balance_usd", 40) or None)
     return Redirect("/billing", Notice(kind="good", text="The alert is set."))
 
 

@@ -3,11 +3,12 @@
 import os
 from typing import Any, Final, cast
 
-from relay.console.account_notices import may_ask, webhook_owner
+from relay.console.account_api import people
+from relay.console.account_api.people import AccountRole
+from relay.console.account_notices import webhook_owner
 from relay.console.pages.entrances import open_totp, totp_owner
 from relay.console.routes import ID, Ask, Page, Redirect, Shown
-from relay.console.rows import Role
-from relay.console.signin import audit, links, passwords, sessions, totp, users
+from relay.console.signin import audit, passwords, sessions, totp, users
 from relay.console.signin.actor import Permit
 from relay.console.signin.users import User
 from relay.console.views import Notice, SettingsView
@@ -17,7 +18,6 @@ from relay.store.postgres import Connection
 from relay.units import format_usd
 
 AUDIT_SHOWN: Final = 50
-URL_CHARS_MAX: Final = 2_000
 ROLES: Final = ("owner", "member", "viewer")
 
 
@@ -147,7 +147,7 @@ async def _end_sessions(ask: Ask) -> Redirect:
     return Redirect("/settings", Notice(kind="good", text="Signed out there."))
 
 
-def parse_role(text: str) -> Role:
+def parse_role(text: str) -> AccountRole:
     """Return a role of an account.
 
     Raises:
@@ -155,59 +155,32 @@ def parse_role(text: str) -> Role:
     """
     if text not in ROLES:
         raise BadRequest("role: owner, member or viewer", param="role")
-    return cast(Role, text)
+    return cast(AccountRole, text)
 
 
 async def _invite(ask: Ask) -> Shown:
-    role, email = parse_role(ask.text("role")), users.canonical_email(ask.text("email"))
-    async with ask.services.connect() as connection, connection.transaction():
-        user_id = await users.add_user(connection, email, role, ask.actor.own)
-        path = await links.make_link(connection, ask.services.pepper, user_id, "invite")
-        await audit.note(connection, ask.actor, "user.invite", email, role)
-    return await _show(ask, invited_url=ask.services.address("account") + path)
+    guest = await people.invite(ask, ask.text("email"), parse_role(ask.text("role")))
+    return await _show(ask, invited_url=guest.url)
 
 
 async def _set_role(ask: Ask) -> Redirect:
-    role = parse_role(ask.text("role"))
-    async with ask.services.connect() as connection, connection.transaction():
-        user = await users.find_in_account(connection, ask.number("id"), ask.actor.own)
-        await users.set_role(connection, user, role)
-        await audit.note(connection, ask.actor, "user.role", user.email, role)
-    return Redirect("/settings", Notice(kind="good", text=f"{user.email} is {role} now."))
-
-
-async def _switch(ask: Ask, *, disabled: bool) -> Redirect:
-    async with ask.services.connect() as connection, connection.transaction():
-        user = await users.find_in_account(connection, ask.number("id"), ask.actor.own)
-        await users.set_disabled(connection, user, disabled=disabled)
-        act = "user.disable" if disabled else "user.enable"
-        await audit.note(connection, ask.actor, act, user.email)
-    said = "was signed out and cannot come back" if disabled else "may sign in again"
-    return Redirect("/settings", Notice(kind="good", text=f"{user.email} {said}."))
+    user = await people.set_role(ask, ask.number("id"), parse_role(ask.text("role")))
+    return Redirect("/settings", Notice(kind="good", text=f"{user.email} is {user.role} now."))
 
 
 async def _disable(ask: Ask) -> Redirect:
-    return await _switch(ask, disabled=True)
+    user = await people.switch(ask, ask.number("id"), disabled=True)
+    text = f"{user.email} was signed out and cannot come back."
+    return Redirect("/settings", Notice(kind="good", text=text))
 
 
 async def _enable(ask: Ask) -> Redirect:
-    return await _switch(ask, disabled=False)
+    user = await people.switch(ask, ask.number("id"), disabled=False)
+    return Redirect("/settings", Notice(kind="good", text=f"{user.email} may sign in again."))
 
 
 async def _set_webhook(ask: Ask) -> Redirect:
-    url = ask.text("url", URL_CHARS_MAX)
-    if url and not may_ask(url):
-        raise BadRequest("url: an https address that everybody reaches", param="url")
-    account_id = ask.actor.own
-    sealed = ask.services.vault.seal(Secret(url), webhook_owner(account_id)) if url else b""
-    async with ask.services.connect() as connection, connection.transaction():
-        await connection.execute(
-            """INSERT INTO account_contacts (account_id, webhook_sealed) VALUES ($1, $2)
-            ON CONFLICT (account_id) DO UPDATE SET webhook_sealed = excluded.webhook_sealed""",
-            account_id,
-            sealed,
-        )
-        await audit.note(connection, ask.actor, "account.webhook", "", "set" if url else "off")
+    await people.set_webhook(ask, ask.text("url", people.URL_CHARS_MAX))
     return Redirect("/settings", Notice(kind="good", text="The webhook is set."))
 
 
