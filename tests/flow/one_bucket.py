@@ -17,6 +17,8 @@ class OneBucket(Limiter):
         self.per_s = per_s
         self.tokens = tokens
         self.taken = 0.0
+        self.granted: list[int] = []
+        """What was granted, in this order."""
         self._at_s = clock_s()
 
     def admit(self, limit_set: LimitSet, costs: Costs) -> Grant | Denied | None:
@@ -30,6 +32,7 @@ class OneBucket(Limiter):
             return Denied(Why.EMPTY, wait_ms, limit_set.buckets[0])
         self.tokens -= cost
         self.taken += cost
+        self.granted.append(cost)
         return Grant(limit_set, costs, has_permits=False)
 
     async def wait(self, limit_set: LimitSet, costs: Costs) -> Grant | Denied:
@@ -44,6 +47,7 @@ class OneBucket(Limiter):
         decision = self.admit(limit_set, costs)
         if isinstance(decision, Grant):
             self.settle(decision, [0] * len(costs))
+            self.granted.pop()
             return None
         return decision
 

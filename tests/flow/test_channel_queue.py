@@ -182,28 +182,22 @@ async def test_three_hundred_clients_that_leave_at_random_leak_nothing() -> None
 @FORESEES
 async def test_those_who_wait_go_before_those_who_come(foresees: bool) -> None:
     limiter = OneBucket(per_s=0, foresees=foresees)
-    order: list[str] = []
     async with Peer(answer) as peer:
         channel = make_channel(1, peer.port, tpm=600_000)
         async with rig_of([channel], limiter, 8_000) as rig:
-
-            async def say(name: str, max_tokens: int) -> None:
-                assert b"[DONE]" in await rig.say(a_stream(max_tokens))
-                order.append(name)
-
-            large = asyncio.create_task(say("large", 2_000))
+            large = asyncio.create_task(rig.say(a_stream(2_000)))
             await asyncio.sleep(0.15)
             limiter.tokens = 100.0  # enough for a small call, and not for the first
-            small = asyncio.create_task(say("small", 1))
+            small = asyncio.create_task(rig.say(a_stream(1)))
             await asyncio.sleep(0.3)
             assert not small.done()
             limiter.tokens = 1e6
-            await asyncio.gather(large, small)
-    assert order == ["large", "small"]
+            assert all(b"[DONE]" in told for told in await asyncio.gather(large, small))
+    assert limiter.granted[0] > 100 > limiter.granted[1]
 
 
 async def test_accounts_share_what_a_channel_has_whoever_offers_most() -> None:
-    limiter = OneBucket(per_s=200_000, foresees=True)
+    limiter = OneBucket(per_s=100_000, foresees=True)
     async with Peer(answer) as peer:
         rig = rig_of([make_channel(1, peer.port, tpm=12_000_000)], limiter, 60_000)
         names = {number: f"sk-relay-{number:043d}" for number in range(1, 5)}
@@ -228,8 +222,8 @@ async def test_accounts_share_what_a_channel_has_whoever_offers_most() -> None:
                 while True:
                     await rig.say(a_stream(max_tokens=1_000, key=names[number]))
 
-            callers = [offer(number) for number in names for _ in range(12)]
-            tasks = [asyncio.create_task(c) for c in (*callers, *(offer(1) for _ in range(60)))]
+            callers = [offer(number) for number in names for _ in range(30)]
+            tasks = [asyncio.create_task(c) for c in (*callers, *(offer(1) for _ in range(120)))]
             await asyncio.sleep(4.0)
             served = [end for end in rig.journal.ends if end.status == 200]
             for task in tasks:
@@ -238,4 +232,4 @@ async def test_accounts_share_what_a_channel_has_whoever_offers_most() -> None:
     counts = {n: sum(end.account_id == n for end in served) for n in names}
     fair = sum(counts.values()) / len(counts)
     assert fair > 20, counts
-    assert min(counts[n] for n in (2, 3, 4)) >= 0.95 * fair, counts
+    assert min(counts[n] for n in (2, 3, 4)) >= 0.9 * fair, counts
