@@ -34,8 +34,11 @@ class Endpoint(enum.StrEnum):
     """One response of a session of voice, or one transcription of what was said in it."""
     IMAGES = "images/generations"
     IMAGE_EDITS = "images/edits"
+    IMAGE_VARIATIONS = "images/variations"
     SPEECH = "audio/speech"
     TRANSCRIPTIONS = "audio/transcriptions"
+    TRANSLATIONS = "audio/translations"
+    """Of what is said in a sound, into English."""
     MESSAGES = "messages"
     COUNT_TOKENS = "messages/count_tokens"
     GENERATE = "models:generateContent"
@@ -74,7 +77,10 @@ FREE_ENDPOINTS = KEPT_ENDPOINTS | {
     *(Endpoint.COUNT_TOKENS, Endpoint.COUNT_CONTENT_TOKENS, Endpoint.INPUT_TOKENS),
 }
 """What no provider charges for."""
-MULTIPART_ENDPOINTS = frozenset({Endpoint.IMAGE_EDITS, Endpoint.TRANSCRIPTIONS})
+SOUND_ENDPOINTS = frozenset({Endpoint.TRANSCRIPTIONS, Endpoint.TRANSLATIONS})
+"""Those that write down what is said."""
+IMAGE_ENDPOINTS = frozenset({Endpoint.IMAGES, Endpoint.IMAGE_EDITS, Endpoint.IMAGE_VARIATIONS})
+MULTIPART_ENDPOINTS = SOUND_ENDPOINTS | {Endpoint.IMAGE_EDITS, Endpoint.IMAGE_VARIATIONS}
 
 
 class EndReason(enum.StrEnum):
@@ -119,7 +125,8 @@ class CallStart(msgspec.Struct, array_like=True, tag=1, frozen=True):
 class FailedTry(msgspec.Struct, array_like=True, frozen=True):
     """Part of a CallEnd: an attempt that did not serve its call.
 
-    `outcome`: what ended it (routing.table.Outcome). `status`: what the upstream refused with, 0 =
+    `outcome`: what ended it (routing.table.Outcome), and in which way the stream went on behind it,
+    where it did ("cut, carried on by anchor"). `status`: what the upstream refused with, 0 =
     it did not. `asked_us`: from the request's arrival to the attempt. `took_us`: to its end.
     """
 

@@ -69,12 +69,12 @@ def unpriced_unit(endpoint: Endpoint, price: Price, *, stream: bool = False) -> 
     inward = price.input or detail.audio_input or detail.image_input
     outward = price.output or detail.audio_output or detail.image_output
     match endpoint:
-        case Endpoint.IMAGES | Endpoint.IMAGE_EDITS:
+        case Endpoint.IMAGES | Endpoint.IMAGE_EDITS | Endpoint.IMAGE_VARIATIONS:
             good = outward or detail.per_image or detail.image_classes
             return None if good else "images"
         case Endpoint.SPEECH:
             return None if detail.character or (stream and outward) else "characters"
-        case Endpoint.TRANSCRIPTIONS:
+        case Endpoint.TRANSCRIPTIONS | Endpoint.TRANSLATIONS:
             return None if detail.per_second or inward or outward else "seconds of sound"
         case Endpoint.RERANK:
             return None if detail.per_search_unit or inward else "search units"

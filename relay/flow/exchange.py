@@ -30,7 +30,7 @@ from relay.flow.reserve.channel_queues import ChannelQueues, Room
 from relay.flow.response import Response
 from relay.flow.running import RunningCalls
 from relay.flow.settle import Settlement
-from relay.flow.splice import Splicer
+from relay.flow.splice import Splicer, note_carried
 from relay.flow.state.binding import StateRouter
 from relay.flow.translated.translator import Translator
 from relay.model import Channel
@@ -371,6 +371,7 @@ class Exchange:
             head_out=call.response.opened,
         )
         if action is Action.SPLICE and carried is not None:
+            note_carried(call, carried[1])
             return carried
         if action is Action.SWITCH and other is not None:
             return other, None

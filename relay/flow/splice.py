@@ -4,6 +4,8 @@ The gates are routing's; here they are given what happened. All of this runs onl
 broken: a healthy one costs a list append for each read, and that only on lines that splice.
 """
 
+import msgspec
+
 from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.errors import ChannelReportedError, RelayError
@@ -127,3 +129,11 @@ class Splicer:
         if call.head.endpoint is Endpoint.STREAM_GENERATE:
             return read_events(GeminiReading(), payloads)
         return read_delivered(payloads, call.head.endpoint)
+
+
+def note_carried(call: Call, continuation: Continuation) -> None:
+    """Note beside the try that broke off in which way its stream goes on, for the log."""
+    tries = call.failed_tries
+    if tries:
+        outcome = f"{tries[-1].outcome}, carried on by {continuation.means}"
+        call.failed_tries = (*tries[:-1], msgspec.structs.replace(tries[-1], outcome=outcome))

@@ -23,10 +23,12 @@ IMAGES: Final = "images/generations"
 IMAGE_EDITS: Final = "images/edits"
 SPEECH: Final = "audio/speech"
 TRANSCRIPTIONS: Final = "audio/transcriptions"
+TRANSLATIONS: Final = "audio/translations"
+IMAGE_VARIATIONS: Final = "images/variations"
 MESSAGES: Final = "messages"
 COUNT_TOKENS: Final = "messages/count_tokens"
 
-MULTIPART: Final = frozenset({TRANSCRIPTIONS, IMAGE_EDITS})
+MULTIPART: Final = frozenset({TRANSCRIPTIONS, TRANSLATIONS, IMAGE_EDITS, IMAGE_VARIATIONS})
 ANTHROPIC: Final = frozenset({MESSAGES, COUNT_TOKENS})
 ENDPOINTS: Final = (
     MULTIPART

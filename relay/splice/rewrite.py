@@ -56,13 +56,14 @@ class Continuation(NamedTuple):
 
     `fields`: the top level of the body to send it (model and stream_options as the client gave
     them). `tokens_before`: of the old channel's part, 0 where the new one gives all of it again.
-    `extra`: of its prompt, that nobody but us asked for.
+    `extra`: of its prompt, that nobody but us asked for. `means`: in which way it goes on.
     """
 
     fields: dict[str, msgspec.Raw]
     splice: Rewriting
     tokens_before: int
     extra: int = 0
+    means: str = ""
 
 
 def continue_stream(
@@ -114,7 +115,7 @@ def continue_stream(
         splice = MessagesSplice(delivered, overlap, tokens_before)
     else:
         splice = Splice(plan, delivered, overlap, tokens_before, extra)
-    return Continuation(asked, splice, tokens_before, extra)
+    return Continuation(asked, splice, tokens_before, extra, means.value)
 
 
 def _continue(

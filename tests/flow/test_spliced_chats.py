@@ -84,6 +84,7 @@ async def test_a_chat_goes_on_by_its_last_words() -> None:
     assert rig.server.counters.splices["line", "carried_on_by_anchor"] == 1
     (end,) = await rig.ended()
     assert end.reason == "completed" and end.estimated and end.attempts == 2
+    assert [one.outcome for one in end.tries] == ["cut, carried on by anchor"]
 
 
 async def test_thinking_that_was_cut_is_thought_anew_and_told_once() -> None:

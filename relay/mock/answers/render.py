@@ -22,6 +22,7 @@ from relay.mock.question import (
     COUNT_TOKENS,
     EMBEDDINGS,
     IMAGE_EDITS,
+    IMAGE_VARIATIONS,
     IMAGES,
     MESSAGES,
     MODERATIONS,
@@ -29,6 +30,7 @@ from relay.mock.question import (
     RESPONSES,
     SPEECH,
     TRANSCRIPTIONS,
+    TRANSLATIONS,
 )
 
 _RENDERERS: Final[dict[str, Callable[[Turn], MockAnswer]]] = {
@@ -40,8 +42,10 @@ _RENDERERS: Final[dict[str, Callable[[Turn], MockAnswer]]] = {
     RERANK: answer_rerank,
     IMAGES: answer_images,
     IMAGE_EDITS: answer_images,
+    IMAGE_VARIATIONS: answer_images,
     SPEECH: answer_speech,
     TRANSCRIPTIONS: answer_transcription,
+    TRANSLATIONS: answer_transcription,
     MESSAGES: answer_message,
     COUNT_TOKENS: count_tokens,
 }

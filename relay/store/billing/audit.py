@@ -13,7 +13,7 @@ import msgspec
 from relay.billing.price import charge
 from relay.extras import NO_EXTRAS
 from relay.model import Price
-from relay.records import Endpoint, EndReason
+from relay.records import IMAGE_ENDPOINTS, Endpoint, EndReason
 from relay.store.billing.ledger import RETRY_COST
 from relay.store.catalog.snapshot import read_price
 from relay.store.log.reports import read_usage
@@ -174,7 +174,7 @@ def _lacks_its_unit(row: asyncpg.Record, prices: dict[int, Price]) -> bool:
     if price is None or price.detail is None or row["reason"] != EndReason.COMPLETED:
         return False
     usage = read_usage(row)
-    if row["endpoint"] in (Endpoint.IMAGES, Endpoint.IMAGE_EDITS):
+    if row["endpoint"] in IMAGE_ENDPOINTS:
         return not usage.images and bool(price.detail.per_image or price.detail.image_classes)
     extras = usage.extras or NO_EXTRAS
     if row["endpoint"] == Endpoint.SPEECH:

@@ -41,7 +41,7 @@ _CHAT: Final = OpenAiApi.CHAT
 _DEPLOYMENT: Final = f"/deployments/{MODEL}{PATH}"
 _DEPLOYED: Final = (
     *("chat/completions", "completions", "embeddings", "audio/speech", "audio/transcriptions"),
-    *("images/generations", "images/edits"),
+    *("images/generations", "images/edits", "images/variations", "audio/translations"),
 )
 
 _ROWS: Final = (

@@ -24,7 +24,7 @@ from relay.errors import (
     UpstreamRejected,
 )
 from relay.model import DEFAULT_DIALECT, Dialect
-from relay.records import Endpoint
+from relay.records import SOUND_ENDPOINTS, Endpoint
 from relay.wire.answer_shapes import FaultBody
 from relay.wire.classify import UNKNOWN_ERROR
 from relay.wire.dialects.known import TABLES
@@ -35,9 +35,7 @@ from relay.wire.refusals.quota_headers import rest_of_quota, retry_after
 
 MESSAGE_CHARS_MAX: Final = 4096
 
-_SHAPELESS: Final = frozenset(
-    {Endpoint.SPEECH, Endpoint.TRANSCRIPTIONS, Endpoint.STREAM_GENERATE, Endpoint.FILE}
-)
+_SHAPELESS: Final = SOUND_ENDPOINTS | {Endpoint.SPEECH, Endpoint.STREAM_GENERATE, Endpoint.FILE}
 """Their answers may be sound, text or a list, in JSON's name too; all others are JSON objects."""
 _JSON_SPACE: Final = b" \t\r\n"
 _decoder = msgspec.json.Decoder(FaultBody)

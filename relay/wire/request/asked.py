@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from relay.extras import NOTHING_ASKED, REACHES_OUT, Asked
-from relay.records import Endpoint
+from relay.records import IMAGE_ENDPOINTS, Endpoint
 from relay.wire.request.multipart import Form
 from relay.wire.request.shapes import Fields, ToolHead
 
@@ -188,7 +188,7 @@ def _read_media(fields: Fields, endpoint: Endpoint, n: int) -> Asked:
 
 def read_form(form: Form, endpoint: Endpoint) -> Asked:
     """Return what a form asks for: images made of images, or sound to be transcribed."""
-    if endpoint is Endpoint.IMAGE_EDITS:
+    if endpoint in IMAGE_ENDPOINTS:
         return Asked(images=form.n, image_class=image_class(form.quality, form.size))
     start, size = form.file_start, form.file_bytes
     head = form.body[start : start + WAV_HEAD_BYTES]

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from relay.extras import Extras
-from relay.records import Endpoint
+from relay.records import SOUND_ENDPOINTS, Endpoint
 from relay.usage import INPUT_UNTOLD, OUTPUT_UNTOLD, Usage
 from relay.wire.usage.claims import has_count, read_claim
 from relay.wire.usage.conventions import normalise, plain_tier
@@ -96,7 +96,7 @@ def find_usage_of_body(body: bytes) -> Usage | None:
 def find_media_usage(body: bytes, endpoint: Endpoint) -> Usage | None:
     """Return what an answer says that tells no tokens: seconds of sound, units of a search."""
     try:
-        if endpoint is Endpoint.TRANSCRIPTIONS:
+        if endpoint in SOUND_ENDPOINTS:
             seconds = float(_decode_duration(body).duration)
             if not 0 < seconds <= TOKENS_MAX:
                 return None

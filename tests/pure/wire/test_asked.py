@@ -109,11 +109,13 @@ def form(**fields: bytes) -> Any:
 def test_forms_are_counted_too() -> None:
     edited = form(n=b"3", quality=b"high", size=b"auto", image=b"x" * 50)
     assert read_form(edited, Endpoint.IMAGE_EDITS) == Asked(images=3, image_class="high auto")
+    assert read_form(edited, Endpoint.IMAGE_VARIATIONS).images == 3
     sound = form(file=b"x" * 8_000, response_format=b"srt")
     assert read_form(sound, Endpoint.TRANSCRIPTIONS) == Asked(audio_ms=2_000, silent_format=True)
     head = b"RIFF....WAVEfmt " + b"\0" * 12 + (32_000).to_bytes(4, "little")
     wave = form(file=head + b"x" * (64_000 - len(head)))
     assert read_form(wave, Endpoint.TRANSCRIPTIONS) == Asked(audio_ms=2_000)
+    assert read_form(wave, Endpoint.TRANSLATIONS) == Asked(audio_ms=2_000)
 
 
 PLAIN = Price(id=1, model="m", input=1, output=1, cached_input=1)
@@ -155,6 +157,8 @@ def test_other_tiers_and_pictures_are_named_whatever_the_price() -> None:
     [
         (Endpoint.IMAGES, "images", PriceDetail(per_image=1)),
         (Endpoint.IMAGE_EDITS, "images", PriceDetail(image_classes=(ImagePrice(each=1),))),
+        (Endpoint.IMAGE_VARIATIONS, "images", PriceDetail(per_image=1)),
+        (Endpoint.TRANSLATIONS, "seconds of sound", PriceDetail(per_second=1)),
         (Endpoint.SPEECH, "characters", PriceDetail(character=1)),
         (Endpoint.TRANSCRIPTIONS, "seconds of sound", PriceDetail(per_second=1)),
         (Endpoint.RERANK, "search units", PriceDetail(per_search_unit=1)),
