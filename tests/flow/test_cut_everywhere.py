@@ -128,7 +128,7 @@ def message_events(case: Case) -> Write:
         raw += messages.said(index, *_pieces(said))
         if case.tool:
             asked = messages.delta(index + 1, "input_json_delta", partial_json='{"a":1}')
-            named = {"id": "toolu_1", "name": "look", "input": {}}
+            named: dict[str, Any] = {"id": "toolu_1", "name": "look", "input": {}}
             raw += messages.block(index + 1, "tool_use", asked, **named)
         raw += messages.end(40)
         return [f"event{one}".encode() for one in raw.decode().split("event")[1:]]
