@@ -28,6 +28,8 @@ class Endpoint(enum.StrEnum):
     CONVERSATION = "conversations"
     FILE = "files"
     """Of OpenAI's dialect and of Anthropic's: who asks tells."""
+    UPLOAD = "uploads"
+    """A file that is sent in parts."""
     MODERATIONS = "moderations"
     RERANK = "rerank"
     REALTIME = "realtime"
@@ -69,7 +71,9 @@ GEMINI_ENDPOINTS = frozenset(
 _DIALECTS = dict.fromkeys(ANTHROPIC_ENDPOINTS, Dialect.ANTHROPIC) | dict.fromkeys(
     GEMINI_ENDPOINTS, Dialect.GEMINI
 )
-KEPT_ENDPOINTS = frozenset({Endpoint.RESPONSE, Endpoint.CONVERSATION, Endpoint.FILE})
+KEPT_ENDPOINTS = frozenset(
+    {Endpoint.RESPONSE, Endpoint.CONVERSATION, Endpoint.FILE, Endpoint.UPLOAD}
+)
 """Of what a provider keeps: their paths name a thing, and no model."""
 SESSION_ENDPOINTS = frozenset({Endpoint.REALTIME})
 """What is asked over a WebSocket alone."""

@@ -118,7 +118,7 @@ def note_state(call: Call, fields: Fields, body: bytes, asked: Asked) -> None:
 def _read_kept(call: Call, kept: KeptPath, content_type: str, body: bytes) -> None:
     """Fill in what is known of a request about what a provider keeps."""
     kind = JSON
-    if call.head.endpoint is Endpoint.FILE and body:
+    if kept.takes_form and body:
         if not content_type.lower().startswith("multipart/form-data;"):
             raise UnsupportedMedia("Send a file as multipart/form-data.")
         kind = content_type.encode("latin-1", "replace")

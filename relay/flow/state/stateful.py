@@ -25,6 +25,7 @@ from relay.wire.state.answered import (
     answered,
     made_blobs,
     made_container,
+    made_file,
     made_items,
     opened,
     read_kept,
@@ -35,6 +36,7 @@ LEARNED: Final = frozenset(BLOB_KINDS) | frozenset(MADE_KINDS)
 """Endpoints whose answers are learned from."""
 _RESPONSES: Final = Endpoint.RESPONSES
 _MESSAGES: Final = Endpoint.MESSAGES
+_UPLOAD: Final = Endpoint.UPLOAD
 
 
 class Learner:
@@ -88,6 +90,8 @@ class Learner:
                 self._learn(made_items(body))
         elif endpoint is _MESSAGES:
             self._learn(made_container(body))
+        elif endpoint is _UPLOAD:
+            self._learn(made_file(body))
         self.note(body)
         if call.background is not None:
             kept = read_kept(body)

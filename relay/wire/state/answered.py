@@ -30,6 +30,7 @@ MADE_KINDS: Final = {
     Endpoint.COMPACT: RESPONSE,
     Endpoint.CONVERSATION: CONVERSATION,
     Endpoint.FILE: FILE,
+    Endpoint.UPLOAD: FILE,
 }
 """What an answer of an endpoint is, where its provider keeps it."""
 UNENDED: Final = frozenset({"queued", "in_progress"})
@@ -38,6 +39,7 @@ _RESPONSE: Final = re.compile(rb'"response"\s*:\s*\{\s*"id"\s*:\s*"([^"\\]{1,256
 _FIRST_ID: Final = re.compile(rb'\s*\{\s*"id"\s*:\s*"([^"\\]{1,256})"')
 _CONVERSATION: Final = re.compile(rb'"conversation"\s*:\s*\{\s*"id"\s*:\s*"([^"\\]{1,256})"')
 _CONTAINER: Final = re.compile(rb'"container"\s*:\s*\{\s*"id"\s*:\s*"([^"\\]{1,256})"')
+_FILE_ID: Final = re.compile(rb'"file"\s*:\s*\{[^{}]*?"id"\s*:\s*"([^"\\]{1,256})"')
 _ITEM: Final = re.compile(rb'"id"\s*:\s*"([a-z]{2,6}_[A-Za-z0-9_\-]{8,120})"')
 _opening = msgspec.json.Decoder(Opening)
 _kept = msgspec.json.Decoder(Kept)
@@ -79,6 +81,11 @@ def made_blobs(endpoint: Endpoint, block: bytes) -> list[bytes]:
     if kind is None or block.find(kind[1]) < 0:
         return []
     return blob_marks(kind[0], block)
+
+
+def made_file(body: bytes) -> list[bytes]:
+    """Return the mark of the file that an upload has become."""
+    return [FILE + name for name in _FILE_ID.findall(body)[:1]]
 
 
 def made_container(block: bytes) -> list[bytes]:

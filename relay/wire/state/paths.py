@@ -5,7 +5,7 @@ a request line but an id of plain characters and the parts of a query that are k
 
 A list of all files is not among them: an account of a provider's is shared by many of ours.
 
-Source: OpenAI API reference: Responses, Conversations, Files; Anthropic, Files.
+Source: OpenAI API reference: Responses, Conversations, Files, Uploads; Anthropic, Files.
 """
 
 import re
@@ -35,13 +35,16 @@ _ROWS: Final[tuple[Row, ...]] = (
     ("POST", "files", Endpoint.FILE, b"", _NOTHING),
     ("GET DELETE", f"files/{_ID}", Endpoint.FILE, FILE, _NOTHING),
     ("GET", f"files/{_ID}/content", Endpoint.FILE, FILE, _NOTHING),
+    ("POST", "uploads", Endpoint.UPLOAD, b"", _NOTHING),
+    ("POST", f"uploads/{_ID}/parts", Endpoint.UPLOAD, FILE, _NOTHING),
+    ("POST", f"uploads/{_ID}/(?:complete|{CANCEL})", Endpoint.UPLOAD, FILE, _NOTHING),
     ("GET DELETE", f"conversations/{_ID}/items/{_ID}", Endpoint.CONVERSATION, CONVERSATION, _PAGE),
 )
 _PREFIX: Final = r"/(?:v1/){0,2}"
 _COMPILED: Final = [(re.compile(_PREFIX + row[1]), row) for row in _ROWS]
 _LITERALS: Final = frozenset({"input_tokens", "compact"})
 """What stands where an id may, and is none."""
-_ROOTS: Final = ("responses", "conversations", "files")
+_ROOTS: Final = ("responses", "conversations", "files", "uploads")
 
 
 class KeptPath:
@@ -61,6 +64,12 @@ class KeptPath:
         self.path = path
         self.mark = mark
         self.streamed = streamed
+
+    @property
+    def takes_form(self) -> bool:
+        """Whether what it sends is a file in a form, and no JSON."""
+        parts = self.endpoint is Endpoint.UPLOAD and self.path.endswith("/parts")
+        return self.endpoint is Endpoint.FILE or parts
 
 
 def find_kept(method: str, target: str) -> KeptPath | None:
