@@ -1,6 +1,7 @@
 """Tells an account itself, by the webhook it gave, of what its operator is told as well.
 
     new address of a key, low balance or budget, stuck order -> POST to the account's own URL
+    balance or order well again -> the same with "_over" behind the event
 
 Each is told once, whoever of many hosts finds it first: a row of account_told is the claim. The URL
 is a stranger's word: it is asked over TLS only, never at an address that is not public, and no
@@ -63,6 +64,21 @@ _CLAIM: Final = """
         FROM contacts JOIN orders USING (account_id)
         WHERE status = 'pending' AND closed_at IS NULL AND orders.created_at
             BETWEEN now() - interval '1 day' AND now() - interval '10 minutes'
+        UNION ALL
+        SELECT account_id, 'low_balance_over', subject, json_build_object(
+            'balance_nanos', balance_nanos, 'threshold_nanos', coalesce(low_balance_nanos, 0))
+        FROM contacts JOIN account_told AS told USING (account_id)
+        JOIN balances USING (account_id) JOIN accounts ON accounts.id = account_id
+        WHERE event = 'low_balance' AND told_at > now() - interval '30 days' AND NOT EXISTS (
+            SELECT FROM low_balances AS low
+            WHERE low.account_id = told.account_id AND 'since ' || since = subject)
+        UNION ALL
+        SELECT account_id, 'order_stuck_over', subject,
+            json_build_object('order', order_no, 'status', status)
+        FROM contacts JOIN account_told AS told USING (account_id)
+        JOIN orders USING (account_id)
+        WHERE event = 'order_stuck' AND told_at > now() - interval '30 days'
+            AND order_no = subject AND (status <> 'pending' OR closed_at IS NOT NULL)
     ), claimed AS (
         INSERT INTO account_told (account_id, event, subject)
         SELECT account_id, event, subject FROM found ORDER BY 1, 2, 3 LIMIT $1
@@ -217,6 +233,17 @@ def compose(event: str, account: str, told: dict[str, Any], console: str) -> tup
         balance, threshold = (format_usd(told[f"{one}_nanos"]) for one in ("balance", "threshold"))
         subject = f"The balance is below {threshold} USD"
         said = f"There are {balance} USD left. Recharge here:\n\n{console}/billing"
+    elif event == "low_balance_over":
+        subject = "The balance is low no longer"
+        said = f"There are {format_usd(told['balance_nanos'])} USD on the account."
+    elif event == "budget_low":
+        whose = f'key "{" ".join(told["key_name"].split())[:100]}"' if told["key_id"] else "account"
+        subject = f"Most of a budget of the {whose} is used"
+        said = f"It begins anew at {told['begins_anew']}:\n\n{console}/keys"
+    elif event == "order_stuck_over":
+        paid = told["status"] != "pending"
+        subject = f"Order {told['order']} is {'paid' if paid else 'closed'}"
+        said = f"{'Thank you' if paid else 'Nothing was charged for it'}.\n\n{console}/billing"
     else:
         subject = f"Order {told['order']} is still pending"
         said = "If you have paid it, tell support when and how:\n\n" + f"{console}/billing"

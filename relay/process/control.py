@@ -32,14 +32,18 @@ from relay.control.night.upkeep import keep_up_forever
 from relay.control.secrets_desk import SecretsDesk
 from relay.control.shipper import Shipper
 from relay.control.watch.channels import ChannelWatch
+from relay.control.watch.host import HostWatch, Sources
 from relay.control.watch.journals import JournalWatch
 from relay.control.watch.money import MoneyWatch
 from relay.control.watch.notices import Notices
+from relay.control.watch.troubles import Troubles
 from relay.control.watch.webhook import Webhook, find_webhook
 from relay.model import Secret
 from relay.process import hardening
 from relay.process.lifeline import Lifeline, Settings
 from relay.process.site import serve_site
+from relay.process.succession import outcome
+from relay.process.succession.outcome import Result
 from relay.store import postgres
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.postgres import Connection
@@ -106,14 +110,19 @@ class Control:
         self._minter = TokenMinter(
             self._connect_minter, open_vault(self._config, self._data_dir, os.environ), send
         )
-        self._nights = Nights(
-            self._config.maintenance,
-            f"{socket.gethostname()} {self._data_dir.absolute()}",
-            make_works(self._config, self._data_dir, lifeline.ask_renewal, wall_s),
-            self._connect_nights,
-            lambda: datetime.datetime.now(datetime.UTC),
+        host = f"{socket.gethostname()} {self._data_dir.absolute()}"
+        works = make_works(self._config, self._data_dir, lifeline.ask_renewal, wall_s)
+        self._nights = Nights(self._config.maintenance, host, works, self._connect_nights, _utc_now)
+        file = self._data_dir / "run" / "troubles.json"
+        troubles = Troubles(file, host, send, clock_s, _utc_now)
+        sources = Sources(
+            shipping_failures=lambda: self._shipper.failures,
+            reload_failure=lambda: _reload_failure(self._data_dir),
+            models_out=self._watch.models_out,
+            works=lambda: self._nights.done,
         )
-        told = [self._watch, notices, self._keeper, self._minter, self._nights]
+        self._host = HostWatch(metrics_dir, host, sources, troubles, wall_s)
+        told = [self._watch, notices, self._keeper, self._minter, self._nights, troubles]
         collector = WorkerCollector(metrics_dir, self._gauges, wall_s, told)
         self._api = AdminApi(self._config, self._data_dir, token, collector, notices)
 
@@ -130,6 +139,7 @@ class Control:
             money = parts.enter_context(_task(self._money.run()))
             journals = parts.enter_context(_task(self._journals.run()))
             copies = parts.enter_context(_task(self._copies.run()))
+            host = parts.enter_context(_task(self._host.run()))
             keeping = parts.enter_context(_task(self._keeper.run()))
             if self._webhook is not None:
                 parts.enter_context(_task(self._webhook.run()))
@@ -144,7 +154,8 @@ class Control:
             asked_for = parts.enter_context(_task(desk.run()))
             minting = parts.enter_context(_task(self._minter.run()))
             works = (shipping, upkeep, watching, money, journals, copies, asked_for)
-            await first_of(asked.wait(), alone, *works, keeping, minting, nights)
+            await first_of(asked.wait(), alone, *works, keeping, minting, nights, host)
+            host.cancel()  # the next control process looks after it
             await first_of(self._all_shipped(), alone, within_s=LAST_SHIPPING_S)
 
     async def _connect(self) -> Connection:
@@ -187,6 +198,19 @@ class Control:
             "relay_log_queue_depth": float(self._shipper.rows_waiting),
             "relay_log_failures": float(self._shipper.failures),
         }
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _reload_failure(data_dir: Path) -> str | None:
+    """Return why the last reload did not succeed; "": it did, or none was; None: it runs."""
+    found = outcome.read(data_dir)
+    if found is None or found.result is Result.RUNNING:
+        return None
+    failed = found.result in (Result.REFUSED, Result.GIVEN_UP)
+    return f"{found.result.value}: {found.reason}" if failed else ""
 
 
 @contextlib.contextmanager

@@ -36,11 +36,12 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
     `counters`: name -> label values -> count. `gauges`: name -> value; never folded. `identity`:
     unlike any other worker's, unlike a pid for ever. `folded`: in a retired file, the identities
     of the latest workers in it, so that a reader does not count the file of one twice that is
-    about to be removed.
+    about to be removed. `died`: those of them that ended without having said that they drain.
     """
 
     identity: int
     folded: tuple[int, ...] = ()
+    died: tuple[int, ...] = ()
     counters: dict[str, dict[tuple[str, ...], int]] = {}
     histograms: dict[str, HistogramCounts] = {}
     gauges: dict[str, float] = {}
@@ -118,7 +119,14 @@ def _fold(before: WorkerMetrics, gone: WorkerMetrics) -> WorkerMetrics:
         known = histograms.get(name)
         histograms[name] = _add(known, added) if known is not None else added
     folded = (*before.folded, gone.identity)[-FOLDED_MAX:]
-    return WorkerMetrics(identity=0, folded=folded, counters=counters, histograms=histograms)
+    died = before.died if gone.gauges.get("draining") else (*before.died, gone.identity)
+    return WorkerMetrics(
+        identity=0,
+        folded=folded,
+        died=died[-FOLDED_MAX:],
+        counters=counters,
+        histograms=histograms,
+    )
 
 
 def _add(one: HistogramCounts, other: HistogramCounts) -> HistogramCounts:

@@ -54,6 +54,15 @@ async def test_an_account_is_told_once_of_each(console: ConsoleRig) -> None:
     assert by_event["unfamiliar_ip"]["address"] == "198.51.100.7"
     assert by_event["low_balance"]["threshold_usd"] == "5"
     assert {one["account"] for one in told} == {"acme"}
+
+    told.clear()
+    await console.connection.execute(
+        "DELETE FROM low_balances; UPDATE orders SET closed_at = now()"
+    )
+    async with aiohttp.ClientSession() as session:
+        assert await notices.look(session) == 2
+        assert await notices.look(session) == 0
+    assert {one["event"] for one in told} == {"low_balance_over", "order_stuck_over"}
     sealed = await console.connection.fetchval("SELECT webhook_sealed FROM account_contacts")
     assert b"token" not in sealed
 

@@ -128,3 +128,16 @@ def test_a_letter_says_what_to_do() -> None:
     assert "https://console.example/billing" in text
     subject, text = compose("order_stuck", "acme", {"order": "R-1"}, "https://console.example")
     assert "R-1" in subject
+    for status, said in (("credited", "is paid"), ("pending", "is closed")):
+        over = {"order": "R-1", "status": status}
+        subject, _ = compose("order_stuck_over", "acme", over, "https://console.example")
+        assert said in subject
+    subject, text = compose("low_balance_over", "acme", told, "https://console.example")
+    assert "low no longer" in subject
+    assert "1.5 USD" in text
+    budget = {"key_id": 7, "key_name": "ci", "begins_anew": "2026-12-01"}
+    subject, text = compose("budget_low", "acme", budget, "https://console.example")
+    assert subject == '[acme] Most of a budget of the key "ci" is used'
+    assert "2026-12-01" in text
+    subject, _ = compose("budget_low", "acme", {**budget, "key_id": None}, "https://c.example")
+    assert "of the account" in subject

@@ -38,6 +38,7 @@ OTHERS = {
     "relay_maintenance_last_run_seconds": {"work"},
     "relay_maintenance_duration_seconds": {"work"},
     "relay_maintenance_ok": {"work"},
+    "relay_troubles": {"event"},
     "relay_log_lag_bytes": set[str](),
     "relay_log_queue_depth": set[str](),
     "relay_log_failures": set[str](),

@@ -93,7 +93,7 @@ class CatalogKeeper(Collector):
         self._clock_s = clock_s
         self._backoff = Backoff(first_s=LOOK_S, most_s=BACKOFF_S_MAX)
         self._asked_s: dict[str, float] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._told: dict[tuple[str, str], Breach] = {}
         self._breaches: list[Breach] = []
         self._counted: datetime.datetime | None = None
         self._earned: Counter[tuple[str, str]] = Counter()
@@ -192,21 +192,24 @@ class CatalogKeeper(Collector):
         if not self._official_max:
             return
         self._breaches = await read_breaches(connection, self._official_max)
-        now = {(one.model, one.rate) for one in self._breaches}
-        for breach in self._breaches:
-            if (breach.model, breach.rate) not in self._told:
-                self._tell_breach(breach)
+        now = {(one.model, one.rate): one for one in self._breaches}
+        for place, breach in now.items():
+            if place not in self._told:
+                extra = {"model": breach.model, "rate": breach.rate, "times": breach.times}
+                _log.error("a price is above billing.official_max", extra=extra)
+                self._notify("price_exceeded", breach)
+        for place, breach in self._told.items():
+            if place not in now:
+                extra = {"model": breach.model, "rate": breach.rate}
+                _log.warning("a price is within billing.official_max again", extra=extra)
+                self._notify("price_exceeded_over", breach)
         self._told = now
 
-    def _tell_breach(self, breach: Breach) -> None:
-        _log.error(
-            "a price is above billing.official_max",
-            extra={"model": breach.model, "rate": breach.rate, "times": breach.times},
-        )
+    def _notify(self, event: str, breach: Breach) -> None:
         if self._send is not None:
             self._send(
                 PriceExceeded(
-                    event="price_exceeded",
+                    event=event,
                     time=_now(),
                     model=breach.model,
                     rate=breach.rate,

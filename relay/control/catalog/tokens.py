@@ -195,6 +195,7 @@ class TokenMinter(Collector):
         await connection.execute(_KEEP, row["id"], sealed, expires_at)
         if standing.told:
             _log.warning("a channel's token is renewed again", extra={"channel": row["name"]})
+            self._notify("token_failed_over", row["name"], "", token.life_s, now)
         standing.failures, standing.told = 0, False
         standing.renew_at = now + datetime.timedelta(seconds=token.life_s / 2)
         self._left_s[row["name"]] = float(token.life_s)
@@ -206,12 +207,17 @@ class TokenMinter(Collector):
             "a channel's token cannot be renewed",
             extra={"channel": row["name"], "error": reason, "seconds_left": left_s},
         )
+        self._notify("token_failed", row["name"], reason, left_s, now)
+
+    def _notify(
+        self, event: str, channel: str, reason: str, left_s: int, now: datetime.datetime
+    ) -> None:
         if self._send is not None:
             self._send(
                 TokenFailed(
-                    event="token_failed",
+                    event=event,
                     time=now.isoformat(timespec="milliseconds"),
-                    channel=row["name"],
+                    channel=channel,
                     reason=reason,
                     seconds_left=left_s,
                 )

@@ -4,7 +4,8 @@
 
 Every host has a control process that hears the same; who claims the alarm in Redis raises it. The
 claim lasts as long as the channel is out, so that a restart raises no alarm twice, and ends with
-it, so that the next refusal raises the next one.
+it, so that the next refusal raises the next one. Whoever takes the claim away tells that it is
+over: "channel_alarm_over", once.
 """
 
 import asyncio
@@ -60,6 +61,10 @@ class Alarms:
         self._renew_s = renew_s
         self._changes: asyncio.Queue[HealthChange] = asyncio.Queue(WAITING_MAX)
         self._claimed: set[tuple[int, str]] = set()
+        self._fading: Counter[tuple[int, str]] = Counter()
+        """What nobody tells of any more (it is no longer sold, its worker is gone) -> for how many
+        renewals."""
+        self._raised: set[tuple[int, str]] = set()
 
     def note(self, changes: Iterable[HealthChange]) -> None:
         """Take up what has changed; never waits."""
@@ -76,19 +81,14 @@ class Alarms:
         while True:
             change = await self._changes.get()
             if not change.alarm:
-                await self._give_back(change)
+                await self._give_back((change.channel_id, change.model))
             elif await self._claim(change):
                 self._raise(change, await self._name(change.channel_id))
 
     def _raise(self, change: HealthChange, channel: str) -> None:
-        alarm = Alarm(
-            event="channel_alarm",
-            channel=channel,
-            model=change.model or "*",
-            state=change.after.value,
-            reason=change.reason.value,
-            time=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-        )
+        place = (change.channel_id, change.model)
+        alarm = _alarm("channel_alarm", channel, place, change.after, change.reason.value)
+        self._raised.add(place)
         self.counts[channel, alarm.reason] += 1
         _log.error(
             "a channel refused our credential and is out of service",
@@ -97,30 +97,58 @@ class Alarms:
         if self._webhook is not None:
             self._webhook.send(alarm)
 
+    async def _end(self, place: tuple[int, str]) -> None:
+        channel = await self._name(place[0])
+        _log.warning("a channel's credential is taken again", extra={"channel": channel})
+        if self._webhook is not None:
+            self._webhook.send(
+                _alarm("channel_alarm_over", channel, place, BreakerState.CLOSED, "")
+            )
+
     # --- claims -----------------------------------------------------------------------------
 
     async def _claim(self, change: HealthChange) -> bool:
         """Return whether the alarm is ours to raise; without Redis, better twice than never."""
-        self._claimed.add((change.channel_id, change.model))
+        place = (change.channel_id, change.model)
+        self._claimed.add(place)
         with contextlib.suppress(RelayError):
             async with redis.connect(self._redis_url(), application="relay-alarms") as client:
-                return bool(await client.set(_key(change), b"", nx=True, ex=CLAIM_S))
+                return bool(await client.set(_key(place), b"", nx=True, ex=CLAIM_S))
         return True
 
-    async def _give_back(self, change: HealthChange) -> None:
-        place = (change.channel_id, change.model)
-        if place in self._claimed:
-            self._claimed.discard(place)
-            with contextlib.suppress(RelayError):
-                async with redis.connect(self._redis_url(), application="relay-alarms") as client:
-                    await client.delete(_key(change))
+    async def _give_back(self, place: tuple[int, str]) -> None:
+        """End a claim; of those that had it, the one that takes it away tells, once."""
+        if place not in self._claimed and place not in self._fading:
+            return
+        self._claimed.discard(place)
+        del self._fading[place]
+        ours = place in self._raised
+        self._raised.discard(place)
+        with contextlib.suppress(RelayError):
+            async with redis.connect(self._redis_url(), application="relay-alarms") as client:
+                ours = bool(await client.delete(_key(place)))
+        if ours:
+            await self._end(place)
+
+    async def _fade(self, out: set[tuple[int, str]]) -> None:
+        """Give back what nobody has told of for as long as a claim lasts."""
+        self._fading.update(self._claimed - out)
+        self._claimed &= out
+        for place in [*self._fading]:
+            if place in out:
+                del self._fading[place]
+                self._claimed.add(place)
+            elif (self._fading[place] + 1) * self._renew_s >= CLAIM_S:
+                await self._give_back(place)
+            else:
+                self._fading[place] += 1
 
     async def _renew_forever(self) -> None:
         """Keep the claims of what is still out, whoever raised the alarm."""
         while True:
             await asyncio.sleep(self._renew_s)
             out = {c[:2] for c in self._conditions() if c.state is not BreakerState.CLOSED}
-            self._claimed &= out
+            await self._fade(out)
             if self._claimed:
                 with contextlib.suppress(RelayError):
                     await self._renew()
@@ -135,5 +163,18 @@ class Alarms:
             await batch.execute()
 
 
-def _key(change: HealthChange) -> str:
-    return f"{KEY_PREFIX}{change.channel_id}:{change.model}"
+def _key(place: tuple[int, str]) -> str:
+    return f"{KEY_PREFIX}{place[0]}:{place[1]}"
+
+
+def _alarm(
+    event: str, channel: str, place: tuple[int, str], state: BreakerState, reason: str
+) -> Alarm:
+    return Alarm(
+        event=event,
+        channel=channel,
+        model=place[1] or "*",
+        state=state.value,
+        reason=reason,
+        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+    )

@@ -86,6 +86,22 @@ class ChannelWatch(Collector):
             alarms.add_metric(labels, count)
         yield alarms
 
+    def models_out(self) -> set[str]:
+        """Return the models of which no channel is in service; none while nobody tells of them."""
+        conditions = self._conditions()
+        if not self._gossip.connected or not conditions:
+            return set()
+        found: dict[str, bool] = {}
+        by_channel: dict[int, list[Condition]] = {}
+        for condition in conditions:
+            by_channel.setdefault(condition.channel_id, []).append(condition)
+        for channel in self._book.channels.values():
+            whole, others = look_at(channel.models, by_channel.get(channel.id, []))
+            for model in channel.models:
+                well = others.get(model, whole).state is BreakerState.CLOSED
+                found[model] = found.get(model, False) or (well and not channel.drained)
+        return {model for model, served in found.items() if not served}
+
     def _conditions(self) -> list[Condition]:
         return self._overview.conditions(wall_us())
 

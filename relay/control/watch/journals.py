@@ -1,8 +1,8 @@
 """Watches the workers' journals, and tells the operator of one that cannot be written.
 
 Without its journal a worker takes no paid work. It says so in its log, and this says so to the
-operator's webhook; both once, and once more when it is over. A disk so full that not even a
-worker's figures can be written makes it look dead: readiness tells of that.
+operator's webhook; both once, and once more when it is over ("journal_unwritable_over"). A disk so
+full that not even a worker's figures can be written makes it look dead: readiness tells of that.
 """
 
 import asyncio
@@ -63,9 +63,13 @@ class JournalWatch:
         }
         for slot in sorted(failing - self._told):
             _log.error("a journal cannot be written: no paid work is taken", extra={"child": slot})
-            if self._send is not None:
-                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-                self._send(JournalUnwritable(event="journal_unwritable", time=now, worker=slot))
+            self._tell("journal_unwritable", slot)
         for slot in sorted(self._told - failing):
             _log.warning("a journal is written again", extra={"child": slot})
+            self._tell("journal_unwritable_over", slot)
         self._told = failing
+
+    def _tell(self, event: str, slot: str) -> None:
+        if self._send is not None:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            self._send(JournalUnwritable(event=event, time=now, worker=slot))

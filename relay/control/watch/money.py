@@ -80,6 +80,8 @@ class MoneyWatch:
 
     async def look(self, connection: Connection) -> None:
         """Do and tell what is due now."""
+        for high in await low_balances.end_low_balances(connection):
+            self._notices.low_over(high)
         for low in await low_balances.claim_low_balances(connection):
             self._notices.low(low)
         for spent in await budget_leases.claim_low(connection):

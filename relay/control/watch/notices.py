@@ -146,15 +146,12 @@ class Notices(Collector):
         """Tell that a balance is low."""
         self.counts["low_balance"] += 1
         _log.warning("a balance is low", extra={"account": found.account})
-        self._send(
-            BalanceLow(
-                event="low_balance",
-                time=_now(),
-                account=found.account,
-                balance_usd=format_usd(found.balance_nanos),
-                threshold_usd=format_usd(found.threshold_nanos),
-            )
-        )
+        self._send(_balance("low_balance", found))
+
+    def low_over(self, found: LowBalance) -> None:
+        """Tell that a balance is low no longer: recharged, or nobody wants to be told of it."""
+        _log.info("a balance is low no longer", extra={"account": found.account})
+        self._send(_balance("low_balance_over", found))
 
     def budget_low(self, found: LowBudget) -> None:
         """Tell that most of a budget is used."""
@@ -244,6 +241,16 @@ class Notices(Collector):
     def _send(self, notice: Notice) -> None:
         if self._webhook is not None:
             self._webhook.send(notice)
+
+
+def _balance(event: str, found: LowBalance) -> BalanceLow:
+    return BalanceLow(
+        event=event,
+        time=_now(),
+        account=found.account,
+        balance_usd=format_usd(found.balance_nanos),
+        threshold_usd=format_usd(found.threshold_nanos),
+    )
 
 
 def _now() -> str:

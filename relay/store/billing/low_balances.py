@@ -1,7 +1,8 @@
 """Accounts whose balance fell below what their operator wants to be told of.
 
 A row of low_balances is a claim: whoever inserts it tells, so one of many hosts does, and once. It
-goes when the balance is above the threshold again, so that the next fall is told too.
+goes when the balance is above the threshold again, so that the next fall is told too; whoever
+deletes it tells that it is over.
 """
 
 from typing import Final
@@ -15,7 +16,8 @@ TOLD_PER_LOOK: Final = 100
 _REARM: Final = """
     DELETE FROM low_balances USING balances, accounts
     WHERE balances.account_id = low_balances.account_id AND accounts.id = low_balances.account_id
-        AND (accounts.low_balance_nanos IS NULL OR balance_nanos >= accounts.low_balance_nanos)"""
+        AND (accounts.low_balance_nanos IS NULL OR balance_nanos >= accounts.low_balance_nanos)
+    RETURNING name, balance_nanos, coalesce(low_balance_nanos, 0)"""
 _CLAIM: Final = """
     WITH low AS (
         SELECT accounts.id, name, balance_nanos, low_balance_nanos
@@ -40,9 +42,13 @@ class LowBalance(msgspec.Struct, frozen=True):
     threshold_nanos: int
 
 
+async def end_low_balances(connection: Connection) -> list[LowBalance]:
+    """Return the accounts that are no longer low since the last look, each told once."""
+    return [LowBalance(*row) for row in await connection.fetch(_REARM)]
+
+
 async def claim_low_balances(connection: Connection) -> list[LowBalance]:
     """Return the accounts that fell below their threshold since the last look, each told once."""
-    await connection.execute(_REARM)
     return [LowBalance(*row) for row in await connection.fetch(_CLAIM, TOLD_PER_LOOK)]
 
 

@@ -77,6 +77,8 @@ class TestLowBalance:
         await pay(connection, account_id, -1, "4")
         assert await host.look() == []
         await pay(connection, account_id, 10, "5")
+        assert await host.look() == ["low_balance_over"]
+        assert host.mailbox.sent[-1]["balance_usd"] == "13"
         assert await host.look() == []
         await pay(connection, account_id, -10, "6")
         assert await host.look() == ["low_balance"]

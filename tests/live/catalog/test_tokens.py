@@ -258,7 +258,11 @@ async def test_a_refusal_is_told_at_once_and_long_before_calls_fail(
     assert await minting.after(60) == "T2"
     server.refuses = "invalid_client"
     await minting.after(1801)
-    assert len(minting.told) == 2
+    assert [one.event for one in minting.told] == [
+        "token_failed",
+        "token_failed_over",
+        "token_failed",
+    ]
 
 
 @pytest.mark.live

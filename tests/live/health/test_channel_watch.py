@@ -170,11 +170,38 @@ async def test_a_restart_tells_nothing_twice_and_the_next_opening_again(
         async with watching(redis_url, database_url, receiver.url) as watch:
             await until(lambda: states(watch)["north", "*"] == 2)
             one.heal(ids["north"])
-            await until(lambda: states(watch)["north", "*"] == 0)
-            one.fail(ids["north"], Outcome.DENIED)
             await receiver.until(2)
+            assert states(watch)["north", "*"] == 0
+            one.fail(ids["north"], Outcome.DENIED)
+            await receiver.until(3)
             assert alarms(watch) == {("north", "denied"): 1}
-    assert len(receiver.bodies) == 2
+    told = [json.loads(body) for body in receiver.bodies]
+    assert [(one["event"], one["state"]) for one in told] == [
+        ("channel_alarm", "open"),
+        ("channel_alarm_over", "closed"),
+        ("channel_alarm", "open"),
+    ]
+
+
+async def test_its_end_is_told_once_by_one_of_the_hosts(
+    redis_url: str, database_url: str, ids: dict[str, int]
+) -> None:
+    async with (
+        receiving() as receiver,
+        watching(redis_url, database_url, receiver.url) as here,
+        watching(redis_url, database_url, receiver.url) as there,
+        Worker(redis_url, "one") as one,
+    ):
+        one.fail(ids["north"], Outcome.DENIED)
+        await until(lambda: states(here)["north", "*"] == states(there)["north", "*"] == 2)
+        await receiver.until(1)
+        one.heal(ids["north"])
+        await until(lambda: states(here)["north", "*"] == states(there)["north", "*"] == 0)
+        await receiver.until(2)
+        one.fail(ids["south"], Outcome.DENIED)
+        await receiver.until(3)
+    events = [json.loads(body)["event"] for body in receiver.bodies]
+    assert events == ["channel_alarm", "channel_alarm_over", "channel_alarm"]
 
 
 async def test_ordinary_trouble_is_shown_and_no_alarm(
@@ -282,6 +309,27 @@ async def test_a_claim_lasts_as_long_as_the_channel_is_out(redis_url: str) -> No
         await client.expire(key, 5)
         await asyncio.sleep(0.1)
         assert await client.ttl(key) <= 5
+
+
+async def test_what_nobody_tells_of_any_more_is_over(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    conditions = [OUT]
+    async with redis.connect(redis_url, application="test") as client:
+        found = Alarms(name, lambda: conditions, lambda: redis_url, None, renew_s=CLAIM_S / 3)
+        await found._claim(OPENED)
+        for _ in range(3):
+            await found._fade({(7, ANY_MODEL)})
+        conditions.clear()
+        await found._fade(set())
+        assert await client.exists(f"{KEY_PREFIX}7:")
+        await found._fade({(7, ANY_MODEL)})  # a worker tells of it again
+        for _ in range(3):
+            await found._fade(set())
+        assert not await client.exists(f"{KEY_PREFIX}7:")
+        assert [record.msg for record in caplog.records] == [
+            "a channel's credential is taken again"
+        ]
 
 
 async def test_without_redis_an_alarm_is_raised_rather_twice_than_never() -> None:

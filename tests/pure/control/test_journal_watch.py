@@ -38,6 +38,10 @@ def test_each_failure_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixt
     watch.look()
     publish(0, 0.0)
     watch.look()
-    assert len(sent) == 2
+    assert [notice.event for notice in sent] == [
+        "journal_unwritable",
+        "journal_unwritable_over",
+        "journal_unwritable",
+    ]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING", "ERROR"]
     JournalWatch(tmp_path, None, lambda: NOW_S).look()

@@ -36,9 +36,10 @@ def test_each_thing_is_told_with_what_an_operator_needs() -> None:
     notices = Notices(webhook, lambda: 0.0)
     notices.unfamiliar(unfamiliar())
     notices.low(LowBalance("acme", 4_000_000_000, 5_000_000_000))
+    notices.low_over(LowBalance("acme", 6_000_000_000, 5_000_000_000))
     notices.refused("A-1", "another amount")
     notices.promoted(Promotion(1, "acme", "default", "enterprise", "recharged 3000 CNY in all"))
-    assert [one.pop("time")[:2] for one in webhook.sent] == ["20"] * 4
+    assert [one.pop("time")[:2] for one in webhook.sent] == ["20"] * 5
     assert webhook.sent == [
         {
             "event": "unfamiliar_ip",
@@ -49,6 +50,7 @@ def test_each_thing_is_told_with_what_an_operator_needs() -> None:
             "first_seen": "2026-11-24T12:00:00.000+00:00",
         },
         {"event": "low_balance", "account": "acme", "balance_usd": "4", "threshold_usd": "5"},
+        {"event": "low_balance_over", "account": "acme", "balance_usd": "6", "threshold_usd": "5"},
         {"event": "payment_refused", "order": "A-1", "reason": "another amount"},
         {
             "event": "enterprise",
