@@ -55,6 +55,8 @@ class Settlement:
         """What calls have to pay before they run; here their end is told."""
         self.take_on: Callable[[Call], bool] | None = None
         """Keeps a call open whose response goes on at its provider; True where it does."""
+        self.on_read: Callable[[Call, int], None] | None = None
+        """Told about how many tokens were read of what a provider keeps."""
 
     def complete(self, call: Call) -> None:
         """Settle a call whose answer is whole; its last bytes are not out yet."""
@@ -128,6 +130,11 @@ class Settlement:
         at_once = call.attempt_count == 1 and call.payer is not None
         retry_nanos = 0 if at_once else operator_cost_nanos(call)
         call.settled = True
+        if call.head.kept is not None and call.events_out and self.on_read is not None:
+            tokens = 0
+            if call.payer is not None:
+                tokens = call.payer.delivered_tokens(call.bytes_out, call.events_out)
+            self.on_read(call, tokens)
         usage = usage_of(call)
         begun_s = call.begun_s
         first_us = int((call.first_byte_s - begun_s) * 1e6) if call.first_byte_s else 0

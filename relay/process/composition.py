@@ -32,6 +32,7 @@ from relay.flow.state.adopted import AdoptedCalls, UnendedStore
 from relay.flow.state.background import BackgroundCalls
 from relay.flow.state.binding import StateRouter
 from relay.flow.state.owners import Owners, OwnerStore
+from relay.flow.state.remembered import Remembered
 from relay.flow.translated.kept import KeptThinking
 from relay.flow.translated.translator import Translator
 from relay.flow.tunnelled import TunnelledCalls
@@ -89,10 +90,11 @@ def compose_server(  # noqa: PLR0913 - a part a line
     exchange = Exchange(
         pool, journal, running_calls, balancer, settlement, config, translator, state
     )
-    background = BackgroundCalls(pool, settlement)
+    remembered = Remembered(owners, pool)
+    background = BackgroundCalls(pool, settlement, remembered)
     # The one knot: what goes on in the background is settled later, by whom it is settled.
-    settlement.take_on = background.take_on
-    taken.on_background = background.require_room
+    settlement.take_on, taken.on_background = background.take_on, background.require_room
+    settlement.on_read, state.last_look = remembered.note_read, remembered.look_last
     tunnelled = TunnelledCalls(journal, running_calls, balancer, settlement, config.switching)
     trusted = read_networks(config.server.trusted_proxies)
     door = Door(config.door, trusted, counters, BodyRoom(config.server))
@@ -106,7 +108,8 @@ def compose_server(  # noqa: PLR0913 - a part a line
 
 def adopt(server: DataServer, store: UnendedStore) -> AdoptedCalls:
     """Return who settles the background responses of workers that are gone."""
-    return AdoptedCalls(server.pool, server.engine.current, store)
+    engine = server.engine
+    return AdoptedCalls(server.pool, engine.current, store, engine.background.remembered)
 
 
 def _wall_s() -> int:

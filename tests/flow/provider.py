@@ -133,6 +133,7 @@ class Provider:
         pending = fields.get("background") is True
         response = {
             "id": name,
+            "background": pending,
             "object": "response",
             "status": "queued" if pending else "completed",
             "model": fields["model"],

@@ -271,3 +271,61 @@ async def test_one_account_cannot_have_all_background_responses_nor_any_go_uncou
         monkeypatch.setattr(background, "PENDING_MAX", 2)
         status, _ = await ask(rig, "/v1/responses", asked, key=OTHER_KEY)
         assert status == 503
+
+
+COST_NANOS = (20 * 1_000 + 10 * 2_000) // 2
+
+
+def paid(rigs: list[Rig]) -> list[Any]:
+    return [end for rig in rigs for end in rig.journal.ends if end.endpoint == "responses"]
+
+
+@pytest.mark.parametrize("reader", [0, 1])
+async def test_what_is_deleted_before_it_was_counted_is_charged_what_it_used(
+    monkeypatch: pytest.MonkeyPatch, reader: int
+) -> None:
+    monkeypatch.setattr(background, "FIRST_S", 0.5)
+    async with standing(channels=1, relays=2) as (rigs, [provider], _):
+        made = await begin(rigs[0])
+        provider.end(made["id"])
+        path = f"/v1/responses/{made['id']}"
+        assert (await get(rigs[reader], "DELETE", path))[1]["deleted"] is True
+        assert provider.responses == {} and paid(rigs) == []
+        await rigs[0].ended(2 if reader == 0 else 1)
+        (end,) = paid(rigs)
+        assert (end.cost_nanos, end.estimated) == (COST_NANOS, False)
+
+
+async def test_what_has_not_ended_is_not_deleted_and_what_is_no_background_is_at_once() -> None:
+    async with standing(channels=1) as ([rig], [provider], _):
+        made = await begin(rig)
+        path = f"/v1/responses/{made['id']}"
+        status, told = await get(rig, "DELETE", path)
+        assert status == 409 and "has not ended" in told["error"]["message"]
+        assert made["id"] in provider.responses
+        assert (await ask(rig, f"{path}/cancel", {}))[0] == 200
+        assert (await get(rig, "DELETE", path))[1]["deleted"] is True
+        _, plain = await ask(rig, "/v1/responses", {"model": MODEL, "input": "x"})
+        assert (await get(rig, "DELETE", f"/v1/responses/{plain['id']}"))[1]["deleted"] is True
+        assert (await get(rig, "DELETE", f"/v1/responses/{plain['id']}"))[0] == 404
+        provider.dead = True
+        status, _ = await get(rig, "DELETE", path)
+        assert status == 503
+
+
+@pytest.mark.parametrize("reader", [0, 1])
+async def test_what_was_read_as_a_stream_and_then_cancelled_is_charged_by_what_was_read(
+    monkeypatch: pytest.MonkeyPatch, reader: int
+) -> None:
+    monkeypatch.setattr(background, "FIRST_S", 0.5)
+    async with standing(channels=1, relays=2) as (rigs, [provider], _):
+        made = await begin(rigs[0])
+        provider.cut_after = 5
+        path = f"/v1/responses/{made['id']}"
+        for after in (0, 3):  # the shorter reading comes last, and hides nothing
+            await get(rigs[reader], "GET", f"{path}?stream=true&starting_after={after}")
+        assert (await ask(rigs[1], f"{path}/cancel", {}))[0] == 200
+        await rigs[0].ended(3 if reader == 0 else 1)
+        (end,) = paid(rigs)
+        assert end.estimated and end.output_tokens > 0
+        assert end.cost_nanos == (end.input_tokens * 1_000 + end.output_tokens * 2_000) // 2

@@ -7,5 +7,7 @@ binding     Which channel a call has to go to, for what it refers to; and what i
 bound       What binds one call to a channel
 fetch       One small question to a channel that no client asked for
 owners      Who made what: keyed digests in this worker's memory, and in Redis for all of them
+remembered  What clients had of background responses before anybody counted them: for who settles
+            those
 stateful    Attempts that learn from their answers what their channel has made
 """

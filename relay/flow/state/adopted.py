@@ -27,6 +27,7 @@ from relay.errors import DependencyDown, RelayError
 from relay.extras import NOTHING_ASKED
 from relay.flow.state.background import FREE_ENDS, GONE_MAX, NOT_FOUND, OK, TOTAL_S
 from relay.flow.state.fetch import fetch
+from relay.flow.state.remembered import Remembered
 from relay.model import Snapshot
 from relay.ports import Connections
 from relay.records import CallEnd, EndReason, Unended, UnendedCall
@@ -76,6 +77,7 @@ class AdoptedCalls:
         connections: The pool of upstream connections.
         snapshot: Returns the catalog as it is.
         store: Where the calls are.
+        remembered: What clients had of them before they were counted.
         look_s: Between two looks that found nothing.
     """
 
@@ -84,12 +86,14 @@ class AdoptedCalls:
         connections: Connections,
         snapshot: Callable[[], Snapshot | None],
         store: UnendedStore,
+        remembered: Remembered,
         *,
         look_s: float = LOOK_S,
     ) -> None:
         self._connections = connections
         self._snapshot = snapshot
         self._store = store
+        self._remembered = remembered
         self._backoff = Backoff(first_s=look_s, most_s=max(look_s, BACKOFF_S_MAX), jitter=0.3)
         self._task: asyncio.Task[None] | None = None
         self.settled = 0
@@ -133,12 +137,18 @@ class AdoptedCalls:
         assert unended is not None
         status, body = await self._fetch(call.checkpoint.channel_id, unended.name)
         kept = read_kept(body) if status == OK else None
+        ended = kept is not None and kept.status != "" and kept.status not in UNENDED
+        told = find_usage_of_body(body) if ended else None
+        tokens = 0
+        if told is None and (ended or status == NOT_FOUND or _is_lost(call, status)):
+            told, tokens = await self._remembered.find(unended.name)
         with contextlib.suppress(DependencyDown):  # it is due again
-            if kept is not None and kept.status and kept.status not in UNENDED:
-                await self._settle(end_of(call, find_usage_of_body(body), kept.status, wall_us()))
+            if told is not None or (kept is not None and ended):
+                word = "" if kept is None else kept.status
+                await self._settle(end_of(call, told, word, wall_us(), tokens))
             elif _is_lost(call, status):
                 _log.warning("a background response was lost", extra={"count": call.gone + 1})
-                await self._settle(lost_end_of(call, wall_us()))
+                await self._settle(lost_end_of(call, wall_us(), tokens))
             elif status == NOT_FOUND:
                 await self._store.note_gone(call.start.request_id)
 
@@ -157,19 +167,28 @@ class AdoptedCalls:
             self.settled += 1
 
 
-def end_of(call: UnendedCall, reported: Usage | None, status: str, now_us: int) -> CallEnd:
+def end_of(
+    call: UnendedCall, reported: Usage | None, status: str, now_us: int, tokens: int = 0
+) -> CallEnd:
     """Return the end of a call by what its provider says; one that failed without usage is free.
 
     As flow.settle has it for a call whose worker lives: claims beyond what can be are cut.
+
+    Args:
+        call: Which.
+        reported: What its provider says it used, None = nothing.
+        status: How it ended, in its provider's words.
+        now_us: Microseconds since 1970.
+        tokens: About as many were read of it.
     """
     unended = call.checkpoint.unended
     assert unended is not None
-    if reported is None and status in FREE_ENDS and not call.start.stream:
+    if reported is None and status in FREE_ENDS and not (tokens or call.start.stream):
         return _end(call, Usage(), NO_TARIFF, EndReason.COMPLETED, now_us)
     facts = Delivered(
         whole=reported is not None,
         input_estimate=call.start.input_estimate,
-        output_estimate=call.checkpoint.output_estimate,
+        output_estimate=max(call.checkpoint.output_estimate, tokens),
         input_max=unended.input_max,
         output_max=unended.output_max,
         asked=unended.asked or NOTHING_ASKED,
@@ -179,7 +198,7 @@ def end_of(call: UnendedCall, reported: Usage | None, status: str, now_us: int) 
     return _end(call, usage, _tariff_of(call, unended), EndReason.COMPLETED, now_us)
 
 
-def lost_end_of(call: UnendedCall, now_us: int) -> CallEnd:
+def lost_end_of(call: UnendedCall, now_us: int, tokens: int = 0) -> CallEnd:
     """Return the end of a call of which nobody knows what became: as its worker last counted it."""
     unended, last = call.checkpoint.unended, call.checkpoint
     assert unended is not None
@@ -187,7 +206,7 @@ def lost_end_of(call: UnendedCall, now_us: int) -> CallEnd:
         input_tokens=last.input_tokens,
         cached_tokens=last.cached_tokens,
         cache_write_tokens=last.cache_write_tokens,
-        output_tokens=last.output_estimate,
+        output_tokens=max(last.output_estimate, tokens),
         reasoning_tokens=last.reasoning_tokens,
         cache_write_1h_tokens=last.cache_write_1h_tokens,
         audio_input_tokens=last.audio_input_tokens,

@@ -25,6 +25,7 @@ from relay.errors import RateLimited, RelayError, Unavailable
 from relay.flow.call import Call
 from relay.flow.settle import NOTHING, Settlement
 from relay.flow.state.fetch import fetch
+from relay.flow.state.remembered import Remembered
 from relay.model import Channel
 from relay.ports import Connections
 from relay.usage import Usage
@@ -55,11 +56,12 @@ _log = logging.getLogger(__name__)
 class _Pending:
     """A response that has not ended."""
 
-    __slots__ = ("asked", "call", "channel", "due_s", "gone", "path", "since_s")
+    __slots__ = ("asked", "call", "channel", "due_s", "gone", "name", "path", "since_s")
 
     def __init__(self, call: Call, channel: Channel, name: str, now_s: float) -> None:
         self.call = call
         self.channel = channel
+        self.name = name
         self.path = f"/responses/{quote(name, safe='')}"
         self.since_s = now_s
         self.due_s = now_s + FIRST_S
@@ -73,9 +75,13 @@ class BackgroundCalls:
     Args:
         connections: The pool of upstream connections.
         settlement: Ends their calls.
+        remembered: What clients had of them before they were counted.
     """
 
-    def __init__(self, connections: Connections, settlement: Settlement) -> None:
+    def __init__(
+        self, connections: Connections, settlement: Settlement, remembered: Remembered
+    ) -> None:
+        self.remembered = remembered
         self._connections = connections
         self._settlement = settlement
         self._pending: list[_Pending] = []
@@ -154,7 +160,6 @@ class BackgroundCalls:
 
     async def _ask(self, pending: _Pending) -> bool:
         """Ask how a response stands; return whether it is settled."""
-        call = pending.call
         pending.asked += 1
         wait_s = backoff_s(pending.asked, first_s=FIRST_S, most_s=MOST_S, jitter=0.3, dice=dice())
         pending.due_s = clock_s() + wait_s
@@ -165,20 +170,31 @@ class BackgroundCalls:
             pending.gone = 0
             kept = read_kept(body)
             if kept.status and kept.status not in UNENDED:
-                self._settle(call, find_usage_of_body(body), kept.status)
+                await self._settle(pending, find_usage_of_body(body), kept.status)
                 return True
         elif status == NOT_FOUND:
             pending.gone += 1
+            usage, _ = await self.remembered.find(pending.name)
+            if usage is not None:  # it was deleted, and looked at before
+                await self._settle(pending, usage, "")
+                return True
         if pending.gone >= GONE_MAX or clock_s() - pending.since_s > TOTAL_S:
             _log.warning("a background response was lost", extra={"count": pending.asked})
-            self._settlement.complete(call)
+            await self._settle(pending, None, "")
             return True
         return False
 
-    def _settle(self, call: Call, usage: Usage | None, status: str) -> None:
-        """Settle a call by what its provider says; one that failed without usage costs nothing."""
-        if usage is None and status in FREE_ENDS and not call.request.stream:
-            usage = NOTHING
+    async def _settle(self, pending: _Pending, usage: Usage | None, status: str) -> None:
+        """Settle a call by what its provider says, or else by what went out of the response.
+
+        One that failed without usage, and of which nobody read anything, costs nothing.
+        """
+        call, background = pending.call, pending.call.background
+        if usage is None and background is not None:
+            _, tokens = await self.remembered.find(pending.name)
+            background.tokens = max(background.tokens, tokens)
+            if status in FREE_ENDS and not tokens and not call.request.stream:
+                usage = NOTHING
         call.usage = usage
         self._settlement.complete(call)
 

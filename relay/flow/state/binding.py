@@ -12,7 +12,7 @@
 Nothing here runs for a call that refers to nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from relay.billing.tariff import Tariff
@@ -24,6 +24,7 @@ from relay.flow.request import RequestFacts, Rights
 from relay.flow.state.bound import Bound, Owner
 from relay.flow.state.owners import Owners
 from relay.model import FREE_PRICE, Channel, LostState, Snapshot
+from relay.records import Endpoint
 from relay.routing.breaker import Availability
 from relay.routing.table import Outcome
 from relay.wire.state.loss import hard_mark, lost, may_be_left_out, without_reasoning
@@ -49,6 +50,8 @@ class StateRouter:
         self, owners: Owners, balancer: Balancer, snapshot: Callable[[], Snapshot | None]
     ) -> None:
         self.owners = owners
+        self.last_look: Callable[[Call], Awaitable[None]] | None = None
+        """Asked before a response is deleted: what it used is told with it, and nowhere else."""
         self._balancer = balancer
         self._snapshot = snapshot
 
@@ -65,6 +68,8 @@ class StateRouter:
         assert bound is not None
         if bound.looked:
             return True
+        if _deletes_response(call):
+            return False
         owner = self.owners.known(bound.marks)
         if owner is None and bound.marks and self.owners.store is not None:
             return False
@@ -86,6 +91,8 @@ class StateRouter:
                 ) from None
             owner = None
         self._take(call, bound, owner)
+        if self.last_look is not None and _deletes_response(call):
+            await self.last_look(call)
 
     def release(self, call: Call, outcome: Outcome) -> None:
         """Let a call go whose channel has failed, where its line lets it go on without state."""
@@ -190,3 +197,8 @@ class StateRouter:
 def _only(rights: Rights, channel: Channel) -> Rights:
     """Return the same rights with one channel left."""
     return Rights(rights.key, rights.account, rights.group, rights.line, rights.tariff, (channel,))
+
+
+def _deletes_response(call: Call) -> bool:
+    kept = call.head.kept
+    return kept is not None and kept.method == "DELETE" and kept.endpoint is Endpoint.RESPONSE

@@ -96,7 +96,7 @@ class Owners:
     def learn(self, marks: Iterable[bytes], owner: Owner) -> None:
         """Note that `owner` made what the marks name."""
         for mark in marks:
-            digest = self._digest(mark)
+            digest = self.digest(mark)
             if self._known.get(digest) is owner:
                 continue
             self._remember(digest, owner)
@@ -106,7 +106,7 @@ class Owners:
     def known(self, marks: Sequence[bytes]) -> Owner | None:
         """Return who made the last of these that this worker knows of, None where it knows none."""
         for mark in reversed(marks):
-            digest = self._digest(mark)
+            digest = self.digest(mark)
             owner = self._known.get(digest)
             if owner is not None:
                 self._remember(digest, owner)
@@ -122,7 +122,7 @@ class Owners:
         owner = self.known(marks)
         if owner is not None or self.store is None or not marks:
             return owner
-        digests = [self._digest(mark) for mark in reversed(marks)]
+        digests = [self.digest(mark) for mark in reversed(marks)]
         for digest, value in zip(digests, await self.store.get(digests), strict=True):
             owner = self._decode(value) if value is not None else None
             if owner is not None:
@@ -138,7 +138,8 @@ class Owners:
             del known[next(iter(known))]
         known[digest] = owner
 
-    def _digest(self, mark: bytes) -> bytes:
+    def digest(self, mark: bytes) -> bytes:
+        """Return what a mark is kept under."""
         return hashlib.blake2b(mark, key=self._pepper, digest_size=DIGEST_BYTES).digest()
 
     def _decode(self, value: bytes) -> Owner | None:

@@ -22,6 +22,7 @@ class Kept(msgspec.Struct):
 
     id: str = ""
     status: str = ""
+    background: bool | None = None
 
 
 class Opening(msgspec.Struct):

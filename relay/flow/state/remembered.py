@@ -1,0 +1,139 @@
+"""What clients had of background responses before anybody counted them: for who settles those.
+
+    a stream of it read again --> about how many tokens went out   } this worker, and Redis for all
+    deleted                   --> how it had ended, asked before   }
+
+A provider tells what a response used with the response; of one that was cancelled it often tells
+nothing, of one that was deleted it cannot. Without this its client would have had it for nothing.
+A response that has not ended is not deleted at all: it is cancelled first.
+"""
+
+from typing import Final
+
+import msgspec
+
+from relay.errors import Conflict, DependencyDown, RelayError, Unavailable
+from relay.extras import Extras
+from relay.flow.call import Call
+from relay.flow.state.fetch import fetch
+from relay.flow.state.owners import Owners
+from relay.ports import Connections
+from relay.usage import COUNTS, Usage
+from relay.wire.state.answered import UNENDED, read_kept
+from relay.wire.state.marks import KIND_BYTES
+from relay.wire.usage.reader import find_usage_of_body
+
+KEPT_MAX: Final = 10_000
+KEPT_S: Final = 86_400
+OK: Final = 200
+NOT_FOUND: Final = 404
+AGAIN_S: Final = 2.0
+_ENDED: Final = b"ended:"
+_READ: Final = b"read:"
+SIZES: Final = 24
+"""Numbers of tokens are kept by their length in bits: a shorter reading hides no longer one."""
+
+
+class _Told(msgspec.Struct, array_like=True):
+    """A usage as it is kept."""
+
+    counts: list[int]
+    extras: Extras | None
+    untold: int
+    total_tokens: int
+    tier_told: bool
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Told).decode
+
+
+class Remembered:
+    """Keeps what is known of responses by their names.
+
+    Args:
+        owners: Keys what is kept, and knows where all workers share it.
+        connections: The pool of upstream connections.
+    """
+
+    def __init__(self, owners: Owners, connections: Connections) -> None:
+        self._owners = owners
+        self._connections = connections
+        self._known: dict[bytes, bytes] = {}
+
+    def note_read(self, call: Call, tokens: int) -> None:
+        """Note about how many tokens a call brought of a response that its provider keeps."""
+        kept = call.head.kept
+        if kept is not None and kept.mark and tokens > 0:
+            size = min(tokens.bit_length(), SIZES - 1)
+            self._keep(_READ + b"%d:" % size + kept.mark[KIND_BYTES:], b"%d" % tokens)
+
+    async def look_last(self, call: Call) -> None:
+        """Ask how a response has ended that is about to be deleted.
+
+        Raises:
+            Conflict: CLIENT; it runs in the background, and has not ended.
+            Unavailable: CHANNEL; its provider does not say.
+        """
+        kept = call.head.kept
+        assert kept is not None
+        try:
+            status, body = await fetch(self._connections, call.rights.channels[0], kept.path)
+        except (RelayError, TimeoutError):
+            status, body = 0, b""
+        told = read_kept(body)
+        if status not in (OK, NOT_FOUND):
+            raise Unavailable("Its provider does not answer now; try again.", retry_after_s=AGAIN_S)
+        if not told.background:
+            return
+        if told.status in UNENDED:
+            raise Conflict("This response has not ended: cancel it first.")
+        usage = find_usage_of_body(body)
+        if usage is not None:
+            self._keep(_ENDED + kept.mark[KIND_BYTES:], _encode(_to_told(usage)))
+
+    async def find(self, name: str) -> tuple[Usage | None, int]:
+        """Return what a response used where that is known, and how many tokens of it were read."""
+        mark = name.encode()
+        keys = [_ENDED + mark, *(_READ + b"%d:" % size + mark for size in range(SIZES))]
+        digests = [self._owners.digest(key) for key in keys]
+        found = [self._known.get(digest) for digest in digests]
+        if self._owners.store is not None:
+            try:
+                shared = await self._owners.store.get(digests)
+            except DependencyDown:
+                shared = [None] * len(digests)
+            found = [theirs or ours for theirs, ours in zip(shared, found, strict=True)]
+        read = max((int(one) for one in found[1:] if one is not None and one.isdigit()), default=0)
+        return _to_usage(found[0]), read
+
+    def _keep(self, key: bytes, value: bytes) -> None:
+        digest = self._owners.digest(key)
+        if len(self._known) >= KEPT_MAX:
+            del self._known[next(iter(self._known))]
+        self._known[digest] = value
+        if self._owners.store is not None:
+            self._owners.store.put(digest, value, KEPT_S)
+
+
+def _to_told(usage: Usage) -> _Told:
+    counts = [int(getattr(usage, name)) for name in COUNTS]
+    return _Told(counts, usage.extras, usage.untold, usage.total_tokens, usage.tier_told)
+
+
+def _to_usage(value: bytes | None) -> Usage | None:
+    if value is None:
+        return None
+    try:
+        told = _decode(value)
+    except msgspec.DecodeError:
+        return None  # of another release
+    if len(told.counts) != len(COUNTS):
+        return None
+    return Usage(
+        *told.counts,
+        extras=told.extras,
+        untold=told.untold,
+        total_tokens=told.total_tokens,
+        tier_told=told.tier_told,
+    )
