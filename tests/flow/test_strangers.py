@@ -345,3 +345,53 @@ async def test_a_client_that_leaves_is_noticed_whatever_it_sent_ahead(
             await peer.closed.wait()
         (end,) = await rig.ended()
         assert end.reason == "client_gone"
+
+
+LONG_BYTES = 8 << 20
+"""More than the kernel keeps on both sides: it is still being sent when it is refused."""
+REFUSED = {
+    "field": (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * LONG_BYTES, 431),
+    "fields": (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: aaaaaaaaaaaa\r\n" * (LONG_BYTES // 17), 431),
+    "target": (b"GET /" + b"a" * LONG_BYTES, 414),
+    "no HTTP": (b"\x16\x03\x01" + b"a" * LONG_BYTES, 400),
+    "bad chunk": (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n" + AUTH.encode() + b"\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n" + b"a" * LONG_BYTES,
+        400,
+    ),
+    "body": (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"
+        b"Content-Length: 8388608\r\n\r\n" + b"a" * LONG_BYTES,
+        401,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(REFUSED))
+async def test_who_sends_all_before_reading_gets_the_refusal_and_no_reset(kind: str) -> None:
+    raw, status = REFUSED[kind]
+
+    def send_then_read(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=10.0) as client:
+            client.sendall(raw)
+            return b"".join(iter(lambda: client.recv(65_536), b""))
+
+    async with Rig(make_snapshot([make_channel(1, 9)])) as rig:
+        for _ in range(3):
+            said = await asyncio.to_thread(send_then_read, rig.port)
+            assert said.startswith(b"HTTP/1.1 %d " % status), said
+
+
+async def test_who_never_stops_sending_what_was_refused_is_cut_within_seconds() -> None:
+    async with Rig(make_snapshot([make_channel(1, 9)])) as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        begun_s = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while True:
+                writer.write(b"a" * 65_536)
+                await writer.drain()
+                assert time.monotonic() < begun_s + 6.0, "still listened to"
+                await asyncio.sleep(0.01)
+        assert time.monotonic() > begun_s + 1.0
+        writer.transport.abort()
+        del reader

@@ -221,7 +221,7 @@ class RequestLoop(ClientSocket, CallOwner):
         """Answer what is no request, and close."""
         self.keeps_alive = False
         self._service.refuse(self, error)
-        self.close()
+        self.linger()
 
     def _serve_whole(self, parsing: RequestParser) -> None:
         head, self._head = self._head, b""
@@ -248,7 +248,9 @@ class RequestLoop(ClientSocket, CallOwner):
 
     def _rest(self) -> None:
         """Wait for the next request; where it has come already, for its turn."""
-        if self._phase >= CLOSING or not self.keeps_alive:
+        if self._phase >= CLOSING:
+            return
+        if not self.keeps_alive:
             self.close()
             return
         self._move(RESTING)
@@ -335,6 +337,8 @@ class RequestLoop(ClientSocket, CallOwner):
         if not payload.is_eof():
             self.keeps_alive = False
             await drop_rest(payload)
+            if payload.exception() is not None and not running:
+                self.linger()  # what is behind it cannot be told apart any more
         return running
 
     async def read_body(self, payload: StreamReader, bytes_max: int, take: TakeBytes) -> bytes:

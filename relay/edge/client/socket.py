@@ -11,6 +11,7 @@ from typing import Final, cast
 
 from relay.clock import clock_s
 from relay.config import Timeouts
+from relay.edge.client.body import LINGER_S
 from relay.edge.client.head import ParsedHead
 from relay.edge.client.phase import (
     CLOSING,
@@ -111,6 +112,21 @@ class ClientSocket(Client):
             self._move(CLOSING)
         if self.transport is not None:
             self.transport.close()
+
+    def linger(self) -> None:
+        """Take no more, but let the client go on sending for a moment, unread: it has its answer.
+
+        Closing at once would have the kernel reset the connection, and a client that sends before
+        it reads would never see why.
+        """
+        transport = self.transport
+        if self._phase >= CLOSING or transport is None or not transport.can_write_eof():
+            self.close()
+            return
+        self._move(CLOSING)
+        self.deadline_s = clock_s() + LINGER_S
+        transport.write_eof()
+        self.let_read(self._read_holds)
 
     @property
     def awaited(self) -> bool:
