@@ -27,6 +27,8 @@ settle       The end of every call: what it used, what it costs, one record in t
 splice       Whether and over which channel a broken stream can be carried on
 tunnelled    Calls whose answers come over a socket that is not theirs alone: one response of a
              session each
+witness      A second witness against a channel whose refusals say nothing: it is asked what needs
+             no prompt
 attempts/    One try on one channel, and how its answer goes out
 reserve/     What a call takes before it may ask: tokens, permits, money
 state/       What channels keep for clients: who has what, and how calls find it

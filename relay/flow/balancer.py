@@ -6,6 +6,7 @@ listens of every change. One balancer serves all calls of a worker.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from relay.clock import dice, now_us
 from relay.config import Config
@@ -18,11 +19,15 @@ from relay.flow.reserve.channel_quotas import NO_QUOTAS, ChannelQuotas
 from relay.model import Channel
 from relay.routing.breaker import Availability
 from relay.routing.budget import RetryBudget
-from relay.routing.health import Failure, Health, HealthChange
+from relay.routing.health import ANY_MODEL, Failure, Health, HealthChange
 from relay.routing.patience import Patience
 from relay.routing.pick import Dice, Preference, choose
 from relay.routing.policy import BLAME, US_PER_S, Policy, Reason
 from relay.routing.table import CHANNEL_FAILURES, Outcome
+
+FORBIDDEN_MIN: Final = 8
+"""Refusals without a reason in a row, and nobody served in between, after which a channel is asked
+itself (flow.witness)."""
 
 
 class Balancer:
@@ -61,8 +66,11 @@ class Balancer:
         self._limited: frozenset[int] = frozenset()
         """Ids of the channels that have a quota of their own."""
         self._in_flight: defaultdict[int, int] = defaultdict(int)
-        self._forbidden: dict[tuple[int, str], int] = {}
-        """Channel and model -> the account that was last forbidden there, until it serves one."""
+        self._forbidden: dict[tuple[int, str], tuple[int, int]] = {}
+        """Channel and model -> the account that was last forbidden there, and how often any was
+        in a row, until one is served."""
+        self.on_forbidden: Callable[[Channel], None] | None = None
+        """Told of a channel that forbids one call after the other and does not say why."""
 
     def choose(self, call: Call, among: tuple[Channel, ...] | None = None) -> Channel | None:
         """Return the channel to ask next, None when none is left.
@@ -244,9 +252,19 @@ class Balancer:
         if account is None or error.code != ChannelForbade.code:
             return False
         name = (attempt.channel.id, attempt.call.request.model)
-        before = self._forbidden.get(name)
-        self._forbidden[name] = account.id
-        return before is not None and before != account.id
+        before, count = self._forbidden.get(name, (account.id, 0))
+        self._forbidden[name] = account.id, count + 1
+        if count + 1 >= FORBIDDEN_MIN and self.on_forbidden is not None:
+            self.on_forbidden(attempt.channel)
+        return before != account.id
+
+    def testify(self, channel: Channel) -> None:
+        """Take a channel out that refuses us whoever's call it is (flow.witness)."""
+        now = now_us()
+        failure = Failure(Outcome.DENIED, now, None)
+        changes = self.health.fail(channel.id, ANY_MODEL, failure, now_us=now, dice=dice())
+        if changes:
+            self._tell(channel, changes)
 
     def _blame(self, attempt: Attempt, outcome: Outcome, error: RelayError) -> None:
         changes = self.health.fail(

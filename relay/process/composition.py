@@ -36,6 +36,7 @@ from relay.flow.state.remembered import Remembered
 from relay.flow.translated.kept import KeptThinking
 from relay.flow.translated.translator import Translator
 from relay.flow.tunnelled import TunnelledCalls
+from relay.flow.witness import Witness
 from relay.model import Snapshot
 from relay.ports import Journal
 from relay.routing.health import HealthChange
@@ -94,6 +95,7 @@ def compose_server(  # noqa: PLR0913 - a part a line
     background = BackgroundCalls(pool, settlement, remembered)
     # The one knot: what goes on in the background is settled later, by whom it is settled.
     settlement.take_on, taken.on_background = background.take_on, background.require_room
+    balancer.on_forbidden = Witness(pool, balancer).suspect
     settlement.on_read, state.last_look = remembered.note_read, remembered.look_last
     tunnelled = TunnelledCalls(journal, running_calls, balancer, settlement, config.switching)
     trusted = read_networks(config.server.trusted_proxies)

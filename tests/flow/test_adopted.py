@@ -17,6 +17,7 @@ from relay.extras import Asked
 from relay.flow.state.adopted import AdoptedCalls, end_of, lost_end_of
 from relay.flow.state.background import GONE_MAX, TOTAL_S
 from relay.model import Price
+from relay.process.composition import adopt
 from relay.records import CallCheckpoint, CallEnd, CallStart, Unended, UnendedCall
 from relay.usage import Usage
 from tests.flow.provider import Provider
@@ -65,7 +66,7 @@ class Store:
 async def looking(*calls: UnendedCall) -> AsyncIterator[tuple[AdoptedCalls, Store, Provider]]:
     async with Provider(1) as provider, Rig(make_snapshot([provider.channel()])) as rig:
         store = Store(*calls)
-        yield rig.server.adopt(store), store, provider
+        yield adopt(rig.server, store), store, provider
 
 
 async def test_it_is_charged_once_by_what_its_provider_says() -> None:

@@ -5,12 +5,15 @@ client reads, who else was asked, and the channels' health afterwards.
 """
 
 import asyncio
+import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from relay.clock import now_us
+from relay.flow.balancer import FORBIDDEN_MIN
 from relay.model import Account, Key, Snapshot
 from relay.routing.policy import Reason
 from relay.wire.api_keys import digest
@@ -153,6 +156,79 @@ async def test_a_second_account_is_a_witness_against_one_model_only() -> None:
         for key in (KEY, OTHER_KEY, KEY, OTHER_KEY):
             assert (await ask(rig, key))[0] == 200
         assert conditions(rig) == [(1, MODEL, Reason.FAILING)]
+
+
+class ChoosingPeer(Peer):
+    """An upstream whose script depends on the request."""
+
+    def __init__(self, choose: Callable[[bytes], Script]) -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await choose(self.requests[-1])(reader, writer)
+
+        super().__init__(script)
+
+
+def listing(status: int, body: bytes = b"") -> ChoosingPeer:
+    """Return an upstream that forbids all calls without a word, and lists its models so."""
+
+    def choose(request: bytes) -> Script:
+        asked_list = request.startswith(b"GET /v1/models ")
+        return saying(status, body) if asked_list else saying(403, b"")
+
+    return ChoosingPeer(choose)
+
+
+SCOPE = b'{"error":{"message":"You have insufficient permissions. Missing scopes: api.model.read"}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "out"),
+    [
+        (401, b"", True),
+        (403, b"", True),
+        (403, b"<html>Forbidden</html>", True),
+        (400, b'{"error":{"code":"account_deactivated","message":"It is."}}', True),
+        (403, SCOPE, False),
+        (200, b'{"data":[]}', False),
+        (404, b"", False),
+        (500, b"", False),
+        (429, b"", False),
+    ],
+)
+async def test_after_eight_bare_403s_a_list_without_a_prompt_is_the_second_witness(
+    status: int, body: bytes, out: bool
+) -> None:
+    async with (
+        listing(status, body) as first,
+        Peer(saying(200, GOOD)) as second,
+        Rig(two_accounts(first, second)) as rig,
+    ):
+        for _ in range(FORBIDDEN_MIN - 1):
+            assert (await ask(rig))[0] == 200
+        assert [one for one in first.requests if one.startswith(b"GET")] == []
+        for _ in range(4):
+            assert (await ask(rig))[0] == 200
+            await asyncio.sleep(0.02)
+        lists = [one for one in first.requests if one.startswith(b"GET")]
+        assert len(lists) == 1 and b"Bearer sk-upstream-1" in lists[0]
+        assert conditions(rig) == ([(1, "", Reason.DENIED)] if out else [])
+
+
+async def test_a_channel_that_serves_anybody_in_between_is_not_asked() -> None:
+    turn = itertools.count()
+
+    def choose(_: bytes) -> Script:
+        return saying(200, GOOD) if next(turn) % FORBIDDEN_MIN == 6 else saying(403, b"")
+
+    async with (
+        ChoosingPeer(choose) as first,
+        Peer(saying(200, GOOD)) as second,
+        Rig(two_accounts(first, second)) as rig,
+    ):
+        for _ in range(3 * FORBIDDEN_MIN):
+            assert (await ask(rig))[0] == 200
+        assert [one for one in first.requests if one.startswith(b"GET")] == []
+        assert conditions(rig) == []
 
 
 async def test_a_credentials_own_words_take_its_channel_out_at_once() -> None:

@@ -50,8 +50,12 @@ class Answer(AnswerListener):
             self.whole.set_exception(error)
 
 
-async def fetch(connections: Connections, channel: Channel, path: str) -> tuple[int, bytes]:
-    """Return status and body of what a channel keeps below its root.
+async def fetch(
+    connections: Connections, channel: Channel, path: str, lines: bytes = b""
+) -> tuple[int, bytes]:
+    """Return status and body of what a channel has below its root.
+
+    `lines`: further headers, each ending in CRLF.
 
     Raises:
         RelayError: It did not answer, or not in time.
@@ -61,7 +65,7 @@ async def fetch(connections: Connections, channel: Channel, path: str) -> tuple[
         connection = connections.take(channel) or await connections.dial(channel)
         answer = Answer(asyncio.get_running_loop())
         try:
-            connection.ask(kept_head(channel, "GET", path) + b"\r\n", b"", answer)
+            connection.ask(kept_head(channel, "GET", path) + lines + b"\r\n", b"", answer)
             return await answer.whole
         except BaseException:
             connection.abort()
