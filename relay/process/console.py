@@ -43,6 +43,7 @@ def run_console(lifeline: Lifeline) -> None:
     """
     settings, listener = lifeline.receive_settings()
     hardening.refuse_dumps()
+    hardening.raise_file_limit()
     os.nice(NICENESS)
     uvloop.run(_run(settings, lifeline, listener))
 

@@ -67,6 +67,7 @@ def run_control(lifeline: Lifeline) -> None:
     settings, listener = lifeline.receive_settings()
     assert listener is not None, "the control process is given its socket"
     hardening.refuse_dumps()
+    hardening.raise_file_limit()
     uvloop.run(Control(settings, lifeline, listener).run())
 
 
