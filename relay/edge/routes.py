@@ -19,6 +19,8 @@ class Page(enum.Enum):
     """What is not a call to a model."""
 
     ROOT = "root"
+    READY = "ready"
+    """Whether this worker takes calls, for a balancer."""
     MODELS = "models"
     MODEL = "model"
 
@@ -83,6 +85,8 @@ def _use_post(method: str, endpoint: Endpoint) -> Endpoint:
 def _find_page(method: str, path: str) -> tuple[Page, str]:
     if path in _ALIVE:
         page, model = Page.ROOT, ""
+    elif path == "/readyz":
+        page, model = Page.READY, ""
     elif path in _MODELS:
         page, model = Page.MODELS, ""
     elif len(path) < GEMINI_CHARS_MAX and _GEMINI.fullmatch(path):

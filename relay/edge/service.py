@@ -316,8 +316,10 @@ class Service(ServicePort, TurnService):
             found, model = kept.endpoint, ""
         else:
             found, model = find_route(message.method, message.path)
-        if found is Page.ROOT:
+        if found is Page.ROOT or found is Page.READY:
             # Coding agents send HEAD / before their first call: no key, no work.
+            if found is Page.READY:
+                self._refuse_unwritable()
             self._answer_with(call, client, b"")
             return None
         if isinstance(found, Endpoint):
@@ -411,11 +413,14 @@ class Service(ServicePort, TurnService):
 
     def _hold_body(self, call: Call, size: int) -> None:
         """Take the room that so many more bytes of a body need, or refuse them."""
-        if not self._journal.healthy:
-            # A call that cannot be written down cannot be billed.
-            raise Unavailable("The relay cannot take calls now.", retry_after_s=RETRY_AFTER_S)
+        self._refuse_unwritable()
         call.free_body = self._on_free
         self._room.take(call, size)
+
+    def _refuse_unwritable(self) -> None:
+        """Refuse what cannot be written down: it could not be billed."""
+        if not self._journal.healthy:
+            raise Unavailable("The relay cannot take calls now.", retry_after_s=RETRY_AFTER_S)
 
     def _answer_preflight(self, call: Call, client: RequestLoop, message: ParsedHead) -> bool:
         """Answer a browser that asks whether a page may call; False: it does not ask that."""

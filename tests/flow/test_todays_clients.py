@@ -92,6 +92,17 @@ async def test_who_asks_whether_we_live_needs_no_key(path: str, method: str) -> 
         assert status(await rig.say(get(path, method="DELETE"))) == 405
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_balancer_hears_where_calls_are_taken(method: str) -> None:
+    async with Rig(make_snapshot([make_channel(1, 1)])) as rig:
+        assert status(await rig.say(get("/readyz", method=method))) == 200
+        rig.journal.healthy = False
+        assert status(await rig.say(get("/readyz", method=method))) == 503
+        assert status(await rig.say(get("/healthz", method=method))) == 200
+        rig.journal.healthy = True
+        assert status(await rig.say(get("/readyz", method=method))) == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "code", "word"),
     [
