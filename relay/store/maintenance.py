@@ -17,8 +17,8 @@ from relay.night_rules import Maintenance
 from relay.store.postgres import Connection
 from relay.windows import next_night, nights
 
-ADVISORY_LOCK: Final = 7_236_833_226
-"""Whoever holds it does what is done once for all hosts; as numbers go, see `migrate`."""
+ADVISORY_LOCK: Final = 723_683_322
+"""...and a host's name: whoever holds it does what is done by one. Any number, as in `migrate`."""
 WORKS: Final = {
     "memory": False,
     "backup": False,
@@ -172,14 +172,16 @@ async def forget_hosts(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def sole_worker(connection: Connection) -> AsyncIterator[bool]:
-    """Yield whether this host is the one that works for all, until the block ends.
+async def sole_worker(connection: Connection, host: str) -> AsyncIterator[bool]:
+    """Yield whether we are who works for `host`, "" = for all hosts, until the block ends.
 
-    A host whose connection breaks is it no longer.
+    Whose connection breaks is it no longer. A host has two control processes while a release takes
+    over from another.
     """
-    ours = await connection.fetchval("SELECT pg_try_advisory_lock($1)", ADVISORY_LOCK)
+    place = (ADVISORY_LOCK, host)
+    ours = await connection.fetchval("SELECT pg_try_advisory_lock($1, hashtext($2))", *place)
     try:
         yield ours
     finally:
         if ours and not connection.is_closed():
-            await connection.execute("SELECT pg_advisory_unlock($1)", ADVISORY_LOCK)
+            await connection.execute("SELECT pg_advisory_unlock($1, hashtext($2))", *place)

@@ -104,22 +104,22 @@ class Nights(Collector):
         """Do what is due now."""
         self.done = await book.list_works(connection)
         for call in self._calls(await book.read_wishes(connection)):
-            due = [work for work in call.works if self._is_due(work, call)]
-            own = [work for work in due if not work.shared]
-            for at, work in enumerate(own):
-                await self._do(connection, work, call, 1 / (len(due) - at))
-            if len(own) < len(due):
-                await self._do_for_all(connection, call)
+            for shared in (False, True):
+                if self._due(call, shared=shared):
+                    await self._do_all(connection, call, shared=shared)
 
-    async def _do_for_all(self, connection: Connection, call: Call) -> None:
-        async with book.sole_worker(connection) as ours:
+    async def _do_all(self, connection: Connection, call: Call, *, shared: bool) -> None:
+        async with book.sole_worker(connection, "" if shared else self._host) as ours:
             if not ours:
                 return
             self.done = await book.list_works(connection)  # another may have done it meanwhile
-            due = [work for work in call.works if work.shared and self._is_due(work, call)]
+            due, later = self._due(call, shared=shared), 0
+            if not shared:
+                later = len(self._due(call, shared=True))
             for at, work in enumerate(due):
-                await self._do(connection, work, call, 1 / (len(due) - at))
-            await book.forget_hosts(connection)
+                await self._do(connection, work, call, 1 / (len(due) - at + later))
+            if shared:
+                await book.forget_hosts(connection)
 
     # --- when -------------------------------------------------------------------------------
 
@@ -133,6 +133,9 @@ class Nights(Collector):
         span = next_night(self._config.window, self._config.zone, now)
         if span.holds(now) and not (wishes.skip_until and span.opens < wishes.skip_until):
             yield Call(span.opens, span.closes, False, self._works)  # noqa: FBT003
+
+    def _due(self, call: Call, *, shared: bool) -> list[Work]:
+        return [work for work in call.works if work.shared is shared and self._is_due(work, call)]
 
     def _is_due(self, work: Work, call: Call) -> bool:
         place = (work.name, "" if work.shared else self._host)

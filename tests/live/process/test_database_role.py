@@ -17,6 +17,10 @@ from relay.billing.purse import Purse
 from relay.billing.recharge import Currency
 from relay.cli.root import main
 from relay.config import Billing
+from relay.control.night.retention import Retention
+from relay.control.night.shapes import Turn
+from relay.control.night.tables import plan_reindex, plan_vacuum
+from relay.store import maintenance
 from relay.store.billing import credit_leases, orders, recharges
 from relay.store.billing.audit import run_audit
 from relay.store.billing.ledger import CallCharge
@@ -94,6 +98,21 @@ async def test_it_can_do_the_relays_work(app: Connection) -> None:
     assert await balance_of(app, account_id) == 11 * USD - 5
     found = await run_audit(app)
     assert [drift for drift in found.drifts if "logged" not in drift.what] == []
+
+
+async def test_it_keeps_the_nights_but_for_what_only_an_owner_may(app: Connection) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    plan = await plan_vacuum(app, now)
+    assert plan.steps == []
+    assert "belong to another role" in plan.note
+    assert (await plan_reindex(app, now)).steps == []
+    retention = Retention(30, None)
+    for step in (await retention.plan(app, now)).steps:
+        await step.do(Turn(app, 60.0))
+    await maintenance.ask_run(app, ["vacuum"], now)
+    await maintenance.begin_work(app, "vacuum", "", "a", now)
+    await maintenance.end_work(app, "vacuum", "", now, maintenance.Outcome.DONE, plan.note)
+    assert [work.work for work in await maintenance.list_works(app)] == ["vacuum"]
 
 
 @pytest.mark.parametrize(
