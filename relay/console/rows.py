@@ -381,6 +381,16 @@ class LineRow(Row, frozen=True):
     """Calls of the last hour that were answered 429."""
     channels: list[str]
     accounts: list[str]
+    reserve: int | None = None
+    """Tokens a minute of its channels that it was sold; of this and the rest null: nobody knows."""
+    used: int | None = None
+    """...that it uses now,"""
+    lent: int | None = None
+    """...that others use of its reserve,"""
+    borrowed: int | None = None
+    """...that lines of its kind use of others' reserves."""
+    in_flight: int | None = None
+    """Calls under way, where it has a limit on them."""
 
 
 class AccountRow(Row, frozen=True):

@@ -16,7 +16,7 @@ from typing import Any, cast
 import aiohttp
 from aiohttp import web
 
-from relay.config import Billing, Config, Console, Database
+from relay.config import Billing, Config, Console, Database, Redis
 from relay.console.routes import ID, Page, Route
 from relay.console.rows import Role
 from relay.console.services import Services
@@ -162,6 +162,7 @@ async def opening(
     public_prices: bool = False,
     mail: Mail | None = None,
     oidc: Oidc | None = None,
+    redis_url: str = "",
 ) -> AsyncIterator[ConsoleRig]:
     """Serve both sides on free ports."""
     if billing is None:
@@ -170,6 +171,7 @@ async def opening(
         billing = Billing(payment_secret=f"file:{file}", bonus={"100": "0.05"})
     config = Config(
         database=Database(url=database_url),
+        redis=Redis(url=redis_url),
         billing=billing,
         console=Console(public_prices=public_prices, mail=mail or Mail(), oidc=oidc or Oidc()),
     )

@@ -248,15 +248,6 @@ def _operator_pages() -> dict[str, views.View]:
             totals=totals(), logs=[call(), call(status=429, reason="rejected")], next_url=None,
         ),
         "operator-channels": views.ChannelsView(channels=[channel(at) for at in range(3)]),
-        "operator-lines": views.LinesView(
-            lines=[
-                rows.LineRow(
-                    name="acme-dedicated", kind="dedicated", tpm=30_000_000, tpm_now=21_400_000,
-                    rpm=0, rpm_now=9_120, concurrency=0, limited=12,
-                    channels=["openai-a", "openai-b"], accounts=["acme"],
-                )
-            ]
-        ),
         "operator-accounts": views.AccountsView(
             search="",
             accounts=[
@@ -306,6 +297,22 @@ def _operator_pages() -> dict[str, views.View]:
 
 def _catalog_pages() -> dict[str, views.View]:
     return {
+        "operator-lines": views.LinesView(
+            lines=[
+                rows.LineRow(
+                    name="acme-dedicated", kind="dedicated", tpm=30_000_000, tpm_now=21_400_000,
+                    rpm=0, rpm_now=9_120, concurrency=0, limited=12,
+                    channels=["openai-a", "openai-b"], accounts=["acme"], reserve=30_000_000,
+                    used=21_400_000, lent=6_300_000, borrowed=0,
+                ),
+                rows.LineRow(
+                    name="standard", kind="standard", tpm=0, tpm_now=9_800_000, rpm=0,
+                    rpm_now=4_120, concurrency=0, limited=0, channels=["openai-a", "openai-b"],
+                    accounts=["folk", "retail"], reserve=0, used=9_800_000, lent=0,
+                    borrowed=6_300_000,
+                ),
+            ]
+        ),
         "operator-catalog": views.CatalogView(
             catalog=CATALOG, seen="0" * 64, asked=("openai-2",), kept=("openai",),
             changes=[

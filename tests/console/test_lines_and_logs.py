@@ -13,6 +13,7 @@ from aiohttp import web
 from click.testing import CliRunner
 
 from relay.cli.root import main
+from relay.console.queries.operator import list_lines
 from relay.store.log.writer import Mark, Part, write_batch
 from tests.console.console_rig import Browser, ConsoleRig, opening
 from tests.live.journals import make_end, make_start
@@ -176,3 +177,27 @@ async def test_commands_leave_their_line_in_the_audit_log(
         ("cli.key.disable", "acme/ci"),
     ]
     assert all(actor.startswith("command by ") for actor, _, _ in acts)
+
+
+async def test_lines_show_their_reserve_and_are_shown_without_redis_too(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    for url, borrowed in ((redis_url, 0), ("redis://127.0.0.1:1", None)):
+        async with opening(database_url, tmp_path, redis_url=url) as rig:
+            await rig.connection.execute(
+                """WITH up AS (
+                    INSERT INTO channels (name, models, base_url, tpm)
+                    VALUES ('up', '{"fast": "fast"}', 'http://127.0.0.1:9/v1', 50000000)
+                    ON CONFLICT DO NOTHING RETURNING id
+                ), line AS (
+                    INSERT INTO lines (name, kind, tpm) VALUES ('own', 'dedicated', 30000000)
+                    ON CONFLICT DO NOTHING RETURNING id
+                ) INSERT INTO line_channels (line_id, channel_id, position)
+                SELECT line.id, up.id, 0 FROM line, up"""
+            )
+            operator = await rig.sign_in(f"op{borrowed}@relay.example", None, "operator")
+            (row,) = (
+                one for one in await list_lines(rig.services, rig.connection) if one.name == "own"
+            )
+            assert (row.reserve, row.borrowed) == (30_000_000, borrowed)
+            assert "<b>own</b>" in await operator.page("/lines")

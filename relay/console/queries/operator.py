@@ -9,9 +9,13 @@ from relay.console.queries.forms import CallFilter, format_moment
 from relay.console.rows import AccountRow, ChannelRow, LineRow, WorkRow
 from relay.console.services import Services
 from relay.console.views import MaintenanceView, Need, OperatorOverviewView
+from relay.errors import DependencyDown
 from relay.store import metrics as worker_metrics
 from relay.store.catalog import listings
+from relay.store.catalog.snapshot import load_shared
 from relay.store.health.listing import add_health, read_conditions
+from relay.store.limits.node_lists import find_nodes
+from relay.store.limits.reports import add_loads
 from relay.store.log.hours import STEPS, percentile_ms
 from relay.store.maintenance import WorkDone, list_works
 from relay.store.postgres import Connection
@@ -61,6 +65,8 @@ _SIZES: Final = """
     JOIN pg_class AS parent ON parent.oid = inhparent
     WHERE parent.relname IN ('request_log', 'usage_minutes', 'settlements') GROUP BY 1 ORDER BY 1"""
 
+_STANDING: Final = ("reserve", "used", "lent", "borrowed", "in_flight")
+
 
 async def list_channels(services: Services, connection: Connection) -> list[ChannelRow]:
     """Return channels, how each stands, and what it did in the last hour."""
@@ -97,15 +103,33 @@ async def list_lines(services: Services, connection: Connection) -> list[LineRow
     minute = services.now().replace(second=0, microsecond=0) - datetime.timedelta(minutes=1)
     loads = {row["line_id"]: row for row in await connection.fetch(_LINES, minute)}
     sold = {row["line_id"]: row["accounts"] for row in await connection.fetch(_LINE_ACCOUNTS)}
+    plain = await listings.list_lines(connection)
     return [
-        LineRow(
-            **{name: row[name] for name in ("name", "kind", "tpm", "rpm", "concurrency")},
-            channels=row["channels"],
-            accounts=sold.get(row["id"], []),
-            **_to_load(loads.get(row["id"])),
-        )
-        for row in await listings.list_lines(connection)
+        _to_line(row, loads.get(row["id"]), sold.get(row["id"], []))
+        for row in await _with_standings(services, connection, plain)
     ]
+
+
+def _to_line(row: dict[str, Any], load: Any, accounts: list[str]) -> LineRow:
+    standing: dict[str, Any] = {name: row.get(name) for name in _STANDING}
+    return LineRow(
+        **{name: row[name] for name in ("name", "kind", "tpm", "rpm", "concurrency")},
+        channels=row["channels"],
+        accounts=accounts,
+        **_to_load(load),
+        **standing,
+    )
+
+
+async def _with_standings(
+    services: Services, connection: Connection, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Add how lines stand at the limiter, where that can be asked."""
+    try:
+        nodes = await find_nodes(services.config, services.redis_url)
+        return await add_loads(rows, await load_shared(connection, services.vault), nodes)
+    except DependencyDown:
+        return rows
 
 
 def _to_load(load: Any) -> dict[str, Any]:

@@ -109,6 +109,13 @@ async def load_channels(connection: Connection, vault: Vault) -> dict[int, Chann
     return {row["id"]: _channel(row, vault, EMPTY) for row in rows}
 
 
+async def load_shared(connection: Connection, vault: Vault) -> Snapshot:
+    """Return lines and their channels alone: enough to tell how they share quotas."""
+    channels = await load_channels(connection, vault)
+    lines = {row["id"]: _line(row, EMPTY) for row in await connection.fetch(_LINES)}
+    return msgspec.structs.replace(EMPTY, lines=lines, channels=channels)
+
+
 async def read_generation(connection: Connection) -> int:
     """Return the generation the catalog is at: the cheapest question of all."""
     generation: int = await connection.fetchval("SELECT generation FROM catalog_generation")
