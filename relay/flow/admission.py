@@ -33,6 +33,8 @@ from relay.wire.model_lines import describe
 
 KEY_CHARS_MAX: Final = 256
 _MESSAGES: Final = Endpoint.MESSAGES
+DRAINED_RETRY_AFTER_S: Final = 30.0
+"""When to come back for a model whose channels an operator has drained, all of them."""
 RIGHTS_MAX: Final = 100_000
 """Combinations of key, endpoint and model that are remembered; beyond it they start afresh."""
 
@@ -120,6 +122,7 @@ class Admission:
         Raises:
             Forbidden: CLIENT; the key's allow-list lacks the model, or it has not this line.
             ModelNotFound: CLIENT; no line of the key serves it, or it has no price.
+            Unavailable: RELAY; all channels that do are drained.
             BadRequest: CLIENT; it asks for what the model has no price for (flow.priced).
             QuotaExhausted: CLIENT; the key has spent its quota.
         """
@@ -204,6 +207,10 @@ class Admission:
         line, channels, foreign = self._find_route(call)
         price = snapshot.prices.get(model)
         if line is None or price is None or group is None:
+            if line is None and price is not None and self._is_drained(call):
+                raise Unavailable(
+                    "No channel serves this model now.", retry_after_s=DRAINED_RETRY_AFTER_S
+                )
             # A model without a price is refused, not given away.
             raise ModelNotFound(self._direct(call), param="model")
         price = FREE_PRICE if call.head.endpoint in FREE_ENDPOINTS else price
@@ -357,6 +364,17 @@ class Admission:
                     "operator of this relay for it.",
                     param="model",
                 )
+
+    def _is_drained(self, call: Call) -> bool:
+        """Tell whether a model that is not offered will be, when its channels are back."""
+        snapshot = self.snapshot
+        assert snapshot is not None
+        for line in self._lines_of(call):
+            for channel_id in line.channel_ids:
+                channel = snapshot.channels.get(channel_id)
+                if channel is not None and channel.drained and call.request.model in channel.models:
+                    return True
+        return False
 
     def _direct(self, call: Call) -> str:
         """Return where to go with a model that is not offered where it was asked for."""

@@ -10,7 +10,7 @@ import pytest
 from relay.mock.server import MockServer
 from relay.model import Channel, Resume, Snapshot, index_routes
 from tests.flow.load import Told, ask, mocks, settled, standing
-from tests.flow.rig import MODEL, Rig, make_channel
+from tests.flow.rig import MODEL, Rig, chat, make_channel, post
 
 SLOW = {"ttft_ms": 1.0, "interval_ms": 25.0}
 
@@ -80,6 +80,18 @@ async def test_a_stream_outlives_its_channel_s_removal(breaks: bool) -> None:
         assert not rig.server.engine.balancer.health.troubled
         ends = await settled(rig)
         assert sorted(end.attempts for end in ends.values()) == ([1, 2] if breaks else [1, 1])
+
+
+async def test_a_model_whose_channels_are_all_drained_comes_back() -> None:
+    async with mocks(1) as (mock,), standing(make_channel(1, mock.port)) as rig:
+        drained = msgspec.structs.replace(rig.snapshot.channels[1], drained=True)
+        rig.server.swap(with_channels(rig.snapshot, drained))
+        for name, status in ((MODEL, 503), ("unheard-of", 404)):
+            told = await rig.say(post("/v1/chat/completions", chat(model=name)))
+            assert told.startswith(b"HTTP/1.1 %d" % status), told
+            assert (b"retry-after: " in told) == (status == 503)
+        rig.server.swap(rig.snapshot)
+        assert (await ask(rig, MODEL, "another", stream=False)).whole
 
 
 async def test_a_model_that_is_no_longer_sold_ends_no_stream_of_it() -> None:

@@ -154,6 +154,6 @@ async def test_a_channel_that_an_operator_drains_serves_nobody_until_enabled(
     await page.get_by_text("Drain", exact=True).click()
     await page.get_by_role("button", name="Drain: running calls finish").click()
     await expect(page.get_by_role("status")).to_contain_text("is drained")
-    await settle(relay, relay.key, 404, "chat/completions", BODY)
+    await settle(relay, relay.key, 503, "chat/completions", BODY)
     await page.get_by_role("button", name="Enable").click()
     await settle(relay, relay.key, 200, "chat/completions", BODY)
