@@ -15,6 +15,7 @@ answers        An upstream's answer in the client's dialect: a stream event by e
 collected      A whole answer in the middle form: what a JSON answer is written from
 counting       Counts of tokens before anything is generated: asked in one dialect, told in another
 counts         Usage in each dialect's words
+embedding      Embeddings: asked in OpenAI's words or Gemini's, told in the other's
 fields         Members of a decoded JSON object; a wrong type is refused by the member's name
 idents         Ids of calls that the dialect they go to takes
 kept           Records of an upstream's thinking, kept between a call and its result

@@ -22,7 +22,14 @@ _SPOKEN_AT: Final = {
     Endpoint.COUNT_TOKENS: TranslateDialect.ANTHROPIC,
     Endpoint.COUNT_CONTENT_TOKENS: TranslateDialect.GEMINI,
     Endpoint.INPUT_TOKENS: _RESPONSES,
+    Endpoint.EMBEDDINGS: _CHAT,
+    Endpoint.EMBED_CONTENT: TranslateDialect.GEMINI,
+    Endpoint.BATCH_EMBED_CONTENTS: TranslateDialect.GEMINI,
 }
+EMBEDDING: Final = frozenset(
+    {Endpoint.EMBEDDINGS, Endpoint.EMBED_CONTENT, Endpoint.BATCH_EMBED_CONTENTS}
+)
+"""Endpoints that tell vectors."""
 _COUNTED_AT: Final = {
     TranslateDialect.ANTHROPIC: Endpoint.COUNT_TOKENS,
     TranslateDialect.GEMINI: Endpoint.COUNT_CONTENT_TOKENS,
@@ -59,11 +66,19 @@ def spoken_by(channel: Channel, endpoint: Endpoint) -> TranslateDialect:
         return known
     if endpoint in COUNTING:
         return _RESPONSES
+    if endpoint in EMBEDDING:
+        return _CHAT
     return _RESPONSES if channel.openai_api is OpenAiApi.RESPONSES else _CHAT
 
 
 def may_be_asked(channel: Channel, endpoint: Endpoint) -> bool:
-    """Tell whether a channel of another dialect can serve an endpoint: not all of them count."""
+    """Tell whether a channel of another dialect can serve an endpoint.
+
+    Not all of them count; Anthropic has no embeddings, and Vertex has them at paths of its own.
+    """
+    if endpoint in EMBEDDING:
+        elsewhere = "/publishers/" in channel.base_url
+        return channel.protocol is not Dialect.ANTHROPIC and not elsewhere
     if endpoint not in COUNTING:
         return True
     reach = channel.reach
@@ -86,6 +101,9 @@ def endpoint_of(dialect: TranslateDialect, asked: Endpoint, *, stream: bool) -> 
     """Return where a dialect's answers are asked for, or its counts where `asked` is a count."""
     if asked in COUNTING:
         return _COUNTED_AT[dialect]
+    if asked in EMBEDDING:
+        gemini = dialect is TranslateDialect.GEMINI
+        return Endpoint.BATCH_EMBED_CONTENTS if gemini else Endpoint.EMBEDDINGS
     if dialect is TranslateDialect.GEMINI:
         return Endpoint.STREAM_GENERATE if stream else Endpoint.GENERATE
     return _ENDPOINTS[dialect]

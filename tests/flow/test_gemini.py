@@ -9,9 +9,10 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
-from relay.model import Dialect
+from relay.model import Dialect, Snapshot
 from tests.flow.rig import (
     KEY,
     MODEL,
@@ -276,10 +277,16 @@ async def test_an_overloaded_channel_is_left_for_another() -> None:
         assert raw.endswith(ANSWER) and len(first.requests) == 1
 
 
+def untranslated(snapshot: Snapshot) -> Snapshot:
+    """Return a catalog whose line serves calls of its channels' own dialects only."""
+    line = msgspec.structs.replace(snapshot.lines[1], translates=False)
+    return msgspec.structs.replace(snapshot, lines={1: line})
+
+
 async def test_a_model_of_another_dialect_is_pointed_to() -> None:
     async with (
         Peer(saying(ANSWER)) as peer,
-        Rig(make_snapshot([make_channel(1, peer.port)])) as rig,
+        Rig(untranslated(make_snapshot([make_channel(1, peer.port)]))) as rig,
     ):
         raw = await rig.say(ask("embedContent", CONTENTS, KEYED))
         assert b"/v1/chat/completions only" in raw and raw.startswith(b"HTTP/1.1 404 ")

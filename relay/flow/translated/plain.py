@@ -7,6 +7,7 @@ from relay.flow.translated.attempt import TranslatedAttempt
 from relay.records import Endpoint
 from relay.translate.answers import ANSWER_BYTES_MAX, translate_answer
 from relay.translate.counting import read_count, write_count
+from relay.translate.embedding import read_vectors, write_vectors
 from relay.translate.ways import COUNTING
 from relay.wire.http import EVENT_STREAM, JSON
 from relay.wire.refusals.identity import known_by
@@ -90,6 +91,9 @@ class TranslatedPlain(TranslatedAttempt):
         if self._endpoint in COUNTING:
             self._end_count(body)
             return
+        if self._plan.embeds:
+            self._end_vectors(body)
+            return
         answer = translate_answer(self._upstream, self._client, body, self._terms)
         if answer.trouble is not None:
             self.fail(self._failed_with(answer.trouble))
@@ -122,4 +126,25 @@ class TranslatedPlain(TranslatedAttempt):
         self.call.bytes_out = len(told)
         self._complete()
         self.call.response.send_whole(JSON, told)
+        self._resolve()
+
+    def _end_vectors(self, body: bytes) -> None:
+        """Send vectors in the client's dialect; their provider may not say what they used."""
+        call = self.call
+        vectors = read_vectors(self._upstream, body)
+        if vectors is None:
+            self.fail(ChannelRefused("The upstream told no vectors."))
+            return
+        usage = find_usage_of_body(body)
+        tokens = call.request.input_estimate if usage is None else usage.input_tokens
+        told: bytes = write_vectors(
+            call.head.endpoint, vectors, call.request.model, tokens, packed=self._plan.packs
+        )
+        self._announce(())
+        self._commit()
+        call.bytes_out = len(told)
+        call.usage = usage
+        self._text_tokens = 0
+        self._complete()
+        call.response.send_whole(JSON, told)
         self._resolve()

@@ -17,9 +17,10 @@ from relay.model import Channel
 from relay.records import Endpoint
 from relay.translate.answer import AnswerTerms
 from relay.translate.counting import count_request, counted_body
+from relay.translate.embedding import embedding_request, wants_packed
 from relay.translate.middle import JsonObject, Refused, TranslateDialect, Upstream
 from relay.translate.requests import TranslatedRequest, translate_request
-from relay.translate.ways import COUNTING, spoken_at, spoken_by, way_of
+from relay.translate.ways import COUNTING, EMBEDDING, spoken_at, spoken_by, way_of
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, object]).decode
@@ -42,6 +43,10 @@ class CallTranslation:
         self._endpoint: Endpoint = call.head.endpoint
         self.counts = self._endpoint in COUNTING
         """It wants to know how many tokens it is, and no answer."""
+        self.embeds = self._endpoint in EMBEDDING
+        """It wants vectors."""
+        self.packs = False
+        """It wants them in base64."""
         ways = {spoken_by(channel, self._endpoint) for channel in call.rights.foreign}
         self.sure = not call.rights.channels and len(ways) == 1
         """Whoever is asked, it is translated in the same way."""
@@ -59,6 +64,7 @@ class CallTranslation:
     def write(self, call: Call) -> None:
         """Translate the question for each channel, or note why it cannot be."""
         body = _body_of(call)
+        self.packs = self.embeds and wants_packed(body)
         self._requests.clear()
         self.refused = None
         alike: list[tuple[TranslateDialect, Upstream, TranslatedRequest]] = []
@@ -88,6 +94,8 @@ class CallTranslation:
 
         dialect = spoken_by(channel, self._endpoint)
         model = channel.models[call.request.model]
+        if self.embeds:
+            return embedding_request(dialect, self._endpoint, body, model)
         upstream = describe_upstream(channel, model, call.rights.tariff)
         if not self._kept.any_of(self._account_id, self._wanted):
             for other, known, request in alike:
