@@ -28,11 +28,13 @@ _COMMANDS: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "node-6": ((*NODE, "openai6"), {"NODE_PATH": NODE_PATH}),
     "node-7": ((*NODE, "openai7"), {"NODE_PATH": NODE_PATH}),
     "anthropic-node-1": ((_NODE, str(HERE / "node" / "anthropic.js")), {"NODE_PATH": NODE_PATH}),
+    "gemini-node-3": ((_NODE, str(HERE / "node" / "gemini.js")), {"NODE_PATH": NODE_PATH}),
 }
 """Name -> command line, and what of its environment is its own."""
 
 ANTHROPIC_NODE: Final = "anthropic-node-1"
-CLIENTS: Final = tuple(name for name in _COMMANDS if name != ANTHROPIC_NODE)
+GEMINI_NODE: Final = "gemini-node-3"
+CLIENTS: Final = tuple(name for name in _COMMANDS if name not in (ANTHROPIC_NODE, GEMINI_NODE))
 """Those for OpenAI."""
 
 
