@@ -94,6 +94,8 @@ class AbandonedAnswers:
             begun = call.committed and attempt.stage is COMMITTED
         else:
             begun = attempt.stage in (ASKED, HEADED, COMMITTED)
+            if call.background is not None:
+                return begun  # its provider goes on whoever listens: its id has to be known
         return drains(attempt.channel.abort_bills, delivered=begun)
 
     def _end(self, attempt: Attempt, error: RelayError | None) -> None:
@@ -102,7 +104,8 @@ class AbandonedAnswers:
         call = attempt.call
         if error is not None:
             self._asker.judge(attempt, error)
-        self._settlement.fail(call, _gone())
+        if call.background is None or not call.background.taken:  # else it is settled when it ends
+            self._settlement.fail(call, _gone())
         self._asker.end(attempt)
         self._close(call)
 

@@ -329,3 +329,29 @@ async def test_what_was_read_as_a_stream_and_then_cancelled_is_charged_by_what_w
         (end,) = paid(rigs)
         assert end.estimated and end.output_tokens > 0
         assert end.cost_nanos == (end.input_tokens * 1_000 + end.output_tokens * 2_000) // 2
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_who_leaves_before_a_background_response_has_its_id_pays_all_the_same() -> (
+    None
+):
+    async with standing(channels=1) as ([rig], [provider], _):
+        provider.holds = asyncio.Event()
+        asked = {"model": MODEL, "input": "think long", "background": True}
+        _, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(post("/v1/responses", asked))
+        async with asyncio.timeout(5):
+            while not provider.responses:
+                await asyncio.sleep(0.01)
+        writer.transport.abort()
+        await asyncio.sleep(0.1)
+        assert rig.journal.ends == []
+        provider.holds.set()
+        async with asyncio.timeout(5):
+            while not rig.journal.checkpoints:
+                await asyncio.sleep(0.01)
+        assert rig.journal.ends == []
+        (name,) = provider.responses
+        provider.end(name)
+        (end,) = await rig.ended(1)
+        assert (end.cost_nanos, end.estimated, end.reason) == (COST_NANOS, False, "client_gone")
