@@ -332,9 +332,7 @@ async def test_what_was_read_as_a_stream_and_then_cancelled_is_charged_by_what_w
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_who_leaves_before_a_background_response_has_its_id_pays_all_the_same() -> (
-    None
-):
+async def test_who_leaves_before_a_background_response_has_its_id_pays_all_the_same() -> None:
     async with standing(channels=1) as ([rig], [provider], _):
         provider.holds = asyncio.Event()
         asked = {"model": MODEL, "input": "think long", "background": True}
