@@ -87,7 +87,10 @@ class ChannelWatch(Collector):
         yield alarms
 
     def models_out(self) -> set[str]:
-        """Return the models of which no channel is in service; none while nobody tells of them."""
+        """Return the models of which no channel is in service; none while nobody tells of them.
+
+        A channel that its operator drains is none: that it is out is no news.
+        """
         conditions = self._conditions()
         if not self._gossip.connected or not conditions:
             return set()
@@ -96,10 +99,12 @@ class ChannelWatch(Collector):
         for condition in conditions:
             by_channel.setdefault(condition.channel_id, []).append(condition)
         for channel in self._book.channels.values():
+            if channel.drained:
+                continue
             whole, others = look_at(channel.models, by_channel.get(channel.id, []))
             for model in channel.models:
                 well = others.get(model, whole).state is BreakerState.CLOSED
-                found[model] = found.get(model, False) or (well and not channel.drained)
+                found[model] = found.get(model, False) or well
         return {model for model, served in found.items() if not served}
 
     def _conditions(self) -> list[Condition]:

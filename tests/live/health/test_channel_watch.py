@@ -227,6 +227,24 @@ async def test_ordinary_trouble_is_shown_and_no_alarm(
         assert alarms(watch) == {}
 
 
+async def test_models_without_a_channel_are_known(
+    redis_url: str, database_url: str, ids: dict[str, int]
+) -> None:
+    async with watching(redis_url, database_url) as watch, Worker(redis_url, "one") as one:
+        assert watch.models_out() == set()
+        for model in ("m", "n"):
+            for _ in range(3):
+                one.fail(ids["north"], Outcome.CUT, model)
+        await until(lambda: watch.models_out() == {"n"})
+        for _ in range(3):
+            one.fail(ids["south"], Outcome.CUT)
+        await until(lambda: watch.models_out() == {"m", "n"})
+        one.heal(ids["north"])
+        await until(lambda: watch.models_out() == {"n"})
+        one.heal(ids["north"], "n")
+        await until(lambda: watch.models_out() == set())
+
+
 async def test_a_channel_s_heal_is_hinted(
     redis_url: str, database_url: str, ids: dict[str, int]
 ) -> None:
