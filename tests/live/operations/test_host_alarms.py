@@ -18,7 +18,7 @@ from tests.flow.test_webhook import Receiver, receiving
 from tests.live.relay_process import RelayProcess, family, until
 from tests.live.relay_process import until_told as ask_until
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def told(receiver: Receiver) -> list[str]:

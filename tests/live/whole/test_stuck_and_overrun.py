@@ -20,7 +20,7 @@ import pytest
 
 from tests.live.relay_process import RELAY, RelayProcess, ask, question, until
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(120)]
 
 FOUND_S = 6.0
 """Silent for 2.5 s, looked for each second, a spare one told to serve; room for a busy machine."""
