@@ -314,6 +314,9 @@ class ChannelLimited(ChannelError):
 class ChannelSpent(ChannelLimited):
     """Was not asked: the quota that it is declared with is spent; no fault of the channel's."""
 
+    exhausted = "tokens"
+    """What of it: tokens, requests or concurrency."""
+
 
 class ChannelGarbled(ChannelError):
     """Sent bytes that are not HTTP, not SSE, too long, or encoded though nobody asked."""

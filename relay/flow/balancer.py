@@ -10,7 +10,7 @@ from typing import Final
 
 from relay.clock import dice, now_us
 from relay.config import Config
-from relay.errors import ChannelForbade, ChannelTimeout, RelayError
+from relay.errors import ChannelForbade, ChannelSpent, ChannelTimeout, RelayError, Unavailable
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.call import Call
 from relay.flow.channel_log import ChannelLog
@@ -28,6 +28,8 @@ from relay.routing.table import CHANNEL_FAILURES, Outcome
 FORBIDDEN_MIN: Final = 8
 """Refusals without a reason in a row, and nobody served in between, after which a channel is asked
 itself (flow.witness)."""
+RETRY_AFTER_S: Final = 5.0
+"""What a client is told when no channel is left and none said when to come back."""
 
 
 class Balancer:
@@ -151,6 +153,21 @@ class Balancer:
             budget = RetryBudget(limits.retry_share_max, limits.retries_min)
             self._budgets[line_id] = budget
         return budget
+
+    def none_left(self, call: Call) -> RelayError:
+        """Return what a call is told that no channel is left for."""
+        spent = self.quotas.refusal(call)
+        if spent is None:
+            told = "No channel serves this model now."
+            return Unavailable(told, retry_after_s=RETRY_AFTER_S)
+        self.note_spent(call, spent)
+        return spent
+
+    def note_spent(self, call: Call, error: ChannelSpent) -> None:
+        """Count a call that is refused as all its channels have spent their quota."""
+        line = call.rights.line
+        place = (line.name if line is not None else "", "channel", error.exhausted)
+        self._counters.limited[place] += 1
 
     def note_splice(self, line: str, what: str) -> None:
         """Count a broken stream of a line: how it is carried on, or why it is not."""

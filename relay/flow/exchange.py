@@ -9,17 +9,10 @@ No rule of switching is written here: `decide` says what to do, this does it.
 """
 
 import asyncio
-from typing import Final
 
 from relay.clock import dice, now_us
 from relay.config import Config
-from relay.errors import (
-    ChannelDrained,
-    ClientGone,
-    RelayError,
-    Unavailable,
-    forget_frames,
-)
+from relay.errors import ChannelDrained, ChannelSpent, ClientGone, RelayError, forget_frames
 from relay.flow.abandoned import AbandonedAnswers
 from relay.flow.asker import Asker
 from relay.flow.attempts.attempt import Attempt
@@ -42,9 +35,6 @@ from relay.routing.table import Action, Outcome, classify_error, decide
 from relay.splice.rewrite import Continuation
 from relay.stage import COMMITTED
 from relay.wire.dialects.known import TABLES
-
-RETRY_AFTER_S: Final = 5.0
-"""What a client is told when no channel is left and none said when to come back."""
 
 Next = tuple[Channel, Continuation | None]
 """The channel to ask next, and how its answer goes on where another one broke off."""
@@ -80,7 +70,10 @@ class Exchange:
         )
         self._abandoned = AbandonedAnswers(self._asker, settlement, self._close, config.billing)
         self._rooms = ChannelQueues(
-            self._choose_first, balancer.quotas, config.timeouts.keepalive_comment_s
+            self._choose_first,
+            balancer.quotas,
+            balancer.note_spent,
+            config.timeouts.keepalive_comment_s,
         )
         # Bound once: a method bound for each call is 64 bytes of every open stream.
         self._on_end, self._on_leave = self._end_at_once, self._leave
@@ -107,7 +100,7 @@ class Exchange:
             return False
         channel = self._choose_first(call)
         if channel is None and not self._rooms.may_wait(call):
-            raise self._none_left(call)
+            raise self._balancer.none_left(call)
         quota = self._balancer.quotas.take(call, channel) if channel is not None else None
         if channel is None or quota is None:
             return False
@@ -276,14 +269,8 @@ class Exchange:
         """Return the channel to ask first."""
         channel = self._choose_first(call)
         if channel is None:
-            raise self._none_left(call)
+            raise self._balancer.none_left(call)
         return channel
-
-    def _none_left(self, call: Call) -> RelayError:
-        """Return what a call is told that no channel is left for."""
-        return self._balancer.quotas.refusal(call) or Unavailable(
-            "No channel serves this model now.", retry_after_s=RETRY_AFTER_S
-        )
 
     def _choose_first(self, call: Call) -> Channel | None:
         """Return the channel to ask first, None where none is left."""
@@ -375,6 +362,8 @@ class Exchange:
             return carried
         if action is Action.SWITCH and other is not None:
             return other, None
+        if isinstance(error, ChannelSpent):
+            self._balancer.note_spent(call, error)
         if outcome is Outcome.MODEL_GONE and _count(call, outcome) == len(call.failed_tries):
             _tell_missing(error)
         if error.switch and error.retry_after_s is None:

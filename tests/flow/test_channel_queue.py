@@ -99,6 +99,7 @@ async def test_a_line_that_lets_nobody_wait_refuses_at_once(foresees: bool) -> N
             told = await rig.say(a_stream())
             assert told.startswith(b"HTTP/1.1 429")
             assert b"quota" in told
+            assert rig.server.counters.limited == {("line", "channel", "tokens"): 1}
 
 
 @FORESEES
@@ -113,6 +114,7 @@ async def test_a_wait_that_would_be_too_long_is_refused_at_once_with_its_true_le
             assert told.startswith(b"HTTP/1.1 429")
             assert clock_s() - begun_s < 0.25
             assert int(told.split(b"retry-after: ")[1].split(b"\r\n")[0]) >= 1
+            assert rig.server.counters.limited == {("line", "channel", "tokens"): 1}
 
 
 async def test_a_stream_that_waits_hears_comments_and_a_refusal_in_band() -> None:

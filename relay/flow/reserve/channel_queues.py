@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable
 
 from relay.clock import clock_s
+from relay.errors import ChannelSpent
 from relay.flow.call import Call
 from relay.flow.reserve.channel_quotas import ChannelQuotas, spent_for
 from relay.flow.reserve.limits import note_wait, speak
@@ -34,6 +35,7 @@ from relay.model import Channel, Line
 _log = logging.getLogger(__name__)
 
 Choose = Callable[[Call], Channel | None]
+OnRefusal = Callable[[Call, ChannelSpent], None]
 
 
 class Room:
@@ -176,11 +178,15 @@ class ChannelQueues:
     Args:
         choose: See RoomFinder.
         quotas: Of the channels.
+        on_refusal: Told of a call that waits no more.
         speak_s: Between two signs of life to a stream that waits.
     """
 
-    def __init__(self, choose: Choose, quotas: ChannelQuotas, speak_s: float) -> None:
+    def __init__(
+        self, choose: Choose, quotas: ChannelQuotas, on_refusal: OnRefusal, speak_s: float
+    ) -> None:
         self._finder = RoomFinder(choose, quotas)
+        self._on_refusal = on_refusal
         self._speak_s = speak_s
         self._queues: dict[int, ChannelQueue] = {}
 
@@ -215,7 +221,9 @@ class ChannelQueues:
             found = await self._queue_up(call, line, WaitingCall(call, account.id, found))
             note_wait(call, begun_s)
         if isinstance(found, Denied):
-            raise spent_for(found.wait_ms)
+            error = spent_for(found)
+            self._on_refusal(call, error)
+            raise error
         return found
 
     async def _queue_up(self, call: Call, line: Line, ticket: WaitingCall) -> Room | Denied | None:

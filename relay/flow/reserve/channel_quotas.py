@@ -18,7 +18,7 @@ from relay.limits.decision import Denied
 from relay.limits.estimate import Estimator
 from relay.limits.lending import Bids, all_bids, bid_of
 from relay.limits.limit_set import Costs, Grant, LimitSet, Tokens
-from relay.limits.scopes import Bid, Scope, limit_of
+from relay.limits.scopes import Bid, Bucket, Scope, limit_of
 from relay.model import Channel, Snapshot
 from relay.ports import Limiter
 from relay.stage import COMMITTED
@@ -61,7 +61,7 @@ class ChannelQuotas:
     def refusal(self, call: Call) -> ChannelSpent | None:
         """Return what a call is told whose channels are all spent; None where that is not so."""
         denied = self.barring(call)
-        return spent_for(denied.wait_ms) if denied is not None else None
+        return spent_for(denied) if denied is not None else None
 
     def barring(self, call: Call) -> Denied | None:
         """Return what is known to bar a call's channels, of several what ends first."""
@@ -94,7 +94,7 @@ class ChannelQuotas:
         """
         decision = await self.decide(call, channel)
         if isinstance(decision, Denied):
-            raise spent_for(decision.wait_ms)
+            raise spent_for(decision)
         return decision
 
     async def decide(self, call: Call, channel: Channel) -> Grant | Denied:
@@ -164,9 +164,12 @@ def _used_of(attempt: Attempt) -> Tokens:
     return (call.reserved[0], 0, 0) if isinstance(error, ChannelOutrun) else (0, 0, 0)
 
 
-def spent_for(wait_ms: int) -> ChannelSpent:
-    """Return what a call is told whose channels' quota is spent for so long."""
-    return ChannelSpent(
+def spent_for(denied: Denied) -> ChannelSpent:
+    """Return what a call is told whose channels' quota is spent."""
+    error = ChannelSpent(
         "The upstream's own quota for this model is spent now; try again.",
-        retry_after_s=max(wait_ms, 1) / 1_000,
+        retry_after_s=max(denied.wait_ms, 1) / 1_000,
     )
+    limit = denied.limit
+    error.exhausted = limit.measure.value if isinstance(limit, Bucket) else "concurrency"
+    return error
