@@ -28,6 +28,7 @@ ANSWER_TOKENS: Final = 262_144
 SAMPLINGS: Final = 16
 """How often a provider's own tools make it go on from what they found: each time it reads the
 prompt again and may write as much as was allowed."""
+_BOTH: Final = INPUT_UNTOLD | OUTPUT_UNTOLD
 SLACK_TOKENS: Final = 64
 """Providers count the words that end an answer, some beyond the bound."""
 
@@ -76,6 +77,11 @@ def _fill(reported: Usage | None, facts: Delivered) -> Usage:
     if facts.whole and not reported.untold:
         return reported
     given, output = reported.input_tokens, reported.output_tokens
+    wordless = facts.whole and not facts.output_estimate
+    if reported.untold == _BOTH and reported.total_tokens and wordless:
+        # Vectors and ranks are no tokens: a total is what was read. Voyage and Jina tell no more.
+        total = reported.total_tokens
+        return dataclasses.replace(reported, input_tokens=total, untold=0, total_tokens=0)
     if reported.untold & INPUT_UNTOLD:
         given = max(given, facts.input_estimate)
         if reported.total_tokens and reported.untold & OUTPUT_UNTOLD:
