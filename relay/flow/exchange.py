@@ -382,7 +382,7 @@ class Exchange:
             if attempt.channel.id != channel_id:
                 continue
             if call.committed:
-                possible = self._splicer.plan(call, Outcome.DRAINED, preference) is not None
+                possible = self._splicer.could_carry(call, Outcome.DRAINED, preference)
             else:
                 left = self._effort_of(call).left(now_us())
                 possible = left and self._balancer.choose(call) is not None

@@ -80,6 +80,13 @@ class Splicer:
         self._balancer.note_splice(line.name, f"{CARRIED}{means.value}")
         return channel, continuation
 
+    def could_carry(self, call: Call, outcome: Outcome, error: RelayError) -> bool:
+        """Tell whether `plan` would find a way; nothing has broken, and nothing is counted."""
+        line = call.rights.line
+        if line is None or not line.splice:
+            return False
+        return not isinstance(self._plan(call, outcome, error), SpliceRefusal)
+
     def _plan(
         self, call: Call, outcome: Outcome, error: RelayError
     ) -> tuple[Channel, Continuation, Means] | SpliceRefusal:

@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 
 from relay.model import Resume
 from relay.splice.anchor import anchor_of
+from tests.flow.load import without
 from tests.flow.rig import (
     DONE,
     FINISH,
@@ -92,3 +93,41 @@ async def test_thinking_that_was_cut_is_thought_anew_and_told_once() -> None:
     text, thoughts, rig, messages = await joined(thinks("hm"), second=rest)
     assert text == TEXT and thoughts == "hm" and len(messages) == 1
     assert rig.server.counters.splices["line", "carried_on_by_restart"] == 1
+
+
+async def test_a_chat_that_an_operator_moves_is_counted_once() -> None:
+    moved = asyncio.Event()
+
+    async def first(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD + chunked(b"".join(map(event, WORDS[:9]))))
+        await writer.drain()
+        await moved.wait()
+
+    anchor = anchor_of("".join(WORDS[:9]))
+    rest = (event(anchor), event(" " + "".join(WORDS[9:]).strip()), FINISH, USAGE, DONE)
+    async with Peer(first) as one, Peer(says(*rest, whole=True)) as other:
+        channels = [
+            make_channel(number, peer.port, tier=number, resume=Resume.ANCHORED)
+            for number, peer in enumerate((one, other), 1)
+        ]
+        snapshot = make_snapshot(channels)
+        line = msgspec.structs.replace(snapshot.lines[1], splice=True)
+        snapshot = msgspec.structs.replace(snapshot, lines={1: line})
+        async with (
+            Rig(snapshot) as rig,
+            AsyncOpenAI(base_url=rig.url, api_key=KEY, max_retries=0) as client,
+        ):
+            text = ""
+            stream = await client.chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "go"}], stream=True
+            )
+            async for chunk in stream:
+                for choice in chunk.choices:
+                    text += choice.delta.content or ""
+                if text.count("word") == 9:
+                    rig.server.swap(without(snapshot, 1, evicted=True))
+            assert text == TEXT
+            moved.set()
+            assert rig.server.counters.splices == {("line", "carried_on_by_anchor"): 1}
+            (end,) = await rig.ended()
+            assert [one.outcome for one in end.tries] == ["drained, carried on by anchor"]
