@@ -139,8 +139,12 @@ class FairQueue:
         self.drop(ticket)
 
     def skip(self) -> None:
-        """Let the first account's turn pass, as one of its own limits holds it up; it saves up."""
-        self._pass_on(self._accounts[self._ring[0]], keep=True)
+        """Let the first account's turn pass, as a limit holds it up.
+
+        It keeps what it has saved and is given no more for it: where one limit holds all of them
+        up, who comes first after each wait would never use up its turn.
+        """
+        self._ring.rotate(-1)
 
     def ahead(self, account_id: int, cost: int) -> int:
         """Return about how many tokens are served before a call that would come now is.
@@ -163,9 +167,7 @@ class FairQueue:
         self._calls += 1
         self._bytes += ticket.size
 
-    def _pass_on(self, account: AccountTurn, *, keep: bool = False) -> None:
-        if keep:
-            account.deficit = min(account.deficit, QUANTUM + account.first.cost)
+    def _pass_on(self, account: AccountTurn) -> None:
         account.visited = False
         self._ring.rotate(-1)
 

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from relay.limits.fair_queue import FairQueue, Ticket
+from relay.limits.fair_queue import QUANTUM, FairQueue, Ticket
 
 
 def serve(queue: FairQueue, tokens: int) -> Counter[int]:
@@ -75,6 +75,23 @@ def test_what_is_ahead_is_no_more_than_everybody_s_like() -> None:
     queue.push(Ticket(2, 500, 1))
     assert queue.ahead(3, 1_000) == 1_000 + 500
     assert queue.ahead(1, 1_000) == 100_000 + 500
+
+
+def test_a_limit_that_holds_all_accounts_up_favours_none_of_them() -> None:
+    queue = FairQueue(calls_max=500, bytes_max=10**9)
+    for account_id in (1, 2, 3):
+        for _ in range(100):
+            queue.push(Ticket(account_id, QUANTUM // 4, 10))
+    served: Counter[int] = Counter()
+    for _ in range(90):  # a room for one call opens, again and again
+        first = queue.first()
+        assert first is not None
+        queue.take(first)
+        served[first.account_id] += 1
+        for _ in range(queue.accounts):
+            queue.first()
+            queue.skip()
+    assert all(abs(count - 30) <= 4 for count in served.values()), served
 
 
 def test_ten_thousand_random_cancels_leave_nobody() -> None:
