@@ -2,6 +2,7 @@
 
 console_proxy  Passes on what the admin listener does not serve itself to the console
 copies         Keeps the copies on this host's disk that workers start from while Postgres is away
+looking        One look into Postgres after another, for ever, whatever happens to it meanwhile
 secrets_desk   Answers commands that ask for a secret which only the service has
 shipper        The shipper: tails the journals of this host's workers into the request log, exactly
                once

@@ -7,7 +7,6 @@ A list that looks broken (empty, or most of it gone) is told and left alone. So 
 ceiling: it was all right when it was set, and whose fault that is only an operator can tell.
 """
 
-import asyncio
 import datetime
 import logging
 from collections import Counter
@@ -15,20 +14,17 @@ from collections.abc import Awaitable, Callable, Iterator
 from math import inf
 from typing import Final
 
-import asyncpg
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relay.backoff import Backoff
 from relay.control.catalog.questions import ask_lists
+from relay.control.looking import look_forever
 from relay.control.watch.webhook import Notice
-from relay.errors import RelayError
 from relay.store.catalog.sale.listed import ListChange, read_stated, take_over
 from relay.store.catalog.sale.official import Breach, read_breaches
 from relay.store.catalog.snapshot import load_channels
-from relay.store.kept import Kept
 from relay.store.log.margins import MODELS_MAX, list_margins
-from relay.store.postgres import Connection, border, hang_up
+from relay.store.postgres import Connection
 from relay.store.secrets.vault import Vault
 from relay.units import NANOS_PER_USD
 
@@ -91,7 +87,6 @@ class CatalogKeeper(Collector):
         self._official_max = official_max
         self._send = send
         self._clock_s = clock_s
-        self._backoff = Backoff(first_s=LOOK_S, most_s=BACKOFF_S_MAX)
         self._asked_s: dict[str, float] = {}
         self._told: dict[tuple[str, str], Breach] = {}
         self._breaches: list[Breach] = []
@@ -101,20 +96,13 @@ class CatalogKeeper(Collector):
 
     async def run(self) -> None:
         """Keep for ever, whatever happens to Postgres meanwhile."""
-        kept = Kept(self._connect, hang_up)
-        try:
-            while True:
-                try:
-                    with border():
-                        async with kept.use() as connection:
-                            await self.look(connection, datetime.datetime.now(datetime.UTC))
-                    self._backoff.succeed()
-                except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-                    if self._backoff.fail():
-                        _log.warning("catalog keeper waits", extra={"error": type(exc).__name__})
-                await asyncio.sleep(self._backoff.wait_s())
-        finally:
-            kept.close()
+
+        async def look(connection: Connection) -> None:
+            await self.look(connection, datetime.datetime.now(datetime.UTC))
+
+        await look_forever(
+            self._connect, look, name="catalog keeper", every_s=LOOK_S, most_s=BACKOFF_S_MAX
+        )
 
     async def look(self, connection: Connection, now: datetime.datetime) -> None:
         """Do what is due at `now` (aware)."""

@@ -20,13 +20,11 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relay.backoff import Backoff
+from relay.control.looking import look_forever
 from relay.control.watch.webhook import Notice
-from relay.errors import RelayError
 from relay.model import Secret
 from relay.reach import MINTED, Reach
-from relay.store.kept import Kept
-from relay.store.postgres import Connection, border, hang_up
+from relay.store.postgres import Connection
 from relay.store.secrets.vault import Vault, channel_owner, token_owner
 from relay.wire.kinds.oauth import (
     Account,
@@ -101,27 +99,19 @@ class TokenMinter(Collector):
         self._connect = connect
         self._vault = vault
         self._send = send
-        self._backoff = Backoff(first_s=LOOK_S, most_s=BACKOFF_S_MAX)
         self._standings: dict[int, _Standing] = {}
         self._left_s: dict[str, float] = {}
         self._failures = 0
 
     async def run(self) -> None:
         """Mint for ever, whatever happens to Postgres meanwhile."""
-        kept = Kept(self._connect, hang_up)
-        try:
-            while True:
-                try:
-                    with border():
-                        async with kept.use() as connection:
-                            await self.look(connection, datetime.datetime.now(datetime.UTC))
-                    self._backoff.succeed()
-                except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-                    if self._backoff.fail():
-                        _log.warning("token minter waits", extra={"error": type(exc).__name__})
-                await asyncio.sleep(self._backoff.wait_s())
-        finally:
-            kept.close()
+
+        async def look(connection: Connection) -> None:
+            await self.look(connection, datetime.datetime.now(datetime.UTC))
+
+        await look_forever(
+            self._connect, look, name="token minter", every_s=LOOK_S, most_s=BACKOFF_S_MAX
+        )
 
     def collect(self) -> Iterator[Metric]:
         """Return how long each channel's token is good, and how often one was not renewed."""

@@ -20,14 +20,12 @@ import asyncpg
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relay.backoff import Backoff
+from relay.control.looking import look_forever
 from relay.control.night.shapes import Step, StepFailed, Turn, Work
-from relay.errors import RelayError
 from relay.night_rules import Maintenance
 from relay.store import maintenance as book
-from relay.store.kept import Kept
 from relay.store.maintenance import Outcome, Wishes, WorkDone
-from relay.store.postgres import STATEMENT_S, Connection, border, hang_up
+from relay.store.postgres import STATEMENT_S, Connection
 from relay.windows import next_night
 
 LOOK_S: Final = 5.0
@@ -81,24 +79,12 @@ class Nights(Collector):
         self._connect = connect
         self._now = now
         self._pause_s_max = pause_s_max
-        self._backoff = Backoff(first_s=LOOK_S, most_s=BACKOFF_S_MAX)
 
     async def run(self) -> None:
         """Keep the nights for ever, whatever happens to Postgres meanwhile."""
-        kept = Kept(self._connect, hang_up)
-        try:
-            while True:
-                try:
-                    with border():
-                        async with kept.use() as connection:
-                            await self.look(connection)
-                    self._backoff.succeed()
-                except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-                    if self._backoff.fail():
-                        _log.warning("maintenance waits", extra={"error": type(exc).__name__})
-                await asyncio.sleep(max(LOOK_S, self._backoff.wait_s()))
-        finally:
-            kept.close()
+        await look_forever(
+            self._connect, self.look, name="maintenance", every_s=LOOK_S, most_s=BACKOFF_S_MAX
+        )
 
     async def look(self, connection: Connection) -> None:
         """Do what is due now."""

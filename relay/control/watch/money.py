@@ -5,7 +5,6 @@ every 2 s   paid orders credited, planned prices put into force; fallen balances
 once a day  who spent enough on whole days is promoted; so are recharges under a new rule
 """
 
-import asyncio
 import datetime
 import logging
 from collections.abc import Awaitable, Callable
@@ -13,15 +12,14 @@ from typing import Final
 
 import asyncpg
 
-from relay.backoff import Backoff
 from relay.config import Config
+from relay.control.looking import look_forever
 from relay.control.watch.notices import Notices
-from relay.errors import ClientError, RelayError
+from relay.errors import ClientError
 from relay.store.billing import budget_leases, low_balances, orders, promotions, recharges
 from relay.store.catalog import planned
-from relay.store.kept import Kept
 from relay.store.log import addresses
-from relay.store.postgres import Connection, border, hang_up
+from relay.store.postgres import Connection
 
 LOOK_S: Final = 2.0
 """The promise is a notice within ten seconds of a call; the shipper takes some of them."""
@@ -59,24 +57,12 @@ class MoneyWatch:
         self._notices = notices
         self._look_s = look_s
         self._reviewed: datetime.date | None = None
-        self._backoff = Backoff(first_s=look_s, most_s=BACKOFF_S_MAX)
 
     async def run(self) -> None:
         """Watch for ever, whatever happens to Postgres meanwhile."""
-        kept = Kept(self._connect, hang_up)
-        try:
-            while True:
-                try:
-                    with border():
-                        async with kept.use() as connection:
-                            await self.look(connection)
-                    self._backoff.succeed()
-                except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-                    if self._backoff.fail():
-                        _log.warning("money watch waits", extra={"error": type(exc).__name__})
-                await asyncio.sleep(self._backoff.wait_s())
-        finally:
-            kept.close()
+        await look_forever(
+            self._connect, self.look, name="money watch", every_s=self._look_s, most_s=BACKOFF_S_MAX
+        )
 
     async def look(self, connection: Connection) -> None:
         """Do and tell what is due now."""
