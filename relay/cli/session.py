@@ -44,7 +44,8 @@ class Session(msgspec.Struct, frozen=True):
 
 def ask_the_relay(data_dir: Path) -> None:
     """Have secrets that this shell does not have asked of the relay that runs on this host."""
-    os.environ.setdefault(desk.VARIABLE, str(data_dir.absolute()))
+    # Not what a command that began this one has left there: that one may be about another relay.
+    os.environ[desk.VARIABLE] = str(data_dir.absolute())
 
 
 def with_database(ctx: click.Context, work: Callable[[Session], Awaitable[_Result]]) -> _Result:

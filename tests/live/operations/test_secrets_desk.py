@@ -127,6 +127,8 @@ async def host(
         "RELAY_SECRETS__PEPPER": "cred:pepper",
         "RELAY_SECRETS__MASTER_KEY": "cred:master_key",
     }
+    # As a command has it that is begun by one about another relay:
+    host.environ["RELAY_SECRETS_FROM"] = str(folder / "another")
     host.environ["CREDENTIALS_DIRECTORY"] = str(credentials)
     await host.begin()
     del host.environ["CREDENTIALS_DIRECTORY"]
