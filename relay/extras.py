@@ -14,7 +14,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     to be cached for an hour. `makes_pictures`: a tool of the provider's may, and nothing tells how
     many. `silent_format`: of an answer that does not say how long the sound was. `reaches_out`: it
     refers to what is not in its bytes (an address, a file, an earlier answer), so that these bound
-    nothing.
+    nothing. `requests`: of a batch, 0 = it is none.
     """
 
     tier: str = ""
@@ -29,6 +29,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     makes_pictures: bool = False
     silent_format: bool = False
     reaches_out: bool = False
+    requests: int = 0
 
 
 class Extras(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,7 +39,7 @@ class Extras(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     transcribed. `characters`: of text made to sound. `image_class`: as in Asked. `searches`: of the
     web or of files. `sessions`: of a code interpreter. `search_units`: of a reranker.
     `disputed_*_tokens`: what an upstream claimed beyond what can be, charged to nobody
-    (billing.charged).
+    (billing.charged). `requests`: those of a batch that were served.
     """
 
     tier: str = ""
@@ -50,6 +51,7 @@ class Extras(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     search_units: int = 0
     disputed_input_tokens: int = 0
     disputed_output_tokens: int = 0
+    requests: int = 0
 
 
 NO_EXTRAS = Extras()

@@ -82,6 +82,9 @@ class Usage:
         self.tier_told = tier_told
 
 
+NOTHING: Final = Usage()
+"""Of a call that costs nothing, not even a price per call: told from others by what it is, not by
+what it holds."""
 COUNTS: Final = (
     *("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"),
     *("cache_write_1h_tokens", "audio_input_tokens", "audio_output_tokens"),

@@ -31,10 +31,9 @@ from relay.flow.reserve.reservations import Reservations
 from relay.ports import Journal
 from relay.records import CallCheckpoint, CallEnd, EndReason, Unended
 from relay.stage import COMMITTED
-from relay.usage import Usage
+from relay.usage import NOTHING, Usage
 from relay.wire.dialects.known import TABLES
 
-NOTHING: Final = Usage()
 _COMPLETED: Final = EndReason.COMPLETED
 
 
@@ -249,6 +248,8 @@ def usage_of(call: Call) -> Usage:
     if call.stage is not COMMITTED or (tariff is not None and tariff.free):
         return NOTHING
     reported = call.usage
+    if reported is NOTHING:
+        return NOTHING
     whole = reported is not None
     if reported is None and call.payer is not None:
         reported = call.payer.usage_so_far()

@@ -109,9 +109,9 @@ def compose_server(  # noqa: PLR0913 - a part a line
 
 
 def adopt(server: DataServer, store: UnendedStore) -> AdoptedCalls:
-    """Return who settles the background responses of workers that are gone."""
+    """Return who settles the jobs of workers that are gone."""
     engine = server.engine
-    return AdoptedCalls(server.pool, engine.current, store, engine.background.remembered)
+    return AdoptedCalls(engine.current, store, engine.background)
 
 
 def _wall_s() -> int:

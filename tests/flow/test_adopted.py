@@ -15,11 +15,12 @@ from relay.clock import wall_us
 from relay.errors import DependencyDown
 from relay.extras import Asked
 from relay.flow.state.adopted import AdoptedCalls, end_of, lost_end_of
-from relay.flow.state.background import GONE_MAX, TOTAL_S
+from relay.flow.state.background import GONE_MAX
 from relay.model import Price
 from relay.process.composition import adopt
 from relay.records import CallCheckpoint, CallEnd, CallStart, Unended, UnendedCall
 from relay.usage import Usage
+from relay.wire.state.jobs import JobEnd
 from tests.flow.provider import Provider
 from tests.flow.rig import MODEL, Rig, make_snapshot
 
@@ -118,15 +119,15 @@ async def test_an_id_that_is_none_for_a_path_is_asked_for_whole() -> None:
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_what_failed_without_usage_is_free_unless_something_was_read(status: str) -> None:
-    assert end_of(left(), None, status, NOW_US).cost_nanos == 0
-    read = end_of(left(), None, status, NOW_US, 9)
+    assert end_of(left(), JobEnd(None, free_unread=True), NOW_US).cost_nanos == 0
+    read = end_of(left(), JobEnd(None, free_unread=True), NOW_US, 9)
     assert read.estimated and read.cost_nanos == (40 * 1_000 + 9 * 2_000) // 2
-    begun = end_of(left(stream=True), None, status, NOW_US)
+    begun = end_of(left(stream=True), JobEnd(None, free_unread=True), NOW_US)
     assert begun.cost_nanos == (40 * 1_000 + 3 * 2_000) // 2
 
 
 def test_a_claim_beyond_what_can_be_is_cut() -> None:
-    end = end_of(left(), Usage(6_000, 0, 0, 9_999), "completed", NOW_US)
+    end = end_of(left(), JobEnd(Usage(6_000, 0, 0, 9_999)), NOW_US)
     assert (end.input_tokens, end.output_tokens) == (5_000, 114)
     assert end.extras is not None and end.extras.disputed_output_tokens == 9_999 - 114
 
@@ -134,7 +135,7 @@ def test_a_claim_beyond_what_can_be_is_cut() -> None:
 def test_the_price_of_then_holds_whatever_the_catalog_says_by_now() -> None:
     call = left(group_multiplier_ppm=2_000_000, model_multiplier_ppm=500_000)
     raised = msgspec.structs.replace(call.price, model_multiplier_ppm=9_000_000)
-    end = end_of(msgspec.structs.replace(call, price=raised), Usage(20, 0, 0, 10), "completed", 0)
+    end = end_of(msgspec.structs.replace(call, price=raised), JobEnd(Usage(20, 0, 0, 10)), 0)
     assert end.cost_nanos == 20 * 1_000 + 10 * 2_000
     assert (end.price_id, end.group_multiplier_ppm, end.model_multiplier_ppm) == (
         *(7, 2_000_000),
@@ -143,10 +144,10 @@ def test_the_price_of_then_holds_whatever_the_catalog_says_by_now() -> None:
 
 
 def test_what_was_asked_beside_tokens_is_charged_where_nobody_tells() -> None:
-    end = end_of(left(asked=Asked(searches=5)), None, "completed", NOW_US)
+    end = end_of(left(asked=Asked(searches=5)), JobEnd(None), NOW_US)
     assert end.extras is not None and end.extras.searches == 1
 
 
 def test_its_row_says_how_long_it_took_and_never_ends_before_it_began() -> None:
-    assert end_of(left(), Usage(1), "completed", NOW_US + 5).total_us == 5
-    assert lost_end_of(left(), NOW_US - int(TOTAL_S)).total_us == 0
+    assert end_of(left(), JobEnd(Usage(1)), NOW_US + 5).total_us == 5
+    assert lost_end_of(left(), NOW_US - 1).total_us == 0

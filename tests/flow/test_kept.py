@@ -13,6 +13,7 @@ from openai import AsyncOpenAI, NotFoundError
 from relay.billing.charged import SLACK_TOKENS
 from relay.flow.state import background
 from relay.model import Dialect
+from relay.wire.state.jobs import RESPONSE_JOB
 from tests.flow.provider import USAGE, Provider
 from tests.flow.rig import KEY, MODEL, Rig, make_snapshot, post
 from tests.flow.test_state import OTHER_KEY, ask, get, made_where, read, standing
@@ -142,8 +143,9 @@ class Hurry:
     """Has background responses asked for without a wait."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("FIRST_S", "MOST_S", "LOOK_S"):
+        for name in ("FIRST_S", "LOOK_S"):
             monkeypatch.setattr(background, name, 0.02)
+        monkeypatch.setattr(RESPONSE_JOB, "most_s", 0.02)
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """What channels keep for clients: who has what, and how calls find it.
 
-adopted     Background responses of workers that are gone: asked for by those that serve, settled
+adopted     Background jobs of workers that are gone: asked for by those that serve, settled
             once
-background  Responses that go on without their client: held once, settled once, when they end
+background  Jobs that go on without their client: held once, settled once, when they end
 binding     Which channel a call has to go to, for what it refers to; and what it is told otherwise
 bound       What binds one call to a channel
-fetch       One small question to a channel that no client asked for
+fetch       One question to a channel that no client asked for: gathered, or taken line by line
+looks       How a job stands: one look at it, and at what it has made where only that tells its use
 owners      Who made what: keyed digests in this worker's memory, and in Redis for all of them
-remembered  What clients had of background responses before anybody counted them: for who settles
+remembered  What clients had of background jobs before anybody counted them: for who settles
             those
 stateful    Attempts that learn from their answers what their channel has made
 """

@@ -1,4 +1,4 @@
-"""Background responses of workers that are gone: asked for by those that serve, settled once.
+"""Background jobs of workers that are gone: asked for by those that serve, settled once.
 
     claim (store.log.unended) --> the channel that made it is asked --> ended: settled as its usage
                                                                     says, by the price it began at
@@ -13,8 +13,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
-from urllib.parse import quote
 
 import msgspec
 
@@ -23,21 +23,20 @@ from relay.billing.charged import complete
 from relay.billing.shapes import Delivered
 from relay.billing.tariff import NO_TARIFF, Tariff
 from relay.clock import dice, wall_us
-from relay.errors import DependencyDown, RelayError
+from relay.errors import DependencyDown
 from relay.extras import NOTHING_ASKED
-from relay.flow.state.background import FREE_ENDS, GONE_MAX, NOT_FOUND, OK, TOTAL_S
-from relay.flow.state.fetch import fetch
-from relay.flow.state.remembered import Remembered
+from relay.flow.state.background import GONE_MAX, BackgroundCalls
+from relay.flow.state.looks import NOT_FOUND, OK
 from relay.model import Snapshot
-from relay.ports import Connections
 from relay.records import CallEnd, EndReason, Unended, UnendedCall
-from relay.usage import Usage
-from relay.wire.state.answered import UNENDED, read_kept
-from relay.wire.usage.reader import find_usage_of_body
+from relay.usage import NOTHING, Usage
+from relay.wire.state.jobs import Job, JobEnd, job_of
 
 LOOK_S: Final = 2.0
 BACKOFF_S_MAX: Final = 30.0
 ASKED_AT_ONCE: Final = 8
+LOOK_MOST_S: Final = 10.0
+"""Whose results take longer to read holds up nobody else."""
 
 _log = logging.getLogger(__name__)
 
@@ -71,29 +70,29 @@ class UnendedStore(Protocol):
 
 
 class AdoptedCalls:
-    """Asks for the background responses of workers that are gone, for as long as it runs.
+    """Asks for the background jobs of workers that are gone, for as long as it runs.
 
     Args:
-        connections: The pool of upstream connections.
         snapshot: Returns the catalog as it is.
         store: Where the calls are.
-        remembered: What clients had of them before they were counted.
+        background: Who follows what this worker has begun: jobs are looked at in the same way.
         look_s: Between two looks that found nothing.
     """
 
     def __init__(
         self,
-        connections: Connections,
         snapshot: Callable[[], Snapshot | None],
         store: UnendedStore,
-        remembered: Remembered,
+        background: BackgroundCalls,
         *,
         look_s: float = LOOK_S,
     ) -> None:
-        self._connections = connections
         self._snapshot = snapshot
         self._store = store
-        self._remembered = remembered
+        self._remembered = background.remembered
+        self._looks = background.looks
+        self._asking: dict[bytes, asyncio.Task[None]] = {}
+        """Calls that are asked for now, by their ids."""
         self._backoff = Backoff(first_s=look_s, most_s=max(look_s, BACKOFF_S_MAX), jitter=0.3)
         self._task: asyncio.Task[None] | None = None
         self.settled = 0
@@ -106,9 +105,10 @@ class AdoptedCalls:
     async def stop(self) -> None:
         """Look no more: what is claimed is due again for others."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        ending = [*self._asking.values(), *([task] if task is not None else [])]
+        for one in ending:
+            one.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
 
     async def _look_forever(self) -> None:
         while True:
@@ -127,64 +127,79 @@ class AdoptedCalls:
         Raises:
             DependencyDown: RELAY; nothing is known of what is due.
         """
-        calls = await self._store.claim(ASKED_AT_ONCE)
-        await asyncio.gather(*(self._ask(call) for call in calls))
+        calls = [
+            call
+            for call in await self._store.claim(ASKED_AT_ONCE)
+            if call.start.request_id not in self._asking
+        ]
+        tasks = [asyncio.create_task(self._ask(call), name="adopted call") for call in calls]
+        for call, task in zip(calls, tasks, strict=True):
+            request_id = call.start.request_id
+            self._asking[request_id] = task
+            task.add_done_callback(partial(self._forget, request_id))
+        if tasks:
+            await asyncio.wait(tasks, timeout=LOOK_MOST_S)
         return len(calls)
 
+    def _forget(self, request_id: bytes, _: asyncio.Task[None]) -> None:
+        self._asking.pop(request_id, None)
+
     async def _ask(self, call: UnendedCall) -> None:
-        """Ask how a response stands, and settle its call where it has ended or is lost."""
+        """Ask how a job stands, and settle its call where it has ended or is lost."""
         unended = call.checkpoint.unended
         assert unended is not None
-        status, body = await self._fetch(call.checkpoint.channel_id, unended.name)
-        kept = read_kept(body) if status == OK else None
-        ended = kept is not None and kept.status != "" and kept.status not in UNENDED
-        told = find_usage_of_body(body) if ended else None
-        tokens = 0
-        if told is None and (ended or status == NOT_FOUND or _is_lost(call, status)):
-            told, tokens = await self._remembered.find(unended.name)
+        job = job_of(call.start.endpoint)
+        status, end = await self._look(call, job, unended)
+        lost, tokens = _is_lost(call, job, status), 0
+        untold = end is not None and end.usage is None
+        if untold or (end is None and (status == NOT_FOUND or lost)):
+            usage, tokens = await self._remembered.find(unended.name)
+            if usage is not None:
+                end = JobEnd(usage)
         with contextlib.suppress(DependencyDown):  # it is due again
-            if told is not None or (kept is not None and ended):
-                word = "" if kept is None else kept.status
-                await self._settle(end_of(call, told, word, wall_us(), tokens))
-            elif _is_lost(call, status):
-                _log.warning("a background response was lost", extra={"count": call.gone + 1})
+            if end is not None:
+                await self._settle(end_of(call, end, wall_us(), tokens))
+            elif lost:
+                _log.warning("a job was lost", extra={"reason": job.word, "count": call.gone + 1})
                 await self._settle(lost_end_of(call, wall_us(), tokens))
             elif status == NOT_FOUND:
                 await self._store.note_gone(call.start.request_id)
 
-    async def _fetch(self, channel_id: int, name: str) -> tuple[int, bytes]:
-        """Return status and body of a response; 0 where its channel does not answer."""
+    async def _look(
+        self, call: UnendedCall, job: Job, unended: Unended
+    ) -> tuple[int, JobEnd | None]:
+        """Look at a job; where its channel is no more, nobody knows it."""
         snapshot = self._snapshot()
-        channel = None if snapshot is None else snapshot.channels.get(channel_id)
+        if snapshot is None:
+            return 0, None
+        channel = snapshot.channels.get(call.checkpoint.channel_id)
         if channel is None:
-            return (0, b"") if snapshot is None else (NOT_FOUND, b"")
-        with contextlib.suppress(RelayError, TimeoutError):
-            return await fetch(self._connections, channel, f"/responses/{quote(name, safe='')}")
-        return 0, b""
+            return NOT_FOUND, None
+        requests = 0 if unended.asked is None else unended.asked.requests
+        input_each = call.start.input_estimate // max(1, requests)
+        return await self._looks.look(channel, job, unended.name, input_each)
 
     async def _settle(self, end: CallEnd) -> None:
         if await self._store.settle(end):
             self.settled += 1
 
 
-def end_of(
-    call: UnendedCall, reported: Usage | None, status: str, now_us: int, tokens: int = 0
-) -> CallEnd:
+def end_of(call: UnendedCall, told: JobEnd, now_us: int, tokens: int = 0) -> CallEnd:
     """Return the end of a call by what its provider says; one that failed without usage is free.
 
     As flow.settle has it for a call whose worker lives: claims beyond what can be are cut.
 
     Args:
         call: Which.
-        reported: What its provider says it used, None = nothing.
-        status: How it ended, in its provider's words.
+        told: How its job ended.
         now_us: Microseconds since 1970.
         tokens: About as many were read of it.
     """
-    unended = call.checkpoint.unended
+    unended, reported = call.checkpoint.unended, told.usage
     assert unended is not None
-    if reported is None and status in FREE_ENDS and not (tokens or call.start.stream):
-        return _end(call, Usage(), NO_TARIFF, EndReason.COMPLETED, now_us)
+    unread = reported is None and told.free_unread and not (tokens or call.start.stream)
+    if reported is NOTHING or unread:
+        return _end(call, NOTHING, NO_TARIFF, EndReason.COMPLETED, now_us)
     facts = Delivered(
         whole=reported is not None,
         input_estimate=call.start.input_estimate,
@@ -199,9 +214,14 @@ def end_of(
 
 
 def lost_end_of(call: UnendedCall, now_us: int, tokens: int = 0) -> CallEnd:
-    """Return the end of a call of which nobody knows what became: as its worker last counted it."""
+    """Return the end of a call of which nobody knows what became: as its worker last counted it.
+
+    Unless such a job costs nothing then: nobody can have had any of it.
+    """
     unended, last = call.checkpoint.unended, call.checkpoint
     assert unended is not None
+    if job_of(call.start.endpoint).lost_end is not None:
+        return _end(call, NOTHING, NO_TARIFF, EndReason.INTERRUPTED, now_us)
     usage = Usage(
         input_tokens=last.input_tokens,
         cached_tokens=last.cached_tokens,
@@ -220,9 +240,9 @@ def lost_end_of(call: UnendedCall, now_us: int, tokens: int = 0) -> CallEnd:
     return _end(call, usage, _tariff_of(call, unended), EndReason.INTERRUPTED, now_us)
 
 
-def _is_lost(call: UnendedCall, status: int) -> bool:
+def _is_lost(call: UnendedCall, job: Job, status: int) -> bool:
     gone = call.gone + (status == NOT_FOUND)
-    return gone >= GONE_MAX or wall_us() - call.start.time_us > TOTAL_S * 1e6
+    return gone >= GONE_MAX or wall_us() - call.start.time_us > job.total_s * 1e6
 
 
 def _tariff_of(call: UnendedCall, unended: Unended) -> Tariff:

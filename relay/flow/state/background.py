@@ -1,13 +1,14 @@
-"""Responses that go on without their client: held once, settled once, when they end.
+"""Jobs that go on without their client: held once, settled once, when they end.
 
     POST with background: true --> queued: the call stays open, its money held
                                --> its channel is asked how it stands, less and less often
                                --> completed, failed, cancelled, incomplete --> settled, one log row
 
-Whoever reads the response meanwhile, over whatever worker, reads it as the provider tells it, and
-pays nothing: only the worker that made it settles it, or, where that is gone, whoever takes its
-calls over (flow.state.adopted). A stream of such a response that breaks off,
-or whose client leaves, ends in the same way: the provider goes on, and bills.
+What kinds of them there are, wire.state.jobs says. Whoever reads a response meanwhile, over
+whatever worker, reads it as the provider tells it, and pays nothing: only the worker that made it
+settles it, or, where that is gone, whoever takes its calls over (flow.state.adopted). A stream of
+such a response that breaks off, or whose client leaves, ends in the same way: the provider goes on,
+and bills.
 
 Source: OpenAI API reference, Background mode: usage is told with the end, and not before.
 """
@@ -17,26 +18,21 @@ import contextlib
 import logging
 from collections import Counter
 from typing import Final
-from urllib.parse import quote
 
 from relay.backoff import backoff_s
 from relay.clock import clock_s, dice
-from relay.errors import RateLimited, RelayError, Unavailable
+from relay.errors import RateLimited, Unavailable
 from relay.flow.call import Call
-from relay.flow.settle import NOTHING, Settlement
-from relay.flow.state.fetch import fetch
+from relay.flow.settle import Settlement
+from relay.flow.state.looks import NOT_FOUND, OK, Looks
 from relay.flow.state.remembered import Remembered
 from relay.model import Channel
 from relay.ports import Connections
-from relay.usage import Usage
-from relay.wire.state.answered import UNENDED, read_kept
-from relay.wire.usage.reader import find_usage_of_body
+from relay.usage import NOTHING
+from relay.wire.state.jobs import JobEnd, job_of
 
 FIRST_S: Final = 1.0
-MOST_S: Final = 15.0
-"""A provider keeps an ended response for minutes: it is seen well before that."""
-TOTAL_S: Final = 6 * 3600.0
-"""A response that has not ended by then never will."""
+RETRY_S: Final = 15.0
 GONE_MAX: Final = 5
 """So often it may be unknown where it was made before it is taken for gone."""
 PENDING_MAX: Final = 10_000
@@ -45,32 +41,29 @@ SHARE_MAX: Final = 1_000
 LOOK_S: Final = 0.25
 LAST_LOOK_S: Final = 5.0
 ASKED_AT_ONCE: Final = 8
-FREE_ENDS: Final = frozenset({"failed", "cancelled"})
-"""Costs nothing where no usage is told, and nothing was delivered."""
-OK: Final = 200
-NOT_FOUND: Final = 404
 
 _log = logging.getLogger(__name__)
 
 
 class _Pending:
-    """A response that has not ended."""
+    """A job that has not ended."""
 
-    __slots__ = ("asked", "call", "channel", "due_s", "gone", "name", "path", "since_s")
+    __slots__ = ("asked", "call", "channel", "due_s", "gone", "job", "name", "since_s", "task")
 
     def __init__(self, call: Call, channel: Channel, name: str, now_s: float) -> None:
         self.call = call
         self.channel = channel
         self.name = name
-        self.path = f"/responses/{quote(name, safe='')}"
+        self.job = job_of(call.head.endpoint)
         self.since_s = now_s
         self.due_s = now_s + FIRST_S
         self.asked = 0
         self.gone = 0
+        self.task: asyncio.Task[bool] | None = None
 
 
 class BackgroundCalls:
-    """All background responses that one worker has made and not settled.
+    """All jobs that one worker has begun and not settled.
 
     Args:
         connections: The pool of upstream connections.
@@ -82,7 +75,8 @@ class BackgroundCalls:
         self, connections: Connections, settlement: Settlement, remembered: Remembered
     ) -> None:
         self.remembered = remembered
-        self._connections = connections
+        self.looks = Looks(connections, clock_s)
+        """Shared with who settles what workers left that are gone."""
         self._settlement = settlement
         self._pending: list[_Pending] = []
         self._per_account: Counter[int] = Counter()
@@ -100,14 +94,15 @@ class BackgroundCalls:
         """
         if self._per_account[_account_of(call)] >= SHARE_MAX:
             raise RateLimited(
-                f"{SHARE_MAX} background responses of this account have not ended.",
-                retry_after_s=MOST_S,
+                f"{SHARE_MAX} {job_of(call.head.endpoint).word}s of this account have not ended.",
+                retry_after_s=RETRY_S,
             )
         if len(self._pending) >= PENDING_MAX:
-            raise Unavailable("Too many background responses run now.", retry_after_s=MOST_S)
+            word = job_of(call.head.endpoint).word
+            raise Unavailable(f"Too many {word}s run now.", retry_after_s=RETRY_S)
 
     def take_on(self, call: Call) -> bool:
-        """Keep a call open whose response goes on; False: it has to be settled as any other."""
+        """Keep a call open whose job goes on; False: it has to be settled as any other."""
         background, channel = call.background, call.channel
         if background is None or not background.name or channel is None or background.taken:
             return False
@@ -126,13 +121,16 @@ class BackgroundCalls:
         """Ask once more where there is time; the rest is left to those who serve afterwards.
 
         It is written down with all that it takes to settle it (flow.state.adopted): nobody waits
-        hours for a response, nor guesses what it will have cost.
+        hours for one, nor guesses what it will have cost.
         """
+        asking = [one.task for one in self._pending if one.task is not None]
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(self._task, *asking, return_exceptions=True)
             self._task = None
-        left, self._pending = self._pending, []
+        left, self._pending = [one for one in self._pending if not one.call.settled], []
         if within_s > 0:
             await self._ask_once_more(left)
 
@@ -142,58 +140,75 @@ class BackgroundCalls:
                 await asyncio.gather(*(self._ask(one) for one in left))
 
     async def _look(self) -> None:
-        """Ask for what is due, a few at once, until nothing is pending."""
+        """Ask for what is due, a few at once, until nothing is pending.
+
+        One that takes long, whose results are read, holds up nobody but its own kind.
+        """
         while self._pending:
             now_s = clock_s()
-            due = [one for one in self._pending if one.due_s <= now_s][:ASKED_AT_ONCE]
-            ended = await asyncio.gather(*(self._ask(one) for one in due))
-            gone = {id(one) for one, end in zip(due, ended, strict=True) if end}
-            for one in due:
-                if id(one) in gone:
-                    self._per_account[_account_of(one.call)] -= 1
-            if gone:
-                self._per_account = +self._per_account
-                self._pending = [one for one in self._pending if id(one) not in gone]
-            if len(due) < ASKED_AT_ONCE:
+            busy = Counter(one.job for one in self._pending if one.task is not None)
+            for one in self._pending:
+                if one.due_s <= now_s and one.task is None and busy[one.job] < ASKED_AT_ONCE:
+                    busy[one.job] += 1
+                    one.task = asyncio.get_running_loop().create_task(self._ask(one))
+            tasks = [one.task for one in self._pending if one.task is not None]
+            if tasks:
+                await asyncio.wait(tasks, timeout=LOOK_S)
+                self._forget_ended()
+            else:
                 await asyncio.sleep(LOOK_S)
         self._task = None
 
+    def _forget_ended(self) -> None:
+        left: list[_Pending] = []
+        for one in self._pending:
+            task = one.task
+            if task is None or not task.done():
+                left.append(one)
+                continue
+            one.task = None
+            if task.cancelled() or task.exception() is not None or not task.result():
+                left.append(one)
+            else:
+                self._per_account[_account_of(one.call)] -= 1
+        self._per_account = +self._per_account
+        self._pending = left
+
     async def _ask(self, pending: _Pending) -> bool:
-        """Ask how a response stands; return whether it is settled."""
+        """Ask how a job stands; return whether it is settled."""
         pending.asked += 1
-        wait_s = backoff_s(pending.asked, first_s=FIRST_S, most_s=MOST_S, jitter=0.3, dice=dice())
+        job, request = pending.job, pending.call.request
+        wait_s = backoff_s(
+            pending.asked, first_s=FIRST_S, most_s=job.most_s, jitter=0.3, dice=dice()
+        )
         pending.due_s = clock_s() + wait_s
-        status, body = 0, b""
-        with contextlib.suppress(RelayError, TimeoutError):
-            status, body = await fetch(self._connections, pending.channel, pending.path)
+        input_each = request.input_estimate // max(1, request.asked.requests)
+        status, end = await self.looks.look(pending.channel, job, pending.name, input_each)
         if status == OK:
             pending.gone = 0
-            kept = read_kept(body)
-            if kept.status and kept.status not in UNENDED:
-                await self._settle(pending, find_usage_of_body(body), kept.status)
-                return True
         elif status == NOT_FOUND:
             pending.gone += 1
             usage, _ = await self.remembered.find(pending.name)
             if usage is not None:  # it was deleted, and looked at before
-                await self._settle(pending, usage, "")
-                return True
-        if pending.gone >= GONE_MAX or clock_s() - pending.since_s > TOTAL_S:
-            _log.warning("a background response was lost", extra={"count": pending.asked})
-            await self._settle(pending, None, "")
-            return True
-        return False
+                end = JobEnd(usage)
+        if end is None and (pending.gone >= GONE_MAX or clock_s() - pending.since_s > job.total_s):
+            _log.warning("a job was lost", extra={"reason": job.word, "count": pending.asked})
+            end = job.lost_end or JobEnd(None)
+        if end is None:
+            return False
+        await self._settle(pending, end)
+        return True
 
-    async def _settle(self, pending: _Pending, usage: Usage | None, status: str) -> None:
+    async def _settle(self, pending: _Pending, end: JobEnd) -> None:
         """Settle a call by what its provider says, or else by what went out of the response.
 
         One that failed without usage, and of which nobody read anything, costs nothing.
         """
-        call, background = pending.call, pending.call.background
+        call, background, usage = pending.call, pending.call.background, end.usage
         if usage is None and background is not None:
             _, tokens = await self.remembered.find(pending.name)
             background.tokens = max(background.tokens, tokens)
-            if status in FREE_ENDS and not tokens and not call.request.stream:
+            if end.free_unread and not tokens and not call.request.stream:
                 usage = NOTHING
         call.usage = usage
         self._settlement.complete(call)

@@ -39,7 +39,7 @@ class Bound:
 
 
 class Background:
-    """A response that goes on at its provider whoever listens.
+    """A job that goes on at its provider whoever listens (wire.state.jobs): a response, a video.
 
     `name`: its id. `taken`: its end is waited for, and settles its call. `tokens`: about as many as
     its call had delivered when it was.

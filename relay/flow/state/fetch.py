@@ -1,9 +1,13 @@
-"""One small question to a channel that no client asked for: its answer, whole or not at all."""
+"""One question to a channel that no client asked for: its answer, whole or not at all.
+
+A small one is gathered; a large one is taken line by line as it comes, and never held whole.
+"""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
-from relay.errors import ChannelGarbled, RelayError
+from relay.errors import ChannelGarbled, ChannelTimeout, RelayError
 from relay.model import Channel
 from relay.ports import AnswerListener, Connections
 from relay.wire.http import kept_head
@@ -11,6 +15,10 @@ from relay.wire.http import kept_head
 ANSWER_S: Final = 30.0
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 """A response that has ended repeats all that it made, pictures included."""
+STALL_S: Final = 30.0
+"""Without a byte for so long, an answer in lines is given up."""
+LINES_S: Final = 1_800.0
+LINE_BYTES_MAX: Final = 32 * 1024 * 1024
 
 
 class Answer(AnswerListener):
@@ -67,6 +75,108 @@ async def fetch(
         try:
             connection.ask(kept_head(channel, "GET", path) + lines + b"\r\n", b"", answer)
             return await answer.whole
+        except BaseException:
+            connection.abort()
+            raise
+
+
+class Lines(AnswerListener):
+    """Takes an answer line by line; `whole` is its status, once all of it was taken.
+
+    Args:
+        loop: The running one.
+        take: Called with each line of a good answer that is not blank, without its end.
+    """
+
+    __slots__ = ("_parts", "_size", "_status", "_take", "bytes_in", "whole")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, take: Callable[[bytes], None]) -> None:
+        self._take = take
+        self._status = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.bytes_in = 0
+        self.whole: asyncio.Future[int] = loop.create_future()
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """Take the status."""
+        self._status = status
+
+    def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
+        """Take what one read brought."""
+        if self.whole.done():
+            return
+        try:
+            for part in parts:
+                self._take_part(part)
+            if done:
+                self._end_line(b"")
+        except Exception as error:  # noqa: BLE001 - it goes to whoever waits
+            self.whole.set_exception(error)
+            return
+        if done:
+            self.whole.set_result(self._status)
+
+    def on_frame(self, raw: bytes, payload: bytes) -> None:
+        """Take a read that was one whole chunk."""
+        self.on_body(raw, [payload], done=False)
+
+    def on_lost(self, error: RelayError) -> None:
+        """Take the news that the answer will not be whole."""
+        if not self.whole.done():
+            self.whole.set_exception(error)
+
+    def _take_part(self, part: bytes) -> None:
+        self.bytes_in += len(part)
+        if not 200 <= self._status < 300:
+            return
+        *ended, rest = part.split(b"\n")
+        for line in ended:
+            self._end_line(line)
+        if rest:
+            self._parts.append(rest)
+            self._size += len(rest)
+            if self._size > LINE_BYTES_MAX:
+                raise ChannelGarbled("A line of the upstream's answer is too long.")
+
+    def _end_line(self, last: bytes) -> None:
+        line = last
+        if self._parts:
+            line = b"".join([*self._parts, last])
+            self._parts.clear()
+            self._size = 0
+        line = line.strip()
+        if line:
+            self._take(line)
+
+
+async def fetch_lines(
+    connections: Connections,
+    channel: Channel,
+    path: str,
+    take: Callable[[bytes], None],
+    lines: bytes = b"",
+) -> int:
+    """Take what a channel has below its root line by line; return the status.
+
+    `take`: called with each line of a good answer; the rest as `fetch` has it.
+
+    Raises:
+        RelayError: It did not answer, not in time, or broke off: what was taken is not all.
+        TimeoutError: The same.
+    """
+    async with asyncio.timeout(LINES_S):
+        connection = connections.take(channel) or await connections.dial(channel)
+        answer = Lines(asyncio.get_running_loop(), take)
+        try:
+            connection.ask(kept_head(channel, "GET", path) + lines + b"\r\n", b"", answer)
+            seen = -1
+            while not answer.whole.done():
+                if answer.bytes_in == seen:
+                    raise ChannelTimeout("The upstream's answer stands still.")
+                seen = answer.bytes_in
+                await asyncio.wait([answer.whole], timeout=STALL_S)
+            return answer.whole.result()
         except BaseException:
             connection.abort()
             raise

@@ -1,11 +1,11 @@
-"""What clients had of background responses before anybody counted them: for who settles those.
+"""What clients had of background jobs before anybody counted them: for who settles those.
 
     a stream of it read again --> about how many tokens went out   } this worker, and Redis for all
     deleted                   --> how it had ended, asked before   }
 
 A provider tells what a response used with the response; of one that was cancelled it often tells
 nothing, of one that was deleted it cannot. Without this its client would have had it for nothing.
-A response that has not ended is not deleted at all: it is cancelled first.
+One that has not ended is not deleted at all: it is cancelled first.
 """
 
 from typing import Final
@@ -18,10 +18,10 @@ from relay.flow.call import Call
 from relay.flow.state.fetch import fetch
 from relay.flow.state.owners import Owners
 from relay.ports import Connections
-from relay.usage import COUNTS, Usage
-from relay.wire.state.answered import UNENDED, read_kept
+from relay.usage import COUNTS, NOTHING, Usage
+from relay.wire.state.answered import read_kept
+from relay.wire.state.jobs import job_of
 from relay.wire.state.marks import KIND_BYTES
-from relay.wire.usage.reader import find_usage_of_body
 
 KEPT_MAX: Final = 10_000
 KEPT_S: Final = 86_400
@@ -30,6 +30,7 @@ NOT_FOUND: Final = 404
 AGAIN_S: Final = 2.0
 _ENDED: Final = b"ended:"
 _READ: Final = b"read:"
+_CANCEL: Final = "This response has not ended: cancel it first."
 SIZES: Final = 24
 """Numbers of tokens are kept by their length in bits: a shorter reading hides no longer one."""
 
@@ -69,10 +70,10 @@ class Remembered:
             self._keep(_READ + b"%d:" % size + kept.mark[KIND_BYTES:], b"%d" % tokens)
 
     async def look_last(self, call: Call) -> None:
-        """Ask how a response has ended that is about to be deleted.
+        """Ask how a job has ended that is about to be deleted.
 
         Raises:
-            Conflict: CLIENT; it runs in the background, and has not ended.
+            Conflict: CLIENT; it has not ended.
             Unavailable: CHANNEL; its provider does not say.
         """
         kept = call.head.kept
@@ -81,19 +82,19 @@ class Remembered:
             status, body = await fetch(self._connections, call.rights.channels[0], kept.path)
         except (RelayError, TimeoutError):
             status, body = 0, b""
-        told = read_kept(body)
+        job = job_of(call.head.endpoint)
         if status not in (OK, NOT_FOUND):
             raise Unavailable("Its provider does not answer now; try again.", retry_after_s=AGAIN_S)
-        if not told.background:
+        if status == NOT_FOUND or not read_kept(body).background:
             return
-        if told.status in UNENDED:
-            raise Conflict("This response has not ended: cancel it first.")
-        usage = find_usage_of_body(body)
-        if usage is not None:
-            self._keep(_ENDED + kept.mark[KIND_BYTES:], _encode(_to_told(usage)))
+        if job.begun(body):
+            raise Conflict(_CANCEL)
+        end = job.read_end(body)
+        if end is not None and end.usage is not None:
+            self._keep(_ENDED + kept.mark[KIND_BYTES:], _encode(_to_told(end.usage)))
 
     async def find(self, name: str) -> tuple[Usage | None, int]:
-        """Return what a response used where that is known, and how many tokens of it were read."""
+        """Return what a job used where that is known, and how many tokens of it were read."""
         mark = name.encode()
         keys = [_ENDED + mark, *(_READ + b"%d:" % size + mark for size in range(SIZES))]
         digests = [self._owners.digest(key) for key in keys]
@@ -130,10 +131,11 @@ def _to_usage(value: bytes | None) -> Usage | None:
         return None  # of another release
     if len(told.counts) != len(COUNTS):
         return None
-    return Usage(
+    usage = Usage(
         *told.counts,
         extras=told.extras,
         untold=told.untold,
         total_tokens=told.total_tokens,
         tier_told=told.tier_told,
     )
+    return NOTHING if usage == NOTHING else usage

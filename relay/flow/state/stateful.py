@@ -21,15 +21,14 @@ from relay.records import Endpoint
 from relay.usage import Usage
 from relay.wire.state.answered import (
     MADE_KINDS,
-    UNENDED,
     answered,
     made_blobs,
     made_container,
     made_file,
     made_items,
     opened,
-    read_kept,
 )
+from relay.wire.state.jobs import job_of
 from relay.wire.state.marks import BLOB_KINDS, KIND_BYTES, RESPONSE
 
 LEARNED: Final = frozenset(BLOB_KINDS) | frozenset(MADE_KINDS)
@@ -94,9 +93,8 @@ class Learner:
             self._learn(made_file(body))
         self.note(body)
         if call.background is not None:
-            kept = read_kept(body)
-            goes_on = kept.status in UNENDED and kept.id != ""
-            call.background = Background(kept.id.encode()) if goes_on else None
+            name = job_of(endpoint).begun(body)
+            call.background = Background(name.encode()) if name else None
 
     def _learn(self, marks: list[bytes]) -> None:
         rights = self._call.rights

@@ -1,0 +1,131 @@
+"""What a provider goes on with when its first answer is out: where to ask, and how it has ended.
+
+    the endpoint that began it -> Job -> path of one, its end as a value: a status, a usage
+
+A job is told by the endpoint of the call that began it, so what is written down of a call tells it
+as well. One kind differs from another in its path, in the words of its end, and in what it costs
+where its provider says nothing.
+
+Source: OpenAI API reference, Background mode.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+from urllib.parse import quote
+
+from relay.records import Endpoint
+from relay.usage import Usage
+from relay.wire.state.answered import UNENDED, read_kept
+from relay.wire.usage.reader import find_usage_of_body
+
+MOST_S: Final = 15.0
+"""A provider keeps an ended response for minutes: it is seen well before that."""
+TOTAL_S: Final = 6 * 3600.0
+FREE_ENDS: Final = frozenset({"failed", "cancelled"})
+"""A response that ends so costs nothing where no usage is told, and nothing was delivered."""
+
+
+class Results(Protocol):
+    """What a job has made, where only that tells what it used: read line by line.
+
+    `path`: where it is, below its provider's root. `told`: what its provider says of it elsewhere,
+    in case it is not there any more; None = nothing.
+    """
+
+    path: str
+    told: Usage | None
+
+    def take(self, line: bytes) -> None:
+        """Take one line of it."""
+        ...
+
+    def usage(self) -> Usage | None:
+        """Return what all lines together used; None: they cannot be all that was made."""
+        ...
+
+
+class JobEnd:
+    """How a job ended. `usage`: what its provider says it used, None = nothing.
+
+    `free_unread`: it costs nothing where no usage is told and nobody had any of it. `results`: what
+    has to be read first, given about how many tokens were sent for each request of the job.
+    """
+
+    __slots__ = ("free_unread", "results", "usage")
+
+    def __init__(
+        self,
+        usage: Usage | None,
+        *,
+        free_unread: bool = False,
+        results: Callable[[int], Results] | None = None,
+    ) -> None:
+        self.usage = usage
+        self.free_unread = free_unread
+        self.results = results
+
+
+class Job:
+    """A kind of job.
+
+    Args:
+        word: What one is called to people.
+        root: Below which its provider keeps it.
+        begun: Returns the id of one that goes on, by the answer that began it; "" where none does.
+        read_end: Returns how one ended, by what its provider says; None: it has not, or that is no
+            answer to go by.
+        lost_end: How one ended of which nobody knows what became, None = by what was counted of it.
+        most_s, total_s: Between two looks at one; one that has not ended by then never will.
+        lines: Headers that its provider wants of each question.
+    """
+
+    __slots__ = ("begun", "lines", "lost_end", "most_s", "read_end", "root", "total_s", "word")
+
+    def __init__(  # noqa: PLR0913 - a fact a line
+        self,
+        word: str,
+        root: str,
+        begun: Callable[[bytes], str],
+        read_end: Callable[[bytes], JobEnd | None],
+        lost_end: JobEnd | None = None,
+        *,
+        most_s: float = MOST_S,
+        total_s: float = TOTAL_S,
+        lines: bytes = b"",
+    ) -> None:
+        self.word = word
+        self.root = root
+        self.begun = begun
+        self.read_end = read_end
+        self.lost_end = lost_end
+        self.most_s = most_s
+        self.total_s = total_s
+        self.lines = lines
+
+    def path(self, name: str) -> str:
+        """Return where one is asked for, below its provider's root."""
+        return f"/{self.root}/{quote(name, safe='')}"
+
+
+def _begun_response(body: bytes) -> str:
+    kept = read_kept(body)
+    return kept.id if kept.status in UNENDED else ""
+
+
+def _end_of_response(body: bytes) -> JobEnd | None:
+    status = read_kept(body).status
+    if not status or status in UNENDED:
+        return None
+    return JobEnd(find_usage_of_body(body), free_unread=status in FREE_ENDS)
+
+
+RESPONSE_JOB: Final = Job("background response", "responses", _begun_response, _end_of_response)
+_JOBS: Final = {
+    Endpoint.RESPONSES.value: RESPONSE_JOB,
+    Endpoint.RESPONSE.value: RESPONSE_JOB,
+}
+
+
+def job_of(endpoint: str) -> Job:
+    """Return the kind of job that calls of an endpoint begin, or ask for."""
+    return _JOBS.get(endpoint, RESPONSE_JOB)
