@@ -27,7 +27,12 @@ from relay.flow.attempts.unframed import UnframedAnswer
 from relay.flow.balancer import Balancer
 from relay.flow.call import Call
 from relay.flow.state.owners import Owners
-from relay.flow.state.stateful import LEARNED, StatefulPlain, StatefulStream
+from relay.flow.state.stateful import (
+    LEARNED,
+    StatefulPlain,
+    StatefulSplice,
+    StatefulStream,
+)
 from relay.flow.translated.conversed import ConversedAnswer
 from relay.flow.translated.framing import frame_translated
 from relay.flow.translated.plain import TranslatedPlain
@@ -84,19 +89,24 @@ class Asker:
         plan = call.translation
         if plan is not None and plan.serves(channel):
             return self._translated_on(call, channel, plan)
+        committed, settle, limits = self._committed, self._settle, self._limits
         if continuation is not None:
-            return SplicedAttempt(
-                call, channel, self._committed, self._settle, continuation, self._limits
-            )
+            return self._splice_on(call, channel, continuation)
         if call.head.endpoint in LEARNED:
-            committed, settle, limits = self._committed, self._settle, self._limits
-            owners = self._owners
-            if call.request.stream:
-                return StatefulStream(call, channel, committed, settle, limits, owners)
-            return StatefulPlain(call, channel, committed, settle, limits, owners)
+            kind = StatefulStream if call.request.stream else StatefulPlain
+            return kind(call, channel, committed, settle, limits, self._owners)
         if call.request.stream:
-            return StreamAttempt(call, channel, self._committed, self._settle, self._limits)
-        return PlainAttempt(call, channel, self._committed, self._settle, self._limits)
+            return StreamAttempt(call, channel, committed, settle, limits)
+        return PlainAttempt(call, channel, committed, settle, limits)
+
+    def _splice_on(self, call: Call, channel: Channel, continuation: Continuation) -> Attempt:
+        """Return an attempt that carries on an answer that broke off."""
+        committed, settle, limits = self._committed, self._settle, self._limits
+        if call.head.endpoint in LEARNED:
+            return StatefulSplice(
+                call, channel, committed, settle, continuation, limits, self._owners
+            )
+        return SplicedAttempt(call, channel, committed, settle, continuation, limits)
 
     def _translated_on(self, call: Call, channel: Channel, plan: CallTranslation) -> Attempt:
         """Return an attempt on a channel of another dialect."""

@@ -31,6 +31,7 @@ from relay.splice.gates import (
     refuse,
 )
 from relay.splice.gemini import GeminiReading
+from relay.splice.response_items import ResponsesReading
 from relay.splice.rewrite import Continuation, continue_stream
 from relay.wire.sse import event_payload, split_events
 
@@ -135,6 +136,8 @@ class Splicer:
         )
         if call.head.endpoint is Endpoint.STREAM_GENERATE:
             return read_events(GeminiReading(), payloads)
+        if call.head.endpoint is Endpoint.RESPONSES:
+            return read_events(ResponsesReading(), payloads)
         return read_delivered(payloads, call.head.endpoint)
 
 

@@ -19,7 +19,13 @@ import msgspec
 from relay.model import Resume
 from relay.records import Endpoint
 from relay.splice.anchor import anchor_of, notice_of
-from relay.splice.gates import Delivered, SplicePlan, SpliceRefusal, remaining_tokens
+from relay.splice.gates import (
+    Delivered,
+    SplicePlan,
+    SpliceRefusal,
+    anchored_bound,
+    remaining_tokens,
+)
 
 TRUE: Final = msgspec.Raw(b"true")
 FALSE: Final = msgspec.Raw(b"false")
@@ -107,8 +113,7 @@ def _continue_anchored(
         {"role": "user", "content": notice_of(anchor)},
     ]
     asked = {**fields, "messages": raw_of([*messages, *turns])}
-    remaining = remaining_tokens(plan, delivered)
-    _lower_bound(asked, None if remaining is None else remaining + len(anchor.encode()))
+    _lower_bound(asked, anchored_bound(plan, delivered, anchor))
     return ContinuedRequest(asked, given)
 
 

@@ -54,6 +54,7 @@ class SpliceRefusal(enum.StrEnum):
     SHORT = "too_short_to_be_found_again"
     NO_CHANNEL = "no_channel_can"
     FINISHED = "finished"
+    KEPT = "kept_by_its_provider"
     NO_TOKENS_LEFT = "no_tokens_left"
     STOP_AT_SEAM = "stop_sequence_at_seam"
 
@@ -161,13 +162,15 @@ def plan_splice(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> Splice
     """Judge a request before it is sent: may its stream be carried on at all?
 
     Args:
-        endpoint: Only chat/completions, completions, messages and Gemini's streams can be.
+        endpoint: Chats, completions, messages, responses and Gemini's streams can be.
         fields: The top level of the client's body, values verbatim.
     """
     if endpoint is Endpoint.MESSAGES:
         return _plan_messages(fields)
     if endpoint is Endpoint.STREAM_GENERATE:
         return _plan_contents(fields)
+    if endpoint is Endpoint.RESPONSES:
+        return _plan_response(fields)
     if endpoint not in (Endpoint.CHAT, Endpoint.COMPLETIONS):
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.ENDPOINT)
     named = {name: fields[name] for name in _Wishes.__struct_fields__ if name in fields}
@@ -253,6 +256,49 @@ def _plan_contents(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
     )
 
 
+class _TextWish(msgspec.Struct):
+    format: _Format | None = None
+
+
+_text_wish = msgspec.json.Decoder(_TextWish | None)
+_degrees = msgspec.json.Decoder(float | None)
+_ELSEWHERE: Final = ("background", "conversation", "previous_response_id", "prompt")
+
+
+def _plan_response(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
+    """Judge a request for a response.
+
+    One that its client has the provider keep is asked for by its id later, and nobody would have
+    it. Where the client says nothing of that, the id is forgotten with the splice.
+    """
+    endpoint = Endpoint.RESPONSES
+    try:
+        bound = _number.decode(fields.get("max_output_tokens", NULL))
+        wish = _text_wish.decode(fields.get("text", NULL)) or _TextWish()
+        degrees = _degrees.decode(fields.get("temperature", NULL))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.UNREADABLE)
+    refusal: SpliceRefusal | None = None
+    kept = bytes(fields.get("store", b"")).strip() == b"true"
+    if kept or not all(_absent(fields, name) for name in _ELSEWHERE):
+        refusal = SpliceRefusal.KEPT
+    elif "input" not in fields:
+        refusal = SpliceRefusal.PROMPT_FORM
+    elif wish.format is not None and wish.format.type not in ("text", ""):
+        refusal = SpliceRefusal.STRUCTURED
+    elif not _absent(fields, "tool_choice", _FREE_TOOL_CHOICES):
+        refusal = SpliceRefusal.FORCED_TOOL
+    elif not _absent(fields, "top_logprobs") or b"logprobs" in bytes(fields.get("include", b"")):
+        refusal = SpliceRefusal.LOGPROBS
+    return SplicePlan(
+        endpoint=endpoint,
+        refusal=refusal,
+        replayable=degrees == 0,
+        tokens_max=bound,
+        usage_asked=True,
+    )
+
+
 def _judge_wishes(wishes: _Wishes, fields: Mapping[str, msgspec.Raw]) -> SpliceRefusal | None:
     if wishes.n not in (None, 1) or wishes.best_of not in (None, 1):
         return SpliceRefusal.MANY_CHOICES
@@ -327,6 +373,16 @@ def remaining_tokens(plan: SplicePlan, delivered: Delivered) -> int | None:
     return None if plan.tokens_max is None else plan.tokens_max - delivered.tokens
 
 
+def anchored_bound(plan: SplicePlan, delivered: Delivered, anchor: str) -> int | None:
+    """Return how many tokens the rest and the words before it may have; None = no bound is set.
+
+    Never more than the client asked for: it may have asked for as many as a model can give.
+    """
+    if plan.tokens_max is None:
+        return None
+    return min(plan.tokens_max, plan.tokens_max - delivered.tokens + len(anchor.encode()))
+
+
 def means_on(channel: Channel, plan: SplicePlan, delivered: Delivered) -> Means | None:
     """Return how this channel could carry the stream on; None = it cannot.
 
@@ -349,7 +405,8 @@ def _means_without_words(channel: Channel, plan: SplicePlan, delivered: Delivere
     """
     if plan.endpoint in (Endpoint.MESSAGES, Endpoint.STREAM_GENERATE):
         return Means.CONTINUE if channel.resume is Resume.TRAILING else None
-    if channel.resume is not Resume.NONE or plan.endpoint is Endpoint.COMPLETIONS:
+    continues = channel.resume is not Resume.NONE and plan.endpoint is not Endpoint.RESPONSES
+    if continues or plan.endpoint is Endpoint.COMPLETIONS:
         return Means.CONTINUE
     if plan.replayable and delivered.tokens <= REPLAY_TOKENS_MAX:
         return Means.REPLAY

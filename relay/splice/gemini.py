@@ -15,7 +15,7 @@ import msgspec
 from relay.splice.anchor import notice_of
 from relay.splice.continuation import raw_of
 from relay.splice.delivered import count_tokens
-from relay.splice.gates import Delivered, SplicePlan, SpliceRefusal, remaining_tokens
+from relay.splice.gates import Delivered, SplicePlan, SpliceRefusal, anchored_bound
 from relay.splice.overlap import Overlap
 from relay.splice.state import EventSplice, Fields, SpliceState
 
@@ -100,12 +100,11 @@ def continue_contents(
     if anchor:
         turns.append({"role": "user", "parts": [{"text": notice_of(anchor)}]})
     asked = {**fields, "contents": raw_of(turns)}
-    remaining = remaining_tokens(plan, delivered)
+    bound = anchored_bound(plan, delivered, anchor)
     for name in CONFIGS:
-        if remaining is not None and name in fields:
+        if bound is not None and name in fields:
             config = _fields.decode(fields[name])
-            bound = raw_of(remaining + len(anchor.encode()))
-            config |= {field: bound for field in _BOUNDS if field in config}
+            config |= {field: raw_of(bound) for field in _BOUNDS if field in config}
             asked[name] = raw_of(config)
     return asked, given
 

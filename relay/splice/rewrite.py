@@ -24,6 +24,8 @@ from relay.splice.gates import EMPTY, Delivered, Means, SplicePlan, SpliceRefusa
 from relay.splice.gemini import GeminiSplice, continue_contents
 from relay.splice.messages import MessagesSplice
 from relay.splice.overlap import EchoOverlap, JoinOverlap, Overlap, ReplayOverlap
+from relay.splice.response_items import DeliveredResponse
+from relay.splice.responses import ResponsesSplice, continue_input
 from relay.splice.state import Rewriting, SpliceState
 from relay.usage import Usage
 
@@ -113,6 +115,8 @@ def continue_stream(
         splice = GeminiSplice(delivered, overlap, tokens_before, extra)
     elif plan.endpoint is Endpoint.MESSAGES:
         splice = MessagesSplice(delivered, overlap, tokens_before)
+    elif isinstance(delivered, DeliveredResponse):
+        splice = ResponsesSplice(delivered, overlap, tokens_before, extra)
     else:
         splice = Splice(plan, delivered, overlap, tokens_before, extra)
     return Continuation(asked, splice, tokens_before, extra, means.value)
@@ -126,11 +130,15 @@ def _continue(
     delivered: Delivered,
 ) -> ContinuedRequest | SpliceRefusal:
     """Return the request that goes on, in its own dialect."""
-    if plan.endpoint is not Endpoint.STREAM_GENERATE:
+    response = delivered if isinstance(delivered, DeliveredResponse) else None
+    if plan.endpoint is not Endpoint.STREAM_GENERATE and response is None:
         return continue_request(fields, plan, delivered, resume)
     anchor = anchor_of(delivered.text) if means is Means.ANCHOR else ""
     try:
-        found = continue_contents(fields, plan, delivered, anchor)
+        if response is not None:
+            found = continue_input(fields, plan, response, anchor)
+        else:
+            found = continue_contents(fields, plan, delivered, anchor)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return SpliceRefusal.UNREADABLE
     return found if isinstance(found, SpliceRefusal) else ContinuedRequest(*found)

@@ -11,6 +11,7 @@ from typing import Final
 from relay.config import Switching
 from relay.flow.attempts.attempt import Attempt
 from relay.flow.attempts.plain import PlainAttempt
+from relay.flow.attempts.spliced import SplicedAttempt
 from relay.flow.attempts.stream import StreamAttempt
 from relay.flow.attempts.tail import StreamTail
 from relay.flow.call import Call
@@ -18,6 +19,7 @@ from relay.flow.state.bound import UNNAMED, Background
 from relay.flow.state.owners import Owners
 from relay.model import Channel
 from relay.records import Endpoint
+from relay.splice.rewrite import Continuation
 from relay.usage import Usage
 from relay.wire.state.answered import (
     MADE_KINDS,
@@ -33,6 +35,8 @@ from relay.wire.state.marks import BLOB_KINDS, KIND_BYTES, RESPONSE
 
 LEARNED: Final = frozenset(BLOB_KINDS) | frozenset(MADE_KINDS)
 """Endpoints whose answers are learned from."""
+NOBODYS: Final = 0
+"""No channel's number: who refers to what it owns is told that it is lost."""
 _RESPONSES: Final = Endpoint.RESPONSES
 _MESSAGES: Final = Endpoint.MESSAGES
 _UPLOAD: Final = Endpoint.UPLOAD
@@ -96,12 +100,20 @@ class Learner:
             name = job_of(endpoint).begun(body)
             call.background = Background(name.encode()) if name else None
 
-    def _learn(self, marks: list[bytes]) -> None:
+    def note_splice(self) -> None:
+        """Learn that nobody has the answer under its id any more: it is of several hands."""
+        if self._endpoint is _RESPONSES and self._kept:
+            self._learn(opened(self._call.opening), NOBODYS)
+
+    def _learn(self, marks: list[bytes], channel_id: int | None = None) -> None:
         rights = self._call.rights
         if not marks or rights.account is None or rights.line is None:
             return
         owner = self._owners.owner(
-            rights.account.id, self._channel.id, rights.line.id, self._call.request.model
+            rights.account.id,
+            self._channel.id if channel_id is None else channel_id,
+            rights.line.id,
+            self._call.request.model,
         )
         self._owners.learn(marks, owner)
 
@@ -183,3 +195,34 @@ class StatefulPlain(PlainAttempt):
             self._learner.note_body(block)
         else:
             self._learner.note(block)
+
+
+class StatefulSplice(SplicedAttempt):
+    """A broken stream's second attempt that is learned from.
+
+    Args:
+        call, channel, committed, settle, continuation, limits: See SplicedAttempt.
+        owners: Who made what.
+    """
+
+    _begun: bool = False
+
+    def __init__(  # noqa: PLR0913 - as its base, and who made what
+        self,
+        call: Call,
+        channel: Channel,
+        committed: Callable[[Attempt], None],
+        settle: Callable[[Call], None],
+        continuation: Continuation,
+        limits: Switching,
+        owners: Owners,
+    ) -> None:
+        super().__init__(call, channel, committed, settle, continuation, limits)
+        self._learner = Learner(owners, call, channel)
+
+    def _forward(self, whole: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            self._learner.note_splice()
+        self._learner.note(whole)
+        super()._forward(whole)

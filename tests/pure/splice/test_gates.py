@@ -110,7 +110,10 @@ def test_invalid_utf8_in_a_field_that_decides_is_unreadable() -> None:
     assert plan_splice(Endpoint.CHAT, fields).refusal is SpliceRefusal.UNREADABLE
 
 
-SPLICED = (Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES, Endpoint.STREAM_GENERATE)
+SPLICED = (
+    *(Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES, Endpoint.RESPONSES),
+    Endpoint.STREAM_GENERATE,
+)
 
 
 @pytest.mark.parametrize("endpoint", [e for e in Endpoint if e not in SPLICED])
