@@ -31,8 +31,8 @@ _HOT: Final = {
     "request response running settle splice tunnelled",
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail unframed",
     "relay.flow.translated": "attempt conversed plain stream",
-    "relay.flow.reserve": "budgets channel_queues channel_quotas credit credit_account holds "
-    "key_quotas leasing limits line_queues reservations",
+    "relay.flow.reserve": "budgets call_queues channel_queues channel_quotas credit "
+    "credit_account holds key_quotas leasing limits line_queues reservations",
     "relay.flow.state": "binding bound fetch owners stateful",
     "relay.limits": "batch broker estimate fair_queue lease leases limit_set permits",
     "relay.routing": "breaker budget health patience pick table",

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from relay import ports
 from relay.clock import clock_s
 from relay.config import Config, Timeouts
 from relay.model import Account, Channel, Key
@@ -28,11 +27,6 @@ from tests.flow.rig import (
     make_channel,
     make_snapshot,
     post,
-)
-
-pytestmark = pytest.mark.skipif(
-    ports.__file__.endswith(".so"),
-    reason="an interpreted class cannot stand for a port of compiled code: tested in plain Python",
 )
 
 FORESEES = pytest.mark.parametrize("foresees", [True, False])

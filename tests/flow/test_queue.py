@@ -11,7 +11,6 @@ import random
 import msgspec
 import pytest
 
-from relay import ports
 from relay.clock import clock_s
 from relay.config import Config, Timeouts
 from relay.flow.reserve.line_queues import LineQueues, QueuedCall
@@ -22,11 +21,6 @@ from relay.limits.scopes import Bucket, Limit, Measure, Scope
 from relay.model import Line
 from tests.flow.one_bucket import OneBucket
 from tests.flow.rig import SSE_HEAD, Peer, Rig, chat, chunked, make_channel, make_snapshot, post
-
-pytestmark = pytest.mark.skipif(
-    ports.__file__.endswith(".so"),
-    reason="an interpreted class cannot stand for a port of compiled code: tested in plain Python",
-)
 
 LINE_BUCKET = Bucket("l", "l", Scope.LINE, Measure.TOKENS, Rule(60_000, 1_000))
 SET = LimitSet((Limit((LINE_BUCKET,), None),))
@@ -114,10 +108,10 @@ async def test_a_client_that_leaves_is_out_of_the_queue_at_once() -> None:
 async def call_once(
     queues: LineQueues, line: Line, dice: random.Random, patience_s: float
 ) -> Grant | Denied | None:
-    ticket = QueuedCall(dice.randrange(10), 100, SET, [50], 50)
+    ticket = QueuedCall(dice.randrange(10), 100, SET, [50], 50, lambda: None)
     try:
         async with asyncio.timeout(patience_s):
-            return await queues.pass_through(line, ticket, lambda: None)
+            return await queues.pass_through(line, ticket)
     except TimeoutError:
         return None
 
@@ -148,8 +142,8 @@ async def test_accounts_share_what_there_is_whoever_offers_most() -> None:
 
     async def offer(account_id: int) -> None:
         while clock_s() < ends_s:
-            ticket = QueuedCall(account_id, 100, SET, [500], 500)
-            decision = await queues.pass_through(line, ticket, lambda: None)
+            ticket = QueuedCall(account_id, 100, SET, [500], 500, lambda: None)
+            decision = await queues.pass_through(line, ticket)
             if isinstance(decision, Grant):
                 served[account_id] += 500
             else:

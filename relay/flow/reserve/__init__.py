@@ -2,6 +2,8 @@
 
 budgets         The reservation of budgets: what a key or account may use today, this week or this
                 month
+call_queues     Where calls wait for room, as long as their line lets them; what room is, a Search
+                knows
 channel_queues  Where calls wait whose channels have all spent their own quota, as long as their
                 line lets them
 channel_quotas  The quotas of upstreams: tokens, requests and permits of a channel, shared by all
@@ -16,7 +18,7 @@ key_quotas      The reservation of a key's quota: each call holds what it may co
                 the balance
 leasing         The leases of one worker: a task asks a lender ahead of need, and calls hold out of
                 purses
-line_queues     Where calls wait that are over a limit, as long as their line lets them
+line_queues     Where calls wait that are over a limit of their line, model, account or key
 limits          The reservation of limits: tokens, requests and permits of a call's line, model,
                 account and key
 refusals        What a client is told when a limit says no: whose limit, how much of it is used, and

@@ -1,38 +1,29 @@
-r"""Where calls wait whose channels have all spent their own quota, as long as their line lets them.
+"""Where calls wait whose channels have all spent their own quota, as long as their line lets them.
 
     find   a channel with quota left --> Room: asked at once
-      \--> all of them spent --> a ticket in the line's queue --> its turn --> Room
-                                   | too late, or no room   --> ChannelSpent, with a true wait
-                                   \ its client goes: gone at once, nothing is taken
+      \\--> all of them spent --> the line's queue (flow.reserve.call_queues) --> Room | ChannelSpent
 
-As in relay.flow.reserve.line_queues, whose limits these calls have passed: fair by account, bounded
-in calls and bytes, served by one task for a line that has a queue. What a channel has is left to
+The limits of relay.flow.reserve.line_queues these calls have passed. What a channel has is left to
 whoever waits for it longest: who comes now, or wants less of it, stands behind.
 """
 
-import asyncio
-import logging
 from collections.abc import Callable
 
 from relay.clock import clock_s
 from relay.errors import ChannelSpent
 from relay.flow.call import Call
+from relay.flow.reserve.call_queues import (
+    POLL_MS_MIN,
+    CallQueue,
+    CallQueues,
+    Search,
+    WaitingCall,
+)
 from relay.flow.reserve.channel_quotas import ChannelQuotas, spent_for
 from relay.flow.reserve.limits import note_wait, speak
-from relay.flow.reserve.line_queues import (
-    BYTES_MAX,
-    CALLS_MAX,
-    POLL_MS_MAX,
-    POLL_MS_MIN,
-    TURN_CALLS,
-)
-from relay.limits.bucket import MINUTE_MS
 from relay.limits.decision import Denied, Why
-from relay.limits.fair_queue import FairQueue, Ticket
 from relay.limits.limit_set import Grant
-from relay.model import Channel, Line
-
-_log = logging.getLogger(__name__)
+from relay.model import Channel
 
 Choose = Callable[[Call], Channel | None]
 OnRefusal = Callable[[Call, ChannelSpent], None]
@@ -48,136 +39,85 @@ class Room:
         self.grant = grant
 
 
-class WaitingCall(Ticket):
-    """A ticket with the call's side of it."""
+class RoomlessCall(WaitingCall):
+    """A ticket of a call whose channels are spent."""
 
-    __slots__ = ("answer", "call", "denied")
+    __slots__ = ("call", "room")
 
     def __init__(self, call: Call, account_id: int, denied: Denied) -> None:
-        reserved = call.reserved
-        super().__init__(account_id, reserved[0] + reserved[2], call.request.body_bytes)
+        tokens, begun_s = call.reserved[0] + call.reserved[2], clock_s()
+        size = call.request.body_bytes
+        super().__init__(account_id, tokens, size, denied, lambda: speak(call, begun_s))
         self.call = call
-        self.denied = denied
-        """What it was told last."""
-        self.answer: asyncio.Future[Room | Denied | None] = (
-            asyncio.get_running_loop().create_future()
-        )
-
-    def tell(self, found: "Room | Denied | None") -> bool:
-        """Tell the call; False: it has gone."""
-        if self.answer.done():
-            return False
-        self.answer.set_result(found)
-        return True
+        self.room: Room | None = None
+        """What was found for it; None too where no channel is in service."""
 
 
-class ChannelQueue:
-    """The queue of one line, and the task that serves it."""
-
-    def __init__(
-        self, line_id: int, finder: "RoomFinder", on_end: "Callable[[ChannelQueue], None]"
-    ) -> None:
-        self.waiting = FairQueue(CALLS_MAX, BYTES_MAX)
-        self.line_id = line_id
-        self._finder = finder
-        self._on_end = on_end
-        self._served = 0
-        self._task = asyncio.get_running_loop().create_task(self._serve(), name="channel queue")
-        self._task.add_done_callback(self._note_end)
-
-    def _note_end(self, task: asyncio.Task[None]) -> None:
-        """Hear of a defect of ours too: those who come now need another queue."""
-        self._on_end(self)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("a line's queue for channels stopped", exc_info=error)
-
-    async def _serve(self) -> None:
-        """Look for room for whoever's turn it is, until nobody waits."""
-        spent: set[int] = set()
-        await asyncio.sleep(0)  # the first ticket is put in behind us
-        while (ticket := self.waiting.first()) is not None:
-            assert isinstance(ticket, WaitingCall)
-            wait_ms = await self._try(ticket, spent)
-            if not wait_ms:
-                continue
-            for other in self.waiting.firsts():  # who waits for other channels need not wait here
-                assert isinstance(other, WaitingCall)
-                if other.waits and not _wants_only(other.call, spent):
-                    await self._try(other, spent)
-            self._finder.quotas.waited[self.line_id] = spent
-            await asyncio.sleep(min(max(wait_ms, POLL_MS_MIN), POLL_MS_MAX) / 1_000)
-            spent = set()
-        self._on_end(self)
-
-    async def _try(self, ticket: WaitingCall, spent: set[int]) -> int:
-        """Let a call go that there is room for; return for how long there is none, 0 if it went."""
-        found = await self._finder.look(ticket.call, spent)
-        if not ticket.waits:
-            if isinstance(found, Room):
-                self._finder.give_back(found)
-            return 0
-        if isinstance(found, Denied) and _helps(found):
-            ticket.denied = found
-            return max(found.wait_ms, POLL_MS_MIN)
-        self.waiting.take(ticket)
-        if not ticket.tell(found) and isinstance(found, Room):
-            self._finder.give_back(found)
-        self._served += 1
-        if not self._served % TURN_CALLS:
-            await asyncio.sleep(0)
-        return 0
-
-
-class RoomFinder:
-    """Looks for a channel that a call may be asked on now, and takes of its quota.
+class ChannelSearch(Search):
+    """Looks for channels for the calls of one queue.
 
     Args:
+        line_id: Whose queue it is.
         choose: Returns the channel that a call should be asked on; none whose quota is known to be
             spent.
         quotas: Of the channels.
     """
 
-    def __init__(self, choose: Choose, quotas: ChannelQuotas) -> None:
+    __slots__ = ("_choose", "_line_id", "_quotas", "_spent")
+
+    def __init__(self, line_id: int, choose: Choose, quotas: ChannelQuotas) -> None:
+        self._line_id = line_id
         self._choose = choose
-        self.quotas = quotas
+        self._quotas = quotas
+        self._spent: set[int] = set()
+        """Channels that are left to those who were found no room since the last rest."""
 
-    async def look(self, call: Call, spent: set[int]) -> Room | Denied | None:
-        """Return room for a call; why there is none; None where no channel is in service.
+    async def look(self, ticket: WaitingCall) -> Denied | None:
+        """Take of the quota of a channel that nobody waits for longer; see Search."""
+        assert isinstance(ticket, RoomlessCall)
+        found = await find_room(ticket.call, self._choose, self._quotas, self._spent)
+        if isinstance(found, Denied):
+            return found
+        ticket.room = found
+        return None
 
-        Args:
-            call: The call.
-            spent: Ids of channels that others wait for; those found spent are added.
-        """
-        denied: Denied | None = None
-        barring: Denied | None = None
-        while True:
-            channel = self._choose(call)
-            if channel is None and (barring := self.quotas.barring(call)) is None:
-                channel = self._choose(call)  # quota may have come back between the two looks
-                if channel is None:
-                    return denied
-            if channel is None or channel.id in spent:
-                break
-            decision = await self.quotas.decide(call, channel)
-            if isinstance(decision, Grant):
-                return Room(channel, decision)
-            denied = decision
-            spent.add(channel.id)
-        if channel is None:
-            spent.update(one.id for one in (*call.rights.channels, *call.rights.foreign))
-        return barring or denied or Denied(Why.EMPTY, POLL_MS_MIN)
+    def give_back(self, ticket: WaitingCall) -> None:
+        """Put back what was taken for a call that has gone; see Search."""
+        assert isinstance(ticket, RoomlessCall)
+        room, ticket.room = ticket.room, None
+        if room is not None:
+            self._quotas.give_back(room.grant)
 
-    def give_back(self, room: Room) -> None:
-        """Put back what was taken for a call that has gone."""
-        self.quotas.give_back(room.grant)
+    def helps(self, denied: Denied) -> bool:
+        """Tell whether waiting helps; see Search."""
+        return _helps(denied)
+
+    async def must_rest(self, queue: CallQueue, ticket: WaitingCall) -> bool:
+        """Serve who waits for other channels, then rest in any case; see Search."""
+        for other in queue.waiting.firsts():
+            assert isinstance(other, RoomlessCall)
+            if other.waits and not _wants_only(other.call, self._spent):
+                await queue.serve(other)
+        self._quotas.waited[self._line_id] = self._spent
+        self._spent = set()
+        return True
+
+    def pace(self, ticket: WaitingCall) -> int:
+        """Return the rate of all channels of a call; see Search."""
+        assert isinstance(ticket, RoomlessCall)
+        rights = ticket.call.rights
+        return sum(channel.tpm for channel in (*rights.channels, *rights.foreign))
+
+    def end(self) -> None:
+        """Leave the channels to who comes now; see Search."""
+        self._quotas.waited.pop(self._line_id, None)
 
 
-class ChannelQueues:
-    """The queues of one worker, by line; a line that nobody waits for has none.
+class ChannelQueues(CallQueues):
+    """Where the calls of one worker wait for a channel's quota.
 
     Args:
-        choose: See RoomFinder.
-        quotas: Of the channels.
+        choose, quotas: See ChannelSearch.
         on_refusal: Told of a call that waits no more.
         speak_s: Between two signs of life to a stream that waits.
     """
@@ -185,10 +125,10 @@ class ChannelQueues:
     def __init__(
         self, choose: Choose, quotas: ChannelQuotas, on_refusal: OnRefusal, speak_s: float
     ) -> None:
-        self._finder = RoomFinder(choose, quotas)
+        super().__init__(lambda line_id: ChannelSearch(line_id, choose, quotas), speak_s)
+        self._choose = choose
+        self._quotas = quotas
         self._on_refusal = on_refusal
-        self._speak_s = speak_s
-        self._queues: dict[int, ChannelQueue] = {}
 
     def may_wait(self, call: Call) -> bool:
         """Tell whether a call's line lets it wait for a quota, and a channel has one."""
@@ -196,10 +136,6 @@ class ChannelQueues:
         if rights.line is None or not rights.line.wait_ms:
             return False
         return any(c.limited for c in rights.channels) or any(c.limited for c in rights.foreign)
-
-    def waiting(self) -> int:
-        """Return how many calls wait."""
-        return sum(len(queue.waiting) for queue in self._queues.values())
 
     async def find(self, call: Call) -> Room | None:
         """Return room for a call that may wait, as soon as it is its turn and there is any.
@@ -213,72 +149,50 @@ class ChannelQueues:
         """
         line, account = call.rights.line, call.rights.account
         assert line is not None and account is not None, "it was admitted"
-        found = await self._finder.look(call, set(self._finder.quotas.waited.get(line.id, ())))
+        spent = set(self._quotas.waited.get(line.id, ()))
+        found = await find_room(call, self._choose, self._quotas, spent)
         if not isinstance(found, Denied):
             return found
         if _helps(found):
-            begun_s = clock_s()
-            found = await self._queue_up(call, line, WaitingCall(call, account.id, found))
+            ticket, begun_s = RoomlessCall(call, account.id, found), clock_s()
+            denied = await self.enter(line, ticket)
             note_wait(call, begun_s)
-        if isinstance(found, Denied):
-            error = spent_for(found)
-            self._on_refusal(call, error)
-            raise error
-        return found
+            if denied is None:
+                return ticket.room
+            found = denied
+        error = spent_for(found)
+        self._on_refusal(call, error)
+        raise error
 
-    async def _queue_up(self, call: Call, line: Line, ticket: WaitingCall) -> Room | Denied | None:
-        queue = self._queues.get(line.id)
-        refused = self._refused(queue, ticket)
-        if refused.wait_ms > line.wait_ms:
-            return refused
-        if queue is None:
-            queue = self._queues[line.id] = ChannelQueue(line.id, self._finder, self._forget)
-        gone = queue.waiting.push(ticket)
-        if gone is None:
-            return refused
-        for other in gone:
-            assert isinstance(other, WaitingCall)
-            other.tell(self._refused(queue, other))
-        try:
-            return await self._wait(call, line, queue, ticket)
-        finally:
-            queue.waiting.drop(ticket)
 
-    async def _wait(
-        self, call: Call, line: Line, queue: ChannelQueue, ticket: WaitingCall
-    ) -> Room | Denied | None:
-        answer, begun_s = ticket.answer, clock_s()
-        ends_s = begun_s + line.wait_ms / 1_000
-        try:
-            while not answer.done() and (left_s := ends_s - clock_s()) > 0:
-                await asyncio.wait([answer], timeout=min(left_s, self._speak_s))
-                if not answer.done() and clock_s() < ends_s:
-                    speak(call, begun_s)
-        except asyncio.CancelledError:
-            if answer.done() and isinstance(room := answer.result(), Room):
-                self._finder.give_back(room)
-            answer.cancel()
-            raise
-        if answer.done():
-            return answer.result()
-        answer.cancel()
-        return self._refused(queue, ticket)
+async def find_room(
+    call: Call, choose: Choose, quotas: ChannelQuotas, spent: set[int]
+) -> Room | Denied | None:
+    """Return room for a call; why there is none; None where no channel is in service.
 
-    def _forget(self, queue: ChannelQueue) -> None:
-        if self._queues.get(queue.line_id) is queue:
-            del self._queues[queue.line_id]
-            self._finder.quotas.waited.pop(queue.line_id, None)
-
-    def _refused(self, queue: ChannelQueue | None, ticket: WaitingCall) -> Denied:
-        """Return what a call is told that does not wait, or no more: when its turn would be."""
-        ahead_ms = 0
-        rights = ticket.call.rights
-        per_minute = sum(c.tpm for c in (*rights.channels, *rights.foreign))
-        if queue is not None and per_minute:
-            cost = 0 if ticket.waits else ticket.cost
-            ahead_ms = queue.waiting.ahead(ticket.account_id, cost) * MINUTE_MS // per_minute
-        wait_ms = max(ticket.denied.wait_ms + ahead_ms, POLL_MS_MIN)
-        return Denied(Why.EMPTY, wait_ms, ticket.denied.limit)
+    Args:
+        call: The call.
+        choose, quotas: See ChannelSearch.
+        spent: Ids of channels that others wait for; those found spent are added.
+    """
+    denied: Denied | None = None
+    barring: Denied | None = None
+    while True:
+        channel = choose(call)
+        if channel is None and (barring := quotas.barring(call)) is None:
+            channel = choose(call)  # quota may have come back between the two looks
+            if channel is None:
+                return denied
+        if channel is None or channel.id in spent:
+            break
+        decision = await quotas.decide(call, channel)
+        if isinstance(decision, Grant):
+            return Room(channel, decision)
+        denied = decision
+        spent.add(channel.id)
+    if channel is None:
+        spent.update(one.id for one in (*call.rights.channels, *call.rights.foreign))
+    return barring or denied or Denied(Why.EMPTY, POLL_MS_MIN)
 
 
 def _wants_only(call: Call, spent: set[int]) -> bool:

@@ -110,9 +110,11 @@ class LimitReservation(Reservation):
             self._begin(call, call_limits, costs, await self._limiter.wait(call_limits, costs))
             return
         size, tokens = call.request.body_bytes, call.reserved[0] + call.reserved[2]
-        ticket = QueuedCall(call_limits.account.id, size, call_limits, costs, tokens)
-        begun_s = clock_s()
-        decision = await self._queues.pass_through(line, ticket, lambda: speak(call, begun_s))
+        account_id, begun_s = call_limits.account.id, clock_s()
+        ticket = QueuedCall(
+            account_id, size, call_limits, costs, tokens, lambda: speak(call, begun_s)
+        )
+        decision = await self._queues.pass_through(line, ticket)
         if ticket.queued:
             note_wait(call, begun_s)
         self._begin(call, call_limits, costs, decision)
