@@ -1,23 +1,32 @@
 """Goal: calls whose channels have spent their quota wait as calls over any other limit do.
 
 Method: a data plane with real sockets, whose line has no limit and whose channels have; the limiter
-is one bucket in memory, which knows ahead that it is empty, or finds out when it is asked.
+is one bucket in memory, which knows ahead that it is empty, or finds out when it is asked; then the
+queues by themselves, with more calls than sockets would carry.
 """
 
 import asyncio
 import contextlib
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import pytest
 
 from relay.clock import clock_s
 from relay.config import Config, Timeouts
-from relay.model import Account, Channel, Key
+from relay.errors import ChannelSpent
+from relay.flow.call import Call
+from relay.flow.request import RequestFacts, Rights
+from relay.flow.reserve.channel_queues import ChannelQueues
+from relay.flow.reserve.channel_quotas import ChannelQuotas
+from relay.limits.estimate import Estimator
+from relay.model import Account, Channel, Key, Line
 from relay.wire.api_keys import digest
 from tests.flow.one_bucket import OneBucket
 from tests.flow.rig import (
+    MODEL,
     PEPPER,
     SSE_HEAD,
     Peer,
@@ -28,6 +37,9 @@ from tests.flow.rig import (
     make_snapshot,
     post,
 )
+
+if TYPE_CHECKING:
+    from relay.flow.ports import Client
 
 FORESEES = pytest.mark.parametrize("foresees", [True, False])
 
@@ -192,7 +204,89 @@ async def test_those_who_wait_go_before_those_who_come(foresees: bool) -> None:
     assert limiter.granted[0] > 100 > limiter.granted[1]
 
 
-async def test_accounts_share_what_a_channel_has_whoever_offers_most() -> None:
+CHANNEL = make_channel(1, 9, tpm=12_000_000)
+LINE = Line(id=1, name="line", channel_ids=(1,), wait_ms=60_000)
+
+
+class Silent:
+    """A client that no byte is written to."""
+
+    unsent_bytes = 0
+
+
+def queues_over(limiter: OneBucket) -> tuple[ChannelQueues, ChannelQuotas]:
+    """Return the queues of calls that all want CHANNEL, without sockets."""
+    quotas = ChannelQuotas(limiter, Estimator())
+
+    def choose(call: Call) -> Channel | None:
+        return CHANNEL if quotas.bars(call, CHANNEL) is None else None
+
+    return ChannelQueues(choose, quotas, lambda call, error: None, 15.0), quotas
+
+
+def a_call(account_id: int, tokens: int) -> Call:
+    call = Call(bytes(16), cast("Client", Silent()), 0)
+    key = Key(id=account_id, account_id=account_id, name="k", digest=b"", last4="")
+    account = Account(id=account_id, name=f"account-{account_id}", group_id=1)
+    call.rights = Rights(key, account, line=LINE, channels=(CHANNEL,))
+    call.request = RequestFacts(MODEL, body_bytes=100)
+    call.reserved = (tokens, 0, 0)
+    return call
+
+
+@FORESEES
+async def test_accounts_share_what_a_channel_has_whoever_offers_most(foresees: bool) -> None:
+    """Ten of them, one of which offers a hundred times as much as each of the others."""
+    limiter = OneBucket(per_s=400_000, foresees=foresees)
+    queues, _ = queues_over(limiter)
+    served: dict[int, int] = dict.fromkeys(range(1, 11), 0)
+
+    async def offer(account_id: int) -> None:
+        while True:
+            try:
+                assert await queues.find(a_call(account_id, 500)) is not None
+                served[account_id] += 500
+            except ChannelSpent:
+                await asyncio.sleep(0.01)
+
+    callers = [offer(account_id) for account_id in range(2, 11) for _ in range(8)]
+    callers += [offer(1) for _ in range(800)]
+    tasks = [asyncio.create_task(caller) for caller in callers]
+    await asyncio.sleep(5.0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    fair = sum(served.values()) / 10
+    assert sum(served.values()) > 0.8 * 5.0 * 400_000, served
+    assert min(served[account_id] for account_id in range(2, 11)) >= 0.95 * fair, served
+
+
+@FORESEES
+async def test_ten_thousand_random_cancels_leak_nobody_and_nothing(foresees: bool) -> None:
+    dice = random.Random(13)
+    limiter = OneBucket(per_s=400_000, foresees=foresees)
+    queues, quotas = queues_over(limiter)
+    granted = cancelled = 0
+
+    async def ask(patience_s: float) -> None:
+        nonlocal granted, cancelled
+        try:
+            async with asyncio.timeout(patience_s):
+                assert await queues.find(a_call(dice.randrange(10), 50)) is not None
+                granted += 1
+        except TimeoutError:
+            cancelled += 1
+
+    while cancelled < 10_000:
+        await asyncio.gather(*(ask(dice.random() * 0.05) for _ in range(900)))
+    assert granted > 100
+    async with asyncio.timeout(5):
+        while queues.waiting() or queues.is_busy(LINE) or quotas.waited:
+            await asyncio.sleep(0.01)
+    assert limiter.taken == 50 * granted
+
+
+async def test_accounts_share_a_channel_over_sockets_too() -> None:
     limiter = OneBucket(per_s=100_000, foresees=True)
     async with Peer(answer) as peer:
         rig = rig_of([make_channel(1, peer.port, tpm=12_000_000)], limiter, 60_000)

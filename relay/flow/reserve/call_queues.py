@@ -78,6 +78,10 @@ class Search(Protocol):
         """
         ...
 
+    def stand(self, ticket: WaitingCall) -> None:
+        """Note that a call begins to wait: who comes now is behind it."""
+        ...
+
     def give_back(self, ticket: WaitingCall) -> None:
         """Put back what was taken for a call that has gone, if anything was."""
         ...
@@ -132,7 +136,7 @@ class CallQueue:
         self._on_end(self)
 
     async def serve(self, ticket: WaitingCall) -> int:
-        """Let a call go if there is room for it; return for how long there is none, 0 if it went."""
+        """Let a call go if there is room; return for how long there is none, 0 if it went."""
         denied = await self.search.look(ticket)
         if not ticket.waits:
             self.search.give_back(ticket)  # it left meanwhile
@@ -196,6 +200,7 @@ class CallQueues:
             assert isinstance(other, WaitingCall)
             other.tell(_refused(search, queue, other))
         ticket.queued = True
+        search.stand(ticket)
         try:
             return await self._wait(line, queue, ticket)
         finally:

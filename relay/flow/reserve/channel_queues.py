@@ -1,7 +1,7 @@
-"""Where calls wait whose channels have all spent their own quota, as long as their line lets them.
+r"""Where calls wait whose channels have all spent their own quota, as long as their line lets them.
 
     find   a channel with quota left --> Room: asked at once
-      \\--> all of them spent --> the line's queue (flow.reserve.call_queues) --> Room | ChannelSpent
+      \--> all of them spent --> the line's queue (reserve.call_queues) --> Room | ChannelSpent
 
 The limits of relay.flow.reserve.line_queues these calls have passed. What a channel has is left to
 whoever waits for it longest: who comes now, or wants less of it, stands behind.
@@ -42,13 +42,15 @@ class Room:
 class RoomlessCall(WaitingCall):
     """A ticket of a call whose channels are spent."""
 
-    __slots__ = ("call", "room")
+    __slots__ = ("call", "room", "spent")
 
-    def __init__(self, call: Call, account_id: int, denied: Denied) -> None:
+    def __init__(self, call: Call, account_id: int, denied: Denied, spent: set[int]) -> None:
         tokens, begun_s = call.reserved[0] + call.reserved[2], clock_s()
         size = call.request.body_bytes
         super().__init__(account_id, tokens, size, denied, lambda: speak(call, begun_s))
         self.call = call
+        self.spent = spent
+        """Channels that were found spent before it came here."""
         self.room: Room | None = None
         """What was found for it; None too where no channel is in service."""
 
@@ -80,6 +82,11 @@ class ChannelSearch(Search):
             return found
         ticket.room = found
         return None
+
+    def stand(self, ticket: WaitingCall) -> None:
+        """Leave the channels that are spent to this call and those before it; see Search."""
+        assert isinstance(ticket, RoomlessCall)
+        self._quotas.waited.setdefault(self._line_id, set()).update(ticket.spent)
 
     def give_back(self, ticket: WaitingCall) -> None:
         """Put back what was taken for a call that has gone; see Search."""
@@ -154,7 +161,7 @@ class ChannelQueues(CallQueues):
         if not isinstance(found, Denied):
             return found
         if _helps(found):
-            ticket, begun_s = RoomlessCall(call, account.id, found), clock_s()
+            ticket, begun_s = RoomlessCall(call, account.id, found, spent), clock_s()
             denied = await self.enter(line, ticket)
             note_wait(call, begun_s)
             if denied is None:
@@ -172,7 +179,8 @@ async def find_room(
 
     Args:
         call: The call.
-        choose, quotas: See ChannelSearch.
+        choose: See ChannelSearch.
+        quotas: Of the channels.
         spent: Ids of channels that others wait for; those found spent are added.
     """
     denied: Denied | None = None

@@ -1,7 +1,7 @@
-"""Where calls wait that are over a limit of their line, model, account or key.
+r"""Where calls wait that are over a limit of their line, model, account or key.
 
     pass_through   admitted at once --> Grant
-         \\--> over a limit --> the line's queue (flow.reserve.call_queues) --> Grant | Denied
+         \--> over a limit --> the line's queue (flow.reserve.call_queues) --> Grant | Denied
 
 Who is held up by a limit of the line stands before all behind it; who is held up by one of its own
 account or key lets the other accounts pass.
@@ -22,7 +22,7 @@ class QueuedCall(WaitingCall):
 
     __slots__ = ("costs", "grant", "limit_set")
 
-    def __init__(  # noqa: PLR0913 - what a ticket is, and what it asks for
+    def __init__(
         self,
         account_id: int,
         size: int,
@@ -60,6 +60,9 @@ class LimitSearch(Search):
         ticket.grant = decision
         self._held_up.clear()
         return None
+
+    def stand(self, ticket: WaitingCall) -> None:
+        """Nothing: who comes while the line is busy asks nobody; see Search."""
 
     def give_back(self, ticket: WaitingCall) -> None:
         """Put back what was granted to a call that has gone; see Search."""
