@@ -4,6 +4,8 @@ Each is off while its first field is empty. Secrets are references: env:NAME, fi
 """
 
 import re
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -81,6 +83,18 @@ def find_problem(stripe: Stripe, mail: Mail, oidc: Oidc) -> str | None:
         return (
             "console.oidc: issuer is an https URL, client_id is needed, client_secret a reference"
         )
+    return None
+
+
+def find_missing(oidc: Oidc, find: Callable[[str], object] = find_spec) -> str | None:
+    """Return what has to be installed for what is configured; None: nothing is missing.
+
+    Args:
+        oidc: The identity provider.
+        find: Returns whether a package is there.
+    """
+    if oidc.issuer and not find("joserfc"):
+        return "console.oidc needs joserfc: pip install 'relay[oidc]'"
     return None
 
 

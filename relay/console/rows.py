@@ -326,6 +326,14 @@ class SessionRow(Row, frozen=True):
     current: bool
 
 
+class IdentityRow(Row, frozen=True):
+    """Who a user is at an identity provider."""
+
+    issuer: str
+    subject: str
+    created_at: Moment
+
+
 class AuditRow(Row, frozen=True):
     """An act: who, what, to whom, when, from where."""
 

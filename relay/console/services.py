@@ -25,6 +25,7 @@ from relay.console.signin.throttle import Throttle
 from relay.console.signin.users import Side
 from relay.control.api.stripe import resolve_stripe
 from relay.errors import ConfigError, RateLimited, Unavailable
+from relay.outside import find_missing
 from relay.store import postgres
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.postgres import Connection, Pool
@@ -166,10 +167,10 @@ def _open_oidc(config: Config) -> "OidcClient | None":
     oidc = config.console.oidc
     if not oidc.issuer:
         return None
-    try:
-        from relay.console.oidc import OidcClient
-    except ImportError as error:
-        raise ConfigError("console.oidc needs joserfc: pip install 'relay[oidc]'") from error
+    if (missing := find_missing(oidc)) is not None:
+        raise ConfigError(missing)
+    from relay.console.oidc import OidcClient
+
     path = "console.oidc.client_secret"
     secret = secret_refs.resolve(oidc.client_secret, os.environ, path=path, optional=True)
     return OidcClient(oidc, secret)

@@ -211,6 +211,12 @@ def _money_pages() -> dict[str, views.View]:
                 )
                 for at in (1, 2)
             ],
+            identities=[
+                rows.IdentityRow(
+                    issuer="https://id.acme.example", subject="248289761001", created_at=NOW
+                )
+            ],
+            has_password=True,
             users=[user(number) for number in range(3)],
             invited_url="",
             audit=[act(number) for number in range(8)],

@@ -21,7 +21,7 @@ from relay.model import Secret
 from relay.outside import Oidc
 from relay.store.secrets.vault import Pepper
 from tests.console.chromium import open_chromium
-from tests.console.console_rig import Browser, ConsoleRig, opening
+from tests.console.console_rig import PASSWORD, Browser, ConsoleRig, opening
 from tests.console.identity_provider import CLIENT_ID, SECRET, Provider, provider
 
 pytestmark = pytest.mark.live
@@ -218,6 +218,43 @@ async def test_an_address_that_changed_hands_is_not_its_owner_of_before(
     form = {"password": "another horse battery"}
     assert (await console.browser().ask("POST", path, data=form))[0] == 303
     assert (await sign_in(console.browser(), idp))[0] == 303
+
+
+async def test_one_sees_who_one_is_there_and_unlinks_it(console: ConsoleRig, idp: Provider) -> None:
+    await console.add_user("ben@acme.example", "acme", "member")
+    idp.claims = {"sub": "ben-at-acme-id", "email": "ben@acme.example"}
+    assert (await sign_in(console.browser(), idp))[0] == 303
+    idp.claims = {}
+    user_id = await console.add_user(EMAIL, "acme", "owner")
+    browser = console.browser()
+    assert "Linked identities" not in await (
+        await console.sign_in("boss@acme.example", "acme", "owner")
+    ).page("/settings")
+    assert (await sign_in(browser, idp))[0] == 303
+    page = await browser.page("/settings")
+    assert idp.issuer in page
+    assert "ben-at-acme-id" not in page
+    await browser.read_csrf()
+    link = {"issuer": idp.issuer}
+    unlink = "/settings/identities/unlink"
+    assert (await browser.post(unlink, link | {"password": "a wrong password"}))[0] == 403
+    nobody = {"issuer": "https://nobody.example", "password": PASSWORD}
+    assert (await browser.post(unlink, nobody))[0] == 404
+    assert (await browser.post(unlink, link | {"password": PASSWORD}))[0] == 303
+    assert "Linked identities" not in await browser.page("/settings")
+    assert (EMAIL, "user.unlink", EMAIL) in await console.acts()
+    assert await console.connection.fetchval("SELECT count(*) FROM user_identities") == 1
+    # Whoever the provider vouches for by that address is linked by the next sign-in.
+    idp.claims = {"sub": "another-person"}
+    assert (await sign_in(browser, idp))[0] == 303
+    await browser.read_csrf()
+    # Who has no password cannot be asked for it.
+    await console.connection.execute("UPDATE users SET password = NULL WHERE id = $1", user_id)
+    assert (
+        'name="password" type="password" autocomplete="current'
+        not in (await browser.page("/settings")).split("Linked identities")[1].split("</table>")[0]
+    )
+    assert (await browser.post(unlink, link))[0] == 303
 
 
 async def test_who_is_switched_off_stays_out_and_a_second_factor_is_asked_for(

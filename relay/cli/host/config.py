@@ -17,6 +17,7 @@ import msgspec
 from relay.cli.output import json_option, print_rows
 from relay.cli.root import config_path, load_context, location_options
 from relay.config import ENV_PREFIX, ENV_SEPARATOR, Config
+from relay.outside import find_missing
 from relay.store.secrets.refs import is_reference
 
 HIDDEN: Final = "***"
@@ -43,6 +44,8 @@ def show(ctx: click.Context, *, origin: bool, as_json: bool) -> None:
     if as_json:
         rows = [{column: row[column] for column in columns} for row in rows]
     print_rows(rows, columns, as_json=as_json)
+    if (missing := find_missing(found.console.oidc)) is not None:
+        click.echo(f"note: {missing}", err=True)
 
 
 def settings(

@@ -1,4 +1,4 @@
-"""Settings: one's own password, second factor and sessions; an owner's users and webhook."""
+"""Settings: one's own password, second factor, sessions, identities; an owner's users, webhook."""
 
 import os
 from typing import Any, Final, cast
@@ -8,16 +8,17 @@ from relay.console.account_api.people import AccountRole
 from relay.console.account_notices import webhook_owner
 from relay.console.pages.entrances import open_totp, totp_owner
 from relay.console.routes import ID, Ask, Page, Redirect, Shown
-from relay.console.signin import audit, passwords, sessions, totp, users
+from relay.console.signin import audit, identities, passwords, sessions, totp, users
 from relay.console.signin.actor import Permit
 from relay.console.signin.users import User
 from relay.console.views import Notice, SettingsView
-from relay.errors import BadRequest, Forbidden
+from relay.errors import BadRequest, Forbidden, NotFound
 from relay.model import Secret
 from relay.store.postgres import Connection
 from relay.units import format_usd
 
 AUDIT_SHOWN: Final = 50
+ISSUER_CHARS_MAX: Final = 2_000
 ROLES: Final = ("owner", "member", "viewer")
 
 
@@ -41,6 +42,8 @@ async def _draw(ask: Ask, connection: Connection, invited_url: str) -> SettingsV
         totp_secret=totp.to_base32(offered) if offered else "",
         totp_url=totp.link_of(offered, user.email) if offered else "",
         sessions=await sessions.list_sessions(connection, user.id, actor.session),
+        identities=await identities.list_identities(connection, user.id),
+        has_password=user.password is not None,
         users=await users.list_users(connection, account_id=account_id) if manages else [],
         invited_url=invited_url,
         audit=await audit.list_acts(
@@ -147,6 +150,20 @@ async def _end_sessions(ask: Ask) -> Redirect:
     return Redirect("/settings", Notice(kind="good", text="Signed out there."))
 
 
+async def _unlink(ask: Ask) -> Redirect:
+    issuer = ask.text("issuer", ISSUER_CHARS_MAX)
+    async with ask.services.connect() as connection:
+        user = await _own_user(ask, connection)
+    if user.password is not None:
+        await _prove(ask, "password")
+    async with ask.services.connect() as connection, connection.transaction():
+        if not await identities.unlink(connection, user.id, issuer):
+            raise NotFound("you are nobody there")
+        await audit.note(connection, ask.actor, "user.unlink", user.email, issuer)
+    text = "Unlinked: the next sign-in there, under your address, links anew."
+    return Redirect("/settings", Notice(kind="good", text=text))
+
+
 def parse_role(text: str) -> AccountRole:
     """Return a role of an account.
 
@@ -194,6 +211,7 @@ SELF_PAGES: Final = (
     _post("totp", Permit.SELF, _set_totp),
     _post("totp/off", Permit.SELF, _drop_totp),
     _post("sessions/end", Permit.SELF, _end_sessions),
+    _post("identities/unlink", Permit.SELF, _unlink),
 )
 """Of both sides."""
 

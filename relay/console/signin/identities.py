@@ -1,5 +1,7 @@
 """Who a user is at an identity provider: kept at the first sign-in, and the same ever after."""
 
+from relay.console.queries.forms import format_moment
+from relay.console.rows import IdentityRow
 from relay.store.postgres import Connection
 
 
@@ -19,3 +21,29 @@ async def is_same_person(connection: Connection, user_id: int, issuer: str, subj
 async def forget_identities(connection: Connection, user_id: int) -> None:
     """Let a user be anybody at any provider who has the address: an operator vouched for them."""
     await connection.execute("DELETE FROM user_identities WHERE user_id = $1", user_id)
+
+
+async def list_identities(connection: Connection, user_id: int) -> list[IdentityRow]:
+    """Return whom a user has signed in as elsewhere."""
+    rows = await connection.fetch(
+        "SELECT issuer, subject, created_at FROM user_identities WHERE user_id = $1 ORDER BY 3",
+        user_id,
+    )
+    return [
+        IdentityRow(
+            issuer=row["issuer"],
+            subject=row["subject"],
+            created_at=format_moment(row["created_at"]),
+        )
+        for row in rows
+    ]
+
+
+async def unlink(connection: Connection, user_id: int, issuer: str) -> bool:
+    """Forget who a user is at one provider; False: nobody was known there."""
+    found = await connection.fetchval(
+        "DELETE FROM user_identities WHERE user_id = $1 AND issuer = $2 RETURNING true",
+        user_id,
+        issuer,
+    )
+    return found is not None

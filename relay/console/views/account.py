@@ -15,6 +15,7 @@ from relay.console.rows import (
     ChangeRow,
     EntryRow,
     FreshKey,
+    IdentityRow,
     KeyRow,
     OrderRow,
     PriceRow,
@@ -210,6 +211,10 @@ class SettingsView(View, frozen=True):
     """Offered, not in force until a code of it is sent; empty where it is in force."""
     totp_url: str
     sessions: list[SessionRow]
+    identities: list[IdentityRow]
+    """Whom one has signed in as at an identity provider."""
+    has_password: bool
+    """Then it is asked for before an identity is unlinked."""
     users: list[UserRow]
     invited_url: str
     """The link of an invitation just made; told once."""

@@ -17,7 +17,7 @@ from relay.config import Config
 from relay.control.doctor.certificates import check_certificate
 from relay.control.doctor.diagnosis import Diagnosis
 from relay.control.doctor.disk import check_backlog, check_disk, journal_folder
-from relay.control.doctor.host import PROC, check_host
+from relay.control.doctor.host import PROC, check_host, check_packages
 from relay.control.doctor.postgres import (
     check_master_key,
     check_partitions,
@@ -58,6 +58,7 @@ class Case(msgspec.Struct, frozen=True):
 async def examine(case: Case) -> list[Diagnosis]:
     """Return what every check found."""
     found = list(check_host(case.config, case.data_dir, case.proc))
+    found += check_packages(case.config)
     found += check_disk(case.config, case.data_dir)
     files = [*certificate_files(case.config), *case.certificates]
     found += [check_certificate(file, case.now) for file in dict.fromkeys(files)]

@@ -2,12 +2,14 @@
 
 import ctypes
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from relay.config import Config
 from relay.control.doctor.diagnosis import Diagnosis, judge
+from relay.outside import find_missing
 
 PROC: Final = Path("/proc")
 DESCRIPTORS_EACH: Final = 2
@@ -29,6 +31,18 @@ def check_host(config: Config, data_dir: Path, proc: Path = PROC) -> Iterator[Di
     yield check_backlog(config, proc)
     yield check_ports(proc)
     yield check_clock(read_clock_state())
+
+
+def check_packages(
+    config: Config, find: Callable[[str], object] = find_spec
+) -> Iterator[Diagnosis]:
+    """Yield whether what the configuration asks for beyond the package itself is installed."""
+    oidc = config.console.oidc
+    if oidc.issuer:
+        missing = find_missing(oidc, find)
+        value = missing or "what [console.oidc] needs is installed"
+        mend = "pip install 'relay[oidc]', as the relay's user, in its environment"
+        yield judge("sign-in", value, mend, ok=missing is None)
 
 
 def find_workers(data_dir: Path) -> list[int]:

@@ -12,7 +12,8 @@ from typing import Final
 
 from relay.config import Config
 from relay.control.watch.webhook import find_webhook
-from relay.errors import DependencyDown
+from relay.errors import ConfigError, DependencyDown
+from relay.outside import find_missing
 from relay.store import postgres
 from relay.store.catalog.keys import check_pepper
 from relay.store.embedded.locate import database_url
@@ -36,7 +37,7 @@ async def rehearse(config: Config, data_dir: Path, in_force: str) -> None:
         in_force: Digest of the database's URL that this one uses.
 
     Raises:
-        ConfigError: A secret is not there, or the database refuses or does not fit.
+        ConfigError: A secret or a package is not there, or the database refuses or does not fit.
         DependencyDown: Another database was configured, and it cannot be reached.
     """
     for name in PROGRAMS:
@@ -44,6 +45,8 @@ async def rehearse(config: Config, data_dir: Path, in_force: str) -> None:
     open_vault(config, data_dir, os.environ)
     pepper = load_pepper(config, data_dir, os.environ)
     find_webhook(config, os.environ)
+    if (missing := find_missing(config.console.oidc)) is not None:
+        raise ConfigError(missing)
     url = database_url(config, data_dir)
     try:
         connection = await postgres.connect(url, connect_s=config.database.connect_s)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import Config, JournalConfig, Server
+from relay.config import Config, Console, JournalConfig, Server
 from relay.control.doctor.certificates import check_certificate, not_after
 from relay.control.doctor.disk import check_backlog, check_room, check_secrets
 from relay.control.doctor.examine import certificate_files
@@ -19,11 +19,13 @@ from relay.control.doctor.host import (
     check_clock,
     check_descriptors,
     check_host,
+    check_packages,
     find_workers,
 )
 from relay.control.doctor.postgres import judge_latency, judge_skew
 from relay.control.doctor.redis import read_told
 from relay.control.doctor.upstreams import find_hosts, judge_plain
+from relay.outside import Oidc
 from relay.store.log.writer import Mark
 
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
@@ -198,3 +200,14 @@ def test_what_redis_tells_of_itself() -> None:
 
 def test_certificates_are_found_by_the_names_of_settings() -> None:
     assert list(certificate_files(Config())) == []
+
+
+def test_a_package_that_the_configuration_needs_is_missed_by_name() -> None:
+    oidc = Oidc(issuer="https://id.example", client_id="relay")
+    config = Config(console=Console(oidc=oidc))
+    assert not list(check_packages(Config(), lambda name: None))
+    assert [one.ok for one in check_packages(config, lambda name: name)] == [True]
+    (found,) = check_packages(config, lambda name: None)
+    assert not found.ok
+    assert found.value == "console.oidc needs joserfc: pip install 'relay[oidc]'"
+    assert found.mend.startswith("pip install 'relay[oidc]'")
