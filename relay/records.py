@@ -9,6 +9,8 @@ import msgspec
 
 from relay.extras import Asked, Extras
 from relay.model import Dialect, Price
+from relay.units import PPM
+from relay.usage import COUNTS, Usage
 
 
 class Endpoint(enum.StrEnum):
@@ -256,3 +258,49 @@ class UnendedCall(msgspec.Struct, frozen=True):
     checkpoint: CallCheckpoint
     price: Price
     gone: int = 0
+
+
+def counted_usage(checkpoint: CallCheckpoint, input_tokens: int, output_tokens: int = 0) -> Usage:
+    """Return what a call had used when it was last counted, at least `output_tokens` of output.
+
+    `input_tokens`: where it had not been counted yet.
+    """
+    counts = {name: getattr(checkpoint, name) for name in COUNTS if name != "output_tokens"}
+    counts["input_tokens"] = checkpoint.input_tokens or input_tokens
+    output = max(checkpoint.output_estimate, output_tokens)
+    return Usage(**counts, output_tokens=output, estimated=True, extras=checkpoint.extras)
+
+
+def interrupted_end(
+    start: CallStart, checkpoint: CallCheckpoint, usage: Usage, ended_us: int
+) -> CallEnd:
+    """Return the end of a call that its worker did not live to write: charged as last counted.
+
+    Who knows more of it puts that in its place. `ended_us`: microseconds since 1970.
+    """
+    return CallEnd(
+        request_id=start.request_id,
+        time_us=max(ended_us, start.time_us),
+        account_id=start.account_id,
+        key_id=start.key_id,
+        ip=start.ip,
+        endpoint=start.endpoint,
+        model=start.model,
+        line_id=start.line_id,
+        stream=start.stream,
+        channel_id=checkpoint.channel_id,
+        served_model="",
+        status=200,
+        reason=EndReason.INTERRUPTED.value,
+        estimated=usage.estimated,
+        ttft_us=0,
+        total_us=max(ended_us - start.time_us, 0),
+        attempts=1,
+        cost_nanos=checkpoint.cost_nanos,
+        price_id=checkpoint.price_id,
+        group_multiplier_ppm=checkpoint.group_multiplier_ppm or PPM,
+        model_multiplier_ppm=checkpoint.model_multiplier_ppm or PPM,
+        error_code="interrupted",
+        extras=usage.extras,
+        **{name: getattr(usage, name) for name in COUNTS},
+    )

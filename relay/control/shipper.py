@@ -25,7 +25,13 @@ import msgspec
 from relay.backoff import Backoff
 from relay.config import JournalConfig
 from relay.errors import RelayError
-from relay.records import CallCheckpoint, CallEnd, CallStart, EndReason
+from relay.records import (
+    CallCheckpoint,
+    CallEnd,
+    CallStart,
+    counted_usage,
+    interrupted_end,
+)
 from relay.store.billing.credit_leases import close_owner
 from relay.store.kept import Kept
 from relay.store.log.files import list_generations
@@ -40,7 +46,6 @@ from relay.store.log.writer import (
     write_batch,
 )
 from relay.store.postgres import Connection, border, hang_up
-from relay.units import PPM
 
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 5.0
@@ -64,44 +69,9 @@ def close_interrupted(start: CallStart, checkpoint: CallCheckpoint | None, died_
     Without one nothing is known to have reached the client, and nothing is charged. `died_us` is
     when the worker last wrote.
     """
-    ended_us = max(start.time_us, died_us)
-    last = checkpoint or CallCheckpoint(start.request_id, 0, 0, start.input_estimate)
-    return CallEnd(
-        request_id=start.request_id,
-        time_us=ended_us,
-        account_id=start.account_id,
-        key_id=start.key_id,
-        ip=start.ip,
-        endpoint=start.endpoint,
-        model=start.model,
-        line_id=start.line_id,
-        stream=start.stream,
-        channel_id=last.channel_id,
-        served_model="",
-        status=200 if checkpoint else 500,
-        reason=EndReason.INTERRUPTED.value,
-        input_tokens=last.input_tokens or start.input_estimate,
-        cached_tokens=last.cached_tokens,
-        cache_write_tokens=last.cache_write_tokens,
-        output_tokens=last.output_estimate,
-        reasoning_tokens=last.reasoning_tokens,
-        estimated=True,
-        ttft_us=0,
-        total_us=ended_us - start.time_us,
-        attempts=1,
-        cost_nanos=last.cost_nanos,
-        price_id=last.price_id,
-        group_multiplier_ppm=last.group_multiplier_ppm or PPM,
-        model_multiplier_ppm=last.model_multiplier_ppm or PPM,
-        error_code="interrupted",
-        cache_write_1h_tokens=last.cache_write_1h_tokens,
-        audio_input_tokens=last.audio_input_tokens,
-        audio_output_tokens=last.audio_output_tokens,
-        image_input_tokens=last.image_input_tokens,
-        image_output_tokens=last.image_output_tokens,
-        images=last.images,
-        extras=last.extras,
-    )
+    last = checkpoint or CallCheckpoint(start.request_id, 0, 0)
+    end = interrupted_end(start, last, counted_usage(last, start.input_estimate), died_us)
+    return end if checkpoint is not None else msgspec.structs.replace(end, status=500)
 
 
 class Shipper:

@@ -28,7 +28,14 @@ from relay.extras import NOTHING_ASKED
 from relay.flow.state.background import GONE_MAX, BackgroundCalls
 from relay.flow.state.looks import NOT_FOUND, OK
 from relay.model import Snapshot
-from relay.records import CallEnd, EndReason, Unended, UnendedCall
+from relay.records import (
+    CallEnd,
+    EndReason,
+    Unended,
+    UnendedCall,
+    counted_usage,
+    interrupted_end,
+)
 from relay.usage import NOTHING, Usage
 from relay.wire.state.jobs import Job, JobEnd, job_of
 
@@ -222,21 +229,7 @@ def lost_end_of(call: UnendedCall, now_us: int, tokens: int = 0) -> CallEnd:
     assert unended is not None
     if job_of(call.start.endpoint).lost_end is not None:
         return _end(call, NOTHING, NO_TARIFF, EndReason.INTERRUPTED, now_us)
-    usage = Usage(
-        input_tokens=last.input_tokens,
-        cached_tokens=last.cached_tokens,
-        cache_write_tokens=last.cache_write_tokens,
-        output_tokens=max(last.output_estimate, tokens),
-        reasoning_tokens=last.reasoning_tokens,
-        cache_write_1h_tokens=last.cache_write_1h_tokens,
-        audio_input_tokens=last.audio_input_tokens,
-        audio_output_tokens=last.audio_output_tokens,
-        image_input_tokens=last.image_input_tokens,
-        image_output_tokens=last.image_output_tokens,
-        images=last.images,
-        estimated=True,
-        extras=last.extras,
-    )
+    usage = counted_usage(last, 0, tokens)
     return _end(call, usage, _tariff_of(call, unended), EndReason.INTERRUPTED, now_us)
 
 
@@ -259,40 +252,16 @@ def _end(
 ) -> CallEnd:
     start, last, unended = call.start, call.checkpoint, call.checkpoint.unended
     assert unended is not None
-    ended_us = max(now_us, start.time_us)
-    return CallEnd(
-        request_id=start.request_id,
-        time_us=ended_us,
-        account_id=start.account_id,
-        key_id=start.key_id,
-        ip=start.ip,
-        endpoint=start.endpoint,
-        model=start.model,
-        line_id=start.line_id,
-        stream=start.stream,
-        channel_id=last.channel_id,
+    return msgspec.structs.replace(
+        interrupted_end(start, last, usage, now_us),
         served_model=unended.served_model,
         status=OK,
         reason=reason.value,
-        input_tokens=usage.input_tokens,
-        cached_tokens=usage.cached_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        estimated=usage.estimated,
         ttft_us=unended.ttft_us,
-        total_us=ended_us - start.time_us,
         attempts=unended.attempts,
         cost_nanos=tariff.cost_nanos(usage),
         price_id=tariff.price_id,
         group_multiplier_ppm=tariff.group_multiplier_ppm,
         model_multiplier_ppm=tariff.model_multiplier_ppm,
         error_code="" if reason is EndReason.COMPLETED else "interrupted",
-        cache_write_1h_tokens=usage.cache_write_1h_tokens,
-        audio_input_tokens=usage.audio_input_tokens,
-        audio_output_tokens=usage.audio_output_tokens,
-        image_input_tokens=usage.image_input_tokens,
-        image_output_tokens=usage.image_output_tokens,
-        images=usage.images,
-        extras=usage.extras,
     )
