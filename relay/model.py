@@ -309,7 +309,16 @@ class ImagePrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     size: str = ""
 
 
-class PriceDetail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class VideoPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a second of video of one size costs, nano-USD; "" = whatever size."""
+
+    per_second: int
+    size: str = ""
+
+
+class PriceDetail(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What few models need beyond the plain price, in nano-USD per 1M tokens.
 
     None: those tokens cost what they are part of (a reasoning token costs what output costs).
@@ -318,8 +327,8 @@ class PriceDetail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `tiers`: ascending by `above_tokens`; the last one that the prompt exceeds is in force.
     `service_tiers`: by name, in place of all that. Beside tokens, in nano-USD: `per_second` of
     sound, `character`: 1M of them spoken, `per_search` (web or files), `per_session` of a code
-    interpreter, `per_search_unit` of a reranker, `image_classes`: see ImagePrice; 0 and (): such
-    calls are refused, never free.
+    interpreter, `per_search_unit` of a reranker, `image_classes`: see ImagePrice,
+    `per_video_second`, `video_classes`: see VideoPrice; 0, (): such calls are refused, never free.
     """
 
     cache_write_1h: int | None = None
@@ -338,6 +347,8 @@ class PriceDetail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     per_search: int = 0
     per_session: int = 0
     per_search_unit: int = 0
+    per_video_second: int = 0
+    video_classes: tuple[VideoPrice, ...] = ()
     output_max: int = 0
     """The most tokens that the model gives for one answer, 0 = not known: what a hold has to cover
     where the client sets no bound."""

@@ -39,6 +39,12 @@ class Endpoint(enum.StrEnum):
     IMAGES = "images/generations"
     IMAGE_EDITS = "images/edits"
     IMAGE_VARIATIONS = "images/variations"
+    VIDEOS = "videos"
+    """One is begun; how it stands is asked for with its id."""
+    VIDEO = "videos/{id}"
+    """What a provider keeps of one, its bytes included."""
+    VIDEO_REMIX = "videos/{id}/remix"
+    """One is begun that is made of another."""
     SPEECH = "audio/speech"
     TRANSCRIPTIONS = "audio/transcriptions"
     TRANSLATIONS = "audio/translations"
@@ -74,17 +80,22 @@ _DIALECTS = dict.fromkeys(ANTHROPIC_ENDPOINTS, Dialect.ANTHROPIC) | dict.fromkey
     GEMINI_ENDPOINTS, Dialect.GEMINI
 )
 KEPT_ENDPOINTS = frozenset(
-    {Endpoint.RESPONSE, Endpoint.CONVERSATION, Endpoint.FILE, Endpoint.UPLOAD}
+    {
+        *(Endpoint.RESPONSE, Endpoint.CONVERSATION, Endpoint.FILE, Endpoint.UPLOAD),
+        *(Endpoint.VIDEO, Endpoint.VIDEO_REMIX),
+    }
 )
 """Of what a provider keeps: their paths name a thing, and no model."""
 SESSION_ENDPOINTS = frozenset({Endpoint.REALTIME})
 """What is asked over a WebSocket alone."""
-FREE_ENDPOINTS = KEPT_ENDPOINTS | {
+FREE_ENDPOINTS = (KEPT_ENDPOINTS - {Endpoint.VIDEO_REMIX}) | {
     *(Endpoint.COUNT_TOKENS, Endpoint.COUNT_CONTENT_TOKENS, Endpoint.INPUT_TOKENS),
 }
 """What no provider charges for."""
 SOUND_ENDPOINTS = frozenset({Endpoint.TRANSCRIPTIONS, Endpoint.TRANSLATIONS})
 """Those that write down what is said."""
+VIDEO_ENDPOINTS = frozenset({Endpoint.VIDEOS, Endpoint.VIDEO_REMIX})
+"""Those that begin a video: it is made behind their answer, and charged when it is there."""
 IMAGE_ENDPOINTS = frozenset({Endpoint.IMAGES, Endpoint.IMAGE_EDITS, Endpoint.IMAGE_VARIATIONS})
 MULTIPART_ENDPOINTS = SOUND_ENDPOINTS | {Endpoint.IMAGE_EDITS, Endpoint.IMAGE_VARIATIONS}
 

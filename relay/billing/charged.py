@@ -29,6 +29,10 @@ SAMPLINGS: Final = 16
 """How often a provider's own tools make it go on from what they found: each time it reads the
 prompt again and may write as much as was allowed."""
 _BOTH: Final = INPUT_UNTOLD | OUTPUT_UNTOLD
+VIDEO_MS: Final = 4_000
+"""Of a video of which nobody says how long it is. Source: OpenAI API reference, Create video."""
+VIDEO_MS_MAX: Final = 600_000
+"""No model on sale makes a longer one at once: a claim beyond it is not believed."""
 SLACK_TOKENS: Final = 64
 """Providers count the words that end an answer, some beyond the bound."""
 
@@ -135,6 +139,15 @@ def _add_asked(usage: Usage, facts: Delivered, *, whole: bool) -> Usage:
         search_units=extras.search_units or asked.search_units,
         searches=searches,
         sessions=sessions,
+        video_ms=_video_ms(asked, extras.video_ms),
+        video_class=asked.video_class or extras.video_class,
     )
     images = asked.images or usage.images
     return dataclasses.replace(usage, images=images, extras=None if added == NO_EXTRAS else added)
+
+
+def _video_ms(asked: Asked, told_ms: int) -> int:
+    """Return how much video is charged for: what its provider says it made, else what was asked."""
+    if told_ms:
+        return min(told_ms, VIDEO_MS_MAX)
+    return asked.videos * (asked.video_ms or VIDEO_MS)

@@ -11,12 +11,14 @@ The hot path computes the same from lowest terms (billing.tariff).
 
 from typing import Final
 
-from relay.billing.price import image_rate, rates_in_force
+from relay.billing.price import image_rate, rates_in_force, video_rate
 from relay.billing.shapes import Ask, PriceRates
 from relay.extras import Asked
 from relay.model import AbortBills, Price, PriceDetail
 from relay.units import PPM, TOKENS_PER_PRICE
 
+VIDEO_MS: Final = 12_000
+"""The longest that a video may be begun with at OpenAI: held for one whose request does not say."""
 _DIVISOR: Final = TOKENS_PER_PRICE * PPM * PPM * PPM
 
 
@@ -54,6 +56,10 @@ def extras_scaled(asked: Asked, detail: PriceDetail) -> int:
         + asked.search_units * detail.per_search_unit
     )
     sound = asked.audio_ms * detail.per_second * (TOKENS_PER_PRICE // 1_000)
+    if asked.videos:
+        video_ms = asked.videos * (asked.video_ms or VIDEO_MS)
+        rate = video_rate(asked.video_class, detail)
+        sound += video_ms * rate * (TOKENS_PER_PRICE // 1_000)
     return (apiece * TOKENS_PER_PRICE + sound + asked.characters * detail.character) * PPM
 
 

@@ -130,6 +130,12 @@ def image_rate(image_class: str, detail: PriceDetail) -> int:
     return max(fitting, default=detail.per_image)
 
 
+def video_rate(video_class: str, detail: PriceDetail) -> int:
+    """Return what a second of video costs, in nano-USD: of the sizes it may have, the dearest."""
+    fitting = [one.per_second for one in detail.video_classes if _fits(one.size, video_class)]
+    return max(fitting, default=detail.per_video_second)
+
+
 def _fits(named: str, asked: str) -> bool:
     return named in ("", asked) or asked in ("", "auto")
 
@@ -149,6 +155,7 @@ def _itemise_extras(images: int, extras: Extras, detail: PriceDetail) -> list[It
             "search units",
             "search units",
         ),
+        Item(extras.video_ms, video_rate(extras.video_class, detail) * PPM, 1_000, "video", "s"),
     )
     return [item for item in units if item.rate_scaled]
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from relay.billing.price import video_rate
 from relay.extras import Asked
 from relay.model import Price, PriceDetail
 from relay.records import Endpoint
@@ -19,6 +20,8 @@ SESSIONS: Final = "tools.code_interpreter"
 TIER: Final = "service_tier"
 HOUR: Final = "cache_control.ttl"
 PICTURES: Final = "tools.image_generation"
+SIZE: Final = "size"
+"""One that the model has no price for, where it has prices for others."""
 FORMAT: Final = "response_format"
 """One that hides how long the sound was, which is what such a model is charged by."""
 
@@ -39,6 +42,8 @@ def unpriced_fields(asked: Asked, price: Price) -> tuple[str, ...]:
         found.append(PICTURES)
     if asked.silent_format and not (price.per_call or price.input or detail.audio_input):
         found.append(FORMAT)
+    if asked.videos and not (price.per_call or video_rate(asked.video_class, detail)):
+        found.append(SIZE)
     return tuple(found)
 
 
@@ -76,6 +81,8 @@ def unpriced_unit(endpoint: Endpoint, price: Price, *, stream: bool = False) -> 
             return None if detail.character or (stream and outward) else "characters"
         case Endpoint.TRANSCRIPTIONS | Endpoint.TRANSLATIONS:
             return None if detail.per_second or inward or outward else "seconds of sound"
+        case Endpoint.VIDEOS | Endpoint.VIDEO_REMIX:
+            return None if detail.per_video_second or detail.video_classes else "seconds of video"
         case Endpoint.RERANK:
             return None if detail.per_search_unit or inward else "search units"
     return None

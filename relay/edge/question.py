@@ -16,7 +16,7 @@ from relay.flow.ports import Question
 from relay.flow.request import RequestFacts
 from relay.flow.state.bound import UNNAMED, Bound
 from relay.model import Channel
-from relay.records import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, Endpoint
+from relay.records import FREE_ENDPOINTS, MULTIPART_ENDPOINTS, VIDEO_ENDPOINTS, Endpoint
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import JSON
 from relay.wire.request.asked import read_asked, read_form
@@ -43,6 +43,7 @@ TEXT_ANSWERS: Final = frozenset(
 # Looked up once: a member of an enum is searched in its class each time it is named.
 _MULTIPART: Final = MULTIPART_ENDPOINTS
 _FREE: Final = FREE_ENDPOINTS
+_VIDEOS: Final = Endpoint.VIDEOS
 
 
 def read_question(call: Call, content_type: str, body: bytes) -> None:
@@ -58,7 +59,10 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
     kind = content_type
     if kind != "application/json":
         kind = kind.partition(";")[0].strip().lower()
-    if call.head.endpoint in _MULTIPART:
+    endpoint = call.head.endpoint
+    if endpoint is _VIDEOS:
+        call.background = UNNAMED
+    if endpoint in _MULTIPART or (endpoint is _VIDEOS and kind == "multipart/form-data"):
         if kind != "multipart/form-data":
             raise UnsupportedMedia("Send this request as multipart/form-data.")
         form = peek_multipart(body, content_type)
@@ -66,7 +70,7 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
         asked = read_form(form, call.head.endpoint)
         call.request = RequestFacts(
             form.model,
-            stream=form.stream,
+            stream=form.stream and endpoint is not _VIDEOS,
             choices=form.n,
             input_estimate=tokens_of_bytes(form.text_bytes) + asked.audio_ms // AUDIO_MS_PER_TOKEN,
             body_bytes=len(body),
@@ -127,6 +131,8 @@ def _read_kept(call: Call, kept: KeptPath, content_type: str, body: bytes) -> No
     call.question = KeptQuestion(body, kind)
     call.request = RequestFacts("", stream=kept.streamed, body_bytes=len(body))
     call.bound = Bound((kept.mark,) if kept.mark else ())
+    if kept.endpoint in VIDEO_ENDPOINTS:
+        call.background = UNNAMED
 
 
 class KeptQuestion:

@@ -292,7 +292,8 @@ class Exchange:
     ) -> bool:
         """Ask one channel after the other until one is about to answer; see `run`."""
         hedged = call.rights.line is not None and call.rights.line.hedge_ms > 0
-        hedged = hedged and call.head.kept is None
+        # What is begun twice is charged twice, whoever hears of it.
+        hedged = hedged and call.head.kept is None and call.background is None
         asker = self._asker
         if room is not None:
             attempt = asker.attempt_on(call, room.channel)

@@ -13,6 +13,7 @@ from relay.billing.unpriced import (
     PICTURES,
     SEARCHES,
     SESSIONS,
+    SIZE,
     TIER,
     unpriced_fields,
     unpriced_unit,
@@ -32,6 +33,8 @@ _MEMBERS: Final = {
     HOUR: frozenset({HOUR_CACHE}),
 }
 """What is taken out of a request for each thing that has no price."""
+_FIXED: Final = frozenset({FORMAT, SIZE})
+"""Without these it would be another thing."""
 
 
 def note_hour_cache(call: Call) -> None:
@@ -67,7 +70,8 @@ def check_priced(call: Call) -> None:
     found = unpriced_fields(request.asked, price)
     if not found:
         return
-    if line.unpriced is Unpriced.STRIP and FORMAT not in found and call.question.fields is not None:
+    strips = line.unpriced is Unpriced.STRIP and _FIXED.isdisjoint(found)
+    if strips and call.question.fields is not None:
         names = frozenset().union(*(_MEMBERS[field] for field in found))
         kept = strip_fields(dict(call.question.fields), names)
         if kept is not None:

@@ -33,6 +33,7 @@ from relay.flow.state.background import BackgroundCalls
 from relay.flow.state.binding import StateRouter
 from relay.flow.state.owners import Owners, OwnerStore
 from relay.flow.state.remembered import Remembered
+from relay.flow.state.remixed import Remixes
 from relay.flow.translated.kept import KeptThinking
 from relay.flow.translated.translator import Translator
 from relay.flow.tunnelled import TunnelledCalls
@@ -97,6 +98,7 @@ def compose_server(  # noqa: PLR0913 - a part a line
     settlement.take_on, taken.on_background = background.take_on, background.require_room
     balancer.on_forbidden = Witness(pool, balancer).suspect
     settlement.on_read, state.last_look = remembered.note_read, remembered.look_last
+    state.source_look = Remixes(pool, current).look
     tunnelled = TunnelledCalls(journal, running_calls, balancer, settlement, config.switching)
     trusted = read_networks(config.server.trusted_proxies)
     door = Door(config.door, trusted, counters, BodyRoom(config.server))

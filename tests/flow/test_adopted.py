@@ -16,13 +16,14 @@ from relay.errors import DependencyDown
 from relay.extras import Asked
 from relay.flow.state.adopted import AdoptedCalls, end_of, lost_end_of
 from relay.flow.state.background import GONE_MAX
-from relay.model import Price
+from relay.model import Price, PriceDetail
 from relay.process.composition import adopt
 from relay.records import CallCheckpoint, CallEnd, CallStart, Unended, UnendedCall
 from relay.usage import Usage
 from relay.wire.state.jobs import JobEnd
 from tests.flow.provider import Provider
 from tests.flow.rig import MODEL, Rig, make_snapshot
+from tests.flow.studio import Studio
 
 NOW_US = wall_us()
 PRICE = Price(
@@ -30,12 +31,18 @@ PRICE = Price(
 )
 
 
-def left(name: str = "resp_1", gone: int = 0, stream: bool = False, **said: Any) -> UnendedCall:
+def left(
+    name: str = "resp_1",
+    gone: int = 0,
+    stream: bool = False,
+    endpoint: str = "responses",
+    **said: Any,
+) -> UnendedCall:
     """Return a call as its dead worker wrote it down."""
     unended = Unended(name, 99, 5_000, 114, "", None, 7, 500_000, 1_000_000, "up", 1, 12)
     unended = msgspec.structs.replace(unended, **said)
     id_ = bytes(15) + b"\1"
-    start = CallStart(id_, NOW_US, 1, 2, "192.0.2.1", "responses", MODEL, 1, stream, 40)
+    start = CallStart(id_, NOW_US, 1, 2, "192.0.2.1", endpoint, MODEL, 1, stream, 40)
     return UnendedCall(start, CallCheckpoint(id_, 1, 3, 40, unended=unended), PRICE, gone)
 
 
@@ -151,3 +158,55 @@ def test_what_was_asked_beside_tokens_is_charged_where_nobody_tells() -> None:
 def test_its_row_says_how_long_it_took_and_never_ends_before_it_began() -> None:
     assert end_of(left(), JobEnd(Usage(1)), NOW_US + 5).total_us == 5
     assert lost_end_of(left(), NOW_US - 1).total_us == 0
+
+
+FILM = Price(
+    id=7,
+    model=MODEL,
+    input=0,
+    output=0,
+    cached_input=0,
+    per_call=1_000,
+    detail=PriceDetail(per_video_second=100_000_000),
+)
+
+
+def begun(gone: int = 0) -> UnendedCall:
+    """Return a video of 8 seconds as its dead worker wrote it down."""
+    asked = Asked(videos=1, video_ms=8_000, video_class="1280x720")
+    call = left("video_1", gone=gone, endpoint="videos", asked=asked)
+    return msgspec.structs.replace(call, price=FILM)
+
+
+@pytest.mark.parametrize(
+    ("said", "cost_nanos"),
+    [
+        ({"status": "completed", "seconds": "8", "size": "1280x720"}, (800_000_000 + 1_000) // 2),
+        ({"status": "completed", "seconds": "4"}, (400_000_000 + 1_000) // 2),
+        ({"status": "completed"}, (800_000_000 + 1_000) // 2),
+        ({"status": "failed", "seconds": "8"}, 0),
+        ({"status": "cancelled"}, 0),
+    ],
+)
+async def test_a_video_is_charged_once_by_what_was_made_and_not_where_it_failed(
+    said: dict[str, Any], cost_nanos: int
+) -> None:
+    async with Studio(1) as studio, Rig(make_snapshot([studio.channel()])) as rig:
+        store = Store(begun())
+        adopted = adopt(rig.server, store)
+        studio.videos["video_1"] = {"id": "video_1", "status": "in_progress"}
+        await adopted.look()
+        assert store.ends == []
+        studio.videos["video_1"] |= said
+        for _ in range(2):
+            await adopted.look()
+        (end,) = store.ends
+        assert (end.cost_nanos, end.endpoint, end.reason) == (cost_nanos, "videos", "completed")
+        assert studio.calls == [("GET", "/videos/video_1")] * 3
+
+
+async def test_a_video_that_nobody_knows_any_more_costs_nothing() -> None:
+    async with looking(begun(gone=GONE_MAX - 1)) as (adopted, store, _):
+        await adopted.look()
+        (end,) = store.ends
+        assert (end.cost_nanos, end.reason, end.price_id) == (0, "interrupted", 0)

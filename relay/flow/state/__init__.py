@@ -10,5 +10,6 @@ looks       How a job stands: one look at it, and at what it has made where only
 owners      Who made what: keyed digests in this worker's memory, and in Redis for all of them
 remembered  What clients had of background jobs before anybody counted them: for who settles
             those
+remixed     A video that is begun out of another: what it costs is told by that one alone
 stateful    Attempts that learn from their answers what their channel has made
 """

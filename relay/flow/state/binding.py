@@ -34,6 +34,8 @@ DEAD: Final = frozenset({Outcome.REFUSED, Outcome.DENIED, Outcome.MODEL_GONE, Ou
 """What shows at once that a channel cannot be asked; anything else has to come again first."""
 FAILED: Final = frozenset({Outcome.SERVER_ERROR, Outcome.CUT, Outcome.STALLED, Outcome.ERROR_EVENT})
 DROPPED: Final = b"x-relay-dropped: reasoning\r\n"
+_JOBS: Final = frozenset({Endpoint.RESPONSE, Endpoint.VIDEO})
+_REMIX: Final = Endpoint.VIDEO_REMIX
 _OPAQUE: Final = (ENCRYPTED, SIGNATURE, THOUGHT)
 
 
@@ -51,7 +53,9 @@ class StateRouter:
     ) -> None:
         self.owners = owners
         self.last_look: Callable[[Call], Awaitable[None]] | None = None
-        """Asked before a response is deleted: what it used is told with it, and nowhere else."""
+        """Asked before a job is deleted: what it used is told with it, and nowhere else."""
+        self.source_look: Callable[[Call], Awaitable[None]] | None = None
+        """Asked before something is begun whose source alone tells what it costs."""
         self._balancer = balancer
         self._snapshot = snapshot
 
@@ -68,7 +72,7 @@ class StateRouter:
         assert bound is not None
         if bound.looked:
             return True
-        if _deletes_response(call):
+        if _deletes_job(call) or _has_source(call):
             return False
         owner = self.owners.known(bound.marks)
         if owner is None and bound.marks and self.owners.store is not None:
@@ -91,8 +95,10 @@ class StateRouter:
                 ) from None
             owner = None
         self._take(call, bound, owner)
-        if self.last_look is not None and _deletes_response(call):
+        if self.last_look is not None and _deletes_job(call):
             await self.last_look(call)
+        if self.source_look is not None and _has_source(call):
+            await self.source_look(call)
 
     def release(self, call: Call, outcome: Outcome) -> None:
         """Let a call go whose channel has failed, where its line lets it go on without state."""
@@ -189,7 +195,10 @@ class StateRouter:
         line = snapshot.lines.get(owner.line_id)
         if channel is None or channel.evicted or line is None or rights.group is None:
             raise lost(mark)
-        call.request = RequestFacts(owner.model, stream=call.request.stream)
+        request = call.request
+        call.request = RequestFacts(
+            owner.model, stream=request.stream, body_bytes=request.body_bytes
+        )
         tariff = Tariff(FREE_PRICE, rights.group.multiplier_ppm)
         call.rights = Rights(rights.key, rights.account, rights.group, line, tariff, (channel,))
 
@@ -199,6 +208,10 @@ def _only(rights: Rights, channel: Channel) -> Rights:
     return Rights(rights.key, rights.account, rights.group, rights.line, rights.tariff, (channel,))
 
 
-def _deletes_response(call: Call) -> bool:
+def _deletes_job(call: Call) -> bool:
     kept = call.head.kept
-    return kept is not None and kept.method == "DELETE" and kept.endpoint is Endpoint.RESPONSE
+    return kept is not None and kept.method == "DELETE" and kept.endpoint in _JOBS
+
+
+def _has_source(call: Call) -> bool:
+    return call.head.endpoint is _REMIX

@@ -19,6 +19,7 @@ from relay.wire.state.marks import (
     FILE,
     KIND_BYTES,
     RESPONSE,
+    VIDEO,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ TTL_S: Final = {
     CONVERSATION: 30 * DAY_S,
     FILE: 30 * DAY_S,
     BATCH: 30 * DAY_S,
+    VIDEO: 30 * DAY_S,
 }
 """How long it is known who has what, by its kind. A provider keeps responses for longer: a hundred
 of them a second are 26 million in three days, and take Redis some 3 GB."""

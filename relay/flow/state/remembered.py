@@ -20,7 +20,7 @@ from relay.flow.state.owners import Owners
 from relay.ports import Connections
 from relay.usage import COUNTS, NOTHING, Usage
 from relay.wire.state.answered import read_kept
-from relay.wire.state.jobs import job_of
+from relay.wire.state.jobs import VIDEO_JOB, job_of
 from relay.wire.state.marks import KIND_BYTES
 
 KEPT_MAX: Final = 10_000
@@ -31,6 +31,7 @@ AGAIN_S: Final = 2.0
 _ENDED: Final = b"ended:"
 _READ: Final = b"read:"
 _CANCEL: Final = "This response has not ended: cancel it first."
+_WAIT: Final = "This video has not ended: it can be deleted when it has."
 SIZES: Final = 24
 """Numbers of tokens are kept by their length in bits: a shorter reading hides no longer one."""
 
@@ -85,10 +86,10 @@ class Remembered:
         job = job_of(call.head.endpoint)
         if status not in (OK, NOT_FOUND):
             raise Unavailable("Its provider does not answer now; try again.", retry_after_s=AGAIN_S)
-        if status == NOT_FOUND or not read_kept(body).background:
+        if status == NOT_FOUND or not (job is VIDEO_JOB or read_kept(body).background):
             return
         if job.begun(body):
-            raise Conflict(_CANCEL)
+            raise Conflict(_WAIT if job is VIDEO_JOB else _CANCEL)
         end = job.read_end(body)
         if end is not None and end.usage is not None:
             self._keep(_ENDED + kept.mark[KIND_BYTES:], _encode(_to_told(end.usage)))

@@ -18,9 +18,9 @@ from relay.flow.call import Call
 from relay.flow.state.bound import UNNAMED, Background
 from relay.flow.state.owners import Owners
 from relay.model import Channel
-from relay.records import Endpoint
+from relay.records import VIDEO_ENDPOINTS, Endpoint
 from relay.splice.rewrite import Continuation
-from relay.usage import Usage
+from relay.usage import NOTHING, Usage
 from relay.wire.state.answered import (
     MADE_KINDS,
     answered,
@@ -122,7 +122,7 @@ def is_kept(call: Call) -> bool:
     """Tell whether the provider keeps what a call makes, so that another call may ask for it."""
     kept = call.head.kept
     if kept is not None:
-        return kept.mark == b""
+        return kept.mark == b"" or kept.endpoint in VIDEO_ENDPOINTS
     fields = call.question.fields
     raw = fields.get("store") if fields is not None else None
     return raw is None or bytes(raw).strip() != b"false"
@@ -186,6 +186,12 @@ class StatefulPlain(PlainAttempt):
 
     def _finish_whole(self, body: bytes, usage: Usage | None) -> None:
         self._learner.note_body(body)
+        call = self.call
+        if call.head.endpoint in VIDEO_ENDPOINTS:
+            end = job_of(call.head.endpoint).read_end(body) if call.background is None else None
+            # One that has neither a name nor an end is none: nobody can have it.
+            at_once = NOTHING if end is None else end.usage
+            usage = at_once if call.background is None else None
         super()._finish_whole(body, usage)
 
     def _note(self, tail: StreamTail, block: bytes) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from relay.billing.price import charge
 from relay.extras import NO_EXTRAS
 from relay.model import Price
-from relay.records import IMAGE_ENDPOINTS, Endpoint, EndReason
+from relay.records import IMAGE_ENDPOINTS, VIDEO_ENDPOINTS, Endpoint, EndReason
 from relay.store.billing.ledger import RETRY_COST
 from relay.store.catalog.snapshot import read_price
 from relay.store.log.reports import read_usage
@@ -179,6 +179,9 @@ def _lacks_its_unit(row: asyncpg.Record, prices: dict[int, Price]) -> bool:
     extras = usage.extras or NO_EXTRAS
     if row["endpoint"] == Endpoint.SPEECH:
         return not extras.characters and price.detail.character > 0
+    if row["endpoint"] in VIDEO_ENDPOINTS and row["price_id"]:  # a failed one has no price
+        priced = price.detail.per_video_second or price.detail.video_classes
+        return not extras.video_ms and bool(priced)
     return False
 
 

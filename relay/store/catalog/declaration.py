@@ -148,6 +148,19 @@ class ImagePriceEntry(Entry, frozen=True):
         }
 
 
+class VideoPriceEntry(Entry, frozen=True):
+    """`[[price.video_classes]]`: USD for a second of video of a size; "" = whatever it is."""
+
+    per_second: str
+    size: Annotated[str, Meta(max_length=32)] = ""
+
+    def _check(self) -> dict[str, object]:
+        return {
+            "per_second": canonical_usd("per_second", self.per_second),
+            "size": self.size.lower(),
+        }
+
+
 def _check_rates(entry: PriceTierEntry | ServiceTierEntry) -> dict[str, object]:
     return {
         "input": canonical_usd("input", entry.input),
@@ -188,10 +201,12 @@ class PriceEntry(Entry, frozen=True):
     per_search: str = "0"
     per_session: str = "0"
     per_search_unit: str = "0"
+    per_video_second: str = "0"
     output_max: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     tiers: list[PriceTierEntry] = msgspec.field(default_factory=list)
     service_tiers: list[ServiceTierEntry] = msgspec.field(default_factory=list)
     image_classes: list[ImagePriceEntry] = msgspec.field(default_factory=list)
+    video_classes: list[VideoPriceEntry] = msgspec.field(default_factory=list)
 
     def _check(self) -> dict[str, object]:
         check_name(self.model)
@@ -204,6 +219,7 @@ class PriceEntry(Entry, frozen=True):
             raise ValueError("tiers: above_tokens must rise from tier to tier")
         check_distinct("service_tiers", [tier.name for tier in self.service_tiers])
         check_distinct("image_classes", [f"{o.quality} {o.size}" for o in self.image_classes])
+        check_distinct("video_classes", [one.size for one in self.video_classes])
         plain = ("input", "cache_write", "per_call", *UNIT_PRICES)
         optional = ("output", *DETAIL_PRICES)
         found: dict[str, object] = {
@@ -229,6 +245,7 @@ DETAIL_PRICES: Final = (
 """Prices of model.PriceDetail that may be left unset, by their name there and here."""
 UNIT_PRICES: Final = (
     *("per_image", "per_second", "character", "per_search", "per_session", "per_search_unit"),
+    "per_video_second",
 )
 """Those of what is no token, the same way; 0 = such calls are refused."""
 

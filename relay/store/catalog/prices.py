@@ -5,7 +5,7 @@ Pure. `to_entry(to_price(entry)) == entry`, so a second apply of a file finds no
 
 import msgspec
 
-from relay.model import ImagePrice, Price, PriceDetail, PriceTier, ServiceTier
+from relay.model import ImagePrice, Price, PriceDetail, PriceTier, ServiceTier, VideoPrice
 from relay.store.catalog.declaration import (
     DETAIL_PRICES,
     UNIT_PRICES,
@@ -13,6 +13,7 @@ from relay.store.catalog.declaration import (
     PriceEntry,
     PriceTierEntry,
     ServiceTierEntry,
+    VideoPriceEntry,
 )
 from relay.units import PPM, divide_half_up, format_multiplier, format_usd
 from relay.units import parse_multiplier as ppm_of
@@ -31,6 +32,10 @@ def to_price(entry: PriceEntry) -> Price:
         tiers=tuple(_to_tier(tier) for tier in entry.tiers),
         service_tiers=tuple(_to_service_tier(tier) for tier in entry.service_tiers),
         image_classes=tuple(_to_image_price(one) for one in entry.image_classes),
+        video_classes=tuple(
+            VideoPrice(per_second=nanos_of(one.per_second), size=one.size)
+            for one in entry.video_classes
+        ),
         output_max=entry.output_max,
     )
     detail = msgspec.structs.replace(detail, **rare, **units)
@@ -65,6 +70,10 @@ def to_entry(price: Price) -> PriceEntry:
         tiers=[_to_tier_entry(tier) for tier in detail.tiers],
         service_tiers=[_to_service_tier_entry(tier) for tier in detail.service_tiers],
         image_classes=[_to_image_price_entry(one) for one in detail.image_classes],
+        video_classes=[
+            VideoPriceEntry(per_second=format_usd(one.per_second), size=one.size)
+            for one in detail.video_classes
+        ],
         output_max=detail.output_max,
     )
     rare = {field: getattr(detail, field) for field in DETAIL_PRICES}

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from relay.errors import BadRequest
 from relay.extras import NOTHING_ASKED, REACHES_OUT, Asked
 from relay.records import IMAGE_ENDPOINTS, Endpoint
 from relay.wire.request.multipart import Form
@@ -31,7 +32,7 @@ SEARCH_FIELDS: Final = frozenset(
 """OpenAI's chat, xAI, Qwen, Moonshot's relatives, OpenRouter."""
 _REACHING: Final = frozenset({"previous_response_id", "conversation", "mcp_servers", "container"})
 _COSTLY: Final = frozenset({"service_tier", "speed", "tools"}) | SEARCH_FIELDS | _REACHING
-_MEDIA: Final = frozenset({Endpoint.IMAGES, Endpoint.SPEECH, Endpoint.RERANK})
+_MEDIA: Final = frozenset({Endpoint.IMAGES, Endpoint.SPEECH, Endpoint.RERANK, Endpoint.VIDEOS})
 _OURS: Final = (
     *("function", "custom", "bash", "text_editor", "computer", "memory", "local_shell", "shell"),
     *("apply_patch", "mcp", "tool_search", "web_fetch", "namespace"),
@@ -48,6 +49,8 @@ _HOUR: Final = re.compile(rb'"(?:1|\\u0031)(?:h|\\u0068)"')
 _PLAIN_HOUR: Final = re.compile(rb'("ttl"\s*:\s*)"1h"')
 _STANDARD: Final = frozenset({"", "auto", "default", "standard", "standard_only"})
 
+SECONDS_MAX: Final = 600.0
+"""Of a video: no model on sale makes a longer one at once."""
 HOUR_CACHE: Final = "cache_control.ttl"
 AUDIO_BYTES_PER_S: Final = 4_000
 """Of compressed speech, at the low end of what is common: by it sound is held for, and charged for
@@ -63,6 +66,7 @@ _Value = TypeVar("_Value")
 _tools = msgspec.json.Decoder(list[ToolHead] | None)
 _raw_tools = msgspec.json.Decoder(list[msgspec.Raw])
 _word = msgspec.json.Decoder(str | None)
+_number = msgspec.json.Decoder(str | int | float | None)
 _flag = msgspec.json.Decoder(bool | None)
 _documents = msgspec.json.Decoder(list[msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
@@ -179,6 +183,8 @@ def _read_media(fields: Fields, endpoint: Endpoint, n: int) -> Asked:
     if endpoint is Endpoint.IMAGES:
         words = [_decode(_word, fields[name]) if name in fields else "" for name in _CLASS]
         return Asked(images=n, image_class=image_class(*(word or "" for word in words)))
+    if endpoint is Endpoint.VIDEOS:
+        return _read_video(fields)
     if endpoint is Endpoint.SPEECH:
         spoken = _decode(_word, fields["input"]) if "input" in fields else ""
         return Asked(characters=min(len(spoken or ""), CHARACTERS_MAX))
@@ -187,7 +193,9 @@ def _read_media(fields: Fields, endpoint: Endpoint, n: int) -> Asked:
 
 
 def read_form(form: Form, endpoint: Endpoint) -> Asked:
-    """Return what a form asks for: images made of images, or sound to be transcribed."""
+    """Return what a form asks for: images made of images, a video, or sound to be transcribed."""
+    if endpoint is Endpoint.VIDEOS:
+        return asked_video(form.seconds or None, form.size)
     if endpoint in IMAGE_ENDPOINTS:
         return Asked(images=form.n, image_class=image_class(form.quality, form.size))
     start, size = form.file_start, form.file_bytes
@@ -197,6 +205,37 @@ def read_form(form: Form, endpoint: Endpoint) -> Asked:
         # Byte rate of the format chunk; a head that lies makes the sound no shorter than it can be.
         rate = min(max(int.from_bytes(head[28:32], "little"), rate), WAV_BYTES_PER_S_MAX)
     return Asked(audio_ms=-(-size * 1_000 // rate), silent_format=form.format in SILENT_FORMATS)
+
+
+def _read_video(fields: Fields) -> Asked:
+    seconds = size = None
+    if "seconds" in fields and bytes(fields["seconds"]).strip() != b"null":
+        seconds = _decode(_number, fields["seconds"])
+        seconds = "" if seconds is None else seconds
+    if "size" in fields:
+        size = _decode(_word, fields["size"])
+    return asked_video(seconds, size or "")
+
+
+def asked_video(seconds: str | float | None, size: str) -> Asked:
+    """Return what a request for a video asks for.
+
+    Raises:
+        BadRequest: CLIENT; its seconds are none, so that nobody can say what it costs.
+    """
+    told_ms = video_ms(seconds)
+    if seconds is not None and not told_ms:
+        raise BadRequest("seconds must be a number of seconds, like 8.", param="seconds")
+    return Asked(videos=1, video_ms=told_ms, video_class=size[:32].lower())
+
+
+def video_ms(seconds: object) -> int:
+    """Return a number of seconds as milliseconds, 0 where it is none: "8", 8 or 8.5."""
+    try:
+        told = float(seconds) if isinstance(seconds, str | int | float) else 0.0
+    except (ValueError, OverflowError):
+        return 0
+    return round(told * 1000) if 0 < told <= SECONDS_MAX else 0
 
 
 _CLASS: Final = ("quality", "size")

@@ -33,7 +33,7 @@ _encoder = msgspec.json.Encoder()
 _UNSTREAMED: Final = frozenset(
     {
         *(Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoint.RERANK, Endpoint.COUNT_TOKENS),
-        *(Endpoint.INPUT_TOKENS, Endpoint.COMPACT),
+        *(Endpoint.INPUT_TOKENS, Endpoint.COMPACT, Endpoint.VIDEOS),
     }
 )
 """Endpoints whose answers are never events, whatever a body says: a channel that ignores it has

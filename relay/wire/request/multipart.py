@@ -30,10 +30,10 @@ _FILE_NAME: Final = re.compile(
 )
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _HEADER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n]*)")
-_WORDS: Final = (b"quality", b"size", b"response_format")
+_WORDS: Final = (b"quality", b"size", b"response_format", b"seconds")
 _READ: Final = frozenset({b"model", b"stream", b"n", *_WORDS})
 """What we read of a form: a field given twice could be read in two ways."""
-_FILES: Final = frozenset({b"file", b"image", b"image[]", b"mask"})
+_FILES: Final = frozenset({b"file", b"image", b"image[]", b"mask", b"input_reference"})
 WORD_BYTES_MAX: Final = 32
 _DISPOSITION: Final = b"content-disposition"
 _ENCODING: Final = b"content-transfer-encoding"
@@ -43,7 +43,7 @@ _PLAIN: Final = frozenset({b"7bit", b"8bit", b"binary"})
 class Form(msgspec.Struct, frozen=True):
     """A form's body, and what it says. `model_start`, `model_end`: where the model's name is.
 
-    `n`, `quality`, `size`: of images. `format`: of the answer, "" = the default. `text_bytes`: of
+    `n`, `quality`, `size`: of images. `seconds`: of a video. `format`: of the answer, "" = the default. `text_bytes`: of
     its prompt. `file_bytes`, `file_start`: of the largest file.
     """
 
@@ -59,6 +59,7 @@ class Form(msgspec.Struct, frozen=True):
     text_bytes: int = 0
     file_bytes: int = 0
     file_start: int = 0
+    seconds: str = ""
 
 
 def peek_multipart(body: bytes, content_type: str) -> Form:
@@ -96,6 +97,7 @@ def peek_multipart(body: bytes, content_type: str) -> Form:
         text_bytes=prompt_end - prompt_start,
         file_bytes=files[1] - files[0],
         file_start=files[0],
+        seconds=words[b"seconds"],
     )
 
 

@@ -20,6 +20,7 @@ from relay.wire.state.marks import (
     ITEM,
     NAME_CHARS_MAX,
     RESPONSE,
+    VIDEO,
     blob_marks,
 )
 from relay.wire.state.shapes import Kept, Opening
@@ -31,6 +32,8 @@ MADE_KINDS: Final = {
     Endpoint.CONVERSATION: CONVERSATION,
     Endpoint.FILE: FILE,
     Endpoint.UPLOAD: FILE,
+    Endpoint.VIDEOS: VIDEO,
+    Endpoint.VIDEO_REMIX: VIDEO,
 }
 """What an answer of an endpoint is, where its provider keeps it."""
 UNENDED: Final = frozenset({"queued", "in_progress"})

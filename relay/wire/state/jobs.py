@@ -6,16 +6,21 @@ A job is told by the endpoint of the call that began it, so what is written down
 as well. One kind differs from another in its path, in the words of its end, and in what it costs
 where its provider says nothing.
 
-Source: OpenAI API reference, Background mode.
+Source: OpenAI API reference, Background mode; Videos: queued, in_progress, completed, failed.
 """
 
 from collections.abc import Callable
 from typing import Final, Protocol
 from urllib.parse import quote
 
+import msgspec
+
+from relay.extras import Extras
 from relay.records import Endpoint
-from relay.usage import Usage
+from relay.usage import NOTHING, Usage
+from relay.wire.request.asked import video_ms
 from relay.wire.state.answered import UNENDED, read_kept
+from relay.wire.state.shapes import KeptVideo
 from relay.wire.usage.reader import find_usage_of_body
 
 MOST_S: Final = 15.0
@@ -23,6 +28,11 @@ MOST_S: Final = 15.0
 TOTAL_S: Final = 6 * 3600.0
 FREE_ENDS: Final = frozenset({"failed", "cancelled"})
 """A response that ends so costs nothing where no usage is told, and nothing was delivered."""
+MADE: Final = frozenset({"completed", "succeeded"})
+_UNMADE: Final = frozenset({"failed", "cancelled", "canceled", "expired", "deleted"})
+_SIZE_CHARS_MAX: Final = 32
+
+_video = msgspec.json.Decoder(KeptVideo)
 
 
 class Results(Protocol):
@@ -119,10 +129,44 @@ def _end_of_response(body: bytes) -> JobEnd | None:
     return JobEnd(find_usage_of_body(body), free_unread=status in FREE_ENDS)
 
 
+def _begun_video(body: bytes) -> str:
+    return read_video(body).id if _end_of_video(body) is None else ""
+
+
+def _end_of_video(body: bytes) -> JobEnd | None:
+    video = read_video(body)
+    if video.status in MADE:
+        return JobEnd(video_usage(video))
+    # What was not made has no price; a word that nobody knows is no end.
+    return JobEnd(NOTHING) if video.status in _UNMADE else None
+
+
+def read_video(body: bytes) -> KeptVideo:
+    """Return what a provider says of a video; all empty where it says nothing."""
+    try:
+        return _video.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return KeptVideo()
+
+
+def video_usage(video: KeptVideo) -> Usage:
+    """Return what a video that was made is charged by: how long it is, and its size."""
+    return Usage(extras=Extras(video_ms=video_ms(video.seconds), video_class=size_of(video)))
+
+
+def size_of(video: KeptVideo) -> str:
+    """Return the size of a video as prices name it, "" where nothing is said of it."""
+    return video.size.lower()[:_SIZE_CHARS_MAX] if isinstance(video.size, str) else ""
+
+
 RESPONSE_JOB: Final = Job("background response", "responses", _begun_response, _end_of_response)
+VIDEO_JOB: Final = Job("video", "videos", _begun_video, _end_of_video, JobEnd(NOTHING))
 _JOBS: Final = {
     Endpoint.RESPONSES.value: RESPONSE_JOB,
     Endpoint.RESPONSE.value: RESPONSE_JOB,
+    Endpoint.VIDEOS.value: VIDEO_JOB,
+    Endpoint.VIDEO_REMIX.value: VIDEO_JOB,
+    Endpoint.VIDEO.value: VIDEO_JOB,
 }
 
 

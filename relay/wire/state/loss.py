@@ -24,6 +24,7 @@ from relay.wire.state.marks import (
     KIND_BYTES,
     RESPONSE,
     SIGNATURE,
+    VIDEO,
     is_soft,
 )
 from relay.wire.state.shapes import Item
@@ -52,6 +53,7 @@ _WORDS: Final[dict[bytes, Words]] = {
     ),
     FILE: (404, "not_found", "file_id", "No such File object: {name}"),
     CACHED: (404, "not_found", "cachedContent", "CachedContent not found (or permission denied)"),
+    VIDEO: (404, "not_found", "video_id", "Video with id '{name}' not found."),
     BATCH: (404, "not_found", "id", "No batch found with id '{name}'."),
 }
 _OTHER: Final[Words] = (404, "not_found", "", "What this request refers to was not found.")

@@ -30,6 +30,7 @@ FILE: Final = b"f:"
 CONTAINER: Final = b"k:"
 CACHED: Final = b"g:"
 BATCH: Final = b"b:"
+VIDEO: Final = b"v:"
 KIND_BYTES: Final = 2
 
 SOFT: Final = (SIGNATURE, THOUGHT, CONTAINER)

@@ -5,7 +5,7 @@ a request line but an id of plain characters and the parts of a query that are k
 
 A list of all files is not among them: an account of a provider's is shared by many of ours.
 
-Source: OpenAI API reference: Responses, Conversations, Files, Uploads; Anthropic, Files.
+Source: OpenAI API reference: Responses, Conversations, Files, Uploads, Videos; Anthropic, Files.
 """
 
 import re
@@ -13,13 +13,15 @@ from typing import Final
 
 from relay.errors import MethodNotAllowed
 from relay.records import Endpoint
-from relay.wire.state.marks import CONVERSATION, FILE, RESPONSE
+from relay.wire.state.marks import CONVERSATION, FILE, RESPONSE, VIDEO
 
 CANCEL: Final = "cancel"
+REMIX: Final = "remix"
 _ID: Final = r"([A-Za-z0-9][A-Za-z0-9_\-]{0,199})"
 _QUERY_PART: Final = re.compile(r"([a-z_]+)(?:\[\]|%5B%5D)?=([A-Za-z0-9_.,\-%]{0,256})")
 _PAGE: Final = frozenset({"limit", "order", "after", "before", "include"})
 _RETRIEVE: Final = frozenset({"include", "stream", "starting_after", "include_obfuscation"})
+_VARIANT: Final = frozenset({"variant"})
 _NOTHING: Final[frozenset[str]] = frozenset()
 QUERY_CHARS_MAX: Final = 2048
 
@@ -38,13 +40,16 @@ _ROWS: Final[tuple[Row, ...]] = (
     ("POST", "uploads", Endpoint.UPLOAD, b"", _NOTHING),
     ("POST", f"uploads/{_ID}/parts", Endpoint.UPLOAD, FILE, _NOTHING),
     ("POST", f"uploads/{_ID}/(?:complete|{CANCEL})", Endpoint.UPLOAD, FILE, _NOTHING),
+    ("GET DELETE", f"videos/{_ID}", Endpoint.VIDEO, VIDEO, _NOTHING),
+    ("GET", f"videos/{_ID}/content", Endpoint.VIDEO, VIDEO, _VARIANT),
+    ("POST", f"videos/{_ID}/{REMIX}", Endpoint.VIDEO_REMIX, VIDEO, _NOTHING),
     ("GET DELETE", f"conversations/{_ID}/items/{_ID}", Endpoint.CONVERSATION, CONVERSATION, _PAGE),
 )
 _PREFIX: Final = r"/(?:v1/){0,2}"
 _COMPILED: Final = [(re.compile(_PREFIX + row[1]), row) for row in _ROWS]
-_LITERALS: Final = frozenset({"input_tokens", "compact"})
+_LITERALS: Final = frozenset({"input_tokens", "compact", "edits", "extensions", "characters"})
 """What stands where an id may, and is none."""
-_ROOTS: Final = ("responses", "conversations", "files", "uploads")
+_ROOTS: Final = ("responses", "conversations", "files", "uploads", "videos")
 
 
 class KeptPath:

@@ -25,6 +25,15 @@ class Kept(msgspec.Struct):
     background: bool | None = None
 
 
+class KeptVideo(msgspec.Struct):
+    """How a video stands, as far as it is charged by it."""
+
+    id: str = ""
+    status: str = ""
+    seconds: object = None
+    size: object = None
+
+
 class Opening(msgspec.Struct):
     """The first event of a stream."""
 
