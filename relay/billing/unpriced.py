@@ -73,16 +73,17 @@ def unpriced_unit(endpoint: Endpoint, price: Price, *, stream: bool = False) -> 
         return None
     inward = price.input or detail.audio_input or detail.image_input
     outward = price.output or detail.audio_output or detail.image_output
+    unit, priced = "", True
     match endpoint:
         case Endpoint.IMAGES | Endpoint.IMAGE_EDITS | Endpoint.IMAGE_VARIATIONS:
-            good = outward or detail.per_image or detail.image_classes
-            return None if good else "images"
+            unit, priced = "images", bool(outward or detail.per_image or detail.image_classes)
         case Endpoint.SPEECH:
-            return None if detail.character or (stream and outward) else "characters"
+            unit, priced = "characters", bool(detail.character or (stream and outward))
         case Endpoint.TRANSCRIPTIONS | Endpoint.TRANSLATIONS:
-            return None if detail.per_second or inward or outward else "seconds of sound"
+            unit, priced = "seconds of sound", bool(detail.per_second or inward or outward)
         case Endpoint.VIDEOS | Endpoint.VIDEO_REMIX:
-            return None if detail.per_video_second or detail.video_classes else "seconds of video"
+            by_second = detail.per_video_second or detail.video_classes
+            unit, priced = "seconds of video", bool(by_second)
         case Endpoint.RERANK:
-            return None if detail.per_search_unit or inward else "search units"
-    return None
+            unit, priced = "search units", bool(detail.per_search_unit or inward)
+    return None if priced else unit

@@ -34,7 +34,9 @@ from relay.routing.pick import affinity_of
 from relay.routing.table import Action, Outcome, classify_error, decide
 from relay.splice.rewrite import Continuation
 from relay.stage import COMMITTED
+from relay.usage import NOTHING
 from relay.wire.dialects.known import TABLES
+from relay.wire.http import JSON
 
 Next = tuple[Channel, Continuation | None]
 """The channel to ask next, and how its answer goes on where another one broke off."""
@@ -140,8 +142,8 @@ class Exchange:
         call.has_task = True
         room: Room | None = None
         if failed is None:
-            if call.bound is not None:
-                await self._state.find(call)
+            if call.bound is not None and await self._find(call):
+                return False
             if call.rights.foreign and not self._translator.prepare(call):
                 await self._translate(call)
             paid, room = await self._pay(call)
@@ -190,6 +192,19 @@ class Exchange:
             self._settlement.fail(call, ClientGone("The client closed the connection."))
             raise
         return True, room
+
+    async def _find(self, call: Call) -> bool:
+        """Bind a call to what it refers to; tell whether that was all, and its answer is out."""
+        await self._state.find(call)
+        told = None if call.bound is None else call.bound.told
+        if told is None:
+            return False
+        call.response = Response(call.client, call.id, call.notes)
+        call.commit()
+        call.usage = NOTHING
+        self._settlement.complete(call)
+        call.response.send_whole(JSON, told)
+        return True
 
     async def _translate(self, call: Call) -> None:
         """Plan a call for channels of other dialects, before it takes anything."""

@@ -31,6 +31,7 @@ from relay.flow.settle import Settlement
 from relay.flow.state.adopted import AdoptedCalls, UnendedStore
 from relay.flow.state.background import BackgroundCalls
 from relay.flow.state.binding import StateRouter
+from relay.flow.state.listed import VideoList
 from relay.flow.state.owners import Owners, OwnerStore
 from relay.flow.state.remembered import Remembered
 from relay.flow.state.remixed import Remixes
@@ -99,6 +100,7 @@ def compose_server(  # noqa: PLR0913 - a part a line
     balancer.on_forbidden = Witness(pool, balancer).suspect
     settlement.on_read, state.last_look = remembered.note_read, remembered.look_last
     state.source_look = Remixes(pool, current).look
+    state.page = VideoList(pool, current, owners).page
     tunnelled = TunnelledCalls(journal, running_calls, balancer, settlement, config.switching)
     trusted = read_networks(config.server.trusted_proxies)
     door = Door(config.door, trusted, counters, BodyRoom(config.server))

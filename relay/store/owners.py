@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import hiredis
 
@@ -21,11 +21,14 @@ from relay.errors import ConfigError, DependencyDown
 from relay.store.limits.resp import Command, RespConnection, connect
 
 PREFIX: Final = b"relay:own:"
+LISTS: Final = b"relay:own:list:"
 ASK_S: Final = 0.25
 """A client waits for this; beyond it nobody knows who made a thing."""
 CONNECT_S: Final = 1.0
 WAITING_MAX: Final = 10_000
 BATCH_MAX: Final = 500
+LISTED_MAX: Final = 200
+"""Of one account and kind, the newest; see flow.state.owners."""
 RETRY_S: Final = 0.25
 RETRY_S_MAX: Final = 5.0
 
@@ -65,19 +68,42 @@ class RedisOwners:
         self._waiting.append(("SET", PREFIX + digest, value, "EX", ttl_s))
         self._wake.set()
 
+    def push(self, digest: bytes, value: bytes, ttl_s: int) -> None:
+        """Put a value before a list soon; see flow.state.owners.OwnerStore."""
+        key = LISTS + digest
+        self._waiting.append(("LPUSH", key, value))
+        self._waiting.append(("LTRIM", key, 0, LISTED_MAX - 1))
+        self._waiting.append(("EXPIRE", key, ttl_s))
+        self._wake.set()
+
+    def drop(self, digest: bytes, value: bytes) -> None:
+        """Take a value out of a list soon; see flow.state.owners.OwnerStore."""
+        self._waiting.append(("LREM", LISTS + digest, 0, value))
+        self._wake.set()
+
+    async def listed(self, digest: bytes) -> list[bytes]:
+        """Return a list; see flow.state.owners.OwnerStore."""
+        [found] = await self._ask(("LRANGE", LISTS + digest, 0, LISTED_MAX - 1))
+        if not isinstance(found, list):
+            raise DependencyDown("Redis refuses to say who made what")
+        return found
+
     async def get(self, digests: Sequence[bytes]) -> list[bytes | None]:
         """Return what is kept under each; see flow.state.owners.OwnerStore."""
+        [found] = await self._ask(("MGET", *(PREFIX + d for d in digests)))
+        if not isinstance(found, list) or len(found) != len(digests):
+            raise DependencyDown("Redis refuses to say who made what")
+        return found
+
+    async def _ask(self, command: Command) -> list[Any]:
         connection = self._connection
         if connection is None or not connection.usable:
             raise DependencyDown("Redis cannot be asked who made what")
         try:
             async with asyncio.timeout(ASK_S):
-                [found] = await connection.ask([("MGET", *(PREFIX + d for d in digests))])
+                return await connection.ask([command])
         except TimeoutError:
             raise DependencyDown("Redis is too slow to say who made what") from None
-        if not isinstance(found, list) or len(found) != len(digests):
-            raise DependencyDown("Redis refuses to say who made what")
-        return found
 
     async def _run(self) -> None:
         while True:

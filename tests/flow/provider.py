@@ -6,7 +6,7 @@ made; so a call that goes to the wrong one is seen to fail.
 
 import asyncio
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from aiohttp import web
@@ -41,7 +41,7 @@ class Provider:
         self._ids = count(1)
         self._runner: web.AppRunner | None = None
 
-    async def __aenter__(self) -> "Provider":
+    async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=1 << 28)
         app.router.add_route("*", "/{tail:.*}", self._serve)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)

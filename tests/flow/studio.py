@@ -50,6 +50,11 @@ class Studio(Provider):
         if found is None:
             error = {"message": "Video not found.", "type": "invalid_request_error", "code": None}
             return web.json_response({"error": error}, status=404)
+        return await self._kept_video(request, parts, found, body)
+
+    async def _kept_video(
+        self, request: web.Request, parts: list[str], found: dict[str, Any], body: bytes
+    ) -> web.StreamResponse:
         if parts[2:] == ["content"]:
             return await self._film(request)
         if parts[2:] == ["remix"]:

@@ -26,12 +26,25 @@ class SharedMemory:
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
+        self.lists: dict[bytes, list[bytes]] = {}
         self.asked = 0
         self.lost = False
 
     def put(self, digest: bytes, value: bytes, ttl_s: int) -> None:
         assert ttl_s > 0
         self.values[digest] = value
+
+    def push(self, digest: bytes, value: bytes, ttl_s: int) -> None:
+        assert ttl_s > 0
+        self.lists.setdefault(digest, []).insert(0, value)
+
+    def drop(self, digest: bytes, value: bytes) -> None:
+        self.lists[digest].remove(value)
+
+    async def listed(self, digest: bytes) -> list[bytes]:
+        if self.lost:
+            raise DependencyDown("gone")
+        return self.lists.get(digest, [])
 
     async def get(self, digests: Sequence[bytes]) -> list[bytes | None]:
         self.asked += 1

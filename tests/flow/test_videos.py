@@ -275,3 +275,41 @@ async def test_a_film_passes_in_pieces_whatever_its_length() -> None:
                 assert held < 32 * 1024 * 1024, path  # its client takes no more, so none is read
                 left = [len(piece) async for piece in pieces]
             assert sum(left) == 1023 * len(PIECE)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_an_account_lists_its_own_videos_wherever_they_are(shared: bool) -> None:
+    async with standing(channels=2, relays=2 if shared else 1) as (rigs, studios):
+        if not shared:
+            rigs[0].server.engine.owners.store = None
+        names = [
+            await begin(rigs[number % len(rigs)], prompt=f"{number} dogs") for number in range(25)
+        ]
+        assert all(one.videos for one in studios)
+        assert (await ask(rigs[0], "/v1/videos", ASKED, key=OTHER_KEY))[0] == 200
+        async with AsyncOpenAI(base_url=rigs[-1].url, api_key=KEY, max_retries=0) as client:
+            assert [one.id async for one in client.videos.list()] == names[::-1]
+            assert [one.id async for one in client.videos.list(order="asc", limit=7)] == names
+            for studio in studios:
+                studio.videos.pop(names[3], None)
+            left = [one.id async for one in client.videos.list()]
+            assert left == [name for name in names[::-1] if name != names[3]]
+        for query in ("limit=0", "limit=x", "order=up"):
+            assert (await get(rigs[0], "GET", f"/v1/videos?{query}"))[0] == 400
+        studios[0].dead = True
+        assert (await get(rigs[0], "GET", "/v1/videos?limit=20"))[0] == 503
+        ends = [end for end in rigs[0].journal.ends if end.endpoint == "videos/{id}"]
+        assert {end.cost_nanos for end in ends} == {0}
+
+
+async def test_paths_that_are_none_are_refused() -> None:
+    async with standing() as ([rig], [studio]):
+        for method, path, status in (
+            ("PUT", "videos", 405),
+            ("POST", "videos/edits", 404),
+            ("POST", "videos/characters", 404),
+            ("GET", "videos/video_1/film", 404),
+            ("POST", "videos/video_1", 405),
+        ):
+            assert (await get(rig, method, f"/v1/{path}"))[0] == status, path
+        assert studio.calls == []

@@ -6,6 +6,7 @@ background  Jobs that go on without their client: held once, settled once, when 
 binding     Which channel a call has to go to, for what it refers to; and what it is told otherwise
 bound       What binds one call to a channel
 fetch       One question to a channel that no client asked for: gathered, or taken line by line
+listed      The list of an account's videos: made here, each asked where it was made
 looks       How a job stands: one look at it, and at what it has made where only that tells its use
 owners      Who made what: keyed digests in this worker's memory, and in Redis for all of them
 remembered  What clients had of background jobs before anybody counted them: for who settles

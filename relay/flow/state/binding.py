@@ -56,6 +56,8 @@ class StateRouter:
         """Asked before a job is deleted: what it used is told with it, and nowhere else."""
         self.source_look: Callable[[Call], Awaitable[None]] | None = None
         """Asked before something is begun whose source alone tells what it costs."""
+        self.page: Callable[[Call], Awaitable[bytes]] | None = None
+        """Asked for the answer to a call for a list."""
         self._balancer = balancer
         self._snapshot = snapshot
 
@@ -72,7 +74,7 @@ class StateRouter:
         assert bound is not None
         if bound.looked:
             return True
-        if _deletes_job(call) or _has_source(call):
+        if _deletes_job(call) or _has_source(call) or _lists(call):
             return False
         owner = self.owners.known(bound.marks)
         if owner is None and bound.marks and self.owners.store is not None:
@@ -99,6 +101,8 @@ class StateRouter:
             await self.last_look(call)
         if self.source_look is not None and _has_source(call):
             await self.source_look(call)
+        if self.page is not None and _lists(call):
+            bound.told = await self.page(call)
 
     def release(self, call: Call, outcome: Outcome) -> None:
         """Let a call go whose channel has failed, where its line lets it go on without state."""
@@ -211,6 +215,11 @@ def _only(rights: Rights, channel: Channel) -> Rights:
 def _deletes_job(call: Call) -> bool:
     kept = call.head.kept
     return kept is not None and kept.method == "DELETE" and kept.endpoint in _JOBS
+
+
+def _lists(call: Call) -> bool:
+    kept = call.head.kept
+    return kept is not None and kept.lists
 
 
 def _has_source(call: Call) -> bool:

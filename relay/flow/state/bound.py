@@ -26,9 +26,10 @@ class Bound:
     `marks`: see wire.state.marks. `looked`: whether who owns it was asked. `owner`: who does, None
     where nobody knows. `preferred`: a channel to ask first that others may stand in for, 0 = none.
     `free`: the rights that it had before it was bound to its owner alone, None where it is not.
+    `told`: an answer of our own, None for most.
     """
 
-    __slots__ = ("free", "looked", "marks", "owner", "preferred")
+    __slots__ = ("free", "looked", "marks", "owner", "preferred", "told")
 
     def __init__(self, marks: tuple[bytes, ...]) -> None:
         self.marks = marks
@@ -36,6 +37,7 @@ class Bound:
         self.owner: Owner | None = None
         self.preferred = 0
         self.free: Rights | None = None
+        self.told: bytes | None = None
 
 
 class Background:

@@ -4,11 +4,13 @@
     known <-- memory
     find  <-- memory <-- Redis, bounded in time; only for what this worker does not know
 
-A digest is keyed by the relay's pepper, so that neither store tells whose ids they are. Where Redis
+A digest is keyed by the relay's pepper, so that neither store tells whose ids they are. Of what is
+listed (videos) the names stand under such a digest of their account, the newest ones. Where Redis
 cannot be asked, what this worker made is still found; the rest is nobody's.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -39,6 +41,10 @@ TTL_S: Final = {
 }
 """How long it is known who has what, by its kind. A provider keeps responses for longer: a hundred
 of them a second are 26 million in three days, and take Redis some 3 GB."""
+LISTED_KINDS: Final = frozenset({VIDEO})
+"""Of these it is known as well what an account has made, by name: a list is asked for."""
+LISTED_MAX: Final = 200
+LISTS_MAX: Final = 1_000
 DIGEST_BYTES: Final = 16
 OWNERS_MAX: Final = 4096
 """Kinds of owners that are kept as one object each."""
@@ -54,6 +60,22 @@ class OwnerStore(Protocol):
 
     async def get(self, digests: Sequence[bytes]) -> list[bytes | None]:
         """Return what is kept under each; bounded in time.
+
+        Raises:
+            DependencyDown: RELAY; nobody knows.
+        """
+        ...
+
+    def push(self, digest: bytes, value: bytes, ttl_s: int) -> None:
+        """Put a value before a list soon, of which the first LISTED_MAX are kept."""
+        ...
+
+    def drop(self, digest: bytes, value: bytes) -> None:
+        """Take a value out of a list soon."""
+        ...
+
+    async def listed(self, digest: bytes) -> list[bytes]:
+        """Return a list; bounded in time.
 
         Raises:
             DependencyDown: RELAY; nobody knows.
@@ -81,6 +103,8 @@ class Owners:
         self.on_unended = on_unended
         self._known: dict[bytes, Owner] = {}
         self._shared: dict[tuple[int, int, int, str], Owner] = {}
+        self._lists: dict[bytes, deque[bytes]] = {}
+        """Where nobody shares them."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -104,6 +128,40 @@ class Owners:
             self._remember(digest, owner)
             if self.store is not None:
                 self.store.put(digest, _encode(owner), TTL_S.get(mark[:KIND_BYTES], SHORT_S))
+            if mark[:KIND_BYTES] in LISTED_KINDS:
+                self._list(mark, owner.account_id)
+
+    async def made(self, kind: bytes, account_id: int) -> list[bytes]:
+        """Return the names of what an account has made of a kind, the newest first.
+
+        Raises:
+            DependencyDown: RELAY; nobody knows.
+        """
+        at = self._list_at(kind, account_id)
+        if self.store is not None:
+            return list(dict.fromkeys(await self.store.listed(at)))
+        return list(self._lists.get(at, ()))
+
+    def unlist(self, kind: bytes, account_id: int, name: bytes) -> None:
+        """Forget something that is no more."""
+        at = self._list_at(kind, account_id)
+        if self.store is not None:
+            self.store.drop(at, name)
+        elif name in self._lists.get(at, ()):
+            self._lists[at].remove(name)
+
+    def _list(self, mark: bytes, account_id: int) -> None:
+        kind, name = mark[:KIND_BYTES], mark[KIND_BYTES:]
+        at = self._list_at(kind, account_id)
+        if self.store is not None:
+            self.store.push(at, name, TTL_S[kind])
+            return
+        if at not in self._lists and len(self._lists) >= LISTS_MAX:
+            del self._lists[next(iter(self._lists))]
+        self._lists.setdefault(at, deque(maxlen=LISTED_MAX)).appendleft(name)
+
+    def _list_at(self, kind: bytes, account_id: int) -> bytes:
+        return self.digest(b"list:" + kind + b"%d" % account_id)
 
     def known(self, marks: Sequence[bytes]) -> Owner | None:
         """Return who made the last of these that this worker knows of, None where it knows none."""

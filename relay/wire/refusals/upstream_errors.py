@@ -38,7 +38,7 @@ MESSAGE_CHARS_MAX: Final = 4096
 _SHAPELESS: Final = SOUND_ENDPOINTS | {
     *(Endpoint.SPEECH, Endpoint.STREAM_GENERATE, Endpoint.FILE, Endpoint.VIDEO),
 }
-"""Their answers may be sound, film, text or a list, in JSON's name too; all others are JSON objects."""
+"""Their answers may be sound, film, text or a list, in JSON's name too; others are JSON objects."""
 _JSON_SPACE: Final = b" \t\r\n"
 _decoder = msgspec.json.Decoder(FaultBody)
 

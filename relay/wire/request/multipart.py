@@ -43,8 +43,8 @@ _PLAIN: Final = frozenset({b"7bit", b"8bit", b"binary"})
 class Form(msgspec.Struct, frozen=True):
     """A form's body, and what it says. `model_start`, `model_end`: where the model's name is.
 
-    `n`, `quality`, `size`: of images. `seconds`: of a video. `format`: of the answer, "" = the default. `text_bytes`: of
-    its prompt. `file_bytes`, `file_start`: of the largest file.
+    `n`, `quality`, `size`: of images. `seconds`: of a video. `format`: of the answer, "" = the
+    default. `text_bytes`: of its prompt. `file_bytes`, `file_start`: of the largest file.
     """
 
     body: bytes

@@ -3,7 +3,8 @@
 A path is matched as a whole and written anew from its parts: nothing that a client sends goes into
 a request line but an id of plain characters and the parts of a query that are known here.
 
-A list of all files is not among them: an account of a provider's is shared by many of ours.
+A list of all files is not among them: an account of a provider's is shared by many of ours. That
+of videos is made here, of those that the account began.
 
 Source: OpenAI API reference: Responses, Conversations, Files, Uploads, Videos; Anthropic, Files.
 """
@@ -40,6 +41,7 @@ _ROWS: Final[tuple[Row, ...]] = (
     ("POST", "uploads", Endpoint.UPLOAD, b"", _NOTHING),
     ("POST", f"uploads/{_ID}/parts", Endpoint.UPLOAD, FILE, _NOTHING),
     ("POST", f"uploads/{_ID}/(?:complete|{CANCEL})", Endpoint.UPLOAD, FILE, _NOTHING),
+    ("GET", "videos", Endpoint.VIDEO, b"", _PAGE),
     ("GET DELETE", f"videos/{_ID}", Endpoint.VIDEO, VIDEO, _NOTHING),
     ("GET", f"videos/{_ID}/content", Endpoint.VIDEO, VIDEO, _VARIANT),
     ("POST", f"videos/{_ID}/{REMIX}", Endpoint.VIDEO_REMIX, VIDEO, _NOTHING),
@@ -49,6 +51,8 @@ _PREFIX: Final = r"/(?:v1/){0,2}"
 _COMPILED: Final = [(re.compile(_PREFIX + row[1]), row) for row in _ROWS]
 _LITERALS: Final = frozenset({"input_tokens", "compact", "edits", "extensions", "characters"})
 """What stands where an id may, and is none."""
+_MADE_AT: Final = "/videos"
+"""Where something is begun that names a model: an endpoint like others (edge.routes)."""
 _ROOTS: Final = ("responses", "conversations", "files", "uploads", "videos")
 
 
@@ -69,6 +73,11 @@ class KeptPath:
         self.path = path
         self.mark = mark
         self.streamed = streamed
+
+    @property
+    def lists(self) -> bool:
+        """Whether it asks for a list of things."""
+        return self.method == "GET" and not self.mark
 
     @property
     def takes_form(self) -> bool:
@@ -99,7 +108,7 @@ def find_kept(method: str, target: str) -> KeptPath | None:
             asked = f"?{'&'.join(kept)}" if kept else ""
             return KeptPath(endpoint, method, below + asked, mark, streamed=streamed)
         allowed += methods.split()
-    if allowed:
+    if allowed and not (method == "POST" and path.endswith(_MADE_AT)):
         raise MethodNotAllowed(f"Use {' or '.join(allowed)} here.")
     return None
 

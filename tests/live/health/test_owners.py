@@ -11,9 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 from relay.errors import DependencyDown
-from relay.flow.state.owners import Owners
+from relay.flow.state.owners import LISTED_MAX, Owners
 from relay.store.owners import PREFIX, RedisOwners
-from relay.wire.state.marks import ENCRYPTED, RESPONSE
+from relay.wire.state.marks import ENCRYPTED, RESPONSE, VIDEO
 
 pytestmark = pytest.mark.live
 PEPPER = b"pepper of the tests, 32 bytes...."
@@ -50,6 +50,36 @@ async def test_what_one_worker_learned_the_others_find(redis_url: str) -> None:
         assert len(keys) == 2 and all(key.startswith(PREFIX) for key in keys)
         assert not any(b"resp_1" in key or b"blob" in key for key in keys)
         assert all(0 < ttl <= 3 * 86_400 for ttl in ttls)
+    finally:
+        for store in stores:
+            await store.stop()
+
+
+async def test_what_an_account_has_made_is_listed_newest_first_and_bounded(redis_url: str) -> None:
+    stores = [RedisOwners(lambda: redis_url) for _ in range(2)]
+    one, other = (Owners(PEPPER, store) for store in stores)
+    for store in stores:
+        store.start()
+    try:
+        names = [b"video_%d" % number for number in range(LISTED_MAX + 5)]
+        for name in names:
+            one.learn([VIDEO + name], one.owner(7, 42, 3, "film"))
+        one.learn([VIDEO + b"video_x"], one.owner(8, 42, 3, "film"))
+        assert await settle(other, (VIDEO + b"video_x",)) == 42
+        async with asyncio.timeout(5):
+            while await other.made(VIDEO, 8) != [b"video_x"]:
+                await asyncio.sleep(0.01)
+        newest = names[: -LISTED_MAX - 1 : -1]
+        assert await other.made(VIDEO, 7) == newest and len(newest) == LISTED_MAX
+        other.unlist(VIDEO, 7, newest[0])
+        async with asyncio.timeout(5):
+            while await one.made(VIDEO, 7) != newest[1:]:
+                await asyncio.sleep(0.01)
+        assert await one.made(VIDEO, 9) == []
+        client = Redis.from_url(redis_url)
+        keys: list[Any] = await client.keys("*list*")
+        assert all(0 < await client.ttl(key) <= 30 * 86_400 for key in keys) and len(keys) == 2
+        await client.aclose()
     finally:
         for store in stores:
             await store.stop()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from relay.billing.price import COST_NANOS_MAX, charge, itemise, receipt
 from relay.billing.shapes import Charge
 from relay.extras import Extras
-from relay.model import ImagePrice, Price, PriceDetail, PriceTier, ServiceTier
+from relay.model import ImagePrice, Price, PriceDetail, PriceTier, ServiceTier, VideoPrice
 from relay.units import PPM, TOKENS_PER_PRICE, parse_multiplier, parse_usd
 from relay.usage import Usage
 
@@ -275,6 +275,21 @@ class TestUnits:
         usage = Usage(images=2, extras=Extras(image_class=image_class))
         assert cost(usage, price) == parse_usd(usd)
 
+    @pytest.mark.parametrize(
+        ("size", "usd"),
+        [("720x1280", "0.8"), ("1024x1792", "2.4"), ("", "2.4"), ("auto", "2.4")],
+    )
+    def test_a_video_costs_its_seconds_at_the_dearest_size_it_may_have(
+        self, size: str, usd: str
+    ) -> None:
+        detail = PriceDetail(
+            per_video_second=parse_usd("0.1"),
+            video_classes=(VideoPrice(per_second=parse_usd("0.3"), size="1024x1792"),),
+        )
+        price = Price(id=1, model="m", input=0, output=0, cached_input=0, detail=detail)
+        usage = Usage(extras=Extras(video_ms=8_000, video_class=size))
+        assert cost(usage, price) == parse_usd(usd)
+
 
 def test_a_detail_that_tells_nothing_apart_changes_nothing() -> None:
     usage = Usage(input_tokens=10, output_tokens=10, reasoning_tokens=9, audio_input_tokens=8)
@@ -368,12 +383,21 @@ class TestReceipt:
                 per_search=parse_usd("0.01"),
                 per_session=parse_usd("0.03"),
                 per_search_unit=parse_usd("0.002"),
+                video_classes=(VideoPrice(per_second=parse_usd("0.3"), size="1024x1792"),),
             ),
         )
-        extras = Extras(audio_ms=11_500, characters=1_000, searches=3, sessions=1, search_units=2)
+        extras = Extras(
+            audio_ms=11_500,
+            characters=1_000,
+            searches=3,
+            sessions=1,
+            search_units=2,
+            video_ms=8_000,
+            video_class="1024x1792",
+        )
         assert receipt(Usage(extras=extras), price, group_multiplier_ppm=PPM) == (
             "11.5 s x $0.0001 + 1,000 characters x $15/M + 3 searches x $0.01 + "
-            "1 sessions x $0.03 + 2 search units x $0.002 = $0.08015"
+            "1 sessions x $0.03 + 2 search units x $0.002 + 8 s x $0.3 = $2.48015"
         )
 
     def test_receipt_of_nothing(self) -> None:

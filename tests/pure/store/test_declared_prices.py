@@ -15,6 +15,7 @@ from relay.store.catalog.declaration import (
     PriceEntry,
     PriceTierEntry,
     ServiceTierEntry,
+    VideoPriceEntry,
 )
 from relay.store.catalog.prices import to_entry, to_price
 from relay.units import format_multiplier, format_usd
@@ -35,6 +36,8 @@ served = st.builds(
 )  # fmt: skip
 image = st.builds(ImagePriceEntry, each=usd, quality=st.just("high"), size=st.just("1024x1024"))
 
+video = st.builds(VideoPriceEntry, per_second=usd, size=st.just("1280x720"))
+
 
 @st.composite
 def entries(draw: st.DrawFn) -> PriceEntry:
@@ -54,6 +57,7 @@ def entries(draw: st.DrawFn) -> PriceEntry:
         tiers=draw(st.lists(tier, max_size=1)),
         service_tiers=draw(st.lists(served, max_size=1)),
         image_classes=draw(st.lists(image, max_size=1)),
+        video_classes=draw(st.lists(video, max_size=1)),
         output_max=draw(st.integers(0, 10**6)),
     )
     rare = {field: draw(st.just("") | usd) for field in DETAIL_PRICES}

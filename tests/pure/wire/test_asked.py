@@ -11,7 +11,7 @@ import pytest
 
 from relay.billing.unpriced import unpriced_fields, unpriced_unit, without
 from relay.extras import NOTHING_ASKED, REACHES_OUT, Asked
-from relay.model import ImagePrice, Price, PriceDetail, ServiceTier
+from relay.model import ImagePrice, Price, PriceDetail, ServiceTier, VideoPrice
 from relay.records import Endpoint
 from relay.wire.request.asked import (
     HOUR_CACHE,
@@ -162,6 +162,12 @@ def test_other_tiers_and_pictures_are_named_whatever_the_price() -> None:
         (Endpoint.SPEECH, "characters", PriceDetail(character=1)),
         (Endpoint.TRANSCRIPTIONS, "seconds of sound", PriceDetail(per_second=1)),
         (Endpoint.RERANK, "search units", PriceDetail(per_search_unit=1)),
+        (Endpoint.VIDEOS, "seconds of video", PriceDetail(per_video_second=1)),
+        (
+            Endpoint.VIDEO_REMIX,
+            "seconds of video",
+            PriceDetail(video_classes=(VideoPrice(per_second=1),)),
+        ),
     ],
 )
 def test_a_model_is_charged_by_the_unit_of_its_endpoint(
