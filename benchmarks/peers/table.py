@@ -31,8 +31,6 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     tls: bool = False
     load_share: float = 1.0
-    streams_not: str = ""
-    """Why it cannot be asked for streams; "" where it can."""
     tls_options: str = ""
     """What $tls_options is for an https upstream, whose authority is $trust."""
     headers: dict[str, str] = {}
@@ -174,7 +172,9 @@ PEERS: Final = {
             package="@portkey-ai/gateway@1.15.2",
             does="no key of its own, body parsed, every event parsed and built again",
             program="$node",
+            config=("portkey.mjs",),
             arguments=(
+                *("--import", "$config"),
                 "$peer/node_modules/@portkey-ai/gateway/build/start-server.js",
                 *("--port=$port", "--headless"),
             ),
@@ -184,7 +184,6 @@ PEERS: Final = {
             },
             env={"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"},
             load_share=0.05,
-            streams_not="it answers streams of a custom OpenAI host with 500 (TypeError)",
         ),
         Peer(
             name="agentgateway",

@@ -63,6 +63,7 @@ class RelayProcess:
     """
 
     def __init__(self, data_dir: Path, words: Path, process: subprocess.Popen[bytes]) -> None:
+        self.patience_s = PATIENCE_S
         self.data_dir = data_dir
         self.words = words
         self.process = process
@@ -99,7 +100,8 @@ class RelayProcess:
     async def __aenter__(self) -> Self:
         """Wait until it has said how to call it: it serves then."""
         try:
-            await until(self._has_introduced_itself, "the relay prints how to call it")
+            said = "the relay prints how to call it"
+            await until(self._has_introduced_itself, said, self.patience_s)
         except BaseException:
             await self.end()
             raise
