@@ -16,6 +16,7 @@ from relay.extras import Extras
 from relay.flow.state import background
 from relay.model import ImagePrice, Price, PriceDetail, VideoPrice
 from relay.records import CallEnd
+from relay.wire.state.jobs import VIDEO_JOB
 from tests.flow.rig import KEY, MODEL, Rig
 from tests.flow.studio import PIECE, Studio
 from tests.flow.test_state import OTHER_KEY, SharedMemory, ask, catalog, get
@@ -56,7 +57,8 @@ async def standing(
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIRST_S", "MOST_S", "LOOK_S"):
+    monkeypatch.setattr(VIDEO_JOB, "most_s", 0.02)
+    for name in ("FIRST_S", "LOOK_S"):
         monkeypatch.setattr(background, name, 0.02)
 
 

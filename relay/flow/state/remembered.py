@@ -5,7 +5,7 @@
 
 A provider tells what a response used with the response; of one that was cancelled it often tells
 nothing, of one that was deleted it cannot. Without this its client would have had it for nothing.
-One that has not ended is not deleted at all: it is cancelled first.
+One that has not ended is not deleted at all: a response is cancelled first, a video waited for.
 """
 
 from typing import Final
