@@ -225,7 +225,9 @@ class CallSeam(Seam):
         """End it under the ids that it began with."""
         told = self._complete(text_of(item, self._holds))
         fields = self._opened.fields
-        ids = {name: fields[name] for name in ("id", "call_id") if name in fields}
+        ids: dict[str, object] = {
+            name: fields[name] for name in ("id", "call_id") if name in fields
+        }
         return [*told, self._done({**item, **ids})]
 
     def _complete(self, whole: str) -> list[Told]:
