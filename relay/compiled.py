@@ -22,7 +22,7 @@ from typing import Final
 
 _HOT: Final = {
     "relay": "clock ports stage units usage",
-    "relay.billing": "charged hold price purse tariff",
+    "relay.billing": "charged density hold price purse tariff",
     "relay.edge": "cors ids ports question service",
     "relay.edge.client": "body body_room coming_body connection early head head_cache phase "
     "request_loop socket",

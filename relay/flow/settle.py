@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from relay.billing.charged import complete, input_max, output_max
+from relay.billing.density import Densities
 from relay.billing.shapes import Delivered
 from relay.billing.tariff import NO_TARIFF, Tariff
 from relay.clock import clock_s
@@ -56,6 +57,7 @@ class Settlement:
         """Keeps a call open whose response goes on at its provider; True where it does."""
         self.on_read: Callable[[Call, int], None] | None = None
         """Told about how many tokens were read of what a provider keeps."""
+        self._densities = Densities()
 
     def complete(self, call: Call) -> None:
         """Settle a call whose answer is whole; its last bytes are not out yet."""
@@ -94,7 +96,7 @@ class Settlement:
         """Write down what a running stream would be charged now, and tell those it has paid."""
         if call.settled or call.rights.key is None:
             return
-        usage = usage_of(call)
+        usage = usage_of(call, self._densities)
         tariff = _tariff_of(call, usage)
         self._journal.checkpoint(
             CallCheckpoint(
@@ -134,7 +136,9 @@ class Settlement:
             if call.payer is not None:
                 tokens = call.payer.delivered_tokens(call.bytes_out, call.events_out)
             self.on_read(call, tokens)
-        usage = usage_of(call)
+        usage = usage_of(call, self._densities)
+        if reason is _COMPLETED and call.request.stream and call.request.counts_bytes:
+            self._learn(call)
         begun_s = call.begun_s
         first_us = int((call.first_byte_s - begun_s) * 1e6) if call.first_byte_s else 0
         self._count(call, status, usage, first_us)
@@ -189,6 +193,14 @@ class Settlement:
             )
         )
 
+    def _learn(self, call: Call) -> None:
+        """Learn from a whole stream how its model counts, for those that end before they say."""
+        usage, payer, model = call.usage, call.payer, call.served_model
+        if usage is None or usage.untold or payer is None or not self._densities.is_due(model):
+            return
+        estimate = payer.delivered_tokens(call.bytes_out, call.events_out)
+        self._densities.learn(model, usage, estimate)
+
     def _count(self, call: Call, status: int, usage: Usage, first_us: int) -> None:
         counters = self._counters
         line = call.rights.line.name if call.rights.line else ""
@@ -225,7 +237,7 @@ def _unended(call: Call) -> Unended | None:
     background, tariff = call.background, call.rights.tariff
     if background is None or not background.name or tariff is None:
         return None
-    facts = _facts_of(call, whole=True, said=True)
+    facts = _facts_of(call, 0, whole=True)
     return Unended(
         background.name.decode("utf-8", "replace"),
         call.hold_nanos,
@@ -242,7 +254,7 @@ def _unended(call: Call) -> Unended | None:
     )
 
 
-def usage_of(call: Call) -> Usage:
+def usage_of(call: Call, densities: Densities | None = None) -> Usage:
     """Return what the client pays for; NOTHING, where that is not even a price per call."""
     tariff = call.rights.tariff
     if call.stage is not COMMITTED or (tariff is not None and tariff.free):
@@ -254,17 +266,18 @@ def usage_of(call: Call) -> Usage:
     if reported is None and call.payer is not None:
         reported = call.payer.usage_so_far()
     said = whole and reported is not None and not reported.untold
-    return complete(reported, _facts_of(call, whole=whole, said=said))
+    delivered = 0 if said else _delivered_tokens(call, densities)
+    return complete(reported, _facts_of(call, delivered, whole=whole))
 
 
-def _facts_of(call: Call, *, whole: bool, said: bool) -> Delivered:
-    """Return what is known of a call beside its upstream's word; `said`: that needs no help."""
+def _facts_of(call: Call, delivered: int, *, whole: bool) -> Delivered:
+    """Return what is known of a call beside its upstream's word; `delivered`: tokens, about."""
     request, tariff = call.request, call.rights.tariff
     asked, bound = request.asked, request.output_tokens_max
     return Delivered(
         whole=whole,
         input_estimate=request.input_estimate,
-        output_estimate=0 if said else _delivered_tokens(call),
+        output_estimate=delivered,
         input_max=input_max(request.body_bytes, request.images, asked),
         output_max=output_max(bound, request.choices, call.bytes_out, asked),
         asked=asked,
@@ -272,7 +285,7 @@ def _facts_of(call: Call, *, whole: bool, said: bool) -> Delivered:
     )
 
 
-def _delivered_tokens(call: Call) -> int:
+def _delivered_tokens(call: Call, densities: Densities | None) -> int:
     """Return about how many tokens of the answer went out while the client was there."""
     request, left, background = call.request, call.abandoned, call.background
     if not request.counts_bytes:
@@ -285,6 +298,8 @@ def _delivered_tokens(call: Call) -> int:
         tokens = left.tokens
     else:
         tokens = call.payer.delivered_tokens(call.bytes_out, call.events_out)
+    if densities is not None:
+        tokens = densities.tokens(call.served_model, tokens)
     bound = request.output_tokens_max
     return tokens if bound is None else min(tokens, bound * request.choices)
 

@@ -6,6 +6,7 @@ middle, over one connection kept (asked at once) and over a new one (carried by 
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -316,6 +317,36 @@ async def test_events_of_several_tokens_are_charged_by_their_bytes() -> None:
         end = await ended(rig)
         tokens = 100 * len(words) / 4.3
         assert end.estimated and 0.75 * tokens < end.output_tokens < 1.25 * tokens
+
+
+@pytest.mark.parametrize("counted_as", [0.85, 1.0, 1.2])
+async def test_a_model_that_counts_otherwise_is_charged_by_its_own_count(
+    counted_as: float,
+) -> None:
+    words = "several words that one event brings at once "
+    tokens = round(100 * len(words) / 4.3 * counted_as)
+    said = SSE_HEAD + chunked(event(words)) * 100
+    usage = f'{{"choices": [], "usage": {{"prompt_tokens": 9, "completion_tokens": {tokens}}}}}'
+    whole = said + chunked(FINISH + f"data: {usage}\n\n".encode() + DONE) + b"0\r\n\r\n"
+    told = itertools.chain([True] * 12, [False])
+
+    async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = next(told)
+        writer.write(whole if ends else said)
+        await writer.drain()
+        if not ends:
+            await asyncio.Event().wait()
+
+    async with standing(say, AbortBills.PARTIAL) as (rig, _):
+        for _ in range(12):
+            await rig.say(post("/v1/chat/completions", chat(stream=True)))
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(post("/v1/chat/completions", chat(stream=True)))
+        for _ in range(100):
+            await reader.readuntil(b"brings")
+        writer.transport.abort()
+        end = (await rig.ended(13))[-1]
+        assert end.estimated and end.output_tokens == pytest.approx(tokens, rel=0.04)
 
 
 @pytest.mark.parametrize("answers", [True, False])
