@@ -22,11 +22,17 @@ from relay.billing.unpriced import (
 from relay.errors import BadRequest, ModelNotFound
 from relay.flow.call import Call
 from relay.model import Unpriced
-from relay.wire.request.asked import HOUR_CACHE, SEARCH_FIELDS, asks_for_an_hour, strip_fields
+from relay.wire.request.asked import (
+    HOUR_CACHE,
+    SEARCH_FIELDS,
+    TIER_FIELDS,
+    asks_for_an_hour,
+    strip_fields,
+)
 
 UNPRICED: Final = "unpriced"
 _MEMBERS: Final = {
-    TIER: frozenset({"service_tier", "speed"}),
+    TIER: TIER_FIELDS,
     SEARCHES: SEARCH_FIELDS | {"tools"},
     SESSIONS: frozenset({"tools"}),
     PICTURES: frozenset({"tools"}),

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay.model import Dialect, Snapshot
+from relay.model import Dialect, PriceDetail, Snapshot
 from tests.flow.rig import (
     KEY,
     MODEL,
@@ -290,3 +290,29 @@ async def test_a_model_of_another_dialect_is_pointed_to() -> None:
     ):
         raw = await rig.say(ask("embedContent", CONTENTS, KEYED))
         assert b"/v1/chat/completions only" in raw and raw.startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.mark.parametrize("per_search", [None, 14_000_000])
+async def test_a_search_that_grounds_an_answer_is_refused_or_charged(
+    per_search: int | None,
+) -> None:
+    grounding = b'"groundingMetadata": {"webSearchQueries": ["who?", "when?"]},"finishReason"'
+    answer = ANSWER.replace(b'"finishReason"', grounding)
+    body = CONTENTS | {"tools": [{"googleSearch": {}}]}
+    async with Peer(saying(answer)) as peer, standing(peer) as rig:
+        detail = None if per_search is None else PriceDetail(per_search=per_search)
+        prices = {
+            name: msgspec.structs.replace(price, detail=detail)
+            for name, price in rig.snapshot.prices.items()
+        }
+        rig.server.swap(msgspec.structs.replace(rig.snapshot, prices=prices))
+        raw = await rig.say(ask("generateContent", body, KEYED))
+        (end,) = await rig.ended()
+        if per_search is None:
+            assert raw.startswith(b"HTTP/1.1 400") and b"tools.web_search" in raw
+            assert not peer.requests and end.cost_nanos == 0
+        else:
+            assert raw.startswith(b"HTTP/1.1 200") and raw.endswith(answer)
+            assert end.extras is not None and end.extras.searches == 2
+            tokens = 8 * 1_000 + 4 * 500 + 7 * 2_000
+            assert end.cost_nanos == (tokens + 2 * per_search) // 2  # the group pays half

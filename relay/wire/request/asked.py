@@ -31,7 +31,8 @@ SEARCH_FIELDS: Final = frozenset(
 )
 """OpenAI's chat, xAI, Qwen, Moonshot's relatives, OpenRouter."""
 _REACHING: Final = frozenset({"previous_response_id", "conversation", "mcp_servers", "container"})
-_COSTLY: Final = frozenset({"service_tier", "speed", "tools"}) | SEARCH_FIELDS | _REACHING
+TIER_FIELDS: Final = frozenset({"service_tier", "serviceTier", "speed"})
+_COSTLY: Final = TIER_FIELDS | {"tools"} | SEARCH_FIELDS | _REACHING
 _MEDIA: Final = frozenset({Endpoint.IMAGES, Endpoint.SPEECH, Endpoint.RERANK, Endpoint.VIDEOS})
 _OURS: Final = (
     *("function", "custom", "bash", "text_editor", "computer", "memory", "local_shell", "shell"),
@@ -39,6 +40,21 @@ _OURS: Final = (
 )
 """Tools that clients run themselves, or that cost tokens only, by how their types begin."""
 _CODE: Final = ("code_interpreter", "code_execution")
+_UNTYPED_OURS: Final = frozenset(
+    {
+        *("function", "name", "functiondeclarations", "codeexecution", "urlcontext"),
+        *("computeruse", "filesearch", "mcpservers"),
+    }
+)
+"""Members that tell what a tool without a type is, spelled without underscores and in small
+letters: OpenAI's and Anthropic's own, and those of Gemini that cost tokens only."""
+_UNTYPED_SEARCH: Final = frozenset(
+    {
+        *("googlesearch", "googlesearchretrieval", "googlemaps", "enterprisewebsearch"),
+        *("retrieval", "parallelaisearch"),
+    }
+)
+"""Those that search. Source: Gemini API and Vertex AI, Tool; their price lists, Grounding."""
 _SLASH: Final = ord("/")
 """In every address; one byte is found ten times as fast as several."""
 _UNDERSCORE: Final = ord("_")
@@ -47,7 +63,7 @@ UNDERSCORES_MAX: Final = 64
 _PICTURES: Final = ("image_generation",)
 _HOUR: Final = re.compile(rb'"(?:1|\\u0031)(?:h|\\u0068)"')
 _PLAIN_HOUR: Final = re.compile(rb'("ttl"\s*:\s*)"1h"')
-_STANDARD: Final = frozenset({"", "auto", "default", "standard", "standard_only"})
+_STANDARD: Final = frozenset({"", "auto", "default", "standard", "standard_only", "unspecified"})
 
 SECONDS_MAX: Final = 600.0
 """Of a video: no model on sale makes a longer one at once."""
@@ -63,8 +79,9 @@ SILENT_FORMATS: Final = frozenset({"text", "srt", "vtt"})
 
 
 _Value = TypeVar("_Value")
-_tools = msgspec.json.Decoder(list[ToolHead] | None)
+_tools = msgspec.json.Decoder(list[ToolHead | None] | ToolHead | None)
 _raw_tools = msgspec.json.Decoder(list[msgspec.Raw])
+_members = msgspec.json.Decoder(Fields)
 _word = msgspec.json.Decoder(str | None)
 _number = msgspec.json.Decoder(str | int | float | None)
 _flag = msgspec.json.Decoder(bool | None)
@@ -126,8 +143,13 @@ def strip_fields(fields: Fields, names: frozenset[str]) -> Fields | None:
     kept = {name: raw for name, raw in fields.items() if name not in names or name == "tools"}
     if "tools" in names and "tools" in fields:
         types = _tool_types(fields)
-        tools = _decode(_raw_tools, fields["tools"]) or []
-        ours = [raw for raw, kind in zip(tools, types, strict=True) if kind.startswith(_OURS)]
+        # Google takes an object for a list of one.
+        tools = _decode(_raw_tools, fields["tools"]) or [fields["tools"]]
+        cut = [
+            raw if kind.startswith(_OURS) else _without_searches(raw)
+            for raw, kind in zip(tools, types, strict=True)
+        ]
+        ours = [raw for raw in cut if raw is not None]
         if ours:
             kept["tools"] = msgspec.Raw(_encode(ours))
         else:
@@ -147,11 +169,12 @@ def asks_for_an_hour(fields: Mapping[str, msgspec.Raw]) -> bool:
 
 
 def _read_tier(fields: Fields) -> str:
-    for name in ("speed", "service_tier"):
+    for name in ("speed", "service_tier", "serviceTier"):
         raw = fields.get(name)
         told: str = (_decode(_word, raw) if raw is not None else None) or ""
-        if told.lower() not in _STANDARD:
-            return told.lower()[:32]
+        told = told.lower().removeprefix("service_tier_")  # as protocol buffers spell it
+        if told not in _STANDARD:
+            return told[:32]
     return ""
 
 
@@ -167,11 +190,42 @@ def _read_tools(fields: Fields) -> tuple[int, int]:
 
 
 def _tool_types(fields: Fields) -> list[str]:
+    """Return the kind of each tool, as the dialects that have types would say it."""
     raw = fields.get("tools")
     if raw is None:
         return []
-    declared = _decode(_tools, raw) or []
-    return ["function" if tool.type is None else f"{tool.type}" for tool in declared]
+    declared = _decode(_tools, raw)
+    if declared is None:
+        return []
+    if not isinstance(declared, list):  # Google takes an object for a list of one
+        return [_kind(declared, raw)]
+    if all(tool is not None and tool.type is not None for tool in declared):
+        return [f"{tool.type}" for tool in declared if tool is not None]
+    raws = _decode(_raw_tools, raw) or []
+    return [_kind(tool, one) for tool, one in zip(declared, raws, strict=True)]
+
+
+def _kind(tool: ToolHead | None, raw: msgspec.Raw) -> str:
+    if tool is None:
+        return "function"
+    if tool.type is not None:
+        return f"{tool.type}"
+    members = {name.replace("_", "").lower() for name in _decode(_members, raw) or ()}
+    searches = not _UNTYPED_SEARCH.isdisjoint(members)
+    # What nobody knows yet costs what a search does, as where it has a type.
+    unknown = bool(members) and _UNTYPED_OURS.isdisjoint(members)
+    return "web_search" if searches or unknown else "function"
+
+
+def _without_searches(raw: msgspec.Raw) -> msgspec.Raw | None:
+    """Return what is left of a tool, None where it is of one kind."""
+    members = _decode(_members, raw) or {}
+    left = {
+        name: inner
+        for name, inner in members.items()
+        if name.replace("_", "").lower() in _UNTYPED_OURS
+    }
+    return None if "type" in members or not left else msgspec.Raw(_encode(left))
 
 
 def _wants(raw: msgspec.Raw) -> bool:

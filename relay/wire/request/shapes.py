@@ -21,6 +21,6 @@ class GenerationConfig(msgspec.Struct):
 
 
 class ToolHead(msgspec.Struct):
-    """What kind of tool is declared."""
+    """What kind of tool is declared; whatever is no string is a kind that nobody knows."""
 
-    type: str | None = None
+    type: object = None

@@ -42,6 +42,11 @@ _METADATA: Final = re.compile(rb'"metadata"\s*:\s*\{\s*"')
 _TIER: Final = re.compile(rb'"service_?[tT]ier"\s*:\s*"([A-Za-z_]{1,32})"')
 _DEFAULT_TIER: Final = b'"service_tier":"default"'
 _BREAKDOWN: Final = re.compile(rb'"usage_breakdown"\s*:\s*\{')
+_WORD: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_QUERIES: Final = re.compile(  # possessive, so that no bytes make it go back and forth
+    rb'"webSearchQueries"\s*+:\s*+\[((?:\s*+%b\s*+,?+)*+)\]' % _WORD.pattern, re.DOTALL
+)
+_OLD_GEMINI: Final = re.compile(rb'"modelVersion"\s*:\s*"(?:models/)?gemini-[12]')
 _ITEM: Final = re.compile(rb'"type"\s*:\s*"(web_search|file_search|code_interpreter)_call"')
 
 _decode_rest = msgspec.json.Decoder(UsageRest).decode
@@ -70,6 +75,8 @@ def find_usage(first: bytes, tail: bytes) -> Usage | None:
     # there, not the last.
     begun = _first_object(first) if b'"message_start"' in first else None
     wire = last if begun is None else _merge(begun, last)
+    if wire.promptTokenCount is not None:
+        return _with_grounding(normalise(wire, _find_tier(block)), block)
     return _with_items(normalise(wire, _find_tier(block)), block)
 
 
@@ -314,4 +321,23 @@ def _with_items(usage: Usage, block: bytes) -> Usage:
     usage.extras = msgspec.structs.replace(
         extras, searches=max(searches, extras.searches), sessions=max(sessions, extras.sessions)
     )
+    return usage
+
+
+def _with_grounding(usage: Usage, block: bytes) -> Usage:
+    """Add the searches that Gemini grounded an answer by, where it did so.
+
+    Each query costs; of models before Gemini 3 the answer does, however many it took.
+    Source: Gemini API, Grounding with Google Search, Pricing.
+    """
+    at = block.rfind(b'"webSearchQueries"')
+    found = None if at < 0 else _QUERIES.match(block, at)
+    if found is None:
+        return usage
+    searches = len(_WORD.findall(found[1]))
+    if searches > 1 and _OLD_GEMINI.search(block) is not None:
+        searches = 1
+    if searches:
+        extras = usage.extras or Extras()
+        usage.extras = msgspec.structs.replace(extras, searches=max(searches, extras.searches))
     return usage

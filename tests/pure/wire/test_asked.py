@@ -62,6 +62,25 @@ def tool(kind: str) -> dict[str, Any]:
         ({"enable_search": False}, NOTHING_ASKED),
         ({"plugins": [{"id": "web"}]}, Asked(searches=SEARCHES_MAX, reaches_out=False)),
         ({"tools": "nonsense"}, NOTHING_ASKED),
+        ({"tools": [None, 5]}, NOTHING_ASKED),
+        ({"tools": [None, {"type": "web_search"}]}, SEARCH),
+        ({"tools": [{"type": 5}]}, SEARCH),
+        # Anthropic's own have no type, Gemini's have a member instead of one.
+        ({"tools": [{"name": "f", "input_schema": {"type": "object"}}]}, NOTHING_ASKED),
+        ({"tools": [{"functionDeclarations": [{"name": "f"}]}]}, NOTHING_ASKED),
+        ({"tools": [{"function_declarations": []}, {"codeExecution": {}}]}, NOTHING_ASKED),
+        ({"tools": [{"urlContext": {}}, {"file_search": {}}, {}]}, NOTHING_ASKED),
+        ({"tools": [{"googleSearch": {}}]}, SEARCH),
+        ({"tools": [{"google_search": {}}]}, SEARCH),
+        ({"tools": {"googleSearch": {}}}, SEARCH),
+        ({"tools": [{"functionDeclarations": [], "googleSearchRetrieval": {}}]}, SEARCH),
+        ({"tools": [{"googleMaps": {}}]}, SEARCH),
+        ({"tools": [{"enterpriseWebSearch": {}}]}, SEARCH),
+        ({"tools": [{"aToolOfNextYear": {}}]}, SEARCH),
+        (b'{"model":"m","tools":[{"goo\\u0067leSearch":{}}]}', SEARCH),
+        ({"serviceTier": "flex"}, Asked(tier="flex")),
+        ({"service_tier": "SERVICE_TIER_PRIORITY"}, Asked(tier="priority")),
+        ({"serviceTier": "SERVICE_TIER_UNSPECIFIED"}, NOTHING_ASKED),
         ({"previous_response_id": "resp_1"}, REACHES_OUT),
         ({"messages": [{"content": [{"image_url": "https://a/b.png"}]}]}, REACHES_OUT),
     ],
@@ -187,6 +206,20 @@ def test_what_is_taken_out_leaves_the_rest() -> None:
     assert kept is not None and kept.keys() == {"model", "tool_choice", "tools"}
     assert json.loads(bytes(kept["tools"])) == [{"type": "function", "function": {"name": "f"}}]
     only = peek_json(b'{"model":"m","tools":[{"type":"x"}],"tool_choice":"auto"}', Endpoint.CHAT)
+    assert (strip_fields(only.fields, frozenset({"tools"})) or {}).keys() == {"model"}
+
+
+def test_of_geminis_tools_the_searches_are_taken_out() -> None:
+    declared = [{"name": "f"}]
+    tools = [{"functionDeclarations": declared, "googleSearch": {}}, {"googleMaps": {}}]
+    for given in (tools, tools[0]):
+        fields = peek_json(
+            json.dumps({"model": "m", "tools": given}).encode(), Endpoint.CHAT
+        ).fields
+        kept = strip_fields(fields, frozenset({"tools"}))
+        assert kept is not None
+        assert json.loads(bytes(kept["tools"])) == [{"functionDeclarations": declared}]
+    only = peek_json(b'{"model":"m","tools":{"googleSearch":{}}}', Endpoint.CHAT)
     assert (strip_fields(only.fields, frozenset({"tools"})) or {}).keys() == {"model"}
 
 

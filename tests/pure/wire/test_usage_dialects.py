@@ -224,3 +224,34 @@ def test_any_bytes_and_any_cut_end_in_a_usage_or_none(
             0 <= found.cached_tokens + found.cache_write_tokens <= found.input_tokens
             and 0 <= found.reasoning_tokens <= found.output_tokens
         )
+
+
+def grounded(queries: list[str], model: str = "gemini-3-pro") -> bytes:
+    candidate = {"groundingMetadata": {"webSearchQueries": queries, "groundingChunks": []}}
+    answer = {
+        "candidates": [candidate],
+        "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 4},
+        "modelVersion": model,
+    }
+    return b"data: " + json.dumps(answer).encode() + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("tail", "searches"),
+    [
+        (grounded(["who won?"]), 1),
+        (grounded(["a", 'b [x], "y"', "c\\"]), 3),
+        (grounded(["a", "b", "c"], "gemini-2.5-flash"), 1),
+        (grounded(["a", "b"], "models/gemini-1.5-pro-002"), 1),
+        (grounded([]), 0),
+        (grounded(["a"]).replace(b'["a"]', b'["a" '), 0),
+        (grounded(["a"]).replace(b"webSearchQueries", b"webSearchQuery"), 0),
+        (grounded(["a"]).replace(b'["a"]', b"[" + b'"a"' + b" " * 9_000 + b"!]"), 0),
+        (grounded(["a"]).replace(b'["a"]', b"[" + b'"a" ' * 3_000 + b"!]"), 0),
+    ],
+)
+def test_searches_that_ground_geminis_answers_are_counted(tail: bytes, searches: int) -> None:
+    for body in (tail, tail.removeprefix(b"data: ").strip()):
+        usage = find_usage(b"", body)
+        assert usage is not None and (usage.input_tokens, usage.output_tokens) == (9, 4)
+        assert (usage.extras.searches if usage.extras else 0) == searches
