@@ -16,8 +16,9 @@ WORD_TOKENS = 1
 class Asked(NamedTuple):
     """One call: its request, the events or the body of its answer, and where it breaks off.
 
-    `used`: what it really used, None where nobody says it and it has to be estimated.
-    `told_input`: whether the prompt was told before the break.
+    `used`: what it really used; where not `says`, its tokens have to be estimated. `cut`: after so
+    many events its client leaves, 0: before any; None: it stays. `told_input`: whether the prompt
+    was told before the break. `model`: where the path names it.
     """
 
     endpoint: Endpoint
@@ -27,6 +28,8 @@ class Asked(NamedTuple):
     used: Used
     says: bool
     text_tokens: int
+    model: str = ""
+    told_input: bool = False
 
 
 def usd(dice: random.Random, most: int = 50) -> str:
@@ -38,7 +41,10 @@ def usd(dice: random.Random, most: int = 50) -> str:
 def make_price(dice: random.Random) -> PriceList:
     """Return a price; a random part of what can be told apart is."""
     words = {name: usd(dice) for name in ("input", "output", "cached_input", "cache_write")}
-    optional = ("cache_write_1h", "reasoning", "audio_input", "audio_output")
+    optional = (
+        *("cache_write_1h", "reasoning", "audio_input", "audio_output"),
+        *("image_input", "image_output"),
+    )
     words |= {name: usd(dice) if dice.random() < 0.5 else "" for name in optional}
     units = ("per_image", "per_second", "per_search", "per_session", "per_search_unit")
     words |= {name: usd(dice, 1) for name in units}
@@ -57,21 +63,20 @@ def make_price(dice: random.Random) -> PriceList:
         for size in ("1024x1024", "1536x1024")
         if dice.random() < 0.5
     }
-    return PriceList(words, tiers, classes, Decimal(dice.choice(("1", "1.5", "0.69", "0"))))
+    rates = ("input", "output", "cached_input", "cache_write", "cache_write_1h")
+    above = sorted(dice.sample((500, 2_000, 6_000), dice.choice((0, 0, 1, 2))))
+    long = [(tokens, {rate: usd(dice) for rate in rates}) for tokens in above]
+    multiplier = Decimal(dice.choice(("1", "1.5", "0.69", "0")))
+    return PriceList(words, tiers, classes, multiplier, long)
 
 
-def make_call(dice: random.Random, price: PriceList) -> Asked:
-    """Return a call that has a price for all that it asks."""
-    kinds = (_chat, _chat, _chat, _responses, _messages, _embeddings, _images, _speech, _sound)
-    return dice.choice((*kinds, _rerank))(dice, price)
-
-
-def _prompt(used: Used) -> str:
+def prompt_for(used: Used) -> str:
     """Return a prompt that can have so many tokens: none is less than a byte."""
     return "go " * (used.input // 3 + 50)
 
 
-def _count(dice: random.Random) -> int:
+def count(dice: random.Random) -> int:
+    """Return a count of tokens, of all sizes."""
     return dice.choice((0, 0, 1, dice.randint(1, 99), dice.randint(1, 9_000)))
 
 
@@ -86,15 +91,17 @@ def _text_call(
     """Return a call whose answer is text: whole as a stream or a body, or cut at a random point."""
     body = json.dumps({"model": "m", "stream": True, **asked}).encode()
     lines = [b"data: " + json.dumps(one).encode() + b"\n\n" for one in (*events, *last)]
-    cut = dice.randint(1, len(events)) if dice.random() < 0.3 else None
+    cut = dice.randint(0, len(events)) if dice.random() < 0.3 else None
     says = cut is None
-    return Asked(endpoint, body, lines, cut, used, says, len(events) if cut is None else cut)
+    told = endpoint is Endpoint.MESSAGES  # whose first event tells the prompt
+    tokens = len(events) if cut is None else cut
+    return Asked(endpoint, body, lines, cut, used, says, tokens, told_input=told)
 
 
 def _chat(dice: random.Random, price: PriceList) -> Asked:
     used = Used(
-        fresh=dice.randint(1, 5_000), cached=_count(dice), written=0, audio_in=_count(dice) // 9,
-        text=dice.randint(1, 2_000), reasoning=_count(dice), audio_out=_count(dice) // 9,
+        fresh=dice.randint(1, 5_000), cached=count(dice), written=0, audio_in=count(dice) // 9,
+        text=dice.randint(1, 2_000), reasoning=count(dice), audio_out=count(dice) // 9,
     )  # fmt: skip
     shape = dice.choice(CHAT_SHAPES)
     if shape != "openai":
@@ -127,11 +134,22 @@ def _chat(dice: random.Random, price: PriceList) -> Asked:
     finish = {"id": "c", "choices": [{**choice, "finish_reason": "stop"}]}
     call = _text_call(dice, Endpoint.CHAT, asked, events, [finish, last], used)
     if not call.says and "service_tier" in asked:
-        rates = price.tiers[asked["service_tier"]]
-        both = Decimal(rates["input"]) + Decimal(rates["output"])
-        dearer = both > Decimal(price.words["input"]) + Decimal(price.words["output"])
-        used.tier = asked["service_tier"] if dearer else ""
+        tier = asked["service_tier"]
+        used.tier = tier if price.is_dearer(tier) else ""
     return call
+
+
+def _completions(dice: random.Random, price: PriceList) -> Asked:
+    del price
+    used = Used(fresh=dice.randint(1, 5_000), cached=count(dice), text=dice.randint(1, 2_000))
+    events = [
+        {"id": "c", "choices": [{"index": 0, "text": dice.choice(TEXT)}]}
+        for _ in range(dice.randint(3, 30))
+    ]
+    finish = {"id": "c", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}
+    last = {"id": "c", "choices": [], "usage": _chat_usage("openai", used)}
+    asked = {"prompt": prompt_for(used)} | dice.choice(({}, {"n": 2}))
+    return _text_call(dice, Endpoint.COMPLETIONS, asked, events, [finish, last], used)
 
 
 def _chat_usage(shape: str, used: Used) -> dict[str, Any]:
@@ -164,11 +182,11 @@ def _chat_usage(shape: str, used: Used) -> dict[str, Any]:
 def _responses(dice: random.Random, price: PriceList) -> Asked:
     del price
     used = Used(
-        fresh=dice.randint(1, 5_000), cached=_count(dice), text=dice.randint(1, 2_000),
-        reasoning=_count(dice), searches=dice.randint(0, 3), sessions=dice.randint(0, 1),
+        fresh=dice.randint(1, 5_000), cached=count(dice), text=dice.randint(1, 2_000),
+        reasoning=count(dice), searches=dice.randint(0, 3), sessions=dice.randint(0, 1),
     )  # fmt: skip
     tools = [{"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}}]
-    asked = {"input": _prompt(used), "tools": tools, "metadata": {"usage": "none"}}
+    asked = {"input": prompt_for(used), "tools": tools, "metadata": {"usage": "none"}}
     events = [
         {"type": "response.output_text.delta", "delta": dice.choice(TEXT)}
         for _ in range(dice.randint(3, 30))
@@ -193,8 +211,8 @@ def _responses(dice: random.Random, price: PriceList) -> Asked:
 def _messages(dice: random.Random, price: PriceList) -> Asked:
     hour = bool(price.words["cache_write_1h"])
     used = Used(
-        fresh=dice.randint(1, 5_000), cached=_count(dice), written=_count(dice),
-        written_hour=_count(dice) if hour else 0, text=dice.randint(1, 2_000),
+        fresh=dice.randint(1, 5_000), cached=count(dice), written=count(dice),
+        written_hour=count(dice) if hour else 0, text=dice.randint(1, 2_000),
     )  # fmt: skip
     system = [{"text": "a", "cache_control": {"ttl": "1h"}}] if hour else []
     asked = {
@@ -217,7 +235,8 @@ def _messages(dice: random.Random, price: PriceList) -> Asked:
     return _text_call(dice, Endpoint.MESSAGES, asked, events, [end, {"type": "message_stop"}], used)
 
 
-def _plain(endpoint: Endpoint, asked: dict[str, Any], answer: dict[str, Any], used: Used) -> Asked:
+def plain(endpoint: Endpoint, asked: dict[str, Any], answer: dict[str, Any], used: Used) -> Asked:
+    """Return a call whose answer comes in one piece."""
     body = json.dumps({"model": "m", **asked}).encode()
     return Asked(endpoint, body, [json.dumps(answer).encode()], None, used, True, 0)
 
@@ -227,7 +246,7 @@ def _embeddings(dice: random.Random, price: PriceList) -> Asked:
     used = Used(fresh=dice.randint(1, 5_000))
     usage = {"prompt_tokens": used.fresh, "total_tokens": used.fresh}
     answer = {"data": [{"embedding": [0.5] * 9}], "usage": usage}
-    return _plain(Endpoint.EMBEDDINGS, {"input": "a " * 2_500}, answer, used)
+    return plain(Endpoint.EMBEDDINGS, {"input": "a " * 2_500}, answer, used)
 
 
 def _images(dice: random.Random, price: PriceList) -> Asked:
@@ -242,18 +261,19 @@ def _images(dice: random.Random, price: PriceList) -> Asked:
     asked |= {"quality": quality} if quality else {}
     asked |= {"size": size} if size else {}
     usage = {"input_tokens": used.fresh, "output_tokens": used.text}
-    return _plain(Endpoint.IMAGES, asked, {"data": [{}] * used.images, "usage": usage}, used)
+    return plain(Endpoint.IMAGES, asked, {"data": [{}] * used.images, "usage": usage}, used)
 
 
 def _speech(dice: random.Random, price: PriceList) -> Asked:
     del price
     text = "\u00e9cho " * dice.randint(1, 500)
-    call = _plain(Endpoint.SPEECH, {"input": text, "voice": "a"}, {}, Used(characters=len(text)))
+    call = plain(Endpoint.SPEECH, {"input": text, "voice": "a"}, {}, Used(characters=len(text)))
     return call._replace(events=[b"\xff\xfb" + bytes(200)], says=False)
 
 
 def _sound(dice: random.Random, price: PriceList) -> Asked:
     del price
+    endpoint = dice.choice((Endpoint.TRANSCRIPTIONS, Endpoint.TRANSLATIONS))
     seconds = Decimal(dice.randint(1, 90_000)) / 10
     form = (
         b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--b\r\n'
@@ -266,12 +286,18 @@ def _sound(dice: random.Random, price: PriceList) -> Asked:
         answer = {"text": "a", "usage": {"type": "duration", "seconds": float(seconds)}}
     events = [json.dumps(answer).encode()]
     used = Used(seconds=seconds)
-    return Asked(Endpoint.TRANSCRIPTIONS, form, events, None, used, False, 0)
+    return Asked(endpoint, form, events, None, used, False, 0)
 
 
 def _rerank(dice: random.Random, price: PriceList) -> Asked:
     del price
     used = Used(search_units=dice.randint(1, 5))
     answer = {"results": [], "meta": {"billed_units": {"search_units": used.search_units}}}
-    call = _plain(Endpoint.RERANK, {"query": "a", "documents": ["a"] * 9}, answer, used)
+    call = plain(Endpoint.RERANK, {"query": "a", "documents": ["a"] * 9}, answer, used)
     return call._replace(says=False)
+
+
+KINDS = (
+    *(_chat, _chat, _chat, _responses, _messages, _completions),
+    *(_embeddings, _images, _speech, _sound, _rerank),
+)

@@ -20,9 +20,11 @@ class Used:
     written: int = 0
     written_hour: int = 0
     audio_in: int = 0
+    image_in: int = 0
     text: int = 0
     reasoning: int = 0
     audio_out: int = 0
+    image_out: int = 0
     images: int = 0
     image_class: tuple[str, str] = ("", "")
     seconds: Decimal = Decimal(0)
@@ -35,12 +37,13 @@ class Used:
     @property
     def input(self) -> int:
         """The whole prompt."""
-        return self.fresh + self.cached + self.written + self.written_hour + self.audio_in
+        written = self.written + self.written_hour
+        return self.fresh + self.cached + written + self.audio_in + self.image_in
 
     @property
     def output(self) -> int:
         """The whole answer."""
-        return self.text + self.reasoning + self.audio_out
+        return self.text + self.reasoning + self.audio_out + self.image_out
 
 
 @dataclass
@@ -51,35 +54,52 @@ class PriceList:
     tiers: dict[str, dict[str, str]] = field(default_factory=dict)
     classes: dict[tuple[str, str], str] = field(default_factory=dict)
     model_multiplier: Decimal = Decimal(1)
+    long: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    """The rates of prompts that are longer than so many tokens, shortest first."""
 
-    def rate(self, name: str, otherwise: str, tier: str = "") -> Decimal:
-        """Return a rate of the tier that served; one that is not set is that of its whole."""
-        words = self.tiers.get(tier, self.words)
-        told = words.get(name, "")
-        if name == "cache_write" and told == "0":
-            told = ""
-        return Decimal(told or words[otherwise])
+    def rates(self, tier: str, prompt_tokens: int) -> dict[str, str]:
+        """Return what is written of the tier that served, else of prompts that long."""
+        if tier in self.tiers:
+            return self.tiers[tier]
+        fitting = [words for above, words in self.long if prompt_tokens > above]
+        return fitting[-1] if fitting else self.words
+
+    def is_dearer(self, tier: str) -> bool:
+        """Tell whether a tier costs more than the standard one."""
+        asked, plain = self.tiers[tier], self.words
+        both = Decimal(asked["input"]) + Decimal(asked["output"])
+        return both > Decimal(plain["input"]) + Decimal(plain["output"])
+
+
+def rate(words: dict[str, str], name: str, otherwise: str) -> Decimal:
+    """Return a rate; one that is not set is that of its whole."""
+    told = words.get(name, "")
+    if name == "cache_write" and told == "0":
+        told = ""
+    return Decimal(told or words[otherwise])
 
 
 def cost_usd(used: Used, price: PriceList, group_multiplier: Decimal) -> Decimal:
     """Return what a call costs: each part at its price, times both multipliers, rounded once."""
-    tier = used.tier
+    words = price.rates(used.tier, used.input)
     with localcontext() as context:
         context.prec = 60
-        input_rate = price.rate("input", "input", tier)
-        output_rate = price.rate("output", "output", tier)
-        write_rate = price.rate("cache_write", "input", tier)
-        hour = price.tiers.get(tier, price.words).get("cache_write_1h", "")
+        input_rate = rate(words, "input", "input")
+        output_rate = rate(words, "output", "output")
+        write_rate = rate(words, "cache_write", "input")
+        hour = words.get("cache_write_1h", "")
         hour_rate = Decimal(hour) if hour else write_rate
         tokens = (
             used.fresh * input_rate
-            + used.cached * price.rate("cached_input", "input", tier)
+            + used.cached * rate(words, "cached_input", "input")
             + used.written * write_rate
             + used.written_hour * hour_rate
             + used.audio_in * _part(price, "audio_input", input_rate)
+            + used.image_in * _part(price, "image_input", input_rate)
             + used.text * output_rate
             + used.reasoning * _part(price, "reasoning", output_rate)
             + used.audio_out * _part(price, "audio_output", output_rate)
+            + used.image_out * _part(price, "image_output", output_rate)
             + used.characters * _unit(price, "character")
         )
         apiece = (

@@ -20,7 +20,7 @@ from relay.flow.call import Call
 from relay.flow.ports import Client
 from relay.flow.request import RequestHead, Rights
 from relay.flow.reserve.holds import Holds
-from relay.model import Price, PriceDetail, ServiceTier
+from relay.model import Dialect, Price, PriceDetail, ServiceTier
 from relay.records import Endpoint
 from relay.units import PPM, parse_usd
 from relay.usage import Usage
@@ -52,6 +52,16 @@ PRICE = Price(
         output_max=OUTPUT_MAX,
     ),
 )
+ENDPOINTS = (
+    *(Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES, Endpoint.COMPLETIONS),
+    *(Endpoint.GENERATE, Endpoint.IMAGES, Endpoint.SPEECH, Endpoint.EMBEDDINGS),
+)
+BOUND = {
+    Endpoint.CHAT: "max_tokens",
+    Endpoint.COMPLETIONS: "max_tokens",
+    Endpoint.GENERATE: "maxOutputTokens",
+}
+"""What says how long each of several answers may be."""
 TIMES_BALANCE = 6
 """README: a customer owes at most so many times what it had."""
 
@@ -59,7 +69,8 @@ TIMES_BALANCE = 6
 def admitted(body: dict[str, Any], endpoint: Endpoint) -> Call:
     call = Call(bytes(16), cast("Client", None), 0)
     dialect = endpoint.dialect
-    call.head = RequestHead(endpoint, b"", "", "application/json", dialect, "", b"")
+    named = "m" if endpoint.dialect is Dialect.GEMINI else ""
+    call.head = RequestHead(endpoint, b"", "", "application/json", dialect, "", b"", model=named)
     read_question(call, "application/json", json.dumps({"model": "m", **body}).encode())
     call.rights = Rights(tariff=Tariff(PRICE, PPM))
     return call
@@ -68,7 +79,7 @@ def admitted(body: dict[str, Any], endpoint: Endpoint) -> Call:
 def hostile(dice: random.Random) -> tuple[Call, Usage]:
     """Return a call that looks small, and the most that a provider can charge for it."""
     dense = "\u2603\U0001f9ff" * dice.randint(1, 400)  # a token a byte, or nearly
-    endpoint = dice.choice((Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.IMAGES, Endpoint.SPEECH))
+    endpoint = dice.choice(ENDPOINTS)
     choices, bound = 1, OUTPUT_MAX
     if endpoint is Endpoint.IMAGES:
         choices = dice.randint(1, 10)
@@ -77,13 +88,20 @@ def hostile(dice: random.Random) -> tuple[Call, Usage]:
     if endpoint is Endpoint.SPEECH:
         call = admitted({"input": dense}, endpoint)
         return call, Usage(extras=Extras(characters=len(dense)))
-    body: dict[str, Any] = {"messages": dense, "input": dense}
+    if endpoint is Endpoint.EMBEDDINGS:
+        call = admitted({"input": dense}, endpoint)
+        return call, Usage(call.request.body_bytes)
+    body: dict[str, Any] = {"messages": dense, "input": dense, "prompt": dense, "contents": dense}
     # Bounds that the endpoint does not know, or that bound nothing.
     body |= dice.choice(({}, {"max_tokens": 0}, {"max_completion_tokens": -1}))
-    body |= {"max_output_tokens" if endpoint is Endpoint.CHAT else "max_tokens": 1}
-    if endpoint is Endpoint.CHAT and dice.random() < 0.5:
-        choices = body["n"] = dice.choice((1, 8, 128))
-        bound = body["max_tokens"] = dice.choice((1, 16, 4_096))
+    known_not = {Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.COMPLETIONS, Endpoint.GENERATE}
+    body |= {"max_output_tokens" if endpoint in known_not else "max_tokens": 1}
+    if endpoint in BOUND and dice.random() < 0.5:
+        choices, bound = dice.choice((1, 8, 128)), dice.choice((1, 16, 4_096))
+        several = {"n": choices, BOUND[endpoint]: bound}
+        if endpoint is Endpoint.GENERATE:
+            several = {"generationConfig": {"candidateCount": choices, BOUND[endpoint]: bound}}
+        body |= several
     extras = Extras()
     if dice.random() < 0.3:
         body["service_tier"] = "priority"
@@ -91,6 +109,9 @@ def hostile(dice: random.Random) -> tuple[Call, Usage]:
     if endpoint is Endpoint.RESPONSES and dice.random() < 0.3:
         body["tools"] = [{"type": "web_search"}, {"type": "code_interpreter"}]
         extras = msgspec.structs.replace(extras, searches=10, sessions=1)
+    if endpoint is Endpoint.GENERATE and dice.random() < 0.3:
+        body["tools"] = {"googleSearch": {}}
+        extras = msgspec.structs.replace(extras, searches=10)
     call = admitted(body, endpoint)
     output = bound * choices
     given = call.request.body_bytes

@@ -26,20 +26,38 @@ from relay.flow.reserve.reservations import Reservations
 from relay.flow.response import Response
 from relay.flow.settle import Settlement
 from relay.model import Account, Channel, Group, Key, Line, Price, Secret
-from relay.records import CallCheckpoint, CallEnd, CallStart, Endpoint
+from relay.records import (
+    FREE_ENDPOINTS,
+    MULTIPART_ENDPOINTS,
+    SESSION_ENDPOINTS,
+    CallCheckpoint,
+    CallEnd,
+    CallStart,
+    Endpoint,
+)
 from relay.stage import COMMITTED
-from relay.store.catalog.declaration import ImagePriceEntry, PriceEntry, ServiceTierEntry
+from relay.store.catalog.declaration import (
+    ImagePriceEntry,
+    PriceEntry,
+    PriceTierEntry,
+    ServiceTierEntry,
+)
 from relay.store.catalog.prices import to_price
 from relay.units import NANOS_PER_USD, parse_multiplier
 from relay.wire.usage.reader import find_media_usage, find_usage_of_body
 from tests.flow.rig import make_channel
 from tests.flow.test_zero_window import ScriptedClient
-from tests.oracle.calls import Asked, make_call, make_price
+from tests.oracle.calls import KINDS, Asked, make_price
+from tests.oracle.gemini_calls import embed, generate
 from tests.oracle.opinion import PriceList, Used, cost_usd
+from tests.oracle.plain_calls import judged, pictures, whole_chat
 
 CALLS = 2_500
 CALLS_PER_PRICE = 50
 FORM = "multipart/form-data; boundary=b"
+EVERY_KIND = (*KINDS, generate, generate, embed, whole_chat, judged, pictures)
+CUT_KINDS = 5
+"""Chat, completions, responses, messages and Gemini's streams."""
 
 
 class KeepingJournal:
@@ -76,6 +94,7 @@ def priced(listed: PriceList, number: int) -> Price:
         service_tiers=[
             ServiceTierEntry(name=name, **rates) for name, rates in listed.tiers.items()
         ],
+        tiers=[PriceTierEntry(above_tokens=above, **rates) for above, rates in listed.long],
         image_classes=[
             ImagePriceEntry(quality=quality, size=size, each=usd)
             for (quality, size), usd in listed.classes.items()
@@ -90,9 +109,12 @@ def priced(listed: PriceList, number: int) -> Price:
 
 def admitted(asked: Asked, price: Price, group_multiplier: str) -> Call:
     call = Call(bytes(16), cast("Client", None), 0)
-    content_type = FORM if asked.endpoint is Endpoint.TRANSCRIPTIONS else "application/json"
+    content_type = FORM if asked.endpoint in MULTIPART_ENDPOINTS else "application/json"
     dialect = asked.endpoint.dialect
-    call.head = RequestHead(asked.endpoint, b"", "192.0.2.7", content_type, dialect, "", b"")
+    query = "alt=sse" if asked.endpoint is Endpoint.STREAM_GENERATE else ""
+    call.head = RequestHead(
+        asked.endpoint, b"", "192.0.2.7", content_type, dialect, query, b"", model=asked.model
+    )
     read_question(call, content_type, asked.body)
     group = Group(id=1, name="g", line_ids=(1,), multiplier_ppm=parse_multiplier(group_multiplier))
     call.rights = Rights(
@@ -108,6 +130,9 @@ def admitted(asked: Asked, price: Price, group_multiplier: str) -> Call:
 
 def answered(call: Call, asked: Asked, settlement: Settlement) -> None:
     """Let the answer go by, whole or to where its client leaves, and settle the call."""
+    if asked.cut == 0:
+        settlement.fail(call, ClientGone("gone"))
+        return
     call.stage, call.attempt_count = COMMITTED, 1
     tail = StreamTail()
     call.payer = paying_attempt(call, tail)
@@ -131,10 +156,11 @@ def answered(call: Call, asked: Asked, settlement: Settlement) -> None:
 def as_delivered(asked: Asked, end: CallEnd) -> Used:
     """Return what an aborted call is charged for: the prompt as told, the output as estimated."""
     used = asked.used
-    if asked.endpoint is not Endpoint.MESSAGES:  # whose first event tells the prompt
+    if not asked.told_input:
         used = Used(fresh=end.input_tokens, searches=used.searches, sessions=used.sessions,
                     tier=used.tier)  # fmt: skip
-    used.text, used.reasoning, used.audio_out = end.output_tokens, 0, 0
+    used.reasoning = end.reasoning_tokens
+    used.text, used.audio_out, used.image_out = end.output_tokens - used.reasoning, 0, 0
     return used
 
 
@@ -149,7 +175,7 @@ def test_the_relay_and_the_oracle_agree(seed: int) -> None:
         if number % CALLS_PER_PRICE == 0:  # calls under way keep the price they were admitted by
             listed = make_price(dice)
             price = priced(listed, number + 1)
-        asked = make_call(dice, listed)
+        asked = dice.choice(EVERY_KIND)(dice, listed)
         group = dice.choice(("1", "0.8", "0.123457", "2"))
         waiting.append((admitted(asked, price, group), asked, listed, group))
         if len(waiting) < CALLS_PER_PRICE // 2 and number + 1 < CALLS:
@@ -157,15 +183,28 @@ def test_the_relay_and_the_oracle_agree(seed: int) -> None:
         call, asked, listed_then, group = waiting.pop(dice.randrange(len(waiting)))
         answered(call, asked, settlement)
         end = journal.ends[-1]
-        used = asked.used
-        if asked.cut is not None:
-            assert end.estimated
-            assert end.output_tokens <= 2 * asked.text_tokens + 1
-            used = as_delivered(asked, end)
-        elif not asked.says:  # sound and ranks: tokens are a guess, and marked
-            used.fresh, used.text = end.input_tokens, end.output_tokens
-        expected = cost_usd(used, listed_then, Decimal(group)) * NANOS_PER_USD
+        expected = expected_nanos(asked, end, listed_then, group)
         assert end.cost_nanos == int(expected), (number, asked, end)
         kinds.add((asked.endpoint, asked.cut is not None))
     assert len(journal.ends) >= 2_000
-    assert len(kinds) == 11  # eight endpoints, three of them cut as well
+    endpoints = {endpoint for endpoint, _ in kinds}
+    # Sessions of voice are charged as responses are; what is free is admitted without a price.
+    assert set(Endpoint) - endpoints <= FREE_ENDPOINTS | SESSION_ENDPOINTS
+    assert len(kinds) == len(endpoints) + CUT_KINDS
+
+
+def expected_nanos(asked: Asked, end: CallEnd, listed: PriceList, group: str) -> Decimal:
+    """Return what the oracle says of a call, by what it used as far as anybody can know that."""
+    used = asked.used
+    if asked.cut == 0:  # nothing was delivered
+        assert (end.input_tokens, end.output_tokens) == (0, 0)
+        return Decimal(0)
+    if asked.cut is not None:
+        assert end.estimated
+        if asked.endpoint is not Endpoint.STREAM_GENERATE:  # which tells how far it is
+            assert end.output_tokens <= 2 * asked.text_tokens + 1
+        used = as_delivered(asked, end)
+    elif not asked.says:  # sound, ranks, vectors: tokens are a guess, and marked
+        assert end.estimated or not end.input_tokens
+        used.fresh, used.text = end.input_tokens, end.output_tokens
+    return cost_usd(used, listed, Decimal(group)) * NANOS_PER_USD
