@@ -1,10 +1,13 @@
 """Goal: a stream that ends early never looks whole, and no client is sent half of an event.
 
 Method: every recorded stream is cut at every byte, by a clean end and by a broken connection, and
-what a real pump makes of it is read back by rules that stand here and not in the relay.
+what a real pump makes of it is read back by rules that stand here and not in the relay. The same
+streams as other servers frame them (tests/flow/reframed.py) are cut so in `make faults`, until it
+is 200 with the larger collection that RELAY_RECORDED names.
 """
 
 import functools
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -25,9 +28,9 @@ from relay.flow.call import Call
 from relay.flow.ports import Backpressure
 from relay.flow.request import RequestFacts, RequestHead
 from relay.flow.response import Response
-from relay.model import Dialect
 from relay.records import Endpoint
 from relay.wire.request.json_request import peek_json
+from tests.flow.reframed import VARIANTS, variants_of
 from tests.flow.rig import make_channel
 from tests.recorded import recorded_streams
 
@@ -40,8 +43,11 @@ LAST_WORDS = {"message_stop", "response.completed", "response.incomplete", "mess
 KINDS = {
     "-responses-": Endpoint.RESPONSES,
     "-completions-": Endpoint.COMPLETIONS,
+    "-gemini-": Endpoint.STREAM_GENERATE,
     "anthropic-": Endpoint.MESSAGES,
 }
+CASES = 200
+QUICK = (Endpoint.CHAT, Endpoint.MESSAGES)
 STREAMS = recorded_streams("chat", "completions", "responses", "anthropic", "gemini", "sdkfixture")
 
 
@@ -74,7 +80,7 @@ class Carried:
         self.client = Reader()
         self.ends: list[RelayError | None] = []
         call = self.call = Call(bytes(16), self.client, 0)
-        call.head = RequestHead(endpoint, None, "", "", Dialect.OPENAI, "", b"")
+        call.head = RequestHead(endpoint, None, "", "", endpoint.dialect, "", b"")
         call.request = RequestFacts("m", stream=True)
         call.question = QUESTION
         call.response = Response(self.client, call.id)
@@ -156,10 +162,8 @@ def endpoint_of(path: Path) -> Endpoint:
     return Endpoint.CHAT
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.name)
-def test_no_cut_of_a_recorded_stream_looks_whole_or_sends_half_an_event(path: Path) -> None:
-    body, endpoint = path.read_bytes(), endpoint_of(path)
+def cut_at_every_byte(body: bytes, endpoint: Endpoint) -> int:
+    """Check what becomes of a stream wherever it is cut; return how often that was."""
     every = payloads(closed_part(body + b"\n\n"))
     before = 0
     checked: set[tuple[int, bool, bytes]] = set()
@@ -173,6 +177,46 @@ def test_no_cut_of_a_recorded_stream_looks_whole_or_sends_half_an_event(path: Pa
             if said not in checked:  # most cuts within an event come to the same
                 checked.add(said)
                 check(body, at, endpoint, carried, every)
+    return 2 * (len(body) + 1)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.name)
+def test_no_cut_of_a_recorded_stream_looks_whole_or_sends_half_an_event(path: Path) -> None:
+    assert cut_at_every_byte(path.read_bytes(), endpoint_of(path))
+
+
+def shortest() -> dict[Endpoint, list[Path]]:
+    """Return the streams of each endpoint, shortest first."""
+    found: dict[Endpoint, list[Path]] = {}
+    for path in sorted(STREAMS, key=lambda path: path.stat().st_size):
+        found.setdefault(endpoint_of(path), []).append(path)
+    return found
+
+
+def other_framings() -> list[tuple[Path, str]]:
+    """Return the variants to cut: of short streams, all endpoints in turn, CASES with STREAMS."""
+    turns = itertools.zip_longest(*shortest().values())
+    paths = [path for turn in turns for path in turn if path is not None]
+    found = [(path, name) for path in paths for name in list(variants_of(path.read_bytes()))[1:]]
+    return found[: CASES - len(STREAMS)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("path", "name"), other_framings(), ids=lambda of: of if isinstance(of, str) else of.name
+)
+def test_nor_does_any_cut_of_it_as_other_servers_frame_it(path: Path, name: str) -> None:
+    assert cut_at_every_byte(variants_of(path.read_bytes())[name], endpoint_of(path))
+
+
+@pytest.mark.parametrize("name", list(VARIANTS)[1:])
+def test_one_of_each_framing_is_cut_in_every_run(name: str) -> None:
+    paths = [path for endpoint in QUICK for path in shortest()[endpoint]]
+    framed = ((path, variants_of(path.read_bytes()).get(name)) for path in paths)
+    path, body = next((path, body) for path, body in framed if body)
+    assert cut_at_every_byte(body, endpoint_of(path))
 
 
 def event(**fields: Any) -> bytes:
