@@ -37,14 +37,14 @@ def whole_chat(dice: random.Random, price: PriceList) -> Asked:
             }
             asked = {"messages": [{"role": "user", "content": prompt_for(used)}]}
             return plain(endpoint, asked, {"type": "message", "usage": usage}, used)
-    usage = {
+    told: dict[str, Any] = {
         f"{names[0]}_tokens": used.input,
         f"{names[0]}_tokens_details": {"cached_tokens": used.cached},
         f"{names[1]}_tokens": used.output,
         f"{names[1]}_tokens_details": {"reasoning_tokens": used.reasoning},
         "total_tokens": used.input + used.output,
     }
-    return plain(endpoint, asked, {"id": "a", "choices": [], "usage": usage}, used)
+    return plain(endpoint, asked, {"id": "a", "choices": [], "usage": told}, used)
 
 
 def judged(dice: random.Random, price: PriceList) -> Asked:

@@ -98,7 +98,7 @@ def hostile(dice: random.Random) -> tuple[Call, Usage]:
     body |= {"max_output_tokens" if endpoint in known_not else "max_tokens": 1}
     if endpoint in BOUND and dice.random() < 0.5:
         choices, bound = dice.choice((1, 8, 128)), dice.choice((1, 16, 4_096))
-        several = {"n": choices, BOUND[endpoint]: bound}
+        several: dict[str, Any] = {"n": choices, BOUND[endpoint]: bound}
         if endpoint is Endpoint.GENERATE:
             several = {"generationConfig": {"candidateCount": choices, BOUND[endpoint]: bound}}
         body |= several

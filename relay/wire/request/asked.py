@@ -145,11 +145,11 @@ def strip_fields(fields: Fields, names: frozenset[str]) -> Fields | None:
         types = _tool_types(fields)
         # Google takes an object for a list of one.
         tools = _decode(_raw_tools, fields["tools"]) or [fields["tools"]]
-        cut = [
+        cut_tools = [
             raw if kind.startswith(_OURS) else _without_searches(raw)
             for raw, kind in zip(tools, types, strict=True)
         ]
-        ours = [raw for raw in cut if raw is not None]
+        ours = [raw for raw in cut_tools if raw is not None]
         if ours:
             kept["tools"] = msgspec.Raw(_encode(ours))
         else:

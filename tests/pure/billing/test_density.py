@@ -10,11 +10,13 @@ from relay.usage import Usage
 ESTIMATE = 1_000
 
 
-def taught(*ratios: float, **fields: int) -> Densities:
+def taught(*ratios: float, reasoning: int = 0, audio: int = 0) -> Densities:
     densities = Densities()
     for ratio in ratios:
         densities.is_due("m")
-        densities.learn("m", Usage(9, output_tokens=int(ESTIMATE * ratio), **fields), ESTIMATE)
+        told = int(ESTIMATE * ratio)
+        usage = Usage(9, 0, 0, told, reasoning, audio_output_tokens=audio)
+        densities.learn("m", usage, ESTIMATE)
     return densities
 
 
@@ -51,7 +53,7 @@ def test_where_something_else_was_counted_nothing_is_learned(ratio: float) -> No
 
 
 def test_thoughts_and_sound_are_no_text() -> None:
-    hidden = taught(*[1.9] * 50, reasoning_tokens=500, audio_output_tokens=300)
+    hidden = taught(*[1.9] * 50, reasoning=500, audio=300)
     assert hidden.tokens("m", ESTIMATE) == 1.1 * ESTIMATE
 
 
