@@ -195,7 +195,7 @@ def shortest() -> dict[Endpoint, list[Path]]:
 
 
 def other_framings() -> list[tuple[Path, str]]:
-    """Return the variants to cut: of short streams, all endpoints in turn, CASES with STREAMS."""
+    """Return the variants to cut, of short streams and all endpoints: CASES with the recorded."""
     turns = itertools.zip_longest(*shortest().values())
     paths = [path for turn in turns for path in turn if path is not None]
     found = [(path, name) for path in paths for name in list(variants_of(path.read_bytes()))[1:]]
