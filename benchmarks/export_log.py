@@ -14,6 +14,7 @@ import multiprocessing
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, Final
@@ -82,8 +83,10 @@ class Watch:
         return 0.0
 
 
-async def read_export(base: str, key: str, form: str, since: str) -> dict[str, Any]:
-    """Read an export to its end."""
+async def read_export(
+    base: str, key: str, form: str, since: str, on_lines: Callable[[int], None] = lambda _: None
+) -> dict[str, Any]:
+    """Read an export to its end; `on_lines` is told of how many came, as they come."""
     began_s = time.perf_counter()
     first_s, size, lines = 0.0, 0, 0
     timeout = aiohttp.ClientTimeout(total=EXPORT_S)
@@ -98,7 +101,9 @@ async def read_export(base: str, key: str, form: str, since: str) -> dict[str, A
         async for chunk in answer.content.iter_any():
             first_s = first_s or time.perf_counter() - began_s
             size += len(chunk)
-            lines += chunk.count(b"\n")
+            came = chunk.count(b"\n")
+            lines += came
+            on_lines(came)
     took_s = time.perf_counter() - began_s
     rows = lines - (form == "csv")
     return {

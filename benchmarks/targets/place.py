@@ -22,6 +22,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     dedicated one; `splice`: whether it carries broken streams on. `messages`: whether the upstream
     speaks Anthropic's dialect, whatever clients speak. `quota_tpm`: of each channel, 0 = none; then
     there are a standard and a training line on the same channels, named after their kinds.
+    `database`: the URL of its Postgres, which has a console then; "" = one of its own, and none.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     messages: bool = False
     splice: bool = False
     quota_tpm: int = 0
+    database: str = ""
 
     @property
     def scheme(self) -> str:
@@ -45,6 +47,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
     `redis`: the socket of its Redis, None = it has none of its own. `logged`: asks how many calls
     its request log holds, None = it keeps none. `headers`: what a call must carry besides the key.
+    `console`: the port of its console, 0 = it has none.
     """
 
     port: int
@@ -53,6 +56,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     redis: Path | None = None
     logged: Callable[[], int] | None = None
     headers: dict[str, str] = {}
+    console: int = 0
 
     def pids(self) -> list[int]:
         """Return the whole process tree."""

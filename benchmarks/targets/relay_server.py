@@ -97,6 +97,7 @@ def make_catalog(place: Place) -> str:
 def start_relay(place: Place) -> Iterator[Server]:
     """Run the whole relay, embedded servers and all, on the cores of the place."""
     port, admin = free_port(), free_port()
+    console = free_port() if place.database else 0
     relay = str(Path(sys.executable).parent / "relay")
     var = place.folder / "var"
     options = ("--data-dir", str(var))
@@ -105,9 +106,12 @@ def start_relay(place: Place) -> Iterator[Server]:
     env = {"BENCH_KEY": KEY, "BENCH_UPSTREAM_KEY": "sk-upstream"}
     if place.trust:
         env["SSL_CERT_FILE"] = place.trust
+    if place.database:
+        env["RELAY_DATABASE__URL"] = place.database
     command = [
         *(relay, "serve", *options, "--workers", str(place.workers)),
-        *("--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", "--console", ""),
+        *("--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"),
+        *("--console", f"127.0.0.1:{console}" if console else ""),
     ]
     log = place.folder / "output.log"
     with running(command, cores=set(place.cores), port=port, log=log, env=env) as pid:
@@ -123,6 +127,7 @@ def start_relay(place: Place) -> Iterator[Server]:
             does=RELAY_DOES,
             redis=redis if redis.exists() else None,
             logged=lambda: _count_logged([relay, "usage", "--by", "day", "--json", *options]),
+            console=console,
         )
 
 
