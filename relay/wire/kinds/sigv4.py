@@ -127,13 +127,25 @@ def _day_key(secret: str, day: str, region: str, service: str) -> bytes:
 
 
 def _path(path: str) -> str:
-    """Return a path encoded once more than it stands: AWS has it so everywhere but in S3."""
-    return quote(path or "/", safe=f"/{_PLAIN}")
+    """Return a path without dots and double slashes, encoded once more than it stands.
+
+    AWS has it so everywhere but in S3.
+    """
+    kept: list[str] = []
+    for part in path.split("/"):
+        if part == ".." and kept:
+            kept.pop()
+        elif part not in ("", ".", ".."):
+            kept.append(part)
+    ending = "/" if kept and path.endswith(("/", "/.", "/..")) else ""
+    return quote("/" + "/".join(kept) + ending, safe=f"/{_PLAIN}")
 
 
 def _query(query: str) -> str:
+    """Return a query ordered by names, then by values; what is encoded stays as it is."""
     pairs = [part.partition("=") for part in query.split("&") if part]
-    return "&".join(sorted(f"{name}={value}" for name, _, value in pairs))
+    coded = [[quote(word, safe=f"%{_PLAIN}") for word in (pair[0], pair[2])] for pair in pairs]
+    return "&".join(f"{name}={value}" for name, value in sorted(coded))
 
 
 def _folded(value: Any) -> str:
