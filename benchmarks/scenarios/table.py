@@ -209,7 +209,7 @@ SCENARIOS: Final = {
             name="translated",
             about="as sse_paced at 15 streams/s: OpenAI's clients, an upstream of Anthropic's",
             script=Script(chunks=300, interval_ms=10),
-            calls=(Call(stream=True),),
+            calls=(Call(stream=True, tokens_max=4096),),  # Anthropic wants a bound
             rate=15,
             warm_s=3.3,
             translated=True,
