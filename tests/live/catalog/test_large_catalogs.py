@@ -6,6 +6,7 @@ measured is printed.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from genai_prices.data import providers
 
 from tests.live.relay_process import RelayProcess, ask, question, settle, until
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(280)]
 
 ENVIRON = {"KEY": "sk-CANARY", "RELAY_SERVER__ALLOW_PLAIN_UPSTREAMS": "true"}
 ACCOUNT = """
@@ -30,7 +31,9 @@ credit_limit = "100"
 NEW_USER_S = 120.0
 MODELS, CHANNELS = 1_000, 50
 WORKER_MIB_MAX = 400.0
-START_S_MAX = 30.0
+WORKER_CPU_S_MAX = 10.0
+"""Until it serves: what a start takes by the clock is the machine's other work as well."""
+TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 USAGE = {"prompt_tokens": 8, "completion_tokens": 1, "total_tokens": 9}
 
 
@@ -161,6 +164,15 @@ def worker_mib(relay: RelayProcess) -> list[float]:
     return found
 
 
+def worker_cpu_s(relay: RelayProcess) -> float:
+    """Return what the dearer worker has taken of a core since it began."""
+    found = []
+    for pid, _ in relay.workers().values():
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        found.append((int(fields[11]) + int(fields[12])) * TICKS_S)
+    return max(found)
+
+
 async def test_a_thousand_models_at_fifty_channels_are_carried_lightly(
     reachable: Path, lists: Lists
 ) -> None:
@@ -168,6 +180,7 @@ async def test_a_thousand_models_at_fifty_channels_are_carried_lightly(
     async with started(folder) as relay:
         await until(lambda: len(relay.workers()) == 2, "both workers publish")
         before = max(worker_mib(relay))
+        tell(f"CPU of a worker until it serves a demo: {worker_cpu_s(relay):.2f} s")
         watch = Watch()
         await relay.apply(large_catalog(lists.url), environ=ENVIRON)
         watch.lap("relay apply of 50,000 pairs of model and channel")
@@ -179,11 +192,12 @@ async def test_a_thousand_models_at_fifty_channels_are_carried_lightly(
         tell(f"memory of a worker, MiB: {told}")
     watch = Watch()
     async with started(folder) as relay:
-        start_s = watch.lap("relay serve over it, until it answers")
+        watch.lap("relay serve over it, until it answers")
         await settle(relay, key, 200, "models/vendor-39/model-0999")
-        first_s = start_s + watch.lap("until every worker serves the last model")
+        watch.lap("until every worker serves the last model")
         assert (await ask(relay, key, question("vendor-7/model-0007"))).status == 200
         await until(lambda: len(relay.workers()) == 2, "both workers publish")
         tell(f"memory of a worker after a start, MiB: {max(worker_mib(relay)):.0f}")
+        tell(f"CPU of a worker until it serves them: {worker_cpu_s(relay):.2f} s")
         assert max(worker_mib(relay)) < WORKER_MIB_MAX
-        assert first_s < START_S_MAX
+        assert worker_cpu_s(relay) < WORKER_CPU_S_MAX
