@@ -10,6 +10,7 @@ from tests.oracle.opinion import PriceList, Used
 
 CHAT_SHAPES = ("openai", "xai", "gemini", "deepseek", "groq", "floats", "strings", "together")
 TEXT = ("Streams", " go", " out", " as", " they", " come", ",", " byte", " for", " byte", ".")
+VIDEO_SIZES = ("720x1280", "1024x1792")
 WORD_TOKENS = 1
 
 
@@ -46,7 +47,10 @@ def make_price(dice: random.Random) -> PriceList:
         *("image_input", "image_output"),
     )
     words |= {name: usd(dice) if dice.random() < 0.5 else "" for name in optional}
-    units = ("per_image", "per_second", "per_search", "per_session", "per_search_unit")
+    units = (
+        *("per_image", "per_second", "per_search", "per_session", "per_search_unit"),
+        "per_video_second",
+    )
     words |= {name: usd(dice, 1) for name in units}
     words["character"] = usd(dice)
     words["per_call"] = usd(dice, 1) if dice.random() < 0.3 else "0"
@@ -67,7 +71,8 @@ def make_price(dice: random.Random) -> PriceList:
     above = sorted(dice.sample((500, 2_000, 6_000), dice.choice((0, 0, 1, 2))))
     long = [(tokens, {rate: usd(dice) for rate in rates}) for tokens in above]
     multiplier = Decimal(dice.choice(("1", "1.5", "0.69", "0")))
-    return PriceList(words, tiers, classes, multiplier, long)
+    sizes = {size: usd(dice, 1) for size in VIDEO_SIZES if dice.random() < 0.3}
+    return PriceList(words, tiers, classes, multiplier, long, sizes)
 
 
 def prompt_for(used: Used) -> str:
@@ -297,7 +302,21 @@ def _rerank(dice: random.Random, price: PriceList) -> Asked:
     return call._replace(says=False)
 
 
+def _videos(dice: random.Random, price: PriceList) -> Asked:
+    """Return a video that is there in the answer that begins it; others are settled alike."""
+    del price
+    size, seconds = dice.choice((*VIDEO_SIZES, "")), dice.choice((None, 4, "8", 12.5))
+    made = dice.random() < 0.7
+    told = dice.choice((3, "12", None)) if seconds else dice.choice((3, "12"))
+    used = Used(video_size=size, video_seconds=Decimal(str(told or seconds)))
+    asked: dict[str, Any] = {"prompt": "a cat"} | ({"size": size} if size else {})
+    asked |= {"seconds": seconds} if seconds else {}
+    answer = {"id": "video_1", "status": "completed" if made else "failed", "seconds": told}
+    call = plain(Endpoint.VIDEOS, asked, answer, used)
+    return call if made else call._replace(cut=0)
+
+
 KINDS = (
     *(_chat, _chat, _chat, _responses, _messages, _completions),
-    *(_embeddings, _images, _speech, _sound, _rerank),
+    *(_embeddings, _images, _speech, _sound, _rerank, _videos),
 )

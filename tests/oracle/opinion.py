@@ -32,6 +32,8 @@ class Used:
     searches: int = 0
     sessions: int = 0
     search_units: int = 0
+    video_seconds: Decimal = Decimal(0)
+    video_size: str = ""
     tier: str = ""
 
     @property
@@ -56,6 +58,8 @@ class PriceList:
     model_multiplier: Decimal = Decimal(1)
     long: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     """The rates of prompts that are longer than so many tokens, shortest first."""
+    video_sizes: dict[str, str] = field(default_factory=dict)
+    """What a second of video of a size costs."""
 
     def rates(self, tier: str, prompt_tokens: int) -> dict[str, str]:
         """Return what is written of the tier that served, else of prompts that long."""
@@ -105,6 +109,7 @@ def cost_usd(used: Used, price: PriceList, group_multiplier: Decimal) -> Decimal
         apiece = (
             used.images * image_usd(price, *used.image_class)
             + used.seconds * _unit(price, "per_second")
+            + used.video_seconds * video_usd(price, used.video_size)
             + used.searches * _unit(price, "per_search")
             + used.sessions * _unit(price, "per_session")
             + used.search_units * _unit(price, "per_search_unit")
@@ -122,6 +127,12 @@ def image_usd(price: PriceList, quality: str, size: str) -> Decimal:
         if quality in (named_quality, "", "auto") and size in (named_size, "", "auto")
     ]
     return max(fitting) if fitting else _unit(price, "per_image")
+
+
+def video_usd(price: PriceList, size: str) -> Decimal:
+    """Return what a second of video costs: where its size is not said, the dearest there is."""
+    fitting = [Decimal(usd) for named, usd in price.video_sizes.items() if size in (named, "")]
+    return max(fitting) if fitting else _unit(price, "per_video_second")
 
 
 def _part(price: PriceList, name: str, whole: Decimal) -> Decimal:

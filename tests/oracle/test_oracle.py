@@ -41,9 +41,11 @@ from relay.store.catalog.declaration import (
     PriceEntry,
     PriceTierEntry,
     ServiceTierEntry,
+    VideoPriceEntry,
 )
 from relay.store.catalog.prices import to_price
 from relay.units import NANOS_PER_USD, parse_multiplier
+from relay.wire.state.jobs import job_of
 from relay.wire.usage.reader import find_media_usage, find_usage_of_body
 from tests.flow.rig import make_channel
 from tests.flow.test_zero_window import ScriptedClient
@@ -56,7 +58,7 @@ CALLS = 2_500
 CALLS_PER_PRICE = 50
 FORM = "multipart/form-data; boundary=b"
 EVERY_KIND = (*KINDS, generate, generate, embed, whole_chat, judged, pictures)
-CUT_KINDS = 5
+CUT_KINDS = 6
 """Chat, completions, responses, messages and Gemini's streams."""
 
 
@@ -99,6 +101,9 @@ def priced(listed: PriceList, number: int) -> Price:
             ImagePriceEntry(quality=quality, size=size, each=usd)
             for (quality, size), usd in listed.classes.items()
         ],
+        video_classes=[
+            VideoPriceEntry(per_second=usd, size=size) for size, usd in listed.video_sizes.items()
+        ],
         **cast("Any", listed.words),
     )
     price = to_price(entry)
@@ -130,7 +135,7 @@ def admitted(asked: Asked, price: Price, group_multiplier: str) -> Call:
 
 def answered(call: Call, asked: Asked, settlement: Settlement) -> None:
     """Let the answer go by, whole or to where its client leaves, and settle the call."""
-    if asked.cut == 0:
+    if asked.cut == 0 and asked.endpoint is not Endpoint.VIDEOS:
         settlement.fail(call, ClientGone("gone"))
         return
     call.stage, call.attempt_count = COMMITTED, 1
@@ -139,7 +144,10 @@ def answered(call: Call, asked: Asked, settlement: Settlement) -> None:
     if not call.request.stream:
         (body,) = asked.events
         call.bytes_out = len(body)
+        job = job_of(asked.endpoint).read_end(body) if asked.endpoint is Endpoint.VIDEOS else None
         call.usage = find_usage_of_body(body) or find_media_usage(body, asked.endpoint)
+        if job is not None:
+            call.usage = job.usage
         settlement.complete(call)
         return
     for event in asked.events[: asked.cut]:
@@ -188,8 +196,10 @@ def test_the_relay_and_the_oracle_agree(seed: int) -> None:
         kinds.add((asked.endpoint, asked.cut is not None))
     assert len(journal.ends) >= 2_000
     endpoints = {endpoint for endpoint, _ in kinds}
-    # Sessions of voice are charged as responses are; what is free is admitted without a price.
-    assert set(Endpoint) - endpoints <= FREE_ENDPOINTS | SESSION_ENDPOINTS
+    # Sessions of voice are charged as responses are, a remix as a video is; what is free is
+    # admitted without a price.
+    unasked = FREE_ENDPOINTS | SESSION_ENDPOINTS | {Endpoint.VIDEO_REMIX}
+    assert set(Endpoint) - endpoints <= unasked
     assert len(kinds) == len(endpoints) + CUT_KINDS
 
 
