@@ -157,7 +157,7 @@ class Broker:
     def land(self, batch: Batch, reply: BucketReply, now_ms: float) -> None:
         """Take in Redis's reply, and decide the waiters of the batch."""
         group = self._groups[batch.group]
-        self._regain(group, now_ms)
+        self._regain(batch.group, group, now_ms)
         group.flying = False
         batch.land(reply, now_ms)
         for waiter, call, decision in zip(
@@ -185,7 +185,7 @@ class Broker:
             group.lost_since_ms = now_ms
             for lease in self.leases:
                 if self._is_in(lease, name):
-                    lease.alone_ms = None
+                    lease.alone_ms, lease.alone_spent = None, 0
         waiting = [waiter for waiter in group.waiting if waiter.decision is None]
         group.waiting.clear()
         if batch is not None:
@@ -309,10 +309,16 @@ class Broker:
         while group.hungry and not draft.full:
             draft.feed(group.hungry.pop())
 
-    def _regain(self, group: BucketGroup, now_ms: float) -> None:
-        if group.lost_since_ms is not None:
-            self._lost_ms += now_ms - group.lost_since_ms
-            group.lost_since_ms = None
+    def _regain(self, name: str, group: BucketGroup, now_ms: float) -> None:
+        if group.lost_since_ms is None:
+            return
+        self._lost_ms += now_ms - group.lost_since_ms
+        group.lost_since_ms = None
+        for lease in self.leases:
+            if self._is_in(lease, name) and lease.come_back(self._share(lease.bucket), now_ms):
+                group.owed[lease] = None
+        if group.owed:
+            self._on_due(name)
 
     def _grant(self, waiter: Waiter, name: str) -> None:
         waiter.groups.discard(name)

@@ -44,6 +44,7 @@ class Lease:
 
     __slots__ = (
         "alone_ms",
+        "alone_spent",
         "asked",
         "balance",
         "bucket",
@@ -85,6 +86,8 @@ class Lease:
         self.used_ms = 0.0
         self.heard_ms = now_ms
         self.alone_ms: float | None = None
+        self.alone_spent = 0
+        """What the worker's share gave since Redis was lost."""
         self.hold_ms = 0.0
         """Until when an upstream has closed the bucket, where Redis has to be told; else 0."""
 
@@ -193,6 +196,25 @@ class Lease:
         assert self.alone_ms is not None
         rule = _alone_rule(self.bucket.rule, share)
         self.alone_ms = max(self.alone_ms, now_ms) + cost * MINUTE_MS / rule.per_minute
+        self.alone_spent += cost
+
+    def come_back(self, share: float, now_ms: float) -> bool:
+        """Owe what was spent on the share, as far as the bucket has filled up for it meanwhile.
+
+        All workers are taken to have spent as this one did, so that each owes its part. Without it
+        the bucket would give out what flowed in while it could not be asked a second time. What it
+        could not hold is owed by nobody. Returns whether there is a debt.
+        """
+        spent = self.alone_spent
+        self.alone_spent = 0
+        if spent == 0:
+            return False
+        rule, part = self.bucket.rule, max(share, ALONE_SHARE_MIN)
+        before_ms = self.used_ms - (now_ms - self.heard_ms)
+        after_ms = before_ms + spent * MINUTE_MS / rule.per_minute / part
+        owed_ms = min(after_ms, float(rule.burst_ms)) - max(before_ms, 0.0)
+        self.balance -= max(0, int(owed_ms * part * rule.per_minute / MINUTE_MS))
+        return self.balance < 0
 
 
 Pairs = list[tuple[Lease, int]]

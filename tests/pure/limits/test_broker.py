@@ -440,3 +440,32 @@ def test_a_changed_limit_is_not_undone_by_a_call_that_began_before() -> None:
     desk.ask((wider, 100), now_ms=NOW)
     desk.broker.settle(old, costs, [50], NOW)
     assert desk.lease("a").bucket is wider
+
+
+@pytest.mark.parametrize(
+    ("outage_ms", "spent", "owed"),
+    [
+        (4_000, 1_900, 1_900),  # the bucket was empty, and has filled up for all of it
+        (60_000, 28_500, 1_500),  # ...for most of it it had no room
+        (60_000, 6_000, 0),  # less than flowed in
+    ],
+)
+def test_what_was_spent_on_a_share_is_owed_when_the_bucket_can_be_asked_again(
+    outage_ms: int, spent: int, owed: int
+) -> None:
+    desk = Desk()
+    desk.broker.share_default = 0.5
+    desk.ask((A, 6_000))
+    desk.fly()
+    assert desk.used("a") == 6_000, "it is empty"
+    desk.broker.lose("", None, NOW)
+    lease = desk.lease("a")
+    lease.alone_ms = NOW
+    lease.take_alone(spent, 0.5, NOW)
+    back_ms = NOW + outage_ms
+    desk.fly(now_ms=back_ms, probe=True)
+    assert lease.balance == -owed
+    before_ms = desk.used("a", back_ms)
+    desk.fly(now_ms=back_ms)
+    assert max(desk.used("a", back_ms), 0) == max(before_ms, 0) + owed
+    assert lease.balance == 0
