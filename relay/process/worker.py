@@ -36,7 +36,7 @@ from relay.store.catalog.follower import CatalogFollower, Copy
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.health.sharing import HealthSharing
 from relay.store.limits.limiter import Limiter
-from relay.store.limits.node_lists import find_nodes
+from relay.store.limits.node_lists import COPY, find_nodes
 from relay.store.limits.nodes import Nodes
 from relay.store.log.journal import Journal
 from relay.store.log.unended import PostgresUnended
@@ -78,7 +78,8 @@ def run_worker(lifeline: Lifeline) -> None:
 
 async def _run(settings: Settings, lifeline: Lifeline, listener: socket.socket) -> None:
     config, data_dir = settings.config, Path(settings.data_dir)
-    nodes = await find_nodes(config, lambda: redis_url(config, data_dir))
+    copy = data_dir / "run" / COPY
+    nodes = await find_nodes(config, lambda: redis_url(config, data_dir), copy)
     await Worker(settings, lifeline, listener, nodes).run()
 
 

@@ -16,6 +16,8 @@ owners          Who made what, in Redis: a digest, and the numbers of an account
 postgres        Connections to Postgres, and the border where its failures become ours
 redis           Clients of Redis for what is not urgent, and the border where its failures become
                 ours
+shared_redis    The Redis that hosts share, as `[redis] url` names it, found anew for each
+                connection
 thinking        What upstreams signed of their thinking, where all workers find it: sealed, in
                 Redis, a while
 billing/        Money in Postgres: entries, orders, codes, leases of credit

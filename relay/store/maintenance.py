@@ -22,6 +22,7 @@ ADVISORY_LOCK: Final = 723_683_322
 WORKS: Final = {
     "memory": False,
     "backup": False,
+    "rewrap": True,
     "retention": True,
     "vacuum": True,
     "reindex": True,

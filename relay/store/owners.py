@@ -19,6 +19,7 @@ from relay.backoff import Backoff
 from relay.clock import dice
 from relay.errors import ConfigError, DependencyDown
 from relay.store.limits.resp import Command, RespConnection, connect
+from relay.store.shared_redis import find_shared, tag_of
 
 PREFIX: Final = b"relay:own:"
 LISTS: Final = b"relay:own:list:"
@@ -39,13 +40,15 @@ class RedisOwners:
     """The shared memory of who made what (flow.state.owners.OwnerStore).
 
     Args:
-        locate: Returns the URL of Redis; raises DependencyDown where nobody knows.
+        locate: Returns `[redis] url`; raises DependencyDown where nobody knows.
     """
 
     def __init__(self, locate: Callable[[], str]) -> None:
         self._locate = locate
         self._connection: RespConnection | None = None
         self._waiting: deque[Command] = deque(maxlen=WAITING_MAX)
+        self._tag = b""
+        """Before each key, where the server is the shard of a cluster."""
         self._wake = asyncio.Event()
         self._backoff = Backoff(first_s=RETRY_S, most_s=RETRY_S_MAX, jitter=0.5)
         self._task: asyncio.Task[None] | None = None
@@ -83,14 +86,14 @@ class RedisOwners:
 
     async def listed(self, digest: bytes) -> list[bytes]:
         """Return a list; see flow.state.owners.OwnerStore."""
-        [found] = await self._ask(("LRANGE", LISTS + digest, 0, LISTED_MAX - 1))
+        [found] = await self._ask(("LRANGE", self._tag + LISTS + digest, 0, LISTED_MAX - 1))
         if not isinstance(found, list):
             raise DependencyDown("Redis refuses to say who made what")
         return found
 
     async def get(self, digests: Sequence[bytes]) -> list[bytes | None]:
         """Return what is kept under each; see flow.state.owners.OwnerStore."""
-        [found] = await self._ask(("MGET", *(PREFIX + d for d in digests)))
+        [found] = await self._ask(("MGET", *(self._tag + PREFIX + d for d in digests)))
         if not isinstance(found, list) or len(found) != len(digests):
             raise DependencyDown("Redis refuses to say who made what")
         return found
@@ -108,8 +111,10 @@ class RedisOwners:
     async def _run(self) -> None:
         while True:
             try:
+                url = self._locate()
+                self._tag = tag_of(url).encode()
                 async with asyncio.timeout(CONNECT_S):
-                    self._connection = await connect(self._locate())
+                    self._connection = await connect(await find_shared(url))
                 await self._write(self._connection)
             except (DependencyDown, ConfigError, TimeoutError) as error:
                 if self._backoff.fail():
@@ -121,7 +126,7 @@ class RedisOwners:
         """Send what waits until the connection breaks."""
         while True:
             async with asyncio.timeout(RETRY_S_MAX):
-                commands = [self._waiting.popleft() for _ in range(self._due())]
+                commands = [self._tagged(self._waiting.popleft()) for _ in range(self._due())]
                 replies = await connection.ask(commands or [("PING",)])
             if any(isinstance(reply, hiredis.ReplyError) for reply in replies):
                 raise DependencyDown("Redis refuses to keep who made what")
@@ -131,6 +136,12 @@ class RedisOwners:
                 continue
             self._wake.clear()
             await self._wait()
+
+    def _tagged(self, command: Command) -> Command:
+        """Return a command on the key as the server has it."""
+        name, key, *rest = command
+        assert isinstance(key, bytes)
+        return (name, self._tag + key, *rest)
 
     def _due(self) -> int:
         return min(len(self._waiting), BATCH_MAX)

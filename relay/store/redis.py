@@ -16,8 +16,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from relay.errors import ConfigError, DependencyDown
+from relay.store.limits.resp import in_time
+from relay.store.shared_redis import TAG, find_shared, tag_of
 
 ANSWER_S: Final = 3.0
+
+
+class ShardClient(Redis):
+    """A client of the shard of a cluster that has what is shared."""
 
 
 @asynccontextmanager
@@ -27,7 +33,7 @@ async def connect(
     """Give a client of one's own; it connects at its first command and is closed on leaving.
 
     Args:
-        url: redis://, rediss:// or unix://, or one of `relay.store.embedded.locate`.
+        url: As `[redis] url` (store.shared_redis), or one of `relay.store.embedded.locate`.
         application: What CLIENT LIST calls it; no space in it.
         within_s: What the whole block may take; None = the block has deadlines of its own, for
             the client has none.
@@ -36,10 +42,12 @@ async def connect(
         DependencyDown: Within the block too: Redis cannot be reached, is too slow or refuses.
         ConfigError: The URL is not one.
     """
+    kind = ShardClient if tag_of(url) else Redis
+    url = await in_time(find_shared(url), ANSWER_S, "whoever knows the Redis is too slow")
     try:
         # With a socket timeout redis-py writes under asyncio.wait_for, which on Python 3.11 loses a
         # cancellation that comes as the write ends: its task could never be stopped.
-        client = Redis.from_url(
+        client = kind.from_url(
             url,
             client_name=application,
             socket_connect_timeout=ANSWER_S,
@@ -55,3 +63,8 @@ async def connect(
         raise DependencyDown(f"Redis does not answer ({type(error).__name__})") from error
     finally:
         await client.aclose()
+
+
+def tagged(client: Redis, key: str) -> str:
+    """Return a key as the client's server has it: in a cluster under the tag of what is shared."""
+    return TAG + key if isinstance(client, ShardClient) else key

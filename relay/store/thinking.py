@@ -21,7 +21,7 @@ from relay.clock import clock_s, dice
 from relay.errors import ConfigError, DependencyDown
 from relay.model import Secret
 from relay.store import redis
-from relay.store.redis import ANSWER_S
+from relay.store.redis import ANSWER_S, tagged
 from relay.store.secrets.vault import Vault
 from relay.tasks import cancel_all
 
@@ -99,7 +99,7 @@ class SharedThinking:
             return {}
         try:
             async with asyncio.timeout(GET_S):
-                sealed: list[Any] = await client.mget([_key(digest) for digest in digests])
+                sealed: list[Any] = await client.mget([_key(client, digest) for digest in digests])
         except (TimeoutError, RedisError, OSError):
             return {}
         found = {}
@@ -145,13 +145,13 @@ class SharedThinking:
             for _ in range(min(BATCH_MAX, len(self._queue))):
                 digest, value = self._queue.popleft()
                 sealed = self._vault.seal(Secret(value.decode()), _owner(digest))
-                batch.set(_key(digest), sealed, ex=KEPT_S)
+                batch.set(_key(client, digest), sealed, ex=KEPT_S)
             await batch.execute()
         self._writing = False
 
 
-def _key(digest: bytes) -> str:
-    return KEY_PREFIX + digest.hex()
+def _key(client: Redis, digest: bytes) -> str:
+    return tagged(client, KEY_PREFIX + digest.hex())
 
 
 def _owner(digest: bytes) -> str:

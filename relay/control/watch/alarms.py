@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+from redis.asyncio import Redis
+
 from relay.control.watch.webhook import Alarm, Webhook
 from relay.errors import RelayError
 from relay.routing.breaker import BreakerState
@@ -113,7 +115,7 @@ class Alarms:
         self._claimed.add(place)
         with contextlib.suppress(RelayError):
             async with redis.connect(self._redis_url(), application="relay-alarms") as client:
-                return bool(await client.set(_key(place), b"", nx=True, ex=CLAIM_S))
+                return bool(await client.set(_key(client, place), b"", nx=True, ex=CLAIM_S))
         return True
 
     async def _give_back(self, place: tuple[int, str]) -> None:
@@ -126,7 +128,7 @@ class Alarms:
         self._raised.discard(place)
         with contextlib.suppress(RelayError):
             async with redis.connect(self._redis_url(), application="relay-alarms") as client:
-                ours = bool(await client.delete(_key(place)))
+                ours = bool(await client.delete(_key(client, place)))
         if ours:
             await self._end(place)
 
@@ -158,13 +160,13 @@ class Alarms:
             redis.connect(self._redis_url(), application="relay-alarms") as client,
             client.pipeline(transaction=False) as batch,
         ):
-            for channel_id, model in self._claimed:
-                batch.expire(f"{KEY_PREFIX}{channel_id}:{model}", CLAIM_S)
+            for place in self._claimed:
+                batch.expire(_key(client, place), CLAIM_S)
             await batch.execute()
 
 
-def _key(place: tuple[int, str]) -> str:
-    return f"{KEY_PREFIX}{place[0]}:{place[1]}"
+def _key(client: Redis, place: tuple[int, str]) -> str:
+    return redis.tagged(client, f"{KEY_PREFIX}{place[0]}:{place[1]}")
 
 
 def _alarm(

@@ -22,7 +22,7 @@ from relay.backoff import Backoff
 from relay.clock import dice
 from relay.errors import ConfigError, DependencyDown
 from relay.store import redis
-from relay.store.redis import ANSWER_S
+from relay.store.redis import ANSWER_S, tagged
 from relay.tasks import cancel_all, first_of
 
 TOPIC: Final = "relay:health"
@@ -158,7 +158,7 @@ class Gossip:
             if self._message is None:
                 continue
             async with asyncio.timeout(ANSWER_S), client.pipeline(transaction=False) as batch:
-                batch.set(KEY_PREFIX.encode() + self._name, self._message, ex=self._pace.kept_s)
+                batch.set(_key(client, self._name), self._message, ex=self._pace.kept_s)
                 if told:
                     marked = self._name + _SEPARATOR + self._message
                     batch.publish(_at(client, TOPIC), marked)
@@ -215,8 +215,9 @@ async def read_messages(client: Redis, *, besides: bytes = b"") -> list[bytes]:
         client: To the Redis of the workers.
         besides: Name of a worker that is left out.
     """
-    own = KEY_PREFIX.encode() + besides
-    found = client.scan_iter(match=f"{KEY_PREFIX}*", count=SCAN_KEYS)
+    own = _key(client, besides)
+    prefix = tagged(client, KEY_PREFIX)
+    found = client.scan_iter(match=f"{prefix}*", count=SCAN_KEYS)
     keys = [key async for key in found if key != own]
     messages: list[Any] = await client.mget(keys) if keys else []
     return [message for message in messages if message is not None]
@@ -225,6 +226,10 @@ async def read_messages(client: Redis, *, besides: bytes = b"") -> list[bytes]:
 async def send_hint(client: Redis, channel_id: int) -> None:
     """Tell every worker that a channel answers again: its next trial need not wait any longer."""
     await client.publish(_at(client, HINT_TOPIC), str(channel_id))
+
+
+def _key(client: Redis, name: bytes) -> bytes:
+    return tagged(client, KEY_PREFIX).encode() + name
 
 
 def _at(client: Redis, topic: str) -> str:

@@ -16,6 +16,8 @@ from relay.limits.scopes import hash_slot
 from relay.store.limits.resp import connect, in_time
 
 Locate = Callable[[], Awaitable[str]]
+Ranges = list[tuple[int, int, str]]
+"""(first slot, last slot, URL of the primary) of each range, in order."""
 
 ASK_S: Final = 0.05
 """For one server that is asked the way; Redis bounds the whole search."""
@@ -55,8 +57,8 @@ def one_node(locate: Locate) -> Nodes:
     return Nodes((locate,))
 
 
-async def cluster_nodes(seeds: Sequence[str]) -> Nodes:
-    """Return the shards of a Redis Cluster.
+async def ask_ranges(seeds: Sequence[str]) -> Ranges:
+    """Return which node of a Redis Cluster has which slots.
 
     Args:
         seeds: URLs of some of its nodes; the login of the first is used for all.
@@ -65,9 +67,14 @@ async def cluster_nodes(seeds: Sequence[str]) -> Nodes:
         DependencyDown: No seed answers, or slots are not served.
     """
     ranges = await _ranges(seeds)
-    primaries = sorted({url for _, _, url in ranges})
     if sum(last - first + 1 for first, last, _ in ranges) != SLOTS:
         raise DependencyDown("the limiter's cluster does not serve all slots")
+    return ranges
+
+
+def cluster_nodes(seeds: Sequence[str], ranges: Ranges) -> Nodes:
+    """Return the shards of a Redis Cluster; `seeds` are asked who serves them now."""
+    primaries = sorted({url for _, _, url in ranges})
     firsts = tuple(first for first, _, _ in ranges)
     owners = tuple(primaries.index(url) for _, _, url in ranges)
     known = [*seeds, *primaries]
@@ -75,6 +82,11 @@ async def cluster_nodes(seeds: Sequence[str]) -> Nodes:
         _owner_of(known, firsts[owners.index(place)]) for place in range(len(primaries))
     )
     return Nodes(locates, firsts, owners)
+
+
+def find_owner(seeds: Sequence[str], tag: str) -> Locate:
+    """Return what finds the node of a cluster that keeps a hash tag."""
+    return _owner_of(seeds, hash_slot(tag))
 
 
 def _owner_of(seeds: Sequence[str], slot: int) -> Locate:
@@ -87,8 +99,7 @@ def _owner_of(seeds: Sequence[str], slot: int) -> Locate:
     return locate
 
 
-async def _ranges(seeds: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Return (first slot, last slot, URL of the primary), in order."""
+async def _ranges(seeds: Sequence[str]) -> Ranges:
     login, _, _ = seeds[0].removeprefix("redis://").rpartition("@")
     before = f"redis://{login}@" if login else "redis://"
     for seed in seeds:

@@ -36,13 +36,24 @@ _SEALED_BYTES_MIN: Final = len(_VERSION) + _NONCE_BYTES + _TAG_BYTES
 
 
 class Vault:
-    """Seals and opens credentials under one master key."""
+    """Seals credentials under one master key, and opens what that or another one has sealed.
 
-    __slots__ = ("_master_key",)
+    Args:
+        master_key: KEY_BYTES.
+        other_key: The one before, or the next one, while hosts change from one to the other.
+    """
 
-    def __init__(self, master_key: bytes) -> None:
+    __slots__ = ("_master_key", "_other_key")
+
+    def __init__(self, master_key: bytes, other_key: bytes | None = None) -> None:
         assert len(master_key) == KEY_BYTES
         self._master_key = master_key
+        self._other_key = other_key
+
+    @property
+    def has_other(self) -> bool:
+        """Whether there may be something to seal anew."""
+        return self._other_key is not None
 
     def seal(self, secret: Secret, owner: str) -> bytes:
         """Return the secret encrypted for its owner ("channel:NAME:api_key"); "" gives b""."""
@@ -58,17 +69,28 @@ class Vault:
     def open(self, sealed: bytes, owner: str) -> Secret | None:
         """Return what `seal` was given for the same owner.
 
-        None: it was sealed under another master key, for another owner, or is damaged.
+        None: it was sealed under a key we do not have, for another owner, or is damaged.
         """
         if not sealed:
             return Secret("")
+        found = self._open(sealed, owner, self._master_key)
+        if found is None and self._other_key is not None:
+            found = self._open(sealed, owner, self._other_key)
+        return found
+
+    def seal_anew(self, sealed: bytes, owner: str) -> bytes | None:
+        """Return it under the master key; None where it is, or where nobody can open it."""
+        if not sealed or self._open(sealed, owner, self._master_key) is not None:
+            return None
+        found = self.open(sealed, owner)
+        return None if found is None else self.seal(found, owner)
+
+    def _open(self, sealed: bytes, owner: str, key: bytes) -> Secret | None:
         if sealed[:1] != _VERSION or len(sealed) < _SEALED_BYTES_MIN:
             return None
         nonce, box = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
-            plain = crypto_aead_xchacha20poly1305_ietf_decrypt(
-                box, owner.encode(), nonce, self._master_key
-            )
+            plain = crypto_aead_xchacha20poly1305_ietf_decrypt(box, owner.encode(), nonce, key)
         except CryptoError:
             return None
         return Secret(plain.decode())
@@ -84,6 +106,16 @@ def token_owner(name: str) -> str:
     return f"channel:{name}:token"
 
 
+def totp_owner(user_id: int) -> str:
+    """Return the owner under which a second factor is sealed."""
+    return f"user:{user_id}:totp"
+
+
+def webhook_owner(account_id: int) -> str:
+    """Return the owner under which an account's webhook is sealed."""
+    return f"account:{account_id}:webhook"
+
+
 class Pepper(msgspec.Struct, frozen=True):
     """What keys the digests of API keys; `id` tells digests of different peppers apart."""
 
@@ -97,11 +129,18 @@ class Pepper(msgspec.Struct, frozen=True):
 def open_vault(config: Config, data_dir: Path, environ: Mapping[str, str]) -> Vault:
     """Return the vault of [secrets] master_key, or of the key made under the data dir.
 
+    It opens what [secrets] master_key_other has sealed as well.
+
     Raises:
         ConfigError: The reference leads nowhere, or not to 64 hex digits.
     """
     setting = config.secrets.master_key
-    return Vault(_load(setting, data_dir / "secrets" / "master.key", environ, "secrets.master_key"))
+    key = _load(setting, data_dir / "secrets" / "master.key", environ, "secrets.master_key")
+    if not config.secrets.master_key_other:
+        return Vault(key)
+    path = "secrets.master_key_other"
+    found = secret_refs.resolve(config.secrets.master_key_other, environ, path=path)
+    return Vault(key, _read(found.reveal(), path))
 
 
 def load_pepper(config: Config, data_dir: Path, environ: Mapping[str, str]) -> Pepper:
@@ -120,6 +159,10 @@ def _load(setting: str, file: Path, environ: Mapping[str, str], path: str) -> by
         found = secret_refs.resolve(setting, environ, path=path).reveal()
     else:
         found = keep_secret(file, secrets.token_hex(KEY_BYTES))
+    return _read(found, path)
+
+
+def _read(found: str, path: str) -> bytes:
     try:
         value = bytes.fromhex(found)
     except ValueError:

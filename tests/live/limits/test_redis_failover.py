@@ -5,8 +5,6 @@ Method: all of them real; a primary is killed, and the limiter must find its way
 
 import asyncio
 import signal
-import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,19 +18,14 @@ from relay.limits.scopes import Bucket, ConcurrencyLimit, Measure, Scope, hash_s
 from relay.store.embedded.binaries import find_valkey
 from relay.store.embedded.home import leave, settle
 from relay.store.limits.limiter import Limiter
-from relay.store.limits.nodes import cluster_nodes, one_node
-from relay.store.limits.resp import connect
+from relay.store.limits.nodes import ask_ranges, cluster_nodes, one_node
 from relay.store.limits.sentinel import follow_sentinels
 from tests.live.limit_rig import ask, ask_all, now_ms, spend, until
+from tests.live.redis_servers import Fleet, cluster_node, reply_of
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(60)]
 
 LINE = Bucket("relay:{l:1}:tpm", "{l:1}", Scope.LINE, Measure.TOKENS, Rule(6_000_000, 6_000))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -42,45 +35,6 @@ def program(reachable: Path) -> Iterator[Path]:
     home = settle(folder)
     yield find_valkey(home)
     leave(home)
-
-
-class Fleet:
-    """Servers on ports of this host; all end with the test."""
-
-    def __init__(self, program: Path, folder: Path, ends: ExitStack) -> None:
-        self._program = program
-        self._folder = folder
-        self._ends = ends
-        self.processes: dict[int, subprocess.Popen[bytes]] = {}
-        self.buses: dict[int, int] = {}
-
-    def start(self, *lines: str, sentinel: bool = False) -> int:
-        port = free_port()
-        config = self._folder / f"{port}.conf"
-        local = (f"port {port}", "bind 127.0.0.1", 'save ""', f"dir {self._folder}")
-        config.write_text("\n".join([*local, *lines, ""]))
-        command = [str(self._program), str(config), *(["--sentinel"] if sentinel else [])]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        self._ends.callback(process.wait)
-        self._ends.callback(process.kill)
-        self.processes[port] = process
-        return port
-
-    async def says(self, port: int, word: bytes, *command: str) -> None:
-        """Wait until a server's answer has a word in it."""
-        async with asyncio.timeout(20):
-            while word not in await reply_of(port, *command):
-                await asyncio.sleep(0.05)
-
-
-async def reply_of(port: int, *command: str) -> bytes:
-    try:
-        connection = await connect(f"redis://127.0.0.1:{port}")
-        [reply] = await connection.ask([command])
-        connection.close()
-    except Exception:  # noqa: BLE001 -- it is not up yet
-        return b""
-    return reply if isinstance(reply, bytes) else repr(reply).encode()
 
 
 async def test_a_failover_is_followed(program: Path, tmp_path: Path) -> None:
@@ -124,7 +78,8 @@ async def test_a_call_is_decided_over_three_shards(program: Path, tmp_path: Path
         for port in ports:
             await fleet.says(port, b"cluster_state:ok", "CLUSTER", "INFO")
             await fleet.says(port, b"cluster_known_nodes:3", "CLUSTER", "INFO")
-        nodes = await cluster_nodes([f"redis://127.0.0.1:{port}" for port in ports])
+        seeds = [fleet.url(port) for port in ports]
+        nodes = cluster_nodes(seeds, await ask_ranges(seeds))
         assert {nodes.place_of(bucket.tag) for bucket in (LINE, account, channel)} == {0, 1, 2}
         for bucket in (LINE, account, channel):
             await old_guard(ports, bucket)
@@ -139,23 +94,6 @@ async def test_a_call_is_decided_over_three_shards(program: Path, tmp_path: Path
             fleet.processes[ports[nodes_port(ports, channel)]].kill()
             await until(lambda: limiter.losses == 1)
             assert isinstance(await ask(limiter, LINE, 5), Grant), "the others go on"
-
-
-async def cluster_node(fleet: Fleet, number: int) -> int:
-    bus = free_port()
-    port = fleet.start(
-        "cluster-enabled yes",
-        f"cluster-port {bus}",
-        f"cluster-config-file nodes-{number}.conf",
-        "cluster-require-full-coverage no",
-    )
-    fleet.buses[port] = bus
-    await fleet.says(port, b"PONG", "PING")
-    bounds = (0, 5_461, 10_923, 16_384)
-    await reply_of(
-        port, "CLUSTER", "ADDSLOTSRANGE", str(bounds[number]), str(bounds[number + 1] - 1)
-    )
-    return port
 
 
 def nodes_port(ports: list[int], bucket: Bucket) -> int:
