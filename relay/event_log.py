@@ -7,11 +7,15 @@ logs raw request bytes on a parse error, and asyncio prints the arguments of fai
 Requests are not logged here at all; they go to the request log through the journal.
 """
 
+import atexit
 import json
 import logging
 import os
 import sys
+import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,17 +33,87 @@ FIELDS: Final = (
 """Fields of `extra=` that may be shown: numbers, and names that an operator chose."""
 
 FRAMES_MAX: Final = 8
+LINES_MAX: Final = 10_000
+"""That wait for a reader; beyond it the newest are dropped, and counted."""
+LAST_S: Final = 1.0
+"""For the last lines of a process, where nobody may read them."""
 
 _log = logging.getLogger(__name__)
 
 
-def configure(environ: Mapping[str, str], stream: TextIO = sys.stderr) -> None:
+class Outlet:
+    """A stream whose lines a thread writes, so that who logs never waits for who reads.
+
+    A journald that hangs, a pipe that is full and a disk that is cost lines, and nothing else:
+    they are counted, and the count is the first line behind them.
+    """
+
+    def __init__(self, stream: TextIO, lines_max: int = LINES_MAX) -> None:
+        self._stream = stream
+        self._lines_max = lines_max
+        self._lines: deque[str] = deque()
+        self._dropped = 0
+        self._due = threading.Event()
+        self._written = threading.Event()
+        self._written.set()
+        self._writer = threading.Thread(target=self._write_forever, name="log", daemon=True)
+        self._writer.start()
+        atexit.register(self.drain)
+
+    def write(self, text: str) -> int:
+        """Take a line; never waits."""
+        if len(self._lines) >= self._lines_max and threading.current_thread() is not self._writer:
+            self._dropped += 1
+        else:
+            self._lines.append(text)
+            self._written.clear()
+            self._due.set()
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: a line is on its way."""
+
+    def isatty(self) -> bool:
+        """Tell whether a person reads it."""
+        return self._stream.isatty()
+
+    def drain(self, within_s: float = LAST_S) -> None:
+        """Wait until all lines are written, but not for long."""
+        self._written.wait(within_s)
+
+    def _write_forever(self) -> None:
+        while True:
+            self._due.wait()
+            self._due.clear()
+            while self._lines:
+                self._put(self._lines.popleft())
+                if self._dropped and not self._lines:
+                    dropped, self._dropped = self._dropped, 0
+                    _log.warning(
+                        "log lines were dropped: nobody read them", extra={"count": dropped}
+                    )
+            self._written.set()
+            if self._lines:
+                self._written.clear()
+
+    def _put(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._dropped += 1  # a full disk, a reader that is gone
+            time.sleep(LAST_S)  # so that a disk that stays full costs no processor
+
+
+def configure(environ: Mapping[str, str], stream: TextIO | Outlet | None = None) -> None:
     """Send all logging to `stream`: short lines on a terminal, else one JSON object a line.
 
-    RELAY_LOG=text or json decides where the terminal guess is wrong.
+    RELAY_LOG=text or json decides where the terminal guess is wrong. Without a stream it is this
+    process's stderr, whose reader nobody waits for.
     """
+    stream = stream or Outlet(sys.stderr)
     wanted = environ.get("RELAY_LOG") or ("text" if stream.isatty() else "json")
-    handler = logging.StreamHandler(stream)
+    handler: logging.StreamHandler[TextIO | Outlet] = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter() if wanted == "text" else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -48,6 +122,13 @@ def configure(environ: Mapping[str, str], stream: TextIO = sys.stderr) -> None:
     sys.excepthook = _log_end
     for name in ("aiohttp", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def drain() -> None:
+    """Wait until what was logged is written, before this process becomes another program."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and isinstance(handler.stream, Outlet):
+            handler.stream.drain()
 
 
 class JsonFormatter(logging.Formatter):

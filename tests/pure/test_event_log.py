@@ -1,9 +1,13 @@
 """No log line can hold content: hostile records in, shown fields out."""
 
+import contextlib
 import io
 import json
 import logging
+import os
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +99,37 @@ def test_on_a_terminal_it_is_a_short_line(out: io.StringIO) -> None:
     first, second = out.getvalue().splitlines()
     assert first[9:] == "child started pid=7 child=worker-0"
     assert second[9:] == "error: child died reason=SIGKILL"
+
+
+def test_a_reader_that_hangs_costs_lines_and_nobody_waits() -> None:
+    """A pipe that nobody reads; then it is read again, and the first line says what is missing."""
+    reads, writes = os.pipe()
+    with os.fdopen(reads, "r") as reader, os.fdopen(writes, "w") as writer:
+        outlet = event_log.Outlet(writer, lines_max=100)
+        event_log.configure({"RELAY_LOG": "json"}, outlet)
+        log = logging.getLogger("relay.x")
+        begun_s = time.monotonic()
+        for number in range(3_000):
+            log.warning("line %d", number)
+        assert time.monotonic() - begun_s < 2.0
+        lines = dropped = 0
+        while lines + dropped < 3_000:
+            said = json.loads(reader.readline())
+            if said["event"] == "log lines were dropped: nobody read them":
+                dropped += said["count"]
+            else:
+                lines += 1
+        assert dropped > 0
+        log.warning("the last one")
+        outlet.drain()
+        assert json.loads(reader.readline())["event"] == "the last one"
+
+
+def test_a_disk_that_is_full_costs_lines_and_nothing_else() -> None:
+    with Path("/dev/full").open("w") as full:
+        outlet = event_log.Outlet(full)
+        event_log.configure({"RELAY_LOG": "json"}, outlet)
+        logging.getLogger("relay.x").warning("lost")
+        outlet.drain(5.0)
+        with contextlib.suppress(OSError):  # what Python still has of it
+            full.close()

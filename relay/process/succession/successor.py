@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from relay import event_log
 from relay.config import Config
 from relay.errors import ConfigError, RelayError
 from relay.process.child import child_environ
@@ -208,6 +209,7 @@ def _execute(program: Program, state: Handover) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
+        event_log.drain()
         os.execve(program.file, program.arguments, os.environ)  # noqa: S606 - our own program
     finally:  # it was not executed
         handover.call_off(state, fd, os.environ)
