@@ -25,6 +25,7 @@ from yarl import URL
 from relay.console.queries.forms import format_moment
 from relay.console.services import Services
 from relay.errors import RelayError
+from relay.store.secrets.vault import webhook_owner
 from relay.units import format_usd
 
 LOOK_S: Final = 5.0
@@ -120,11 +121,6 @@ class PublicResolver(AbstractResolver):
     async def close(self) -> None:
         """Let go of the resolver."""
         await self._inner.close()
-
-
-def webhook_owner(account_id: int) -> str:
-    """Return the owner under which an account's webhook is sealed."""
-    return f"account:{account_id}:webhook"
 
 
 def is_public(host: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from relay.console.account_notices import may_ask, webhook_owner
+from relay.console.account_notices import may_ask
 from relay.console.queries.forms import IdCursor, PageQuery, Text, decode_cursor, encode_cursor
 from relay.console.routes import ID, Ask, Route
 from relay.console.rows import AuditRow, UserRow
@@ -16,6 +16,7 @@ from relay.model import Secret
 from relay.store.billing import low_balances
 from relay.store.billing.recharges import parse_positive
 from relay.store.postgres import Connection
+from relay.store.secrets.vault import webhook_owner
 from relay.units import format_usd
 
 AccountRole = Literal["owner", "member", "viewer"]

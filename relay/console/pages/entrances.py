@@ -9,7 +9,7 @@ from relay.console.signin.users import User
 from relay.console.views import InvitationView, LinkView, LoginView, Notice
 from relay.errors import NotFound
 from relay.store.postgres import Connection
-from relay.store.secrets.vault import Vault
+from relay.store.secrets.vault import Vault, totp_owner
 
 CODE_LENGTH_MAX: Final = 16
 _WRONG: Final = Notice(kind="bad", text="E-mail, password or code is wrong.")
@@ -87,11 +87,6 @@ async def _take_code(ask: Ask, user: User, code: str) -> bool:
         return False
     async with ask.services.connect() as connection:
         return await users.use_step(connection, user.id, step)
-
-
-def totp_owner(user_id: int) -> str:
-    """Return the owner under which a second factor is sealed."""
-    return f"user:{user_id}:totp"
 
 
 def open_totp(vault: Vault, user: User) -> bytes:

@@ -5,8 +5,7 @@ from typing import Any, Final, cast
 
 from relay.console.account_api import people
 from relay.console.account_api.people import AccountRole
-from relay.console.account_notices import webhook_owner
-from relay.console.pages.entrances import open_totp, totp_owner
+from relay.console.pages.entrances import open_totp
 from relay.console.routes import ID, Ask, Page, Redirect, Shown
 from relay.console.signin import audit, identities, passwords, sessions, totp, users
 from relay.console.signin.actor import Permit
@@ -15,6 +14,7 @@ from relay.console.views import Notice, SettingsView
 from relay.errors import BadRequest, Forbidden, NotFound
 from relay.model import Secret
 from relay.store.postgres import Connection
+from relay.store.secrets.vault import totp_owner, webhook_owner
 from relay.units import format_usd
 
 AUDIT_SHOWN: Final = 50

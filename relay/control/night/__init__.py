@@ -6,6 +6,7 @@ nights     The night: within the window of a zone, or when asked, each work in i
            rests
 plans      The works of the night, as one host has them configured
 retention  Days past their retention are dropped; before that, where asked for, kept as CSV
+rewrap     Secrets under the key before are sealed anew, so that it can be thrown away
 shapes     What the night is made of: works, each planned as steps when its turn comes
 tables     VACUUM and ANALYZE where they pay, REINDEX CONCURRENTLY where an index is mostly air
 upkeep     What cannot wait for a night that may be skipped: partitions ahead, credit of the dead

@@ -7,19 +7,26 @@ from relay.config import Config
 from relay.control.night.backups import Backups
 from relay.control.night.memory import Memory
 from relay.control.night.retention import Retention
+from relay.control.night.rewrap import Rewrap
 from relay.control.night.shapes import Work
 from relay.control.night.tables import plan_reindex, plan_vacuum
 from relay.store.maintenance import WORKS
+from relay.store.secrets.vault import Vault
 
 
 def make_works(
-    config: Config, data_dir: Path, renew: Callable[[str], None], wall_s: Callable[[], float]
+    config: Config,
+    data_dir: Path,
+    vault: Vault,
+    renew: Callable[[str], None],
+    wall_s: Callable[[], float],
 ) -> list[Work]:
     """Return the works in the order of their turns.
 
     Args:
         config: Whose [maintenance] and [log] are obeyed.
         data_dir: Where the relay keeps its state.
+        vault: Under whose key secrets are sealed anew.
         renew: Asks the supervisor for a new worker on a slot.
         wall_s: Seconds since 1970.
     """
@@ -30,6 +37,7 @@ def make_works(
     plans = {
         "memory": memory.plan,
         "backup": Backups(backups, data_dir, rules.backup_age_days_max).plan,
+        "rewrap": Rewrap(vault).plan,
         "retention": Retention(config.log.retention_days, archive).plan,
         "vacuum": plan_vacuum,
         "reindex": plan_reindex,

@@ -25,6 +25,7 @@ from relay.store import maintenance, postgres
 from relay.store.log.writer import Mark, Part, write_batch
 from relay.store.maintenance import Outcome, WorkDone
 from relay.store.postgres import Connection
+from relay.store.secrets.vault import Vault
 from tests.live.journals import add_catalog, make_end, make_start
 
 pytestmark = pytest.mark.live
@@ -405,7 +406,7 @@ async def test_all_works_of_a_plain_host_go_well(
     database: Connection, database_url: str, tmp_path: Path
 ) -> None:
     renewed: list[str] = []
-    works = make_works(Config(), tmp_path, renewed.append, lambda: 0.0)
+    works = make_works(Config(), tmp_path, Vault(bytes(32)), renewed.append, lambda: 0.0)
     clock = Clock()
     clock.now = datetime.datetime.now(datetime.UTC)  # the database keeps what is young by its own
     night = Nights(
