@@ -19,7 +19,7 @@ from msgspec import Meta
 from relay.door_rules import DoorRules
 from relay.errors import ConfigError
 from relay.night_rules import Maintenance
-from relay.outside import REFERENCE, WEBHOOK, Mail, Oidc, Stripe, find_problem
+from relay.outside import REFERENCE, WEBHOOK, Mail, Oidc, Otlp, Stripe, find_problem
 from relay.places import check_window, parse_address
 from relay.slow_models import SLOW_MODELS, Deadlines
 from relay.tls import TlsListeners
@@ -257,6 +257,8 @@ class Secrets(Section, frozen=True):
     """Keys the digest under which API keys are stored."""
     master_key: str = ""
     """Encrypts upstream credentials at rest; 32 bytes as 64 hex digits."""
+    master_key_other: str = ""
+    """Opens, but seals nothing: the key before, or the next, while it is changed."""
 
 
 class Config(Section, frozen=True):
@@ -274,6 +276,7 @@ class Config(Section, frozen=True):
     log: Log = Log()
     billing: Billing = Billing()
     console: Console = Console()
+    otlp: Otlp = Otlp()
     alerts: Alerts = Alerts()
     secrets: Secrets = Secrets()
     tls: TlsListeners = TlsListeners()
@@ -393,7 +396,9 @@ def check(config: Config) -> None:
     with _named("billing.payment_secret"):
         if config.billing.payment_secret and not REFERENCE.match(config.billing.payment_secret):
             raise ValueError
-    problem = find_problem(config.billing.stripe, config.console.mail, config.console.oidc)
+    problem = find_problem(
+        config.billing.stripe, config.console.mail, config.console.oidc, config.otlp
+    )
     if problem is not None:
         raise ValueError(problem)
     with _named("alerts.webhook"):

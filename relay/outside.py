@@ -18,6 +18,7 @@ WEBHOOK: Final = re.compile(
 REFERENCE: Final = re.compile("(env|file|cred):")
 
 _MAILBOX: Final = re.compile(r"[^@\s<>]+@[^@\s<>]+")
+_COLLECTOR: Final = re.compile(r"https?://[^/?#\s@]+[^?#\s]*")
 _HERE: Final = re.compile(r"127\.\d+\.\d+\.\d+|localhost|::1")
 
 
@@ -34,6 +35,19 @@ class Stripe(Table, frozen=True):
     """Reference to the signing secret (whsec_...) of the endpoint https://CONSOLE/hooks/stripe,
     which is sent checkout.session.completed, .expired and .async_payment_succeeded, _failed."""
     api: str = "https://api.stripe.com"
+
+
+class Otlp(Table, frozen=True):
+    """`[otlp]`: a collector of OpenTelemetry for spans and metrics. Empty url: none."""
+
+    url: str = ""
+    """Below which /v1/traces and /v1/metrics are: http://127.0.0.1:4318. It needs the extra
+    `relay[otlp]`; only the control process sends."""
+    headers: str = ""
+    """Reference to what is sent with each request, as NAME=VALUE,NAME=VALUE."""
+
+
+NO_OTLP: Final = Otlp()
 
 
 class Mail(Table, frozen=True):
@@ -67,7 +81,7 @@ class Oidc(Table, frozen=True):
     """Who may sign in so."""
 
 
-def find_problem(stripe: Stripe, mail: Mail, oidc: Oidc) -> str | None:
+def find_problem(stripe: Stripe, mail: Mail, oidc: Oidc, otlp: Otlp) -> str | None:
     """Return what cannot work, after the path of its table; None: all can."""
     if not _is_stripe(stripe):
         return (
@@ -83,19 +97,32 @@ def find_problem(stripe: Stripe, mail: Mail, oidc: Oidc) -> str | None:
         return (
             "console.oidc: issuer is an https URL, client_id is needed, client_secret a reference"
         )
+    if otlp.url and not _is_otlp(otlp):
+        return "otlp: url is http(s)://HOST[:PORT][/PATH], headers a reference"
     return None
 
 
-def find_missing(oidc: Oidc, find: Callable[[str], object] = find_spec) -> str | None:
+def find_missing(
+    oidc: Oidc, otlp: Otlp = NO_OTLP, find: Callable[[str], object] = find_spec
+) -> str | None:
     """Return what has to be installed for what is configured; None: nothing is missing.
 
     Args:
         oidc: The identity provider.
+        otlp: The collector of OpenTelemetry.
         find: Returns whether a package is there.
     """
     if oidc.issuer and not find("joserfc"):
         return "console.oidc needs joserfc: pip install 'relay[oidc]'"
+    if otlp.url and not (find("opentelemetry") and find("google.protobuf")):
+        return "otlp needs opentelemetry: pip install 'relay[otlp]'"
     return None
+
+
+def _is_otlp(otlp: Otlp) -> bool:
+    return bool(_COLLECTOR.fullmatch(otlp.url)) and (
+        not otlp.headers or bool(REFERENCE.match(otlp.headers))
+    )
 
 
 def _is_stripe(stripe: Stripe) -> bool:

@@ -12,5 +12,6 @@ catalog/       What keeps a catalog up to date: official prices, and the lists o
 doctor/        What is wrong with this host and what the relay stands on, and how to mend it
 night/         What is done at night, and what cannot wait for one: housekeeping that no client
                notices
+otlp/          Traces and metrics for a collector of OpenTelemetry, by choice
 watch/         What the control plane looks after by itself, and whom it tells
 """

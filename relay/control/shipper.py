@@ -14,7 +14,7 @@ import fcntl
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar, TypeVarTuple
@@ -56,6 +56,7 @@ QUIET_LOOKS: Final = 20
 """So many looks in a row that found nothing, and the next ones come half as often."""
 
 Connect = Callable[[], Awaitable[Connection]]
+Observe = Callable[[Sequence[CallEnd]], None]
 Close = Callable[[CallStart, CallCheckpoint | None, int], CallEnd]
 _Args = TypeVarTuple("_Args")
 _Result = TypeVar("_Result")
@@ -82,6 +83,7 @@ class Shipper:
         connect: Makes a connection to Postgres; one is kept, and made anew after a failure.
         config: How often to look, and how much to ship at once.
         close: Makes the end of a call that its dead worker left open.
+        observe: Told of calls once they are in the log; must not wait.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Shipper:
         config: JournalConfig,
         *,
         close: Close = close_interrupted,
+        observe: Observe | None = None,
     ) -> None:
         self._directory = directory
         self._connect = connect
@@ -98,6 +101,7 @@ class Shipper:
         self._poll_s = config.ship_poll_ms / 1000
         self._rows_max = config.ship_rows_max
         self._close = close
+        self._observe = observe
         self._tails: deque[JournalTail] = deque()
         self._shipped: dict[str, Mark] = {}
         self._batch: list[Part] = []
@@ -179,6 +183,9 @@ class Shipper:
         if rows:
             async with self._database() as connection:
                 await write_batch(connection, self._batch)
+        if self._observe is not None:
+            for part in self._batch:
+                self._observe(part.ends)
         self._batch.clear()
         self.rows_shipped += rows
         self._shipped = {tail.generation: tail.mark for tail in self._tails}

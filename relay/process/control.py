@@ -13,14 +13,16 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 from aiohttp import web
+from prometheus_client.registry import Collector
 
 from relay.clock import clock_s, wall_s
+from relay.config import Config
 from relay.control.api.api import AdminApi
 from relay.control.api.metrics import WorkerCollector
 from relay.control.catalog.keeper import CatalogKeeper
@@ -38,18 +40,24 @@ from relay.control.watch.money import MoneyWatch
 from relay.control.watch.notices import Notices
 from relay.control.watch.troubles import Troubles
 from relay.control.watch.webhook import Webhook, find_webhook
+from relay.errors import ConfigError
 from relay.model import Secret
 from relay.process import hardening
 from relay.process.lifeline import Lifeline, Settings
 from relay.process.site import serve_site
 from relay.process.succession import outcome
 from relay.process.succession.outcome import Result
+from relay.records import CallEnd
 from relay.store import postgres
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.postgres import Connection
 from relay.store.secrets.files import keep_secret
+from relay.store.secrets.refs import resolve
 from relay.store.secrets.vault import open_vault
 from relay.tasks import first_of
+
+if TYPE_CHECKING:
+    from relay.control.otlp.exporter import OtlpExporter
 
 TOKEN_BYTES: Final = 32
 LAST_SHIPPING_S: Final = 5.0
@@ -80,7 +88,9 @@ class Control:
         self._lifeline = lifeline
         self._listener = listener
         journal_dir = Path(self._config.journal.dir or self._data_dir / "journal")
-        self._shipper = Shipper(journal_dir, self._connect, self._config.journal)
+        self._shipper = Shipper(
+            journal_dir, self._connect, self._config.journal, observe=self._observe
+        )
         token = Secret(
             keep_secret(
                 self._data_dir / "secrets" / "admin.token", secrets.token_urlsafe(TOKEN_BYTES)
@@ -112,7 +122,7 @@ class Control:
             self._connect_minter, open_vault(self._config, self._data_dir, os.environ), send
         )
         host = f"{socket.gethostname()} {self._data_dir.absolute()}"
-        works = make_works(self._config, self._data_dir, lifeline.ask_renewal, wall_s)
+        works = make_works(self._config, self._data_dir, vault, lifeline.ask_renewal, wall_s)
         self._nights = Nights(self._config.maintenance, host, works, self._connect_nights, _utc_now)
         file = self._data_dir / "run" / "troubles.json"
         troubles = Troubles(file, host, send, clock_s, _utc_now)
@@ -125,6 +135,7 @@ class Control:
         self._host = HostWatch(metrics_dir, host, sources, troubles, wall_s)
         told = [self._watch, notices, self._keeper, self._minter, self._nights, troubles]
         collector = WorkerCollector(metrics_dir, self._gauges, wall_s, told)
+        self._otlp = _open_otlp(self._config, host, collector)
         self._api = AdminApi(self._config, self._data_dir, token, collector, notices)
 
     async def run(self) -> None:
@@ -144,6 +155,8 @@ class Control:
             keeping = parts.enter_context(_task(self._keeper.run()))
             if self._webhook is not None:
                 parts.enter_context(_task(self._webhook.run()))
+            if self._otlp is not None:
+                parts.enter_context(_task(self._otlp.run()))
             runner = web.AppRunner(self._api.application(), access_log=None)
             parts.push_async_callback(runner.cleanup)
             await runner.setup()
@@ -158,6 +171,12 @@ class Control:
             await first_of(asked.wait(), alone, *works, keeping, minting, nights, host)
             host.cancel()  # the next control process looks after it
             await first_of(self._all_shipped(), alone, within_s=LAST_SHIPPING_S)
+            if self._otlp is not None:
+                await first_of(self._otlp.flush(), alone, within_s=LAST_SHIPPING_S)
+
+    def _observe(self, ends: Sequence[CallEnd]) -> None:
+        if self._otlp is not None:
+            self._otlp.take(ends)
 
     async def _connect(self) -> Connection:
         url = database_url(self._config, self._data_dir)
@@ -199,6 +218,25 @@ class Control:
             "relay_log_queue_depth": float(self._shipper.rows_waiting),
             "relay_log_failures": float(self._shipper.failures),
         }
+
+
+def _open_otlp(config: Config, host: str, collector: Collector) -> "OtlpExporter | None":
+    """Return what sends to the collector that `[otlp]` names, None where it names none.
+
+    Raises:
+        ConfigError: RELAY; the packages for it are not installed, or a reference leads nowhere.
+    """
+    otlp = config.otlp
+    if not otlp.url:
+        return None
+    try:
+        from relay.control.otlp.exporter import OtlpExporter
+    except ImportError as error:
+        raise ConfigError("otlp.url: needs `pip install 'relay[otlp]'`") from error
+    told = resolve(otlp.headers, os.environ, path="otlp.headers", optional=True).reveal()
+    pairs = (pair.partition("=") for pair in told.split(",") if pair)
+    headers = {name.strip(): value.strip() for name, _, value in pairs}
+    return OtlpExporter(otlp.url, headers, host, collector, wall_s)
 
 
 def _utc_now() -> datetime.datetime:

@@ -45,7 +45,7 @@ async def rehearse(config: Config, data_dir: Path, in_force: str) -> None:
     open_vault(config, data_dir, os.environ)
     pepper = load_pepper(config, data_dir, os.environ)
     find_webhook(config, os.environ)
-    if (missing := find_missing(config.console.oidc)) is not None:
+    if (missing := find_missing(config.console.oidc, config.otlp)) is not None:
         raise ConfigError(missing)
     url = database_url(config, data_dir)
     try:
