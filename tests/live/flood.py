@@ -94,10 +94,10 @@ class Crowd:
         self.late = 0
         self.lost = 0
 
-    async def connect(self, port: int, size: int) -> None:
+    async def connect(self, port: int, size: int, host: str = "127.0.0.1") -> None:
         loop = asyncio.get_running_loop()
         for _ in range(size):
-            _, client = await loop.create_connection(lambda: Client(self), "127.0.0.1", port)
+            _, client = await loop.create_connection(lambda: Client(self), host, port)
             self.idle.append(client)
 
     async def offer(self, calls_per_s: float, seconds: float) -> None:

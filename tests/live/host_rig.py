@@ -39,7 +39,12 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 class Host(RelayProcess):
-    """A relay without a demonstration; `program` is what is executed, `environ` what it gets."""
+    """A relay without a demonstration; `program` is what is executed, `environ` what it gets.
+
+    `unread`: what it logs goes into a pipe that is full and that nobody reads.
+    """
+
+    usual_program = RELAY
 
     def __init__(
         self,
@@ -50,7 +55,9 @@ class Host(RelayProcess):
         workers: int = 2,
         environ: dict[str, str] | None = None,
         activated: bool = False,
+        unread: bool = False,
     ) -> None:
+        self._unread = _full_pipe() if unread else None
         folder.mkdir(parents=True, exist_ok=True)
         self.program = program
         self.sockets = [_listen(), _listen()] if activated else []
@@ -72,6 +79,11 @@ class Host(RelayProcess):
         self.process.wait()
         self.address, self.admin = listen, admin
 
+    @property
+    def begun(self) -> bool:
+        """Whether it runs, or ended without being told to."""
+        return self.words.exists()
+
     def launch(self) -> None:
         """Start the relay; it need not serve yet."""
         environ = {**os.environ, **self.environ}
@@ -85,7 +97,7 @@ class Host(RelayProcess):
             self.process = subprocess.Popen(
                 command,
                 stdout=out,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if self._unread is None else self._unread[1],
                 env=environ,
                 pass_fds=handed,
             )
@@ -122,6 +134,8 @@ class Host(RelayProcess):
         finally:
             for sock in self.sockets:
                 sock.close()
+            for fd in self._unread or ():
+                os.close(fd)
 
     def destroy(self) -> None:
         """End it at once and all it started, as a power cut does, but for its files."""
@@ -147,6 +161,20 @@ async def own_databases(folder: Path) -> AsyncIterator[Embedded]:
         yield embedded
     finally:
         await embedded.stop()
+
+
+def _full_pipe() -> tuple[int, int]:
+    """Return a pipe that nobody reads and that holds not one byte more."""
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writes, b"." * 4096)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writes, b".")
+    os.set_blocking(writes, True)
+    return reads, writes
 
 
 def _listen() -> socket.socket:

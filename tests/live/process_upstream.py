@@ -9,11 +9,21 @@ from tests.live.relay_process import RELAY
 
 
 @contextlib.asynccontextmanager
-async def slow_upstream(interval_ms: int = 200) -> AsyncIterator[str]:
+async def slow_upstream(interval_ms: int = 200, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """Run it; yield its base URL."""
     process = await asyncio.create_subprocess_exec(
         RELAY,
-        *("mock", "--port", "0", "--chunks", "2000", "--interval-ms", str(interval_ms)),
+        *(
+            "mock",
+            "--host",
+            host,
+            "--port",
+            "0",
+            "--chunks",
+            "2000",
+            "--interval-ms",
+            str(interval_ms),
+        ),
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None

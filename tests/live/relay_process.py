@@ -79,16 +79,17 @@ class RelayProcess:
         admin: str = ANYWHERE,
         environ: dict[str, str] | None = None,
         files: int = 0,
+        workers: int = 2,
     ) -> Self:
-        """Start it with two workers; entering its context waits until it serves.
+        """Start it; entering its context waits until it serves.
 
         `files`: so many descriptors may each of its processes open; 0 = as many as we may.
         """
         words = data_dir.with_name(f"{data_dir.name}.words")
-        command = [RELAY, "serve", "--demo", "--data-dir", str(data_dir), "--workers", "2"]
+        command = [RELAY, "serve", "--demo", "--data-dir", str(data_dir)]
         with words.open("wb") as out:
             process = subprocess.Popen(
-                [*command, "--listen", address, "--admin", admin],
+                [*command, "--workers", str(workers), "--listen", address, "--admin", admin],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "RELAY_LOG": "json", **(environ or {})},
