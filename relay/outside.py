@@ -114,7 +114,7 @@ def find_missing(
     """
     if oidc.issuer and not find("joserfc"):
         return "console.oidc needs joserfc: pip install 'relay[oidc]'"
-    if otlp.url and not (find("opentelemetry") and find("google.protobuf")):
+    if otlp.url and not find("opentelemetry"):
         return "otlp needs opentelemetry: pip install 'relay[otlp]'"
     return None
 

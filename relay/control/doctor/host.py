@@ -39,7 +39,7 @@ def check_packages(
     """Yield whether what the configuration asks for beyond the package itself is installed."""
     oidc = config.console.oidc
     if oidc.issuer:
-        missing = find_missing(oidc, find)
+        missing = find_missing(oidc, find=find)
         value = missing or "what [console.oidc] needs is installed"
         mend = "pip install 'relay[oidc]', as the relay's user, in its environment"
         yield judge("sign-in", value, mend, ok=missing is None)
