@@ -26,7 +26,7 @@ from tests.live.host_rig import own_databases
 from tests.live.one_host import one_host
 from tests.live.relay_process import ask, family, until_told
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(150)]
 
 TMPFS_BYTES: Final = 2 * 1024 * 1024
 JUMPS: Final = ("+1h", "-1h", "+1d", "-1d")
@@ -151,7 +151,6 @@ def faketime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found[0]
 
 
-@pytest.mark.slow
 async def test_clocks_that_jump(
     reachable: Path, empty_database_url: str, servers: Embedded, faketime: Path
 ) -> None:
