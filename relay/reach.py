@@ -64,6 +64,15 @@ class ClaudeHost(enum.StrEnum):
     """Bedrock's one API for all of its models: Anthropic's words are said in its own."""
 
 
+class Speaks(enum.StrEnum):
+    """Whether a channel answers turns over a WebSocket of its own."""
+
+    FOUND_OUT = "auto"
+    """It is asked, and once it has refused not again for a while."""
+    YES = "yes"
+    NO = "no"
+
+
 AUTH_HEADERS: Final[dict[Auth, tuple[str, str]]] = {
     Auth.BEARER: ("Authorization", "Bearer "),
     Auth.API_KEY: ("api-key", ""),
@@ -100,6 +109,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `headers`, `query`: sent with each request. `paths`: by endpoint ("chat/completions", or "*"),
     what stands behind the address; {model} and {path} are filled in. `listing`: where its models
     are listed, relative to the address; "" = as the dialect has it, "-" = nowhere.
+    `websocket`: whether the turns of a session on /v1/responses are asked for over one.
     """
 
     auth: Auth = Auth.DIALECT
@@ -109,6 +119,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     listing: str = ""
     egress: Egress | None = None
     claude_on: ClaudeHost = ClaudeHost.NOBODY
+    websocket: Speaks = Speaks.FOUND_OUT
 
     @property
     def signs(self) -> bool:

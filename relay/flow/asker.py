@@ -26,6 +26,7 @@ from relay.flow.attempts.stream import StreamAttempt
 from relay.flow.attempts.unframed import UnframedAnswer
 from relay.flow.balancer import Balancer
 from relay.flow.call import Call
+from relay.flow.ports import Sockets
 from relay.flow.state.owners import Owners
 from relay.flow.state.stateful import (
     LEARNED,
@@ -120,6 +121,22 @@ class Asker:
             return None
         return self.attempt_on(call, other)
 
+    def take(self, call: Call, channel: Channel) -> Connection | None:
+        """Return a kept connection to ask a call's channel over, None where there is none."""
+        sockets = call.sockets
+        if sockets is not None and _takes_sockets(call, channel, sockets):
+            return sockets.take(call, channel)
+        return self._connections.take(channel)
+
+    async def _dial(self, call: Call, channel: Channel) -> Connection:
+        """Return a new connection to ask a call's channel over; raises what dialling does."""
+        sockets = call.sockets
+        if sockets is not None and _takes_sockets(call, channel, sockets):
+            connection = await sockets.dial(call, channel) or self._connections.take(channel)
+            if connection is not None:
+                return connection
+        return await self._connections.dial(channel)
+
     def ask_over(self, connection: Connection, attempt: Attempt, report: Report) -> None:
         """Ask an attempt's channel over a connection that is there; `report` hears of its end.
 
@@ -175,7 +192,7 @@ class Asker:
 
     async def _ask(self, attempt: Attempt) -> None:
         """Ask over a connection that is kept, or over a new one; wait for the end."""
-        connection = self._connections.take(attempt.channel)
+        connection = self.take(attempt.call, attempt.channel)
         try:
             if connection is not None:
                 await self._ask_over(connection, attempt)
@@ -185,11 +202,11 @@ class Asker:
             attempt.renew()
             connection = None
         if connection is None:
-            await self._ask_over(await self._connections.dial(attempt.channel), attempt)
+            await self._ask_over(await self._dial(attempt.call, attempt.channel), attempt)
 
     async def _begin_over(self, attempt: Attempt, report: Report) -> None:
-        channel = attempt.channel
-        connection = self._connections.take(channel) or await self._connections.dial(channel)
+        call, channel = attempt.call, attempt.channel
+        connection = self.take(call, channel) or await self._dial(call, channel)
         self._send_unless_stopped(attempt, connection, report)
 
     async def _begin_anew(self, failed: Attempt, error: RelayError, report: Report) -> None:
@@ -197,7 +214,7 @@ class Asker:
         if not _may_ask_anew(failed, error):
             raise error
         failed.renew()
-        connection = await self._connections.dial(failed.channel)
+        connection = await self._dial(failed.call, failed.channel)
         self._send_unless_stopped(failed, connection, report)
 
     async def _ask_over(self, connection: Connection, attempt: Attempt) -> None:
@@ -331,6 +348,12 @@ class Asker:
             for rival in list(call.open_attempts):
                 if rival is not attempt:
                     rival.fail(ChannelOutrun("Another channel was faster."))
+
+
+def _takes_sockets(call: Call, channel: Channel, sockets: Sockets) -> bool:
+    """Tell whether a channel may be asked over a socket of its call's session."""
+    plan = call.translation
+    return (plan is None or not plan.serves(channel)) and sockets.may_serve(call, channel)
 
 
 def _fit(channel: Channel, reach: Reach, head: bytes, body: bytes) -> tuple[bytes, bytes]:

@@ -13,7 +13,7 @@ import msgspec
 
 from relay.clock import clock_s
 from relay.errors import RelayError
-from relay.flow.ports import Backpressure, Client, Question
+from relay.flow.ports import Backpressure, Client, Question, Sockets
 from relay.flow.request import NO_FACTS, NO_RIGHTS, UNREAD, RequestFacts, RequestHead, Rights
 from relay.flow.response import Response
 from relay.flow.state.bound import Background, Bound
@@ -141,6 +141,8 @@ class Call(Backpressure):
     """The client hung up."""
     abandoned: Delivery | None
     """What the client had when it left, where its answer is read on all the same."""
+    sockets: Sockets | None
+    """Its session's own connections; None for most."""
     owner: "CallOwner | None"
     """Who hears the end of a call that no task waits for."""
     on_leave: "Callable[[Call], None] | None"
@@ -176,7 +178,7 @@ class Call(Backpressure):
         self.affinity = self.grant = self.channel = self.payer = self.translation = None
         self.budget_holds = None
         self.delivered_text = self.usage = self.doom = self.abandoned = None
-        self.bound = self.background = None
+        self.bound = self.background = self.sockets = None
 
     def __repr__(self) -> str:
         return f"<Call {self.request_id} {self.stage.name} attempts={self.attempt_count}>"

@@ -58,7 +58,6 @@ class Exchange:
     ) -> None:
         self._translator = translator
         self._state = state
-        self._connections = connections
         self._journal = journal
         self._reservations = settlement.reservations
         self._running_calls = running_calls
@@ -106,7 +105,7 @@ class Exchange:
         quota = self._balancer.quotas.take(call, channel) if channel is not None else None
         if channel is None or quota is None:
             return False
-        connection = self._connections.take(channel)
+        connection = self._asker.take(call, channel)
         if connection is None:
             self._balancer.quotas.give_back(quota)
             return False
@@ -298,9 +297,10 @@ class Exchange:
     def _preferred(self, call: Call) -> Channel | None:
         """Return the channel that has what the call refers to, where others may stand in for it."""
         bound = call.bound
-        if bound is None or not bound.preferred:
-            return None
-        return self._state.preferred(call, bound.preferred)
+        preferred = 0 if bound is None else bound.preferred
+        if not preferred and call.sockets is not None:
+            preferred = call.sockets.preferred(call)
+        return self._state.preferred(call, preferred) if preferred else None
 
     async def _serve(
         self, call: Call, owner: CallOwner, failed: Attempt | None, room: Room | None

@@ -7,6 +7,7 @@ import msgspec
 
 from relay.billing.shapes import BudgetRequest, CreditLease, CreditRequest
 from relay.model import Channel
+from relay.ports import Connection
 from relay.usage import Usage
 
 if TYPE_CHECKING:
@@ -34,6 +35,32 @@ class Client(Protocol):
 
     def cut(self) -> None:
         """Drop the client's connection at once."""
+        ...
+
+
+class Sockets(Protocol):
+    """Connections of a session's own, by which its calls are asked where a channel has them."""
+
+    __slots__ = ()
+
+    def may_serve(self, call: "Call", channel: Channel) -> bool:
+        """Tell whether a call may be asked over one."""
+        ...
+
+    def preferred(self, call: "Call") -> int:
+        """Return the channel that a call goes on with, 0 = any."""
+        ...
+
+    def take(self, call: "Call", channel: Channel) -> Connection | None:
+        """Return an idle one, None if there is none."""
+        ...
+
+    async def dial(self, call: "Call", channel: Channel) -> Connection | None:
+        """Make a new one; None: the channel has none, and is asked as any other.
+
+        Raises:
+            RelayError: It takes no connection at all.
+        """
         ...
 
 

@@ -38,6 +38,11 @@ class Provider:
         """Events after which a stream makes no more."""
         self.paused = False
         self.port = 0
+        self.speaks_websocket = False
+        self.handshakes: list[web.Request] = []
+        self.sockets: list[web.WebSocketResponse] = []
+        self.refusals: list[dict[str, Any]] = []
+        """What is told instead of the next answers over a socket."""
         self._ids = count(1)
         self._runner: web.AppRunner | None = None
 
@@ -71,7 +76,9 @@ class Provider:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         path = request.path.removeprefix("/v1")
         self.calls.append((request.method, path + (f"?{q}" if (q := request.query_string) else "")))
-        if self.dead:
+        if self.speaks_websocket and request.headers.get("Upgrade", "") == "websocket":
+            return await self._turns(request)
+        if self.dead or request.headers.get("Upgrade", "") == "websocket":
             return web.json_response({"error": {"message": "down"}}, status=500)
         body = await request.read()
         if path.startswith("/files"):
@@ -79,6 +86,34 @@ class Provider:
         fields = msgspec.json.decode(body) if body else {}
         self.bodies.append(fields)
         return await self._route(request, path.strip("/").split("/"), fields)
+
+    async def _turns(self, request: web.Request) -> web.WebSocketResponse:
+        """Answer turns over a socket, which alone has the last of those that are not stored."""
+        self.handshakes.append(request)
+        socket = web.WebSocketResponse(max_msg_size=0)
+        await socket.prepare(request)
+        self.sockets.append(socket)
+        last = ""
+        async for message in socket:
+            fields = msgspec.json.decode(message.data)
+            assert fields.pop("type") == "response.create" and "stream" not in fields
+            self.bodies.append(fields)
+            told = self.refusals.pop(0) if self.refusals else self._wrong(fields, last)
+            if told is not None:
+                await socket.send_str(msgspec.json.encode(told).decode())
+                last = ""
+                continue
+            response = self._make(fields)
+            last = response["id"]
+            if self.holds is not None:
+                await self.holds.wait()
+            for number, event in enumerate(events_of(response)):
+                if number == self.cut_after:
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return socket
+                await socket.send_str(event.split(b"data: ")[1].strip().decode())
+        return socket
 
     async def _route(
         self, request: web.Request, parts: list[str], fields: dict[str, Any]
@@ -128,7 +163,15 @@ class Provider:
     async def _create(self, request: web.Request, fields: dict[str, Any]) -> web.StreamResponse:
         wrong = self._wrong(fields)
         if wrong is not None:
-            return wrong
+            return web.json_response({"error": wrong["error"]}, status=wrong["status"])
+        response = self._make(fields)
+        if self.holds is not None:
+            await self.holds.wait()
+        if fields.get("stream"):
+            return await self._stream(request, response, -1)
+        return web.json_response(response)
+
+    def _make(self, fields: dict[str, Any]) -> dict[str, Any]:
         name = self._name("resp")
         pending = fields.get("background") is True
         response = {
@@ -143,29 +186,25 @@ class Provider:
         self.made.append(name)
         if fields.get("store") is not False:
             self.responses[name] = response
-        if self.holds is not None:
-            await self.holds.wait()
-        if fields.get("stream"):
-            return await self._stream(request, response, -1)
-        return web.json_response(response)
+        return response
 
-    def _wrong(self, fields: dict[str, Any]) -> web.Response | None:
+    def _wrong(self, fields: dict[str, Any], last: str = "") -> dict[str, Any] | None:
         previous = fields.get("previous_response_id")
-        if previous is not None and previous not in self.responses:
-            return _refuse(400, "previous_response_not_found", "Previous response with id gone.")
+        if previous is not None and previous not in self.responses and previous != last:
+            return _told(400, "previous_response_not_found", "Previous response with id gone.")
         conversation = fields.get("conversation")
         if conversation is not None and conversation not in self.conversations:
-            return _refuse(404, "not_found", "Conversation with id gone.")
+            return _told(404, "not_found", "Conversation with id gone.")
         given = fields.get("input")
         for item in given if isinstance(given, list) else []:
             for part in item.get("content") or [] if isinstance(item.get("content"), list) else []:
                 if part.get("file_id", "") and part["file_id"] not in self.files:
-                    return _refuse(404, "not_found", "No such File object.")
+                    return _told(404, "not_found", "No such File object.")
             blob = item.get("encrypted_content")
             if blob is not None and not blob.startswith(f"made-by-{self.number}-"):
-                return _refuse(400, "invalid_encrypted_content", "Could not be verified.")
+                return _told(400, "invalid_encrypted_content", "Could not be verified.")
             if item.get("type") == "item_reference" and item["id"] not in self._items():
-                return _refuse(404, "not_found", "Item with id gone.")
+                return _told(404, "not_found", "Item with id gone.")
         return None
 
     def _items(self) -> set[str]:
@@ -225,6 +264,10 @@ def events_of(response: dict[str, Any]) -> list[bytes]:
     ]
 
 
-def _refuse(status: int, code: str, message: str) -> web.Response:
+def _told(status: int, code: str, message: str) -> dict[str, Any]:
     error = {"message": message, "type": "invalid_request_error", "code": code, "param": None}
-    return web.json_response({"error": error}, status=status)
+    return {"type": "error", "status": status, "error": error}
+
+
+def _refuse(status: int, code: str, message: str) -> web.Response:
+    return web.json_response({"error": _told(status, code, message)["error"]}, status=status)

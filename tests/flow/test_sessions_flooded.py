@@ -11,6 +11,7 @@ import tracemalloc
 
 import pytest
 
+from relay.edge.tunnel import client_socket
 from relay.edge.tunnel import session as sessions
 from relay.wire.websocket import BINARY, CONTINUATION, PING, PONG, TEXT, FrameReader, frame_of
 from tests.flow.rig import KEY, Rig, make_channel, make_snapshot
@@ -50,7 +51,7 @@ async def opened(rig: Rig) -> socket.socket:
 async def test_who_reads_no_answers_is_heard_no_more(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "WRITE_S", 1.0)
+    monkeypatch.setattr(client_socket, "WRITE_S", 1.0)
     async with Rig(make_snapshot([make_channel(1, 1)])) as rig:
         sock = await opened(rig)
         loop, sent = asyncio.get_running_loop(), 0

@@ -1,4 +1,4 @@
-"""The client's socket under a session of voice: what goes out over it, its room, its end."""
+"""The client's socket under a session: what goes out over it, its room, its end."""
 
 import asyncio
 from collections import deque
@@ -6,15 +6,14 @@ from typing import Final
 
 from relay.clock import clock_s
 from relay.edge.tunnel.ports import TurnService
-from relay.edge.tunnel.session import PIECE_BYTES
 from relay.edge.tunnel.turn import NOBODY
 from relay.errors import RelayError
 from relay.flow.call import Call
 from relay.flow.request import RequestHead
 from relay.wire.websocket import FrameReader, Message, WebSocketError, close_frame
 
-MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Source: OpenAI, Realtime: a piece of sound may have 15 MiB."""
+PIECE_BYTES: Final = 16 * 1024
+"""What is looked through in one turn where frames begin: some thousands of the smallest."""
 CLOSE_S: Final = 2.0
 """How long a peer has to answer a closing frame."""
 PING_S: Final = 30.0
@@ -30,15 +29,20 @@ class ClientSocket:
         service: Gives room for what is not whole.
         request_head: What its opening said.
         transport: The socket.
+        bytes_max: Of one message.
     """
 
     def __init__(
-        self, service: TurnService, request_head: RequestHead, transport: asyncio.Transport
+        self,
+        service: TurnService,
+        request_head: RequestHead,
+        transport: asyncio.Transport,
+        bytes_max: int,
     ) -> None:
         self._service = service
         self.request_head = request_head
         self._transport: asyncio.Transport | None = transport
-        self._reader = FrameReader(MESSAGE_BYTES_MAX, masked=True)
+        self._reader = FrameReader(bytes_max, masked=True)
         self._early = b""
         """What was read and is not looked through."""
         self._inbox: deque[Message] = deque()
@@ -52,6 +56,11 @@ class ClientSocket:
         self._unsent_bytes = 0
         self._heard_s = self._told_s = clock_s()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has not taken yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def eof_received(self) -> bool:
         """Let the transport close."""
         return False
@@ -61,6 +70,11 @@ class ClientSocket:
         if self._transport is not None and not self._closing_s:
             self._told_s = clock_s()
             self._transport.write(frames)
+
+    def cut_soon(self) -> None:
+        """Close without waiting for the peer, which does not speak as it should."""
+        if self._transport is not None:
+            self._transport.close()
 
     def cut(self) -> None:
         """Drop the connection at once."""
@@ -113,11 +127,8 @@ class ClientSocket:
 
     def _takes_nothing(self, now_s: float) -> bool:
         """Tell whether the client has taken nothing of what it was told for long."""
-        unsent_bytes = self._unsent()
+        unsent_bytes = self.unsent_bytes
         if unsent_bytes < self._unsent_bytes:
             self._paused_s = now_s
         self._unsent_bytes = unsent_bytes
         return now_s - self._paused_s > WRITE_S
-
-    def _unsent(self) -> int:
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()

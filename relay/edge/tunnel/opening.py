@@ -10,6 +10,7 @@ from typing import Final
 from relay.billing.unpriced import unpriced_unit
 from relay.edge.tunnel.ports import TurnService
 from relay.edge.tunnel.turn import NOBODY
+from relay.edge.tunnel.turn_sockets import SocketDesk
 from relay.edge.tunnel.upstream_socket import SocketListener, UpstreamSocket
 from relay.errors import (
     BadRequest,
@@ -48,6 +49,8 @@ class VoiceDesk:
         self._admission = admission
         self.calls = calls
         self._pool = pool
+        self.sockets = SocketDesk(pool)
+        """Opens those of turns."""
 
     def begin(self, service: TurnService, head: RequestHead, facts: RequestFacts) -> Call:
         """Return a new call with its rights; it has paid nothing.

@@ -14,8 +14,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from relay.clock import clock_s
+from relay.edge.tunnel.client_socket import CLOSE_S, PING_S, ClientSocket
 from relay.edge.tunnel.ports import TurnService
 from relay.edge.tunnel.turn import NOBODY, Turn
+from relay.edge.tunnel.turn_sockets import TurnSockets
 from relay.errors import (
     BadRequest,
     ClientError,
@@ -40,7 +42,6 @@ from relay.wire.websocket import (
     SERVICE_RESTART,
     TEXT,
     TOO_LARGE,
-    FrameReader,
     Message,
     WebSocketError,
     close_frame,
@@ -56,29 +57,22 @@ MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 LANES_MAX: Final = 16
 WAITING_MAX: Final = 64
 """Turns that wait for those before them."""
-CLOSE_S: Final = 2.0
-"""How long a peer has to answer a closing frame."""
-PING_S: Final = 30.0
-"""A session that is silent both ways is asked for a sign of life, which keeps its way open too."""
 IDLE_S: Final = 3600.0
 """Providers end a session after an hour; agents open another one."""
 HEARD_MAX: Final = 8
 """Messages that are heard in one turn of the loop."""
-PIECE_BYTES: Final = 16 * 1024
-"""What is looked through in one turn where frames begin: some thousands of the smallest."""
-WRITE_S: Final = 60.0
-"""A client that has enough to read takes some of it within this."""
 MESSAGE_S: Final = 60.0
 """A message that has begun goes on within this."""
 
 
-class Session:
+class Session(ClientSocket):
     """A client's session.
 
     Args:
         sessions: Keeps it.
         service: Serves its turns.
         connection: Whose socket it takes over; it is told of the end.
+        sockets: By which its channels are asked, where they have such.
         request_head: What its opening said: each turn is asked with it.
         transport: The socket.
     """
@@ -88,39 +82,22 @@ class Session:
         sessions: "Sessions",
         service: TurnService,
         connection: "RequestLoop",
+        sockets: TurnSockets,
         request_head: RequestHead,
         transport: asyncio.Transport,
     ) -> None:
+        super().__init__(service, request_head, transport, MESSAGE_BYTES_MAX)
         self._sessions = sessions
-        self._service = service
         self._connection = connection
-        self.request_head = request_head
-        self._transport: asyncio.Transport | None = transport
-        self._reader = FrameReader(MESSAGE_BYTES_MAX, masked=True)
+        self._sockets = sockets
         self._context = TurnContext(sessions.room)
         self._running: dict[str, Turn] = {}
         self._waiting: dict[str, deque[tuple[Create, Call]]] = {}
-        self._incoming: Call | None = None
-        """The call that a message which is not whole takes its room by."""
         self._retiring = False
-        self._closing_s = 0.0
-        """Since when it is closing; 0.0 = it is not."""
         self.writing_paused = False
-        self._paused_s = 0.0
-        """Since when its client takes nothing, while it is paused."""
-        self._unsent_bytes = 0
-        self._early = b""
-        """What was read and is not looked through."""
-        self._messages: deque[Message] = deque()
         self._holding = False
         """No more is read: there is enough to hear."""
-        self._heard_s = self._told_s = clock_s()
         self._turned_s = self._heard_s
-
-    @property
-    def unsent_bytes(self) -> int:
-        """What the client has not taken yet."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     # --- asyncio's side ------------------------------------------------------------------
 
@@ -139,14 +116,14 @@ class Session:
         held, self._holding = self._holding, False
         self._look_through()
         for _ in range(HEARD_MAX):
-            if not self._messages or self.writing_paused or self._transport is None:
+            if not self._inbox or self.writing_paused or self._transport is None:
                 break
-            self._hear(self._messages.popleft())
+            self._hear(self._inbox.popleft())
         transport = self._transport
         if transport is None or transport.is_closing():
             return
         self._hold_incoming()
-        if self.writing_paused or self._messages or self._early:
+        if self.writing_paused or self._inbox or self._early:
             self._holding = True
             if not held:
                 transport.pause_reading()
@@ -157,20 +134,15 @@ class Session:
 
     def _look_through(self) -> None:
         """Read the frames of a piece of what came, where all before it was heard."""
-        if not self._early or self._messages:
+        if not self._early or self._inbox:
             return
-        size = max(PIECE_BYTES, self._reader.owed_bytes)
-        piece, self._early = self._early[:size], self._early[size:]
         try:
-            self._messages.extend(self._reader.feed(piece))
+            self._read_piece()
         except WebSocketError as error:
-            self._early = b""
             self.close(error.code, str(error))
             self.cut_soon()
-
-    def eof_received(self) -> bool:
-        """Let the transport close."""
-        return False
+        except RelayError as error:
+            self._turn_away(error)
 
     def pause_writing(self) -> None:
         """The client is slower than its upstreams."""
@@ -190,18 +162,15 @@ class Session:
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone: all of its turns end."""
         self._transport = None
-        self._early = b""
-        self._messages.clear()
+        self._forget_read()
         for waiting in self._waiting.values():
             for _, call in waiting:
                 self._service.desert(call)
         self._waiting.clear()
-        if self._incoming is not None:
-            self._service.let_go(self._incoming)
-            self._incoming = None
         for turn in list(self._running.values()):
             turn.leave()
         self._context.clear()
+        self._sockets.close()
         self._sessions.forget(self)
         self._connection.connection_lost(exc)
 
@@ -220,33 +189,27 @@ class Session:
         elif kind == BINARY:
             self.tell(BadRequest("Frames are texts here: this one was binary."))
         elif kind == TOO_LARGE:
-            self._release_incoming()
+            self._release_room()
             self.tell(TooLarge(f"A message may have {MESSAGE_BYTES_MAX} bytes at most."))
 
     def _hold_incoming(self) -> None:
         """Take the room that a message needs which is not whole."""
-        held = self._reader.held_bytes
-        if not held:
+        if not self._reader.held_bytes:
             return
         try:
-            call = self._incoming
-            if call is None:
-                call = self._incoming = self._service.begin_turn(NOBODY, self.request_head)
-            if held > call.body_bytes:
-                self._service.hold_turn(call, held - call.body_bytes)
+            self._hold_room(self._reader.held_bytes)
         except RelayError as error:
-            self._release_incoming()
-            self._refuse(error, None)
-            self.close(POLICY, "no room")
+            self._turn_away(error)
 
-    def _release_incoming(self) -> None:
-        if self._incoming is not None:
-            self._service.let_go(self._incoming)
-            self._incoming = None
+    def _turn_away(self, error: RelayError) -> None:
+        """Close: there is no room for what comes."""
+        self._release_room()
+        self._refuse(error, None)
+        self.close(POLICY, "no room")
 
     def _begin(self, payload: bytes) -> None:
         """Begin a turn, or have it wait for its lane."""
-        self._release_incoming()
+        self._release_room()
         self._turned_s = clock_s()
         lane = ""
         try:
@@ -288,7 +251,7 @@ class Session:
         self._context.complete(create)
         kept = create.is_false("store")
         turn = Turn(self, create, items_of(create) if kept else None)
-        turn.call, call.client = call, turn
+        turn.call, call.client, call.sockets = call, turn, self._sockets
         self._running[create.lane] = turn
         try:
             running = self._service.ask_turn(call, turn, create.body())
@@ -368,12 +331,6 @@ class Session:
         request_id = call.request_id if call is not None else self._sessions.name()
         self.write(frame_of(TEXT, error_text(error, request_id, lane)))
 
-    def write(self, frames: bytes) -> None:
-        """Send whole frames."""
-        if self._transport is not None and not self._closing_s:
-            self._told_s = clock_s()
-            self._transport.write(frames)
-
     def retire(self) -> None:
         """Close between turns: the worker is about to end."""
         self._retiring = True
@@ -388,18 +345,7 @@ class Session:
         """Send the closing frame, and wait a little for the peer's."""
         if self._closing_s or self._transport is None:
             return
-        self.write(close_frame(code, reason))
-        self._closing_s = clock_s()
-
-    def cut_soon(self) -> None:
-        """Close without waiting for the peer, which does not speak as it should."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def cut(self) -> None:
-        """Drop the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._close(code, reason)
 
     def _end(self, message: Message) -> None:
         """The peer closes, or answers our closing."""
@@ -409,6 +355,7 @@ class Session:
 
     def look(self, now_s: float) -> None:
         """Act on what is late; called once a second."""
+        self._sockets.look(now_s)
         if self._closing_s:
             if now_s - self._closing_s > CLOSE_S:
                 self.cut()
@@ -423,10 +370,3 @@ class Session:
             self.close(NORMAL, "idle")
         elif now_s - max(self._heard_s, self._told_s) > PING_S:
             self.write(frame_of(PING, b""))
-
-    def _takes_nothing(self, now_s: float) -> bool:
-        """Tell whether the client has taken nothing of what it was told for long."""
-        if self.unsent_bytes < self._unsent_bytes:
-            self._paused_s = now_s
-        self._unsent_bytes = self.unsent_bytes
-        return now_s - self._paused_s > WRITE_S

@@ -7,6 +7,7 @@ from relay.clock import clock_s
 from relay.edge.tunnel.opening import VoiceDesk
 from relay.edge.tunnel.ports import TurnService
 from relay.edge.tunnel.session import Session
+from relay.edge.tunnel.turn_sockets import TurnSockets
 from relay.edge.tunnel.voice import VoiceSession
 from relay.errors import KeyRevoked
 from relay.flow.request import RequestHead
@@ -45,7 +46,8 @@ class Sessions:
         if request_head.endpoint is Endpoint.REALTIME:
             session = VoiceSession(self, service, self._voice, connection, request_head, transport)
         else:
-            session = Session(self, service, connection, request_head, transport)
+            sockets = TurnSockets(self._voice.sockets, request_head)
+            session = Session(self, service, connection, sockets, request_head, transport)
         self._open[session] = None
         early = connection.take_rest()
         connection.hand_over(session)

@@ -62,14 +62,23 @@ class UpstreamSocket:
         channel: Whose it is.
         listener: Hears what is said, once the socket is open.
         model_gone_switches: Whose fault a 404 is (`[switching]`).
+        hears_refusals: What a refusal says is of interest, and waited for.
     """
 
     def __init__(
-        self, channel: Channel, listener: SocketListener, *, model_gone_switches: bool
+        self,
+        channel: Channel,
+        listener: SocketListener,
+        *,
+        model_gone_switches: bool,
+        hears_refusals: bool = True,
     ) -> None:
         self._channel = channel
         self._listener = listener
         self._gone_switches = model_gone_switches
+        self._hears_refusals = hears_refusals
+        self.status = 0
+        """What the handshake was answered with, 0 = nothing yet."""
         self._reader = FrameReader(MESSAGE_BYTES_MAX, masked=False)
         self._key = base64.b64encode(os.urandom(16)).decode()
         self._head = b""
@@ -192,6 +201,10 @@ class UpstreamSocket:
         head, rest = self._head[:end], self._head[end + len(_END) :]
         self._head = b""
         status, headers = _read_head(head)
+        self.status = status
+        if status != SWITCHED and not self._hears_refusals:
+            self._fail(ConnectionBroken("The upstream opens no socket."))
+            return b""
         if status != SWITCHED:
             self._refusal = RefusalReader(
                 status, headers, self._channel, model_gone_switches=self._gone_switches

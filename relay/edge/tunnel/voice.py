@@ -16,7 +16,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from relay.clock import clock_s
-from relay.edge.tunnel.client_socket import CLOSE_S, MESSAGE_BYTES_MAX, PING_S, ClientSocket
+from relay.edge.tunnel.client_socket import CLOSE_S, PING_S, ClientSocket
 from relay.edge.tunnel.metered import MeteredResponses, Refusals
 from relay.edge.tunnel.opening import VoiceDesk
 from relay.edge.tunnel.ports import TurnService
@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from relay.edge.client.request_loop import RequestLoop
     from relay.edge.tunnel.sessions import Sessions
 
+MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Source: OpenAI, Realtime: a piece of sound may have 15 MiB."""
 HEARD_MAX: Final = 64
 """Messages that are heard in one turn of the loop."""
 LEAVE_S: Final = 3.0
@@ -99,7 +101,7 @@ class VoiceSession(ClientSocket, SocketListener):
         request_head: RequestHead,
         transport: asyncio.Transport,
     ) -> None:
-        super().__init__(service, request_head, transport)
+        super().__init__(service, request_head, transport, MESSAGE_BYTES_MAX)
         self._sessions = sessions
         self._desk = desk
         self._connection = connection
@@ -135,7 +137,7 @@ class VoiceSession(ClientSocket, SocketListener):
 
     def pause_writing(self) -> None:
         """The client is slower than its upstream."""
-        self._paused_s, self._unsent_bytes = clock_s(), self._unsent()
+        self._paused_s, self._unsent_bytes = clock_s(), self.unsent_bytes
         if self._upstream is not None:
             self._upstream.hold(held=True)
 
@@ -424,8 +426,7 @@ class VoiceSession(ClientSocket, SocketListener):
         if not self._closing_s:
             code = message.close_code
             self.write(close_frame(NORMAL if code == NO_STATUS else code))
-        if self._transport is not None:
-            self._transport.close()
+        self.cut_soon()
 
     def look(self, now_s: float) -> None:
         """Act on what is late; called once a second."""

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from relay.model import AbortBills, Dialect, OpenAiApi, Resume
-from relay.reach import OTHER, Auth, ClaudeHost, Egress, Reach, check_reach
+from relay.reach import OTHER, Auth, ClaudeHost, Egress, Reach, Speaks, check_reach
 from relay.records import Endpoint
 from relay.store.catalog.canonical import (
     canonical_multiplier,
@@ -39,8 +39,8 @@ class ChannelEntry(Entry, frozen=True):
     `models`: names, "public=upstream", and patterns that choose out of the upstream's own list;
     `models_auto`: what such a list gains and loses is taken over without asking.
     `kind`: a row of wire.kinds.presets; what it knows need not be said, what is said counts.
-    `auth` to `listing`: relay.reach.Reach. `cost`: what its provider charges, as a share of the
-    official price; "" = not known.
+    `auth` to `listing`, `websocket`: relay.reach.Reach. `cost`: what its provider charges, as a
+    share of the official price; "" = not known.
     """
 
     name: Name
@@ -58,6 +58,7 @@ class ChannelEntry(Entry, frozen=True):
     listing: str = _BY_KIND
     egress: Egress | None = None
     claude_on: ClaudeHost = _BY_KIND
+    websocket: Speaks = Speaks.FOUND_OUT
     cost: str = ""
     weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     tier: Annotated[int, Meta(ge=0, le=1_000)] = 0
@@ -80,6 +81,7 @@ class ChannelEntry(Entry, frozen=True):
             listing=self.listing,
             egress=self.egress,
             claude_on=self.claude_on,
+            websocket=self.websocket,
         )
 
     @property

@@ -132,6 +132,7 @@ def _channel(row: asyncpg.Record) -> ChannelEntry:
         listing=reach.listing,
         egress=reach.egress,
         claude_on=reach.claude_on,
+        websocket=reach.websocket,
         cost="" if row["cost_ppm"] is None else format_multiplier(row["cost_ppm"]),
     )
 

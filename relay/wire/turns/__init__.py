@@ -1,5 +1,7 @@
 """Turns of a WebSocket session: the frames that begin one, and what is told of it. Pure.
 
+asked            Asking an upstream over its WebSocket: requests to frames, and frames to what HTTP
+                 would bring
 context          What a turn was asked and answered, so that the next one can be asked of any
                  channel
 frames           Frames to requests, and events and errors to frames

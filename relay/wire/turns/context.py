@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from relay.wire.turns.frames import Create
+from relay.wire.turns.frames import Create, Delta
 from relay.wire.turns.shapes import Done, ItemHead
 
 BYTES_MAX: Final = 16 * 1024 * 1024
@@ -19,6 +19,7 @@ ALL_BYTES_MAX: Final = 512 * 1024 * 1024
 """Of all sessions of a worker."""
 TURNS_MAX: Final = 3
 ITEM_DONE: Final = b"response.output_item.done"
+_NOTHING: Final = msgspec.Raw(b"[]")
 _done = msgspec.json.Decoder(Done)
 _head = msgspec.json.Decoder(ItemHead)
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
@@ -57,12 +58,15 @@ class TurnContext:
         Returns:
             False: they are not, and the request stays as it is.
         """
-        before = self._turns.get(create.text("previous_response_id"))
+        name = create.text("previous_response_id")
+        before = self._turns.get(name)
         new = items_of(create)
         if before is None or new is None:
             return False
         joined = b",".join(part for part in (before, new) if part)
-        create.fields["input"] = msgspec.Raw(b"[" + joined + b"]")
+        whole = msgspec.Raw(b"[" + joined + b"]")
+        create.delta = Delta(name, create.fields.get("input", _NOTHING), whole)
+        create.fields["input"] = whole
         create.fields.pop("previous_response_id", None)
         return True
 

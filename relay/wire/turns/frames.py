@@ -30,16 +30,32 @@ _encode = msgspec.json.Encoder().encode
 Fields = dict[str, msgspec.Raw]
 
 
+class Delta:
+    """What is new in a turn that goes on from another one.
+
+    `before`: the response that it goes on from. `new`: the input as its client wrote it. `whole`:
+    with all that was said before.
+    """
+
+    __slots__ = ("before", "new", "whole")
+
+    def __init__(self, before: str, new: msgspec.Raw, whole: msgspec.Raw) -> None:
+        self.before = before
+        self.new = new
+        self.whole = whole
+
+
 class Create:
     """What a frame asks for.
 
     `fields`: of the request's body. `lane`: the client's name of it, "" = none. `generates`: False
-    where only the context is to be taken in.
+    where only the context is to be taken in. `delta`: set where the input was made whole.
     """
 
-    __slots__ = ("fields", "generates", "lane")
+    __slots__ = ("delta", "fields", "generates", "lane")
 
     def __init__(self, fields: Fields, lane: str, *, generates: bool) -> None:
+        self.delta: Delta | None = None
         self.fields = fields
         self.lane = lane
         self.generates = generates

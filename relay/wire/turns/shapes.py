@@ -16,6 +16,15 @@ class ItemHead(msgspec.Struct):
     encrypted_content: str | None = None
 
 
+class RefusalTold(msgspec.Struct):
+    """A text that tells an error, with the status that HTTP would have."""
+
+    error: dict[str, object] = {}
+    status: int | None = None
+    status_code: int | None = None
+    headers: dict[str, str | int | float] | None = None
+
+
 class ToldError(msgspec.Struct):
     """A provider's own body that tells an error."""
 
