@@ -102,11 +102,11 @@ class Answer:
         self._end(item, status="completed", content=[part])
         return self
 
-    def call(self, name: str, *pieces: str, custom: bool = False) -> "Answer":
+    def call(self, name: str, *pieces: str, custom: bool = False, call_id: str = "") -> "Answer":
         holds = "input" if custom else "arguments"
         kind = "custom_tool_call" if custom else "function_call"
         said = "custom_tool_call_input" if custom else "function_call_arguments"
-        ids = {"call_id": f"call_{self.number}_{len(self.items)}", "name": name}
+        ids = {"call_id": call_id or f"call_{self.number}_{len(self.items)}", "name": name}
         item = self._begin(kind, "fc", status="in_progress", **ids, **{holds: ""})
         for piece in pieces:
             self._tell(f"response.{said}.delta", **self._at(item, delta=piece))
