@@ -48,6 +48,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     `redis`: the socket of its Redis, None = it has none of its own. `logged`: asks how many calls
     its request log holds, None = it keeps none. `headers`: what a call must carry besides the key.
     `console`: the port of its console, 0 = it has none.
+    `data_dir`: the relay's.
     """
 
     port: int
@@ -57,6 +58,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     logged: Callable[[], int] | None = None
     headers: dict[str, str] = {}
     console: int = 0
+    data_dir: Path | None = None
 
     def pids(self) -> list[int]:
         """Return the whole process tree."""

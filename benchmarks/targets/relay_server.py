@@ -16,6 +16,9 @@ RELAY_DOES: Final = (
     "everything on: key looked up, rights, limits, routing, metering, journal, request log"
 )
 
+_RELAY: Final = str(Path(sys.executable).parent / "relay")
+_BEARER: Final = {"Authorization": f"Bearer {KEY}"}
+
 _CATALOG: Final = """
 [[line]]
 name = "bench"
@@ -98,7 +101,6 @@ def start_relay(place: Place) -> Iterator[Server]:
     """Run the whole relay, embedded servers and all, on the cores of the place."""
     port, admin = free_port(), free_port()
     console = free_port() if place.database else 0
-    relay = str(Path(sys.executable).parent / "relay")
     var = place.folder / "var"
     options = ("--data-dir", str(var))
     catalog = place.folder / "catalog.toml"
@@ -108,27 +110,54 @@ def start_relay(place: Place) -> Iterator[Server]:
         env["SSL_CERT_FILE"] = place.trust
     if place.database:
         env["RELAY_DATABASE__URL"] = place.database
-    command = [
-        *(relay, "serve", *options, "--workers", str(place.workers)),
-        *("--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"),
-        *("--console", f"127.0.0.1:{console}" if console else ""),
-    ]
     log = place.folder / "output.log"
+    command = _serve(place, var, port, admin, console)
     with running(command, cores=set(place.cores), port=port, log=log, env=env) as pid:
         await_answer(f"http://127.0.0.1:{admin}/readyz")
-        _apply([relay, "apply", str(catalog), *options], env)
+        _apply([_RELAY, "apply", str(catalog), *options], env)
         # The catalog reaches the worker within a second.
-        bearer = {"Authorization": f"Bearer {KEY}"}
-        await_answer(f"http://127.0.0.1:{port}/v1/models", bearer)
+        await_answer(f"http://127.0.0.1:{port}/v1/models", _BEARER)
         redis = var / "embedded" / "sockets" / "valkey.sock"
         yield Server(
             port=port,
             pid=pid,
             does=RELAY_DOES,
             redis=redis if redis.exists() else None,
-            logged=lambda: _count_logged([relay, "usage", "--by", "day", "--json", *options]),
+            logged=lambda: _count_logged([_RELAY, "usage", "--by", "day", "--json", *options]),
             console=console,
+            data_dir=var,
         )
+
+
+@contextmanager
+def start_beside(first: Server, place: Place) -> Iterator[Server]:
+    """Run the relay of another host: on the Postgres, Redis, pepper and key of the first one's."""
+    assert first.data_dir is not None
+    record = json.loads((first.data_dir / "run" / "embedded.json").read_bytes())
+    secrets = first.data_dir / "secrets"
+    env = {
+        "RELAY_DATABASE__URL": record["postgres"]["url"],
+        "RELAY_REDIS__URL": record["valkey"]["url"],
+        "RELAY_SECRETS__PEPPER": f"file:{secrets / 'pepper.key'}",
+        "RELAY_SECRETS__MASTER_KEY": f"file:{secrets / 'master.key'}",
+    }
+    place.folder.mkdir(parents=True)
+    port, admin = free_port(), free_port()
+    command = _serve(place, place.folder / "var", port, admin)
+    log = place.folder / "output.log"
+    with running(command, cores=set(place.cores), port=port, log=log, env=env) as pid:
+        await_answer(f"http://127.0.0.1:{admin}/readyz")
+        await_answer(f"http://127.0.0.1:{port}/v1/models", _BEARER)
+        yield Server(port=port, pid=pid, does=RELAY_DOES)
+
+
+def _serve(place: Place, var: Path, port: int, admin: int, console: int = 0) -> list[str]:
+    """Return the command that serves on these ports; without a console where that has none."""
+    return [
+        *(_RELAY, "serve", "--data-dir", str(var), "--workers", str(place.workers)),
+        *("--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"),
+        *("--console", f"127.0.0.1:{console}" if console else ""),
+    ]
 
 
 def _count_logged(command: list[str]) -> int:

@@ -4,6 +4,7 @@ Method: bids and standings of small catalogs by hand; then workers over one buck
 clock, where standard and training lines flood a channel on which a dedicated line has a reserve.
 """
 
+import math
 import random
 from collections.abc import Iterable
 from functools import partial
@@ -104,6 +105,8 @@ class Shared:
         grows: What calls of the flood use more than they reserved, told half a second later.
         lost_ms: When Redis goes away for good; each worker has heard of all by then.
         workers: How many.
+        end_ms: How long it runs.
+        flood_ms: When the others flood.
     """
 
     def __init__(
@@ -112,8 +115,10 @@ class Shared:
         *,
         pauses: tuple[float, float] = (0.0, 0.0),
         grows: float = 0.0,
-        lost_ms: float = END_MS,
+        lost_ms: float = math.inf,
         workers: int = 4,
+        end_ms: float = END_MS,
+        flood_ms: tuple[float, float] = FLOOD_MS,
     ) -> None:
         self.world = World(workers)
         self.workers = workers
@@ -121,7 +126,7 @@ class Shared:
         self.world.buckets.born_ms = 0.0
         self.start_ms = self.world.now_ms
         self.dice = random.Random(int(sold * 100))
-        self.pauses, self.grows = pauses, grows
+        self.pauses, self.grows, self.flood_ms = pauses, grows, flood_ms
         bids = bids_on(channel(), lines(*LineKind, tpm=int(QUOTA * sold)))
         self.buckets = {
             kind: limit_of(Scope.CHANNEL, 1, channel(), bid=bid).buckets[0]
@@ -129,13 +134,14 @@ class Shared:
         }
         reserve = Allowance(tpm=int(QUOTA * sold))
         self.line: Bucket = limit_of(Scope.LINE, 1, reserve).buckets[0]
-        self.admitted = {kind: [0] * int(END_MS / SLICE_MS + 1) for kind in LineKind}
+        self.admitted = {kind: [0] * int(end_ms / SLICE_MS + 1) for kind in LineKind}
         self.refused: dict[LineKind, list[float]] = {kind: [] for kind in LineKind}
         self.calls = dict.fromkeys(LineKind, 0)
         for kind, load in ((DEDICATED, sold * 0.98), (STANDARD, FLOOD), (TRAINING, FLOOD)):
             self.world.at(self.start_ms, partial(self.arrive, kind, load))
-        self.world.at(self.start_ms + lost_ms, self.lose)
-        self.world.run(self.start_ms + END_MS - 1)
+        if lost_ms < end_ms:
+            self.world.at(self.start_ms + lost_ms, self.lose)
+        self.world.run(self.start_ms + end_ms - 1)
 
     def lose(self) -> None:
         self.world.open = False
@@ -150,8 +156,9 @@ class Shared:
         tokens = TOKENS if kind is DEDICATED else FLOOD_TOKENS
         pause_ms = self.dice.expovariate(load * PER_S / tokens / 1_000)
         self.world.at(self.world.now_ms + pause_ms, lambda: self.arrive(kind, load))
-        idle = self.pauses if kind is DEDICATED else (0.0, FLOOD_MS[0])
-        if idle[0] <= self.at_ms < idle[1] or (kind is not DEDICATED and self.at_ms > FLOOD_MS[1]):
+        idle = self.pauses if kind is DEDICATED else (0.0, self.flood_ms[0])
+        over = kind is not DEDICATED and self.at_ms > self.flood_ms[1]
+        if idle[0] <= self.at_ms < idle[1] or over:
             return
         self.calls[kind] += 1
         cost = self.dice.randint(1, 2 * tokens)
@@ -174,6 +181,12 @@ class Shared:
     def grow(self, worker: int, kind: LineKind, cost: int) -> None:
         used = int(cost * (1 + self.grows))
         self.world.settle(worker, [(self.buckets[kind], cost)], [used])
+
+    def worst(self, window_ms: float) -> float:
+        """Return the most tokens that all classes together were admitted in any window."""
+        slices = [sum(each) for each in zip(*self.admitted.values(), strict=True)]
+        width = int(window_ms / SLICE_MS)
+        return max(sum(slices[at : at + width]) for at in range(len(slices) - width))
 
     def used(self, kinds: Iterable[LineKind], begin_ms: float, end_ms: float) -> float:
         """Return which part of the quota these classes were admitted within a time."""
@@ -223,3 +236,14 @@ def test_without_redis_each_class_keeps_to_its_part() -> None:
     assert 0.90 * 0.6 <= run.used([DEDICATED], begin_ms, end_ms) <= 0.6
     assert 0.30 <= run.used([STANDARD], begin_ms, end_ms) <= 0.33
     assert 0.05 <= run.used([TRAINING], begin_ms, end_ms) <= 0.09
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("workers", [1, 2, 4, 16, 64])
+def test_a_worst_minute_of_all_classes_is_at_most_a_tenth_over(workers: int) -> None:
+    """The bucket is full and the leases are empty when both floods come at once."""
+    run = Shared(0.6, workers=workers, end_ms=95_000.0, flood_ms=(5_000.0, 95_000.0))
+    assert run.worst(60_000.0) <= 1.11 * 60 * PER_S
+    assert len(run.refused[DEDICATED]) <= 0.01 * run.calls[DEDICATED]
+    assert run.used(LineKind, 10_000.0, 90_000.0) >= 0.95
