@@ -175,6 +175,7 @@ class Generator:
                 job.host,
                 job.port,
                 ssl=self._tls,
+                local_addr=(job.source, 0) if job.source else None,
             )
         except OSError:
             if booked_ns:

@@ -48,6 +48,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     tls: bool = False
     trust: str = ""
     """PEM of the authority to trust; "" = the system's."""
+    source: str = ""
+    """The address it comes from; "" = any."""
     path: str = "/v1/chat/completions"
     key: str = ""
     headers: dict[str, str] = {}

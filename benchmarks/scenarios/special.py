@@ -16,6 +16,7 @@ from benchmarks.scenarios.isolation import run_isolation
 from benchmarks.scenarios.measure import Bench, measure
 from benchmarks.scenarios.staging import entry_of, staged
 from benchmarks.scenarios.suite import Options, Say, brief
+from benchmarks.scenarios.wrong_keys import run_wrong_keys
 from benchmarks.targets import target
 from benchmarks.targets.books import Books
 from benchmarks.targets.place import KEY
@@ -144,6 +145,7 @@ SPECIAL: Final[dict[str, Run]] = {
     "isolation": run_isolation,
     "limit_accuracy": run_limit_accuracy,
     "scaling": run_scaling,
+    "wrong_keys": run_wrong_keys,
 }
 STANDARD_SPECIAL: Final = ("failover", "limit_accuracy")
 
