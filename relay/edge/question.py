@@ -4,6 +4,7 @@ What an upstream gets is written from the parsed top level, never the client's b
 so both sides read the same model out of a body that names two.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -31,6 +32,9 @@ from relay.wire.usage.delivered_tokens import tokens_of_bytes
 
 AUDIO_MS_PER_TOKEN: Final = 100
 """Sound in a prompt is about ten tokens a second. Source: OpenAI's and Google's model pages."""
+AT_ONCE_BYTES_MAX: Final = 1024 * 1024
+"""A larger body is worked off by a task, in pieces that others' events can overtake: reading and
+writing it take a millisecond or more for each MB."""
 SESSION_BYTES: Final = 512
 """How much of a prompt tells sessions apart: system messages differ early, turns do not."""
 TEXT_ANSWERS: Final = frozenset(
@@ -107,6 +111,16 @@ def read_question(call: Call, content_type: str, body: bytes) -> None:
         counts_bytes=call.head.endpoint in TEXT_ANSWERS,
         asked=asked,
     )
+
+
+async def read_in_turns(call: Call, content_type: str, body: bytes) -> None:
+    """Do as `read_question`, but let others have their turn around it where the body is large."""
+    if len(body) <= AT_ONCE_BYTES_MAX:
+        read_question(call, content_type, body)
+        return
+    await asyncio.sleep(0)  # its pieces were joined a moment ago
+    read_question(call, content_type, body)
+    await asyncio.sleep(0)  # it is written anew next
 
 
 def note_state(call: Call, fields: Fields, body: bytes, asked: Asked) -> None:

@@ -22,6 +22,7 @@ from relay.config import Config
 from relay.edge.client.connection import ClientConnection
 from relay.edge.client.proxied import ProxiedConnection
 from relay.edge.door import Door
+from relay.edge.question import AT_ONCE_BYTES_MAX
 from relay.edge.service import Service
 from relay.errors import ShuttingDown
 from relay.flow.counters import Counters
@@ -71,7 +72,8 @@ class ConnectionServer(web.Server):
     def __call__(self) -> ClientConnection:  # type: ignore[override]  # it stands for their handler
         """Make the protocol object of a new connection."""
         config = self._config
-        return ClientConnection(self, self._service, config.timeouts, config.server.body_bytes_max)
+        at_once = min(config.server.body_bytes_max, AT_ONCE_BYTES_MAX)
+        return ClientConnection(self, self._service, config.timeouts, at_once)
 
     def open_connection(self, connection: ClientConnection) -> None:
         """Count a connection; over the limit an idle one has to go, else the newest."""

@@ -36,7 +36,7 @@ from relay.edge.door import Door
 from relay.edge.ids import RequestIds
 from relay.edge.pages import page_body
 from relay.edge.ports import Served, ServicePort
-from relay.edge.question import read_question
+from relay.edge.question import read_in_turns, read_question
 from relay.edge.routes import Page, find_route
 from relay.edge.tunnel.handshake import accept, protocol_key, without_socket_beta
 from relay.edge.tunnel.opening import VoiceDesk
@@ -395,7 +395,7 @@ class Service(ServicePort, TurnService):
         body = await client.read_body(payload, bytes_max, lambda size: self._hold_body(call, size))
         if message.compression is not None:
             body = await self._decode(call, message.compression, body)
-        read_question(call, request_head.content_type, body)
+        await read_in_turns(call, request_head.content_type, body)
         self._admission.admit(call)
 
     async def _decode(self, call: Call, encoding: str, body: bytes) -> bytes:

@@ -113,13 +113,13 @@ async def test_a_body_that_does_not_come_is_told_so() -> None:
 
 
 async def test_a_body_without_room_is_refused_and_read_to_its_end() -> None:
-    config = Config(server=Server(buffered_bytes_max=4 * KIB * KIB))
+    config = Config(server=Server(buffered_bytes_max=KIB * KIB))
     async with Peer(answer_json) as peer:
         snapshot = make_snapshot([make_channel(1, peer.port)])
         async with Rig(snapshot, config) as rig, Client(rig) as client:
-            raw = kept(b"x" * 3 * KIB * KIB)
-            await client.send(raw[: 900 * KIB])
-            client.writer.write(raw[900 * KIB :])
+            raw = kept(b"x" * 1_000 * KIB)
+            await client.send(raw[: 200 * KIB])
+            client.writer.write(raw[200 * KIB :])
             assert await client.status() == 429
             await until(lambda: rig.server.counters.inflight == 0)
 

@@ -6,6 +6,7 @@ the upstream. (That costs 0.3 us for 1 KB and 1.5 us for 64 KB: a proof that a b
 twice costs more than encoding it.)
 """
 
+from codecs import utf_8_decode
 from typing import Final, TypeVar
 
 import msgspec
@@ -17,6 +18,8 @@ from relay.wire.request.shapes import Fields, StreamOptions
 MODEL_CHARS_MAX: Final = 256
 CHOICES_MAX: Final = 128
 OUTPUT_TOKENS_MAX: Final = 2**31 - 1
+
+PIECE_BYTES: Final = 64 * 1024
 
 _Value = TypeVar("_Value")
 
@@ -192,7 +195,7 @@ def decode_fields(body: bytes) -> Fields:
     """Return the top level of a body, values as they came; see `peek_json`."""
     try:
         if not body.isascii():
-            body.decode()
+            check_utf8(body)
         return _fields.decode(body)
     except UnicodeDecodeError:
         reason = "it is not UTF-8"
@@ -204,6 +207,21 @@ def decode_fields(body: bytes) -> Fields:
         reason = "it is nested too deeply"
     # Raised out here, so that no exception that saw the body hangs on to this one.
     raise BadRequest(f"The request body could not be read: {reason}.")
+
+
+def check_utf8(body: bytes) -> None:
+    """Raise UnicodeDecodeError where bytes are not UTF-8.
+
+    Piece by piece: decoded whole, a prompt of 20 MB takes 40 MB more, and three times as long.
+    """
+    size = len(body)
+    if size <= PIECE_BYTES:
+        body.decode()
+        return
+    at, view = 0, memoryview(body)
+    while at < size:
+        end = min(at + PIECE_BYTES, size)
+        at += utf_8_decode(view[at:end], "strict", end == size)[1]
 
 
 def _field(

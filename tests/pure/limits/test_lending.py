@@ -182,9 +182,9 @@ class Shared:
         used = int(cost * (1 + self.grows))
         self.world.settle(worker, [(self.buckets[kind], cost)], [used])
 
-    def worst(self, window_ms: float) -> float:
+    def worst(self, window_ms: float) -> int:
         """Return the most tokens that all classes together were admitted in any window."""
-        slices = [sum(each) for each in zip(*self.admitted.values(), strict=True)]
+        slices: list[int] = [sum(each) for each in zip(*self.admitted.values(), strict=True)]
         width = int(window_ms / SLICE_MS)
         return max(sum(slices[at : at + width]) for at in range(len(slices) - width))
 
