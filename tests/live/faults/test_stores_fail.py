@@ -37,7 +37,7 @@ async def calls(host: Host, key: str, count: int = CALLS) -> int:
 
 
 async def warm_up(host: Host, key: str) -> int:
-    """Make calls until credit is leased ahead, as for any account that is in use; return how many."""
+    """Make calls until credit is leased ahead, as for any account in use; return how many."""
     made = 0
     for _ in range(4):
         made += await calls(host, key)
