@@ -24,7 +24,7 @@ from relay.store.billing.audit import run_audit
 from relay.store.embedded.embedded import Embedded
 from tests.live.host_rig import own_databases
 from tests.live.one_host import one_host
-from tests.live.relay_process import ask, family, until_told
+from tests.live.relay_process import ask, family, until, until_told
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(150)]
 
@@ -103,7 +103,7 @@ async def test_a_journal_whose_disk_is_full(reachable: Path, small_disk: Path) -
             assert statuses[503] > 0, statuses
             refused = next(answer for answer in answers if answer.status == 503)
             assert "retry-after" in refused.headers
-            assert host.said("journal"), "an operator hears of it"
+            await until(lambda: host.said("journal"), "an operator hears of it", 15.0)
         (small_disk / "others").unlink()
 
         async def serves() -> bool:
