@@ -16,7 +16,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     tool of the provider's may, and nothing tells how many. `silent_format`: of an answer that does
     not say how long the sound was. `reaches_out`: it refers to what is not in its bytes (an
     address, a file, an earlier answer), so that these bound nothing. `requests`: of a batch, 0 = it
-    is none.
+    is none; `unbounded`: answers of them that are as long as they get.
     """
 
     tier: str = ""
@@ -35,6 +35,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     silent_format: bool = False
     reaches_out: bool = False
     requests: int = 0
+    unbounded: int = 0
 
 
 class Extras(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -32,6 +32,12 @@ class Endpoint(enum.StrEnum):
     """Of OpenAI's dialect and of Anthropic's: who asks tells."""
     UPLOAD = "uploads"
     """A file that is sent in parts."""
+    BATCHES = "batches"
+    """One is begun: of requests that stand in a file, charged when it has ended."""
+    BATCH = "batches/{id}"
+    """What a provider keeps of one, and the list of them."""
+    MESSAGE_BATCHES = "messages/batches"
+    MESSAGE_BATCH = "messages/batches/{id}"
     MODERATIONS = "moderations"
     RERANK = "rerank"
     REALTIME = "realtime"
@@ -66,7 +72,12 @@ class Endpoint(enum.StrEnum):
         return _DIALECTS.get(self, Dialect.OPENAI)
 
 
-ANTHROPIC_ENDPOINTS = frozenset({Endpoint.MESSAGES, Endpoint.COUNT_TOKENS})
+ANTHROPIC_ENDPOINTS = frozenset(
+    {
+        *(Endpoint.MESSAGES, Endpoint.COUNT_TOKENS),
+        *(Endpoint.MESSAGE_BATCHES, Endpoint.MESSAGE_BATCH),
+    }
+)
 GEMINI_ENDPOINTS = frozenset(
     {
         Endpoint.GENERATE,
@@ -79,8 +90,11 @@ GEMINI_ENDPOINTS = frozenset(
 _DIALECTS = dict.fromkeys(ANTHROPIC_ENDPOINTS, Dialect.ANTHROPIC) | dict.fromkeys(
     GEMINI_ENDPOINTS, Dialect.GEMINI
 )
-KEPT_ENDPOINTS = frozenset(
+BATCH_ENDPOINTS = frozenset({Endpoint.BATCHES, Endpoint.MESSAGE_BATCHES})
+"""Those that begin a batch."""
+KEPT_ENDPOINTS = BATCH_ENDPOINTS | frozenset(
     {
+        *(Endpoint.BATCH, Endpoint.MESSAGE_BATCH),
         *(Endpoint.RESPONSE, Endpoint.CONVERSATION, Endpoint.FILE, Endpoint.UPLOAD),
         *(Endpoint.VIDEO, Endpoint.VIDEO_REMIX),
     }
@@ -88,7 +102,7 @@ KEPT_ENDPOINTS = frozenset(
 """Of what a provider keeps: their paths name a thing, and no model."""
 SESSION_ENDPOINTS = frozenset({Endpoint.REALTIME})
 """What is asked over a WebSocket alone."""
-FREE_ENDPOINTS = (KEPT_ENDPOINTS - {Endpoint.VIDEO_REMIX}) | {
+FREE_ENDPOINTS = (KEPT_ENDPOINTS - BATCH_ENDPOINTS - {Endpoint.VIDEO_REMIX}) | {
     *(Endpoint.COUNT_TOKENS, Endpoint.COUNT_CONTENT_TOKENS, Endpoint.INPUT_TOKENS),
 }
 """What no provider charges for."""

@@ -42,6 +42,8 @@ def input_max(body_bytes: int, images: int, asked: Asked = NOTHING_ASKED) -> int
 
     Pictures count as their bytes or as IMAGE_TOKENS_MAX, whichever is more.
     """
+    if asked.requests:
+        return body_bytes  # bounded request by request, before
     if asked.reaches_out or asked.searches or asked.sessions:
         return WINDOW_TOKENS * (SAMPLINGS if asked.searches or asked.sessions else 1)
     return body_bytes + images * IMAGE_TOKENS_MAX + TEMPLATE_TOKENS
@@ -58,6 +60,10 @@ def output_max(
         bytes_out: Of the answer.
         asked: Tools of the provider's own multiply what is written.
     """
+    if asked.requests:
+        bounded_tokens = (bound_tokens or 0) + SLACK_TOKENS * asked.requests
+        tools = SAMPLINGS if asked.searches or asked.sessions else 1
+        return (bounded_tokens + ANSWER_TOKENS * asked.unbounded) * tools
     samplings = SAMPLINGS if asked.searches or asked.sessions else 1
     if bound_tokens is None:
         return max(ANSWER_TOKENS * choices * samplings, bytes_out)

@@ -31,7 +31,8 @@ def hold_nanos(ask: Ask, price: Price, *, group_multiplier_ppm: int, nanos_max: 
         group_multiplier_ppm: Of the account's group.
         nanos_max: The cap, so that one call without a maximum cannot lock a whole balance.
     """
-    tiers = {"", ask.asked.tier}
+    # A batch is served at its own rates or not at all; any other tier may turn out another one.
+    tiers = {ask.asked.tier} if ask.asked.requests else {"", ask.asked.tier}
     dearest = max(_bound_scaled(ask, price, tier) for tier in tiers) * price.model_multiplier_ppm
     return min(-(-dearest * group_multiplier_ppm // _DIVISOR), nanos_max)
 
@@ -42,7 +43,7 @@ def _bound_scaled(ask: Ask, price: Price, tier: str) -> int:
     return (
         ask.input_tokens * dearest_input(rates)
         + ask.output_tokens * dearest_output(rates)
-        + rates.per_call * TOKENS_PER_PRICE
+        + rates.per_call * TOKENS_PER_PRICE * max(1, ask.asked.requests)
         + extra
     )
 

@@ -107,11 +107,16 @@ def itemise(usage: Usage, price: Price) -> list[Item]:
             ("audio output", usage.audio_output_tokens, rates.audio_output),
             ("image output", usage.image_output_tokens, rates.image_output),
         ),
-        Item(1 if rates.per_call else 0, rates.per_call, 1, name="call"),
+        Item(_calls(extras) if rates.per_call else 0, rates.per_call, 1, name="call"),
     ]
     if price.detail is not None:
         items[-1:-1] = _itemise_extras(usage.images, extras or NO_EXTRAS, price.detail)
     return [item for item in items if item.count > 0]
+
+
+def _calls(extras: Extras | None) -> int:
+    """Return how many calls are charged for: one, or all that were served of a batch."""
+    return 1 if extras is None else max(1, extras.requests)
 
 
 def image_rate(image_class: str, detail: PriceDetail) -> int:

@@ -26,7 +26,7 @@ from relay.wire.request.json_request import Request, decode_fields, peek_json, r
 from relay.wire.request.multipart import Form, peek_multipart, reframe_multipart
 from relay.wire.request.shapes import Fields
 from relay.wire.request.text_size import estimate_prompt, weigh
-from relay.wire.state.marks import STATEFUL, marks_of
+from relay.wire.state.marks import STATEFUL, input_marks, input_model, marks_of
 from relay.wire.state.paths import KeptPath
 from relay.wire.usage.delivered_tokens import tokens_of_bytes
 
@@ -143,10 +143,14 @@ def _read_kept(call: Call, kept: KeptPath, content_type: str, body: bytes) -> No
     elif body:
         decode_fields(body)  # JSON, or refused by us
     call.question = KeptQuestion(body, kind)
-    call.request = RequestFacts("", stream=kept.streamed, body_bytes=len(body))
-    call.bound = Bound((kept.mark,) if kept.mark else ())
-    if kept.endpoint in VIDEO_ENDPOINTS:
+    model = input_model(body) if kept.endpoint is Endpoint.FILE and body else ""
+    call.request = RequestFacts(model, stream=kept.streamed, body_bytes=len(body))
+    marks: tuple[bytes, ...] = (kept.mark,) if kept.mark else ()
+    if kept.endpoint in VIDEO_ENDPOINTS or kept.begins_batch:
         call.background = UNNAMED
+    if call.head.endpoint is Endpoint.BATCHES:
+        marks = input_marks(body)
+    call.bound = Bound(marks)
 
 
 class KeptQuestion:

@@ -29,6 +29,7 @@ from relay.edge.client.head import (
     query_key,
     session_of,
     spoken_in,
+    told_origin,
 )
 from relay.edge.client.request_loop import RequestLoop
 from relay.edge.cors import Cors
@@ -341,6 +342,8 @@ class Service(ServicePort, TurnService):
             message.path.partition("?")[0],
             session_of(headers),
         )
+        if kept is not None:
+            kept.origin = told_origin(headers, secure=client.secure)
         self._authenticate(call, client, request_head)
         if opens:
             self._open_session(call, client, message, request_head)

@@ -146,7 +146,8 @@ class Admission:
     def _admit_kept(self, call: Call) -> None:
         """Find the channels that may keep something new; who has what there is, is found later.
 
-        It names no model, and no provider charges for it.
+        It names no model, and no provider charges for it. A file that is to be a batch had better
+        be where the model of its first request is.
 
         Raises:
             Forbidden: CLIENT; the key has not the line that it names.
@@ -155,14 +156,32 @@ class Admission:
         rights, snapshot = call.rights, self.snapshot
         assert snapshot is not None and rights.group is not None
         tariff = Tariff(FREE_PRICE, rights.group.multiplier_ppm)
+        model = call.request.model
+        found: tuple[Line, tuple[Channel, ...]] | None = None
         for line in self._lines_of(call):
             channels = dialect_channels(snapshot, line, call.head.dialect)
-            if channels:
-                call.rights = Rights(
-                    rights.key, rights.account, rights.group, line, tariff, channels
-                )
-                return
+            fitting = tuple(one for one in channels if one.models.get(model) == model)
+            if model and fitting:
+                found = line, fitting
+                break
+            if channels and found is None:
+                found = line, channels
+                if not model:
+                    break
+        if found is not None:
+            call.rights = Rights(
+                rights.key, rights.account, rights.group, found[0], tariff, found[1]
+            )
+            return
         raise NotFound("No channel of your lines keeps such things.")
+
+    def rights_of(self, call: Call) -> Rights:
+        """Return the rights of a call to its model, as of one that is asked for by itself.
+
+        Raises:
+            Forbidden, ModelNotFound, Unavailable: See `admit`.
+        """
+        return self._find_rights(call, call.rights)
 
     def check_quota(self, call: Call) -> None:
         """Refuse what no body can make good.

@@ -127,8 +127,13 @@ class Counters:
         """From a request's arrival until its first channel is asked, limits waited for included:
         what the relay itself adds to a call's first byte."""
 
-    def snapshot(self, gauges: dict[str, float] | None = None) -> bytes:
-        """Return the counts as msgpack of `WorkerMetrics`; `gauges` joins the ones kept here."""
+    def snapshot(
+        self, gauges: dict[str, float] | None = None, unread: dict[str, int] | None = None
+    ) -> bytes:
+        """Return the counts as msgpack of `WorkerMetrics`; `gauges` joins the ones kept here.
+
+        `unread`: see there.
+        """
         now = {
             "inflight": self.inflight,
             "connections": self.connections,
@@ -158,5 +163,6 @@ class Counters:
                 },
                 histograms={"ttft": self.ttft.copied(), "overhead": self.overhead.copied()},
                 gauges={**now, **(gauges or {})},
+                unread=unread or {},
             )
         )

@@ -9,6 +9,7 @@ No rule of switching is written here: `decide` says what to do, this does it.
 """
 
 import asyncio
+from collections.abc import Awaitable
 
 from relay.clock import dice, now_us
 from relay.config import Config
@@ -24,6 +25,7 @@ from relay.flow.response import Response
 from relay.flow.running import RunningCalls
 from relay.flow.settle import Settlement
 from relay.flow.splice import Splicer, note_carried
+from relay.flow.state.batches import may_run
 from relay.flow.state.binding import StateRouter
 from relay.flow.translated.translator import Translator
 from relay.model import Channel
@@ -144,7 +146,7 @@ class Exchange:
             if call.bound is not None and await self._find(call):
                 return False
             if call.rights.foreign and not self._translator.prepare(call):
-                await self._translate(call)
+                await self._before_paying(call, self._translator.complete(call))
             paid, room = await self._pay(call)
             if not paid:
                 return False
@@ -194,7 +196,7 @@ class Exchange:
 
     async def _find(self, call: Call) -> bool:
         """Bind a call to what it refers to; tell whether that was all, and its answer is out."""
-        await self._state.find(call)
+        await self._before_paying(call, self._state.find(call))
         told = None if call.bound is None else call.bound.told
         if told is None:
             return False
@@ -205,10 +207,10 @@ class Exchange:
         call.response.send_whole(JSON, told)
         return True
 
-    async def _translate(self, call: Call) -> None:
-        """Plan a call for channels of other dialects, before it takes anything."""
+    async def _before_paying(self, call: Call, work: Awaitable[None]) -> None:
+        """Wait for what has to be known of a call before it takes anything."""
         try:
-            await self._translator.complete(call)
+            await work
         except asyncio.CancelledError:
             self._settlement.fail(call, ClientGone("The client closed the connection."))
             raise
@@ -280,7 +282,6 @@ class Exchange:
         call.owner.over(call)
 
     def _first(self, call: Call) -> Channel:
-        """Return the channel to ask first."""
         channel = self._choose_first(call)
         if channel is None:
             raise self._balancer.none_left(call)
@@ -358,7 +359,8 @@ class Exchange:
         carried = self._splicer.plan(call, outcome, error) if committed else None
         if call.bound is not None and not committed:
             self._state.release(call, outcome)
-        other = None if committed or call.doom else self._balancer.choose(call)
+        barred = committed or call.doom or may_run(call, attempt.stage, outcome)
+        other = None if barred else self._balancer.choose(call)
         may_switch = (
             other is not None
             and not (outcome is Outcome.FORBIDDEN and _count(call, outcome) > 1)
@@ -421,12 +423,10 @@ class Exchange:
 
 
 def _count(call: Call, outcome: Outcome) -> int:
-    """Return how many of the call's attempts ended so."""
     return sum(failed.outcome == outcome.value for failed in call.failed_tries)
 
 
 def _tell_missing(error: RelayError) -> None:
-    """Have a model that no channel has be told as missing: nobody need come back for it."""
     error.status, error.code, error.kind = 404, "model_not_found", "invalid_request_error"
     error.message = "No provider of this model has it now, or has it at this endpoint."
     error.param = "model"

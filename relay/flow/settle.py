@@ -262,6 +262,8 @@ def usage_of(call: Call, densities: Densities | None = None) -> Usage:
     reported = call.usage
     if reported is NOTHING:
         return NOTHING
+    if reported is None and call.request.asked.requests:
+        return NOTHING  # a batch is charged by its results alone
     whole = reported is not None
     if reported is None and call.payer is not None:
         reported = call.payer.usage_so_far()

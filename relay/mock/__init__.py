@@ -1,5 +1,6 @@
 """A scripted upstream: for the demonstration, for tests and for benchmarks.
 
+batches      Files and batches of the scripted upstream
 faults       The faults by name: what can be told to go wrong, and how it changes what is said
 options      What a scripted upstream can be told at its start
 plan         How an answer goes onto the wire: a head, frames in order, and what happens after the

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
+from relay.mock.batches import MockBatches
 from relay.mock.faults import REFUSE, parse
 from relay.mock.options import BACKLOG, MockOptions
 from relay.mock.protocol import MockProtocol
@@ -85,6 +86,11 @@ class MockServer:
     def state(self) -> RecordState:
         """The counters, live: the same object each time."""
         return self._record.state
+
+    @property
+    def batches(self) -> MockBatches:
+        """The files and batches that it keeps."""
+        return self._service.batches
 
     def set_fail(self, *texts: str) -> None:
         """Put these faults in force for every request to come; none = be well again.

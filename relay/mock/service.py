@@ -4,20 +4,20 @@ No socket here: a MockRequest in, a MockReply out.
 """
 
 import random
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 import msgspec
 
-from relay.mock import faults, rejections
+from relay.mock import batches, faults, rejections
 from relay.mock.answers.answer import MockAnswer, cached_tokens, single
 from relay.mock.answers.messages import refuse
 from relay.mock.answers.render import list_models, show_model
 from relay.mock.answers.repertoire import Repertoire
 from relay.mock.faults import MockFault
 from relay.mock.options import MockOptions
-from relay.mock.plan import AnswerPlan, Style, lay_out
-from relay.mock.question import ANTHROPIC, ENDPOINTS, MockQuestion, QuestionError
+from relay.mock.plan import AnswerPlan, Style, join_body, lay_out
+from relay.mock.question import ANTHROPIC, ENDPOINTS, MockQuestion, QuestionError, parse
 from relay.mock.record import Record, ServedRecord
 from relay.mock.wire_faults import bend
 
@@ -66,6 +66,7 @@ class MockService:
         self._options = options
         self._record = record
         self._repertoire = Repertoire(options)
+        self.batches = batches.MockBatches(options.name, self._answer_one)
         self._set_fail = set_fail
         self._dice = random.Random(options.seed)  # noqa: S311  the dice of faults, no secret
 
@@ -85,12 +86,28 @@ class MockService:
         return self._route(request, path.removeprefix("/"))
 
     def _route(self, request: MockRequest, path: str) -> MockReply:
+        if path.startswith(batches.ROOTS):
+            return self._kept(request, path)
         lists_models = path == "models" or path.startswith("models/")
         if not lists_models and path not in ENDPOINTS:
             return self._refuse(request, rejections.reject(404, "Invalid URL."))
         if request.method != ("GET" if lists_models else "POST"):
             return self._refuse(request, rejections.reject(405))
         return self._models(request, path) if lists_models else self._call(request, path)
+
+    def _kept(self, request: MockRequest, path: str) -> MockReply:
+        fault = faults.choose(self.faults, self._dice.random)
+        content_type = request.headers.get(b"content-type", b"").decode("latin-1")
+        answer = self.batches.reply(request.method, path, content_type, request.body)
+        if fault is None:
+            return self._plain(request, answer)
+        return MockReply(plan=self._plan(request, faults.distort(answer, fault), fault))
+
+    def _answer_one(self, endpoint: str, body: bytes) -> dict[str, Any]:
+        """Return the answer to one request of a batch."""
+        answer = self._repertoire.render(parse(endpoint, "application/json", body))
+        answered: dict[str, Any] = msgspec.json.decode(join_body(answer)[0])
+        return answered
 
     def _call(self, request: MockRequest, endpoint: str) -> MockReply:
         if endpoint in ANTHROPIC and b"anthropic-version" not in request.headers:

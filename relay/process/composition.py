@@ -30,6 +30,7 @@ from relay.flow.running import RunningCalls
 from relay.flow.settle import Settlement
 from relay.flow.state.adopted import AdoptedCalls, UnendedStore
 from relay.flow.state.background import BackgroundCalls
+from relay.flow.state.batches import BatchDesk
 from relay.flow.state.binding import StateRouter
 from relay.flow.state.listed import VideoList
 from relay.flow.state.owners import Owners, OwnerStore
@@ -41,6 +42,7 @@ from relay.flow.tunnelled import TunnelledCalls
 from relay.flow.witness import Witness
 from relay.model import Snapshot
 from relay.ports import Journal
+from relay.records import Endpoint
 from relay.routing.health import HealthChange
 from relay.upstream.pool import UpstreamPool
 from relay.wire.client_ip import read_networks
@@ -99,8 +101,7 @@ def compose_server(  # noqa: PLR0913 - a part a line
     settlement.take_on, taken.on_background = background.take_on, background.require_room
     balancer.on_forbidden = Witness(pool, balancer).suspect
     settlement.on_read, state.last_look = remembered.note_read, remembered.look_last
-    state.source_look = Remixes(pool, current).look
-    state.page = VideoList(pool, current, owners).page
+    _tell_state(state, pool, admission)
     tunnelled = TunnelledCalls(journal, running_calls, balancer, settlement, config.switching)
     trusted = read_networks(config.server.trusted_proxies)
     door = Door(config.door, trusted, counters, BodyRoom(config.server))
@@ -110,6 +111,25 @@ def compose_server(  # noqa: PLR0913 - a part a line
     )
     engine = Engine(admission, balancer, exchange, running_calls, quotas, owners, background)
     return DataServer(config, counters, engine, pool, service, door)
+
+
+def _tell_state(state: StateRouter, pool: UpstreamPool, admission: Admission) -> None:
+    """Tell a router who looks at what is begun out of something else, and who makes lists."""
+
+    def current() -> Snapshot | None:
+        return admission.snapshot
+
+    desk = BatchDesk(pool, admission, state.owners)
+    state.source_looks = {
+        Endpoint.VIDEO_REMIX: Remixes(pool, current).look,
+        Endpoint.BATCHES: desk.prepare,
+        Endpoint.MESSAGE_BATCHES: desk.prepare,
+    }
+    state.pages = {
+        Endpoint.VIDEO: VideoList(pool, current, state.owners).page,
+        Endpoint.BATCH: desk.page,
+        Endpoint.MESSAGE_BATCH: desk.page,
+    }
 
 
 def adopt(server: DataServer, store: UnendedStore) -> AdoptedCalls:

@@ -240,7 +240,9 @@ class Worker:
         }
         # A disk without room must not stop the relay from relaying.
         with contextlib.suppress(OSError):
-            worker_metrics.publish(self._metrics_dir, self._file, self._counters.snapshot(gauges))
+            unread = self._server.engine.background.looks.unread()
+            figures = self._counters.snapshot(gauges, unread)
+            worker_metrics.publish(self._metrics_dir, self._file, figures)
 
 
 def _on_sigterm(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio.Event]:

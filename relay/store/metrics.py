@@ -37,6 +37,8 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
     unlike any other worker's, unlike a pid for ever. `folded`: in a retired file, the identities
     of the latest workers in it, so that a reader does not count the file of one twice that is
     about to be removed. `died`: those of them that ended without having said that they drain.
+    `unread`: channel -> batches of it that cannot be charged now, because how they ended, or their
+    results, cannot be read.
     """
 
     identity: int
@@ -45,6 +47,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, dict[tuple[str, ...], int]] = {}
     histograms: dict[str, HistogramCounts] = {}
     gauges: dict[str, float] = {}
+    unread: dict[str, int] = {}
 
 
 _DECODER: Final = msgspec.msgpack.Decoder(WorkerMetrics)

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
@@ -160,6 +161,40 @@ def embeddings(client: OpenAI) -> Facts:
     }
 
 
+def batch(client: OpenAI) -> Facts:
+    lines = [
+        {
+            "custom_id": f"r{number}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": MODEL, "messages": ASKED, "max_tokens": 50},
+        }
+        for number in range(3)
+    ]
+    held = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    sent = client.files.create(file=("batch.jsonl", held), purpose="batch")
+    made = client.batches.create(
+        input_file_id=sent.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    listed = [one.id for one in client.batches.list()]
+    cancelled = client.batches.create(
+        input_file_id=sent.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    client.batches.cancel(cancelled.id)
+    done = made
+    for _ in range(100):
+        done = client.batches.retrieve(made.id)
+        if done.output_file_id:
+            break
+        time.sleep(PATIENCE_S / 10)
+    told = client.files.content(done.output_file_id or "").text
+    return {
+        "listed": listed == [made.id],
+        "status": done.status,
+        "served": [json.loads(line)["custom_id"] for line in told.splitlines()],
+    }
+
+
 def models(client: OpenAI) -> Facts:
     listed = [model.id for model in client.models.list()]
     return {"listed": listed, "found": client.models.retrieve(MODEL).id}
@@ -300,6 +335,7 @@ SCENARIOS: Final[tuple[Callable[..., Facts | Awaitable[Facts]], ...]] = (
     responses,
     responses_stream,
     embeddings,
+    batch,
     models,
     moderations,
     images,

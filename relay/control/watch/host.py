@@ -5,6 +5,7 @@ workers' figures, shipper, last reload, channels, the night --> found --> Troubl
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -106,6 +107,13 @@ class HostWatch:
         # A worker that has no catalog yet knows nothing of an age.
         if any(CATALOG_AGE_S_MAX < age_s < math.inf for age_s in ages_s):
             yield ("postgres_lost", ""), "the catalog is as it was, and calls go to the journals"
+        unread = Counter[str]()
+        for ones in slots.values():
+            for one in ones:
+                if is_fresh(one, now_s):
+                    unread.update(one.unread)
+        for channel, batches in unread.items():
+            yield ("results_unread", channel), f"{batches} ended, and cannot be charged"
         if self._sources.shipping_failures():
             yield ("shipping_waits", ""), "the journals keep them"
 

@@ -54,6 +54,9 @@ KINDS: Final = {
     "model_unavailable": TroubleKind(
         "no channel of a model is in service", "a model is served again", after_s=4.0
     ),
+    "results_unread": TroubleKind(
+        "results of batches cannot be read", "they were read, or given up", after_s=60.0
+    ),
     "maintenance_failed": TroubleKind("a work of the night failed", "it went well this time"),
 }
 """By the event that the webhook is sent; "_over" is added to it when it is over."""

@@ -175,6 +175,17 @@ def leads_to_session(target: str) -> bool:
     return target.partition("?")[0] in SESSION_PATHS
 
 
+def told_origin(headers: Headers, *, secure: bool) -> str:
+    """Return how a client reaches us, "" where it does not say: it is told to nobody else.
+
+    `secure`: its own connection is TLS; else what a proxy in front says counts.
+    """
+    host = headers.get("Host", "")
+    proto = headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+    scheme = "https" if secure or proto == "https" else "http"
+    return f"{scheme}://{host}" if _is_host(host) else ""
+
+
 def opened_session(target: str) -> tuple[Endpoint, str]:
     """Return what the sessions at a path are of, and the model that its query names.
 

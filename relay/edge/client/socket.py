@@ -87,6 +87,12 @@ class ClientSocket(Client):
         self.handed_over = False
         """Another protocol has its socket: it hears of its end, and of nothing else."""
 
+    @property
+    def secure(self) -> bool:
+        """Whether its client reached us over TLS."""
+        transport = self.transport
+        return transport is not None and transport.get_extra_info("ssl_object") is not None
+
     def take_in(self, transport: asyncio.Transport) -> None:
         """Begin: it is connected."""
         peer = transport.get_extra_info("peername")

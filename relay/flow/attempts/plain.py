@@ -117,13 +117,16 @@ class PlainAttempt(Attempt):
             return
         if not self._fits(find_wrong(body, call.head.endpoint)):
             return
-        self._commit()
-        call.bytes_out = len(body)
         usage = find_usage_of_body(body) or find_media_usage(body, call.head.endpoint)
         if call.request.counts_bytes and (usage is None or usage.untold):
             self._text_tokens = tokens_of_body(body)
+        self._send_whole(body, usage)
+
+    def _send_whole(self, body: bytes, usage: Usage | None) -> None:
+        self._commit()
+        self.call.bytes_out = len(body)
         self._finish_whole(body, usage)
-        call.response.send_whole(self._content_type, body)
+        self.call.response.send_whole(self._content_type, body)
         self._resolve()
 
     def _finish_whole(self, body: bytes, usage: Usage | None) -> None:

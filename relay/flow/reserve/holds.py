@@ -2,8 +2,10 @@
 
 from typing import Final
 
+from relay.billing.tariff import Tariff
 from relay.config import Billing
 from relay.flow.call import Call
+from relay.flow.request import RequestFacts
 from relay.records import Endpoint
 from relay.units import parse_usd
 
@@ -30,6 +32,8 @@ class Holds:
         tariff, request = call.rights.tariff, call.request
         assert tariff is not None
         given, asked, choices = request.input_estimate, request.asked, request.choices
+        if asked.requests:
+            return self._of_batch(tariff, request)
         each_tokens = request.output_tokens_max
         if each_tokens is not None:
             return tariff.hold_nanos(given, each_tokens * choices, asked, nanos_max=NO_CAP)
@@ -39,3 +43,13 @@ class Holds:
         each_tokens = tariff.output_max or self._output_tokens
         cap = known + self._guess_nanos_max * choices
         return tariff.hold_nanos(given, each_tokens * choices, asked, nanos_max=cap)
+
+    def _of_batch(self, tariff: Tariff, request: RequestFacts) -> int:
+        """Return what all requests of a batch may cost, each answer as for a call by itself."""
+        given, asked, told = request.input_estimate, request.asked, request.output_tokens_max or 0
+        known = tariff.hold_nanos(given, told, asked, nanos_max=NO_CAP)
+        if not asked.unbounded:
+            return known
+        each_tokens = tariff.output_max or self._output_tokens
+        cap = known + self._guess_nanos_max * asked.unbounded
+        return tariff.hold_nanos(given, told + each_tokens * asked.unbounded, asked, nanos_max=cap)

@@ -122,7 +122,9 @@ class LimitReservation(Reservation):
     def update(self, call: Call, usage: Usage) -> None:
         """Book what a stream has used beyond what was reserved; see flow.ports.Reservation."""
         grant = call.grant
-        if grant is not None:
+        if grant is not None and call.request.asked.requests:
+            self.close(call, usage, 0)  # it has begun, and takes a day: it counts as one request
+        elif grant is not None:
             self._limiter.settle(grant, grant.limit_set.costs(at_least(call.reserved, usage)))
             call_limits = grant.limit_set
             assert isinstance(call_limits, CallLimits)
@@ -145,7 +147,8 @@ class LimitReservation(Reservation):
         if grant.has_permits:
             self._limiter.release(grant)
         self._counters.line_tokens[call_limits.line.name] += tokens[0] - tokens[1] + tokens[2]
-        if call.usage is not None and call.stage is COMMITTED:
+        batch = call.request.asked.requests > 0
+        if call.usage is not None and call.stage is COMMITTED and not batch:
             request = call.request
             guess, images = call_limits.guess, request.images
             guess.learn(request.text_bytes, usage, choices=request.choices, images=images)
@@ -263,6 +266,8 @@ def used(call: Call, usage: Usage) -> Tokens:
     An estimate gives nothing back. Nothing delivered is nothing used, unless the client left an
     upstream that was reading its prompt.
     """
+    if call.request.asked.requests:
+        return 0, 0, 0  # a batch has limits of its own at its provider
     if call.stage is not COMMITTED:
         return (call.reserved[0], 0, 0) if call.gone and call.attempt_count else (0, 0, 0)
     if usage.estimated:

@@ -3,6 +3,8 @@
 adopted     Background jobs of workers that are gone: asked for by those that serve, settled
             once
 background  Jobs that go on without their client: held once, settled once, when they end
+batch_sum   The requests of a batch, read one by one: what all of them may use
+batches     Batches before they begin: whose channel, what they may use; and an account's list
 binding     Which channel a call has to go to, for what it refers to; and what it is told otherwise
 bound       What binds one call to a channel
 fetch       One question to a channel that no client asked for: gathered, or taken line by line

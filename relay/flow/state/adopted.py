@@ -148,8 +148,10 @@ class AdoptedCalls:
             await asyncio.wait(tasks, timeout=LOOK_MOST_S)
         return len(calls)
 
-    def _forget(self, request_id: bytes, _: asyncio.Task[None]) -> None:
+    def _forget(self, request_id: bytes, task: asyncio.Task[None]) -> None:
         self._asking.pop(request_id, None)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            _log.error("a look at a job failed", exc_info=bug)
 
     async def _ask(self, call: UnendedCall) -> None:
         """Ask how a job stands, and settle its call where it has ended or is lost."""
@@ -163,12 +165,13 @@ class AdoptedCalls:
             usage, tokens = await self._remembered.find(unended.name)
             if usage is not None:
                 end = JobEnd(usage)
+        counted = unended.name if unended.asked is not None and unended.asked.requests else ""
         with contextlib.suppress(DependencyDown):  # it is due again
             if end is not None:
-                await self._settle(end_of(call, end, wall_us(), tokens))
+                await self._settle(end_of(call, end, wall_us(), tokens), counted)
             elif lost:
                 _log.warning("a job was lost", extra={"reason": job.word, "count": call.gone + 1})
-                await self._settle(lost_end_of(call, wall_us(), tokens))
+                await self._settle(lost_end_of(call, wall_us(), tokens), counted)
             elif status == NOT_FOUND:
                 await self._store.note_gone(call.start.request_id)
 
@@ -186,9 +189,11 @@ class AdoptedCalls:
         input_each = call.start.input_estimate // max(1, requests)
         return await self._looks.look(channel, job, unended.name, input_each)
 
-    async def _settle(self, end: CallEnd) -> None:
+    async def _settle(self, end: CallEnd, name: str = "") -> None:
         if await self._store.settle(end):
             self.settled += 1
+        if name:
+            self._remembered.note_counted(name)
 
 
 def end_of(call: UnendedCall, told: JobEnd, now_us: int, tokens: int = 0) -> CallEnd:
@@ -234,8 +239,8 @@ def lost_end_of(call: UnendedCall, now_us: int, tokens: int = 0) -> CallEnd:
 
 
 def _is_lost(call: UnendedCall, job: Job, status: int) -> bool:
-    gone = call.gone + (status == NOT_FOUND)
-    return gone >= GONE_MAX or wall_us() - call.start.time_us > job.total_s * 1e6
+    gone = call.gone + (status == NOT_FOUND) >= GONE_MAX and not job.watched
+    return gone or wall_us() - call.start.time_us > job.total_s * 1e6
 
 
 def _tariff_of(call: UnendedCall, unended: Unended) -> Tariff:

@@ -21,7 +21,7 @@ from typing import Final
 
 from relay.backoff import backoff_s
 from relay.clock import clock_s, dice
-from relay.errors import RateLimited, Unavailable
+from relay.errors import ChannelGarbled, RateLimited, Unavailable
 from relay.flow.call import Call
 from relay.flow.settle import Settlement
 from relay.flow.state.looks import NOT_FOUND, OK, Looks
@@ -41,6 +41,8 @@ SHARE_MAX: Final = 1_000
 LOOK_S: Final = 0.25
 LAST_LOOK_S: Final = 5.0
 ASKED_AT_ONCE: Final = 8
+
+LOST: Final = "results_lost"
 
 _log = logging.getLogger(__name__)
 
@@ -167,7 +169,10 @@ class BackgroundCalls:
                 left.append(one)
                 continue
             one.task = None
-            if task.cancelled() or task.exception() is not None or not task.result():
+            bug = None if task.cancelled() else task.exception()
+            if bug is not None:
+                _log.error("a look at a job failed", exc_info=bug)
+            if task.cancelled() or bug is not None or not task.result():
                 left.append(one)
             else:
                 self._per_account[_account_of(one.call)] -= 1
@@ -191,13 +196,31 @@ class BackgroundCalls:
             usage, _ = await self.remembered.find(pending.name)
             if usage is not None:  # it was deleted, and looked at before
                 end = JobEnd(usage)
-        if end is None and (pending.gone >= GONE_MAX or clock_s() - pending.since_s > job.total_s):
+        # One that is unknown to a credential may be known to the one that made it: an operator who
+        # is told has days to set that right.
+        gone = pending.gone >= GONE_MAX and not job.watched
+        if end is None and (gone or clock_s() - pending.since_s > job.total_s):
             _log.warning("a job was lost", extra={"reason": job.word, "count": pending.asked})
-            end = job.lost_end or JobEnd(None)
+            if job.lost_end is not None:
+                self._give_up(pending)
+                return True
+            end = JobEnd(None)
         if end is None:
             return False
         await self._settle(pending, end)
         return True
+
+    def _give_up(self, pending: _Pending) -> None:
+        """Settle a call for nothing, of whose job nobody will know what it used."""
+        error = ChannelGarbled("What it used cannot be read.")
+        error.code = LOST
+        pending.call.usage = NOTHING
+        self._settlement.fail(pending.call, error)
+        self._note_counted(pending)
+
+    def _note_counted(self, pending: _Pending) -> None:
+        if pending.call.request.asked.requests:
+            self.remembered.note_counted(pending.name)
 
     async def _settle(self, pending: _Pending, end: JobEnd) -> None:
         """Settle a call by what its provider says, or else by what went out of the response.
@@ -212,6 +235,7 @@ class BackgroundCalls:
                 usage = NOTHING
         call.usage = usage
         self._settlement.complete(call)
+        self._note_counted(pending)
 
 
 def _account_of(call: Call) -> int:

@@ -34,8 +34,8 @@ DEAD: Final = frozenset({Outcome.REFUSED, Outcome.DENIED, Outcome.MODEL_GONE, Ou
 """What shows at once that a channel cannot be asked; anything else has to come again first."""
 FAILED: Final = frozenset({Outcome.SERVER_ERROR, Outcome.CUT, Outcome.STALLED, Outcome.ERROR_EVENT})
 DROPPED: Final = b"x-relay-dropped: reasoning\r\n"
-_JOBS: Final = frozenset({Endpoint.RESPONSE, Endpoint.VIDEO})
-_REMIX: Final = Endpoint.VIDEO_REMIX
+_JOBS: Final = frozenset({Endpoint.RESPONSE, Endpoint.VIDEO, Endpoint.MESSAGE_BATCH, Endpoint.FILE})
+"""What is charged by what its provider keeps: that is not deleted before it was looked at."""
 _OPAQUE: Final = (ENCRYPTED, SIGNATURE, THOUGHT)
 
 
@@ -54,9 +54,9 @@ class StateRouter:
         self.owners = owners
         self.last_look: Callable[[Call], Awaitable[None]] | None = None
         """Asked before a job is deleted: what it used is told with it, and nowhere else."""
-        self.source_look: Callable[[Call], Awaitable[None]] | None = None
+        self.source_looks: dict[Endpoint, Callable[[Call], Awaitable[None]]] = {}
         """Asked before something is begun whose source alone tells what it costs."""
-        self.page: Callable[[Call], Awaitable[bytes]] | None = None
+        self.pages: dict[Endpoint, Callable[[Call], Awaitable[bytes]]] = {}
         """Asked for the answer to a call for a list."""
         self._balancer = balancer
         self._snapshot = snapshot
@@ -74,7 +74,7 @@ class StateRouter:
         assert bound is not None
         if bound.looked:
             return True
-        if _deletes_job(call) or _has_source(call) or _lists(call):
+        if _deletes_job(call) or call.head.endpoint in self.source_looks or _lists(call):
             return False
         owner = self.owners.known(bound.marks)
         if owner is None and bound.marks and self.owners.store is not None:
@@ -99,10 +99,11 @@ class StateRouter:
         self._take(call, bound, owner)
         if self.last_look is not None and _deletes_job(call):
             await self.last_look(call)
-        if self.source_look is not None and _has_source(call):
-            await self.source_look(call)
-        if self.page is not None and _lists(call):
-            bound.told = await self.page(call)
+        source_look = self.source_looks.get(call.head.endpoint)
+        if source_look is not None:
+            await source_look(call)
+        if _lists(call):
+            bound.told = await self.pages[call.head.endpoint](call)
 
     def release(self, call: Call, outcome: Outcome) -> None:
         """Let a call go whose channel has failed, where its line lets it go on without state."""
@@ -220,7 +221,3 @@ def _deletes_job(call: Call) -> bool:
 def _lists(call: Call) -> bool:
     kept = call.head.kept
     return kept is not None and kept.lists
-
-
-def _has_source(call: Call) -> bool:
-    return call.head.endpoint is _REMIX

@@ -4,12 +4,14 @@ A small one is gathered; a large one is taken line by line as it comes, and neve
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from relay.clock import clock_s
 from relay.errors import ChannelGarbled, ChannelTimeout, RelayError
 from relay.model import Channel
-from relay.ports import AnswerListener, Connections
+from relay.ports import AnswerListener, Connection, Connections
 from relay.wire.http import kept_head
 
 ANSWER_S: Final = 30.0
@@ -18,6 +20,7 @@ ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 STALL_S: Final = 30.0
 """Without a byte for so long, an answer in lines is given up."""
 LINES_S: Final = 1_800.0
+SLICE_S: Final = 0.005
 LINE_BYTES_MAX: Final = 32 * 1024 * 1024
 
 
@@ -83,18 +86,44 @@ async def fetch(
 class Lines(AnswerListener):
     """Takes an answer line by line; `whole` is its status, once all of it was taken.
 
+    Lines are taken for SLICE_S at most before others have their turn; meanwhile the upstream is
+    not read, so that one read of it is all that waits.
+
     Args:
         loop: The running one.
+        connection: Whose answer it is.
         take: Called with each line of a good answer that is not blank, without its end.
     """
 
-    __slots__ = ("_parts", "_size", "_status", "_take", "bytes_in", "whole")
+    __slots__ = (
+        "_connection",
+        "_ended",
+        "_lines",
+        "_loop",
+        "_paused",
+        "_rest",
+        "_rest_bytes",
+        "_status",
+        "_take",
+        "bytes_in",
+        "whole",
+    )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, take: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connection: Connection,
+        take: Callable[[bytes], None],
+    ) -> None:
+        self._loop = loop
+        self._connection = connection
         self._take = take
         self._status = 0
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._lines: deque[bytes] = deque()
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
+        self._ended = False
+        self._paused = False
         self.bytes_in = 0
         self.whole: asyncio.Future[int] = loop.create_future()
 
@@ -106,16 +135,19 @@ class Lines(AnswerListener):
         """Take what one read brought."""
         if self.whole.done():
             return
-        try:
-            for part in parts:
-                self._take_part(part)
-            if done:
-                self._end_line(b"")
-        except Exception as error:  # noqa: BLE001 - it goes to whoever waits
+        for part in parts:
+            self.bytes_in += len(part)
+            if 200 <= self._status < 300:
+                self._split(part)
+        if self._rest_bytes > LINE_BYTES_MAX:
+            error = ChannelGarbled("A line of the upstream's answer is too long.")
             self.whole.set_exception(error)
             return
         if done:
-            self.whole.set_result(self._status)
+            self._ended = True
+            self._end_line(b"")
+        if not self._paused:
+            self._work()
 
     def on_frame(self, raw: bytes, payload: bytes) -> None:
         """Take a read that was one whole chunk."""
@@ -126,28 +158,49 @@ class Lines(AnswerListener):
         if not self.whole.done():
             self.whole.set_exception(error)
 
-    def _take_part(self, part: bytes) -> None:
-        self.bytes_in += len(part)
-        if not 200 <= self._status < 300:
-            return
+    def _split(self, part: bytes) -> None:
         *ended, rest = part.split(b"\n")
         for line in ended:
             self._end_line(line)
         if rest:
-            self._parts.append(rest)
-            self._size += len(rest)
-            if self._size > LINE_BYTES_MAX:
-                raise ChannelGarbled("A line of the upstream's answer is too long.")
+            self._rest.append(rest)
+            self._rest_bytes += len(rest)
 
     def _end_line(self, last: bytes) -> None:
         line = last
-        if self._parts:
-            line = b"".join([*self._parts, last])
-            self._parts.clear()
-            self._size = 0
-        line = line.strip()
-        if line:
-            self._take(line)
+        if self._rest:
+            line = b"".join([*self._rest, last])
+            self._rest.clear()
+            self._rest_bytes = 0
+        self._lines.append(line)
+
+    def _work(self) -> None:
+        """Take lines that have come, for a while."""
+        until_s, lines = clock_s() + SLICE_S, self._lines
+        try:
+            while lines and not self.whole.done():
+                line = lines.popleft().strip()
+                if line:
+                    self._take(line)
+                if clock_s() > until_s and lines:
+                    self._rest_a_while()
+                    return
+        except Exception as error:  # noqa: BLE001 - it goes to whoever waits
+            self.whole.set_exception(error)
+        if self._paused:
+            self._paused = False
+            if not self._ended:
+                self._connection.resume()
+        if self._ended and not self.whole.done():
+            self.whole.set_result(self._status)
+
+    def _rest_a_while(self) -> None:
+        if not self._paused:
+            self._paused = True
+            if not self._ended:  # else it is back in its pool, for others
+                self._connection.pause()
+        self.bytes_in += 1  # it does not stand still
+        self._loop.call_soon(self._work)
 
 
 async def fetch_lines(
@@ -167,7 +220,7 @@ async def fetch_lines(
     """
     async with asyncio.timeout(LINES_S):
         connection = connections.take(channel) or await connections.dial(channel)
-        answer = Lines(asyncio.get_running_loop(), take)
+        answer = Lines(asyncio.get_running_loop(), connection, take)
         try:
             connection.ask(kept_head(channel, "GET", path) + lines + b"\r\n", b"", answer)
             seen = -1

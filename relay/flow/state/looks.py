@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from relay.errors import RelayError
+from relay.errors import ChannelGarbled, RelayError
 from relay.flow.state.fetch import fetch, fetch_lines
 from relay.model import Channel
 from relay.ports import Connections
@@ -59,37 +59,38 @@ class Looks:
         status, body = 0, b""
         with contextlib.suppress(RelayError, TimeoutError):
             status, body = await fetch(self._connections, channel, job.path(name), job.lines)
-        end = job.read_end(body) if status == OK else None
+        end, read = (job.read_end(body) if status == OK else None), status == OK
         if end is not None and end.results is not None:
             end = await self._read(channel, job, end.results(input_each))
-            if end is None:
-                self._note(name, channel)
-                return status, None
-        if status:
+            read = end is not None
+        if read:
             self._unread.pop(name, None)
+        elif job.watched and (name in self._unread or len(self._unread) < UNREAD_MAX):
+            self._unread[name] = (channel.name, self._clock_s())
         return status, end
 
     def unread(self) -> dict[str, int]:
-        """Return channel -> how many jobs of it have ended and cannot be read."""
+        """Return channel -> how many jobs of it cannot be charged now: they cannot be read."""
         since_s = self._clock_s() - UNREAD_S
         self._unread = {name: one for name, one in self._unread.items() if one[1] > since_s}
         return dict(Counter(channel for channel, _ in self._unread.values()))
 
     async def _read(self, channel: Channel, job: Job, results: Results) -> JobEnd | None:
         """Read what a job has made; None: that is not possible now."""
-        status = 0
-        with contextlib.suppress(RelayError, TimeoutError):
-            async with self._turn:
-                status = await fetch_lines(
-                    self._connections, channel, results.path, results.take, job.lines
-                )
+        status = 0 if results.path else NOT_FOUND
+        try:
+            if results.path:
+                async with self._turn:
+                    status = await fetch_lines(
+                        self._connections, channel, results.path, results.take, job.lines
+                    )
+        except ChannelGarbled:
+            status = NOT_FOUND
+        except (RelayError, TimeoutError):
+            pass
         usage = None
         if status == OK:
             usage = results.usage()
         elif status == NOT_FOUND:
             usage = results.told
         return None if usage is None else JobEnd(usage)
-
-    def _note(self, name: str, channel: Channel) -> None:
-        if name in self._unread or len(self._unread) < UNREAD_MAX:
-            self._unread[name] = (channel.name, self._clock_s())

@@ -20,6 +20,7 @@ from relay.wire.state.marks import (
     CONVERSATION,
     FILE,
     KIND_BYTES,
+    MESSAGE_BATCH,
     RESPONSE,
     VIDEO,
 )
@@ -37,14 +38,20 @@ TTL_S: Final = {
     CONVERSATION: 30 * DAY_S,
     FILE: 30 * DAY_S,
     BATCH: 30 * DAY_S,
+    MESSAGE_BATCH: 30 * DAY_S,
     VIDEO: 30 * DAY_S,
 }
 """How long it is known who has what, by its kind. A provider keeps responses for longer: a hundred
 of them a second are 26 million in three days, and take Redis some 3 GB."""
-LISTED_KINDS: Final = frozenset({VIDEO})
+LISTED_KINDS: Final = frozenset({VIDEO, BATCH, MESSAGE_BATCH})
 """Of these it is known as well what an account has made, by name: a list is asked for."""
 LISTED_MAX: Final = 200
 LISTS_MAX: Final = 1_000
+LINK_S: Final = 60 * DAY_S
+"""Longer than it is known who has what a link is about."""
+LINKS_MAX: Final = 10_000
+MADE: Final = b"made:"
+"""Links a file to the batch that made it."""
 DIGEST_BYTES: Final = 16
 OWNERS_MAX: Final = 4096
 """Kinds of owners that are kept as one object each."""
@@ -103,6 +110,7 @@ class Owners:
         self.on_unended = on_unended
         self._known: dict[bytes, Owner] = {}
         self._shared: dict[tuple[int, int, int, str], Owner] = {}
+        self._links: dict[bytes, bytes] = {}
         self._lists: dict[bytes, deque[bytes]] = {}
         """Where nobody shares them."""
 
@@ -162,6 +170,27 @@ class Owners:
 
     def _list_at(self, kind: bytes, account_id: int) -> bytes:
         return self.digest(b"list:" + kind + b"%d" % account_id)
+
+    def link(self, mark: bytes, name: bytes) -> None:
+        """Note a name under a mark: of what a file was made, that a batch was counted."""
+        digest = self.digest(mark)
+        if len(self._links) >= LINKS_MAX:
+            del self._links[next(iter(self._links))]
+        self._links[digest] = name
+        if self.store is not None:
+            self.store.put(digest, name, LINK_S)
+
+    async def linked(self, mark: bytes) -> bytes | None:
+        """Return the name under a mark, None where there is none.
+
+        Raises:
+            DependencyDown: RELAY; nobody can be asked.
+        """
+        digest = self.digest(mark)
+        found = self._links.get(digest)
+        if found is None and self.store is not None:
+            [found] = await self.store.get([digest])
+        return found
 
     def known(self, marks: Sequence[bytes]) -> Owner | None:
         """Return who made the last of these that this worker knows of, None where it knows none."""

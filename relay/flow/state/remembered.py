@@ -16,12 +16,14 @@ from relay.errors import Conflict, DependencyDown, RelayError, Unavailable
 from relay.extras import Extras
 from relay.flow.call import Call
 from relay.flow.state.fetch import fetch
-from relay.flow.state.owners import Owners
+from relay.flow.state.owners import MADE, Owners
 from relay.ports import Connections
+from relay.records import Endpoint
 from relay.usage import COUNTS, NOTHING, Usage
 from relay.wire.state.answered import read_kept
 from relay.wire.state.jobs import VIDEO_JOB, job_of
 from relay.wire.state.marks import KIND_BYTES
+from relay.wire.state.paths import KeptPath
 
 KEPT_MAX: Final = 10_000
 KEPT_S: Final = 86_400
@@ -30,6 +32,7 @@ NOT_FOUND: Final = 404
 AGAIN_S: Final = 2.0
 _ENDED: Final = b"ended:"
 _READ: Final = b"read:"
+_COUNTED: Final = b"counted:"
 _CANCEL: Final = "This response has not ended: cancel it first."
 _WAIT: Final = "This video has not ended: it can be deleted when it has."
 SIZES: Final = 24
@@ -71,14 +74,17 @@ class Remembered:
             self._keep(_READ + b"%d:" % size + kept.mark[KIND_BYTES:], b"%d" % tokens)
 
     async def look_last(self, call: Call) -> None:
-        """Ask how a job has ended that is about to be deleted.
+        """Ask how a job has ended that is about to be deleted, or whether it was counted.
 
         Raises:
-            Conflict: CLIENT; it has not ended.
+            Conflict: CLIENT; it has not ended, or was not counted.
             Unavailable: CHANNEL; its provider does not say.
         """
         kept = call.head.kept
         assert kept is not None
+        if kept.endpoint in (Endpoint.MESSAGE_BATCH, Endpoint.FILE):
+            await self._require_counted(kept)
+            return
         try:
             status, body = await fetch(self._connections, call.rights.channels[0], kept.path)
         except (RelayError, TimeoutError):
@@ -93,6 +99,25 @@ class Remembered:
         end = job.read_end(body)
         if end is not None and end.usage is not None:
             self._keep(_ENDED + kept.mark[KIND_BYTES:], _encode(_to_told(end.usage)))
+
+    def note_counted(self, name: str) -> None:
+        """Note that a batch was settled: what it has made may be deleted."""
+        self._owners.link(_COUNTED + name.encode(), b"1")
+
+    async def _require_counted(self, kept: KeptPath) -> None:
+        """Refuse to delete what a batch has made before that was counted."""
+        name: bytes | None = kept.mark[KIND_BYTES:]
+        try:
+            if kept.endpoint is Endpoint.FILE:
+                name = await self._owners.linked(MADE + kept.mark[KIND_BYTES:])
+            if name is None or await self._owners.linked(_COUNTED + name) is not None:
+                return
+        except DependencyDown:
+            raise Unavailable(
+                "The relay cannot find out now whether this was counted; try again.",
+                retry_after_s=AGAIN_S,
+            ) from None
+        raise Conflict("This batch has not ended, or was not counted yet: delete it in a minute.")
 
     async def find(self, name: str) -> tuple[Usage | None, int]:
         """Return what a job used where that is known, and how many tokens of it were read."""

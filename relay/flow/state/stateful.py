@@ -16,7 +16,7 @@ from relay.flow.attempts.stream import StreamAttempt
 from relay.flow.attempts.tail import StreamTail
 from relay.flow.call import Call
 from relay.flow.state.bound import UNNAMED, Background
-from relay.flow.state.owners import Owners
+from relay.flow.state.owners import MADE, Owners
 from relay.model import Channel
 from relay.records import VIDEO_ENDPOINTS, Endpoint
 from relay.splice.rewrite import Continuation
@@ -30,16 +30,20 @@ from relay.wire.state.answered import (
     made_items,
     opened,
 )
+from relay.wire.state.batches import made_files, with_own_results
 from relay.wire.state.jobs import job_of
-from relay.wire.state.marks import BLOB_KINDS, KIND_BYTES, RESPONSE
+from relay.wire.state.marks import BLOB_KINDS, FILE, KIND_BYTES, RESPONSE
 
-LEARNED: Final = frozenset(BLOB_KINDS) | frozenset(MADE_KINDS)
+_BATCHES: Final = frozenset({Endpoint.BATCH, Endpoint.MESSAGE_BATCH})
+LEARNED: Final = frozenset(BLOB_KINDS) | frozenset(MADE_KINDS) | _BATCHES
 """Endpoints whose answers are learned from."""
 NOBODYS: Final = 0
 """No channel's number: who refers to what it owns is told that it is lost."""
 _RESPONSES: Final = Endpoint.RESPONSES
 _MESSAGES: Final = Endpoint.MESSAGES
 _UPLOAD: Final = Endpoint.UPLOAD
+_BATCH: Final = Endpoint.BATCH
+_MESSAGE_BATCHES: Final = frozenset({Endpoint.MESSAGE_BATCHES, Endpoint.MESSAGE_BATCH})
 
 
 class Learner:
@@ -93,12 +97,23 @@ class Learner:
                 self._learn(made_items(body))
         elif endpoint is _MESSAGES:
             self._learn(made_container(body))
+        elif endpoint is _BATCH:
+            self._learn_results(body)
         elif endpoint is _UPLOAD:
             self._learn(made_file(body))
         self.note(body)
         if call.background is not None:
             name = job_of(endpoint).begun(body)
             call.background = Background(name.encode()) if name else None
+
+    def _learn_results(self, body: bytes) -> None:
+        """Learn which files a batch has made: they are its account's."""
+        kept = self._call.head.kept
+        names = made_files(body)
+        self._learn([FILE + name for name in names])
+        if kept is not None:
+            for name in names:
+                self._owners.link(MADE + name, kept.mark[KIND_BYTES:])
 
     def note_splice(self) -> None:
         """Learn that nobody has the answer under its id any more: it is of several hands."""
@@ -184,9 +199,24 @@ class StatefulPlain(PlainAttempt):
         super().__init__(call, channel, committed, settle, limits)
         self._learner = Learner(owners, call, channel)
 
+    def _end_whole(self, body: bytes) -> None:
+        kept = self.call.head.kept
+        if kept is None:
+            super()._end_whole(body)
+        elif kept.passes_raw:
+            self._send_whole(body, None)
+        else:
+            if kept.endpoint in _MESSAGE_BATCHES and kept.origin:
+                body = with_own_results(body, kept.origin.encode())
+            super()._end_whole(body)
+
     def _finish_whole(self, body: bytes, usage: Usage | None) -> None:
-        self._learner.note_body(body)
         call = self.call
+        kept = call.head.kept
+        if kept is None or not kept.passes_raw:
+            self._learner.note_body(body)
+        if kept is not None and kept.begins_batch:
+            usage = None  # what it used is told by its results
         if call.head.endpoint in VIDEO_ENDPOINTS:
             end = job_of(call.head.endpoint).read_end(body) if call.background is None else None
             # One that has neither a name nor an end is none: nobody can have it.
@@ -196,6 +226,9 @@ class StatefulPlain(PlainAttempt):
 
     def _note(self, tail: StreamTail, block: bytes) -> None:
         super()._note(tail, block)
+        kept = self.call.head.kept
+        if kept is not None and kept.passes_raw:
+            return  # a file, whatever stands in it
         if not self._begun:
             self._begun = True
             self._learner.note_body(block)

@@ -27,11 +27,14 @@ from relay.store.kept import Kept
 from relay.store.log.writer import Mark, Part, forget_mark, write_batch
 from relay.store.postgres import Connection, hang_up
 
-HELD_S: Final = 86_400.0
-"""How long its money may stay held; it is settled within hours."""
+HELD_S: Final = 5 * 86_400.0
+"""How long its money may stay held; a batch is settled, or given up, within four days."""
 FIRST_S: Final = 2.0
 MOST_S: Final = 15.0
 DOUBLINGS_MAX: Final = 8
+LOOKS_OFTEN: Final = 100
+SELDOM_S: Final = 60.0
+"""Between two looks at what was looked at so often: it takes hours."""
 ANSWER_S: Final = 10.0
 
 _KEEP: Final = """
@@ -43,7 +46,8 @@ _CLAIM: Final = """
         ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )
     UPDATE unended_calls AS kept SET looks = looks + 1,
-        due_at = now() + make_interval(secs => least($3, $2 * 2 ^ least(looks, $4)))
+        due_at = now() + make_interval(
+            secs => CASE WHEN looks < $5 THEN least($3, $2 * 2 ^ least(looks, $4)) ELSE $6 END)
     FROM due WHERE kept.request_id = due.request_id
     RETURNING kept.request_id, start, checkpoint, gone"""
 _SETTLE: Final = "DELETE FROM unended_calls WHERE request_id = $1 RETURNING owner"
@@ -105,7 +109,9 @@ class PostgresUnended:
             DependencyDown: RELAY.
         """
         async with self._use() as connection:
-            rows = await connection.fetch(_CLAIM, count, FIRST_S, MOST_S, DOUBLINGS_MAX)
+            rows = await connection.fetch(
+                _CLAIM, count, FIRST_S, MOST_S, DOUBLINGS_MAX, LOOKS_OFTEN, SELDOM_S
+            )
             calls = [
                 (_decode_start(row["start"]), _decode_checkpoint(row["checkpoint"]), row["gone"])
                 for row in rows

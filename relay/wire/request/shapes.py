@@ -24,3 +24,30 @@ class ToolHead(msgspec.Struct):
     """What kind of tool is declared; whatever is no string is a kind that nobody knows."""
 
     type: object = None
+
+
+class BatchRequest(msgspec.Struct):
+    """One line of a batch's input file."""
+
+    url: str
+    body: msgspec.Raw
+
+
+class MessageRequest(msgspec.Struct):
+    """One request of a message batch."""
+
+    custom_id: str
+    params: msgspec.Raw
+
+
+class MessageBatch(msgspec.Struct):
+    """A message batch that is to begin."""
+
+    requests: list[msgspec.Raw]
+
+
+class FileBatch(msgspec.Struct):
+    """A batch that is to begin of a file."""
+
+    input_file_id: str
+    endpoint: str

@@ -13,11 +13,13 @@ import msgspec
 from relay.records import Endpoint
 from relay.wire.sse import event_payload, split_events
 from relay.wire.state.marks import (
+    BATCH,
     BLOB_KINDS,
     CONTAINER,
     CONVERSATION,
     FILE,
     ITEM,
+    MESSAGE_BATCH,
     NAME_CHARS_MAX,
     RESPONSE,
     VIDEO,
@@ -32,6 +34,8 @@ MADE_KINDS: Final = {
     Endpoint.CONVERSATION: CONVERSATION,
     Endpoint.FILE: FILE,
     Endpoint.UPLOAD: FILE,
+    Endpoint.BATCHES: BATCH,
+    Endpoint.MESSAGE_BATCHES: MESSAGE_BATCH,
     Endpoint.VIDEOS: VIDEO,
     Endpoint.VIDEO_REMIX: VIDEO,
 }

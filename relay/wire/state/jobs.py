@@ -20,12 +20,17 @@ from relay.records import Endpoint
 from relay.usage import NOTHING, Usage
 from relay.wire.request.asked import video_ms
 from relay.wire.state.answered import UNENDED, read_kept
+from relay.wire.state.batches import begun_batch, ended_batch
 from relay.wire.state.shapes import KeptVideo
 from relay.wire.usage.reader import find_usage_of_body
 
 MOST_S: Final = 15.0
 """A provider keeps an ended response for minutes: it is seen well before that."""
 TOTAL_S: Final = 6 * 3600.0
+BATCH_MOST_S: Final = 60.0
+BATCH_S: Final = 4 * 86_400.0
+"""A day for a batch itself, and three in which its results are asked for."""
+VERSION: Final = b"anthropic-version: 2023-06-01\r\n"
 FREE_ENDS: Final = frozenset({"failed", "cancelled"})
 """A response that ends so costs nothing where no usage is told, and nothing was delivered."""
 MADE: Final = frozenset({"completed", "succeeded"})
@@ -87,9 +92,20 @@ class Job:
         lost_end: How one ended of which nobody knows what became, None = by what was counted of it.
         most_s, total_s: Between two looks at one; one that has not ended by then never will.
         lines: Headers that its provider wants of each question.
+        watched: The operator is told where one cannot be asked for.
     """
 
-    __slots__ = ("begun", "lines", "lost_end", "most_s", "read_end", "root", "total_s", "word")
+    __slots__ = (
+        "begun",
+        "lines",
+        "lost_end",
+        "most_s",
+        "read_end",
+        "root",
+        "total_s",
+        "watched",
+        "word",
+    )
 
     def __init__(  # noqa: PLR0913 - a fact a line
         self,
@@ -102,6 +118,7 @@ class Job:
         most_s: float = MOST_S,
         total_s: float = TOTAL_S,
         lines: bytes = b"",
+        watched: bool = False,
     ) -> None:
         self.word = word
         self.root = root
@@ -111,6 +128,7 @@ class Job:
         self.most_s = most_s
         self.total_s = total_s
         self.lines = lines
+        self.watched = watched
 
     def path(self, name: str) -> str:
         """Return where one is asked for, below its provider's root."""
@@ -159,9 +177,41 @@ def size_of(video: KeptVideo) -> str:
     return video.size.lower()[:_SIZE_CHARS_MAX] if isinstance(video.size, str) else ""
 
 
+def _end_of_batch(body: bytes) -> JobEnd | None:
+    found = ended_batch(body)
+    if found is None:
+        return None
+    return JobEnd(found) if isinstance(found, Usage) else JobEnd(None, results=found)
+
+
 RESPONSE_JOB: Final = Job("background response", "responses", _begun_response, _end_of_response)
 VIDEO_JOB: Final = Job("video", "videos", _begun_video, _end_of_video, JobEnd(NOTHING))
+BATCH_JOB: Final = Job(
+    "batch job",
+    "batches",
+    begun_batch,
+    _end_of_batch,
+    JobEnd(NOTHING),
+    most_s=BATCH_MOST_S,
+    total_s=BATCH_S,
+    watched=True,
+)
+MESSAGE_BATCH_JOB: Final = Job(
+    "batch job",
+    "messages/batches",
+    begun_batch,
+    _end_of_batch,
+    JobEnd(NOTHING),
+    most_s=BATCH_MOST_S,
+    total_s=BATCH_S,
+    watched=True,
+    lines=VERSION,
+)
 _JOBS: Final = {
+    Endpoint.BATCHES.value: BATCH_JOB,
+    Endpoint.BATCH.value: BATCH_JOB,
+    Endpoint.MESSAGE_BATCHES.value: MESSAGE_BATCH_JOB,
+    Endpoint.MESSAGE_BATCH.value: MESSAGE_BATCH_JOB,
     Endpoint.RESPONSES.value: RESPONSE_JOB,
     Endpoint.RESPONSE.value: RESPONSE_JOB,
     Endpoint.VIDEOS.value: VIDEO_JOB,

@@ -22,6 +22,7 @@ from relay.wire.state.marks import (
     FILE,
     ITEM,
     KIND_BYTES,
+    MESSAGE_BATCH,
     RESPONSE,
     SIGNATURE,
     VIDEO,
@@ -55,6 +56,7 @@ _WORDS: Final[dict[bytes, Words]] = {
     CACHED: (404, "not_found", "cachedContent", "CachedContent not found (or permission denied)"),
     VIDEO: (404, "not_found", "video_id", "Video with id '{name}' not found."),
     BATCH: (404, "not_found", "id", "No batch found with id '{name}'."),
+    MESSAGE_BATCH: (404, "not_found", "id", "No message batch found with id '{name}'."),
 }
 _OTHER: Final[Words] = (404, "not_found", "", "What this request refers to was not found.")
 

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from relay.records import Endpoint
-from relay.wire.state.shapes import Item, Named
+from relay.wire.state.shapes import InputFile, Item, Named
 
 RESPONSE: Final = b"r:"
 CONVERSATION: Final = b"c:"
@@ -30,6 +30,7 @@ FILE: Final = b"f:"
 CONTAINER: Final = b"k:"
 CACHED: Final = b"g:"
 BATCH: Final = b"b:"
+MESSAGE_BATCH: Final = b"m:"
 VIDEO: Final = b"v:"
 KIND_BYTES: Final = 2
 
@@ -71,6 +72,10 @@ _CONTAINER: Final = (("container", CONTAINER),)
 _CACHED: Final = (("cachedContent", CACHED), ("cached_content", CACHED))
 
 _named = msgspec.json.Decoder(str | Named | None)
+INPUT_HEAD_BYTES: Final = 64 * 1024
+_PURPOSE: Final = re.compile(rb'name="?purpose"?[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\nbatch\r\n')
+_INPUT_MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"\\]{1,256})"')
+_input = msgspec.json.Decoder(InputFile)
 _items = msgspec.json.Decoder(list[Item])
 
 Fields = Mapping[str, msgspec.Raw]
@@ -107,6 +112,27 @@ def marks_of(
         if raw is not None:
             marks += _named_by(kind, raw)
     return tuple(dict.fromkeys(marks[-MARKS_MAX:])) if marks else ()
+
+
+def input_marks(body: bytes) -> tuple[bytes, ...]:
+    """Return the mark of the file that a batch is to be made of."""
+    try:
+        name = _input.decode(body).input_file_id
+    except (msgspec.DecodeError, RecursionError):
+        return ()
+    return (FILE + name.encode(),) if 0 < len(name) <= NAME_CHARS_MAX else ()
+
+
+def input_model(form: bytes) -> str:
+    """Return the model of the first request in a file that is sent to be a batch, else "".
+
+    A guess that only tells which channel had better have the file: what is begun of it is read.
+    """
+    head = form[:INPUT_HEAD_BYTES]
+    if _PURPOSE.search(head) is None and _PURPOSE.search(form[-INPUT_HEAD_BYTES:]) is None:
+        return ""
+    found = _INPUT_MODEL.search(head)
+    return found[1].decode("utf-8", "replace") if found is not None else ""
 
 
 def _files(endpoint: Endpoint, body: bytes) -> list[bytes]:

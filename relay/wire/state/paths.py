@@ -3,18 +3,26 @@
 A path is matched as a whole and written anew from its parts: nothing that a client sends goes into
 a request line but an id of plain characters and the parts of a query that are known here.
 
-A list of all files is not among them: an account of a provider's is shared by many of ours. That
-of videos is made here, of those that the account began.
+A list of all files is not among them: an account of a provider's is shared by many of ours. Those
+of videos and batches are made here, of those that the account began.
 
-Source: OpenAI API reference: Responses, Conversations, Files, Uploads, Videos; Anthropic, Files.
+Source: OpenAI API reference: Responses, Conversations, Files, Uploads, Videos, Batch; Anthropic,
+Files, Message Batches.
 """
 
 import re
 from typing import Final
 
 from relay.errors import MethodNotAllowed
-from relay.records import Endpoint
-from relay.wire.state.marks import CONVERSATION, FILE, RESPONSE, VIDEO
+from relay.records import BATCH_ENDPOINTS, Endpoint
+from relay.wire.state.marks import (
+    BATCH,
+    CONVERSATION,
+    FILE,
+    MESSAGE_BATCH,
+    RESPONSE,
+    VIDEO,
+)
 
 CANCEL: Final = "cancel"
 REMIX: Final = "remix"
@@ -22,6 +30,7 @@ _ID: Final = r"([A-Za-z0-9][A-Za-z0-9_\-]{0,199})"
 _QUERY_PART: Final = re.compile(r"([a-z_]+)(?:\[\]|%5B%5D)?=([A-Za-z0-9_.,\-%]{0,256})")
 _PAGE: Final = frozenset({"limit", "order", "after", "before", "include"})
 _RETRIEVE: Final = frozenset({"include", "stream", "starting_after", "include_obfuscation"})
+_CURSOR: Final = frozenset({"limit", "after", "after_id", "before_id"})
 _VARIANT: Final = frozenset({"variant"})
 _NOTHING: Final[frozenset[str]] = frozenset()
 QUERY_CHARS_MAX: Final = 2048
@@ -45,25 +54,40 @@ _ROWS: Final[tuple[Row, ...]] = (
     ("GET DELETE", f"videos/{_ID}", Endpoint.VIDEO, VIDEO, _NOTHING),
     ("GET", f"videos/{_ID}/content", Endpoint.VIDEO, VIDEO, _VARIANT),
     ("POST", f"videos/{_ID}/{REMIX}", Endpoint.VIDEO_REMIX, VIDEO, _NOTHING),
+    ("POST", "batches", Endpoint.BATCHES, b"", _NOTHING),
+    ("GET", "batches", Endpoint.BATCH, b"", _CURSOR),
+    ("GET", f"batches/{_ID}", Endpoint.BATCH, BATCH, _NOTHING),
+    ("POST", f"batches/{_ID}/{CANCEL}", Endpoint.BATCH, BATCH, _NOTHING),
+    ("POST", "messages/batches", Endpoint.MESSAGE_BATCHES, b"", _NOTHING),
+    ("GET", "messages/batches", Endpoint.MESSAGE_BATCH, b"", _CURSOR),
+    ("GET DELETE", f"messages/batches/{_ID}", Endpoint.MESSAGE_BATCH, MESSAGE_BATCH, _NOTHING),
+    ("POST", f"messages/batches/{_ID}/{CANCEL}", Endpoint.MESSAGE_BATCH, MESSAGE_BATCH, _NOTHING),
+    ("GET", f"messages/batches/{_ID}/results", Endpoint.MESSAGE_BATCH, MESSAGE_BATCH, _NOTHING),
     ("GET DELETE", f"conversations/{_ID}/items/{_ID}", Endpoint.CONVERSATION, CONVERSATION, _PAGE),
 )
 _PREFIX: Final = r"/(?:v1/){0,2}"
 _COMPILED: Final = [(re.compile(_PREFIX + row[1]), row) for row in _ROWS]
+_OF_LINES: Final = frozenset({Endpoint.FILE, Endpoint.MESSAGE_BATCH})
+_RAW: Final = ("/content", "/results")
 _LITERALS: Final = frozenset({"input_tokens", "compact", "edits", "extensions", "characters"})
 """What stands where an id may, and is none."""
 _MADE_AT: Final = "/videos"
 """Where something is begun that names a model: an endpoint like others (edge.routes)."""
-_ROOTS: Final = ("responses", "conversations", "files", "uploads", "videos")
+_ROOTS: Final = (
+    *("responses", "conversations", "files", "uploads", "videos"),
+    *("batches", "messages/batches"),
+)
 
 
 class KeptPath:
     """What a request asks of what a provider keeps.
 
     `mark`: what it is about, b"" = a new one is made. `path`: below an upstream's root, with its
-    query. `streamed`: its answer are events.
+    query. `streamed`: its answer are events. `origin`: how the client reaches us, like
+    `https://relay.example`; "" = it does not say.
     """
 
-    __slots__ = ("endpoint", "mark", "method", "path", "streamed")
+    __slots__ = ("endpoint", "mark", "method", "origin", "path", "streamed")
 
     def __init__(
         self, endpoint: Endpoint, method: str, path: str, mark: bytes, *, streamed: bool
@@ -73,6 +97,17 @@ class KeptPath:
         self.path = path
         self.mark = mark
         self.streamed = streamed
+        self.origin = ""
+
+    @property
+    def begins_batch(self) -> bool:
+        """Whether it begins a batch, which is paid for."""
+        return self.endpoint in BATCH_ENDPOINTS
+
+    @property
+    def passes_raw(self) -> bool:
+        """Whether what it asks for is a file of lines, whatever stands in it."""
+        return self.endpoint in _OF_LINES and self.path.endswith(_RAW)
 
     @property
     def lists(self) -> bool:

@@ -128,6 +128,38 @@ const scenarios = {
     };
   },
 
+  async batch(client) {
+    const lines = [0, 1, 2].map((number) => ({
+      custom_id: `r${number}`,
+      method: "POST",
+      url: "/v1/chat/completions",
+      body: { model: MODEL, messages: ASKED, max_tokens: 50 },
+    }));
+    const held = Buffer.from(lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+    const file = await OpenAI.toFile(held, "batch.jsonl");
+    const sent = await client.files.create({ file, purpose: "batch" });
+    const body = {
+      input_file_id: sent.id,
+      endpoint: "/v1/chat/completions",
+      completion_window: "24h",
+    };
+    const made = await client.batches.create(body);
+    const listed = (await collect(client.batches.list())).map((one) => one.id);
+    const cancelled = await client.batches.create(body);
+    await client.batches.cancel(cancelled.id);
+    let done = made;
+    for (let look = 0; look < 100 && !done.output_file_id; look += 1) {
+      done = await client.batches.retrieve(made.id);
+      await new Promise((resolve) => setTimeout(resolve, PATIENCE_MS / 10));
+    }
+    const told = await (await client.files.content(done.output_file_id)).text();
+    return {
+      listed: listed.length === 1 && listed[0] === made.id,
+      status: done.status,
+      served: told.trim().split("\n").map((line) => JSON.parse(line).custom_id),
+    };
+  },
+
   async models(client) {
     const listed = await collect(client.models.list());
     const found = await client.models.retrieve(MODEL);

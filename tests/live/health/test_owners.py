@@ -4,6 +4,7 @@ Method: a real Valkey, two owners' books over it, and a server of the test's own
 """
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,25 @@ async def test_what_an_account_has_made_is_listed_newest_first_and_bounded(redis
         ttls = [await client.ttl(key) for key in keys]
         assert len(ttls) == 2 and all(0 < ttl <= 30 * 86_400 for ttl in ttls)
         await client.aclose()
+    finally:
+        for store in stores:
+            await store.stop()
+
+
+async def test_links_are_shared(redis_url: str) -> None:
+    stores = [RedisOwners(lambda: redis_url) for _ in range(2)]
+    one, other = (Owners(PEPPER, store) for store in stores)
+    for store in stores:
+        store.start()
+    try:
+        one.link(b"made:file_1", b"batch_4")
+        found: bytes | None = None
+        async with asyncio.timeout(5):
+            while found is None:
+                await asyncio.sleep(0.01)
+                with contextlib.suppress(DependencyDown):
+                    found = await other.linked(b"made:file_1")
+        assert found == b"batch_4" and await other.linked(b"made:file_2") is None
     finally:
         for store in stores:
             await store.stop()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from relay.billing.hold import drains, hold_nanos
 from relay.billing.price import charge
 from relay.billing.shapes import Ask
-from relay.extras import Asked
+from relay.extras import Asked, Extras
 from relay.model import AbortBills, Price, PriceDetail, ServiceTier
 from relay.units import PPM, parse_usd
 from relay.usage import Usage
@@ -116,3 +116,22 @@ def test_only_a_paid_answer_of_a_full_biller_is_drained() -> None:
     assert drains(AbortBills.FULL, delivered=True)
     assert not drains(AbortBills.FULL, delivered=False)
     assert not drains(AbortBills.PARTIAL, delivered=True)
+
+
+def test_a_batch_is_held_at_its_own_rates_and_a_call_for_each_request() -> None:
+    tier = ServiceTier(
+        name="batch",
+        input=parse_usd("0.5"),
+        output=parse_usd("1"),
+        cached_input=0,
+    )
+    price = msgspec.structs.replace(
+        CHEAP, per_call=1_000, detail=PriceDetail(service_tiers=(tier,))
+    )
+    asked = Asked(tier="batch", requests=7)
+    held = hold_nanos(
+        Ask(1_000_000, 2_000_000, asked), price, group_multiplier_ppm=PPM, nanos_max=NO_CAP
+    )
+    assert held == parse_usd("0.5") + 2 * parse_usd("1") + 7_000
+    usage = Usage(1_000_000, 0, 0, 2_000_000, extras=Extras(tier="batch", requests=7))
+    assert charge(usage, price, group_multiplier_ppm=PPM).cost_nanos == held

@@ -33,6 +33,7 @@ class Host:
         self.reload: str | None = ""
         self.models: set[str] = set()
         self.works: list[WorkDone] = []
+        self.unread: dict[str, int] = {}
         (folder / "metrics").mkdir(exist_ok=True)
         for slot in (0, 1):
             self.publish(slot)
@@ -59,7 +60,8 @@ class Host:
     def publish(self, slot: int, *, identity: float = 0, **gauges: float) -> None:
         identity = int(identity) or slot + 1
         told = {**WELL, "time_seconds": self.now_s, **gauges}
-        content = msgspec.msgpack.encode(WorkerMetrics(identity=identity, gauges=told))
+        figures = WorkerMetrics(identity=identity, gauges=told, unread=self.unread)
+        content = msgspec.msgpack.encode(figures)
         worker_metrics.publish(self.folder / "metrics", f"worker-{slot}-{identity}", content)
 
     def pass_time(self, seconds: int, **gauges: float) -> list[tuple[str, str]]:
@@ -103,6 +105,15 @@ def test_what_workers_lost_is_told_once_and_its_end(
     assert host.pass_time(60) == [(f"{event}_over", "")]
     assert host.metric(event) == "0.0"
     assert host.pass_time(60, **gauges) == [(event, "")]
+
+
+def test_batches_that_cannot_be_read_are_told_by_channel_after_a_minute(host: Host) -> None:
+    host.unread = {"east": 2}
+    assert host.pass_time(50) == []
+    assert host.pass_time(30) == [("results_unread", "east")]
+    assert "4 ended" in host.notices[-1].reason  # two workers, two each
+    host.unread = {}
+    assert host.pass_time(30) == [("results_unread_over", "east")]
 
 
 def test_what_comes_and_goes_is_one_alarm(host: Host) -> None:
