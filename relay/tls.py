@@ -6,14 +6,19 @@ what new connections get, and no connection that is there.
 
 import logging
 import ssl
+import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
+from relay.clock import clock_s
 from relay.errors import ConfigError
 
+FORGOTTEN_S: Final = 120.0
+"""A handshake this old is over, though nobody said so: listeners cut those that are late."""
 ALPN: Final = ("http/1.1",)
 
 _File = Annotated[str, Meta(max_length=4096)]
@@ -39,20 +44,88 @@ class TlsListeners(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     console: TlsFiles | None = None
 
 
+class Handshakes:
+    """The handshakes of a listener that are not over: each takes 50 KB, and a descriptor.
+
+    Args:
+        most: So many may be under way at once.
+        on_full: Called when one more begins; it may raise an SSLError to have it refused.
+    """
+
+    def __init__(self, most: int, on_full: Callable[[], None]) -> None:
+        self._most = most
+        self._on_full = on_full
+        self._open: dict[weakref.ref[ssl.SSLObject], float] = {}
+        """Since when, in the order in which they began."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def are_full(self) -> bool:
+        """Whether as many as may be are under way."""
+        until_s = clock_s() - FORGOTTEN_S
+        while self._open:
+            first = next(iter(self._open))
+            if self._open[first] > until_s:
+                break
+            del self._open[first]
+        return len(self._open) >= self._most
+
+    def begin(self, one: ssl.SSLObject) -> None:
+        """Count a handshake."""
+        if self.are_full:
+            self._on_full()
+        self._open[weakref.ref(one, self._forget)] = clock_s()
+
+    def end(self, one: ssl.SSLObject) -> None:
+        """Forget one that is over."""
+        self._open.pop(weakref.ref(one), None)
+
+    def _forget(self, gone: "weakref.ref[ssl.SSLObject]") -> None:
+        self._open.pop(gone, None)
+
+
+class _CountedObject(ssl.SSLObject):
+    """A connection's TLS, which tells when its handshake is over."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        context = self.context
+        if isinstance(context, _CountingContext) and context.handshakes is not None:
+            context.handshakes.end(self)
+
+
+class _CountingContext(ssl.SSLContext):
+    """A context whose handshakes are counted, where somebody wants that."""
+
+    sslobject_class = _CountedObject
+    handshakes: Handshakes | None = None
+
+    def wrap_bio(self, *args: Any, **fields: Any) -> ssl.SSLObject:
+        made = super().wrap_bio(*args, **fields)
+        if self.handshakes is not None:
+            self.handshakes.begin(made)
+        return made
+
+
 class ListenerTls:
     """The context of one listener, kept in step with its files.
 
     Args:
         files: What it is made of.
+        handshakes: Counts its handshakes; None: nobody does.
 
     Raises:
         ConfigError: RELAY; a file is missing, or no certificate, or another key's.
     """
 
-    def __init__(self, files: TlsFiles) -> None:
+    def __init__(self, files: TlsFiles, handshakes: Handshakes | None = None) -> None:
         self._files = files
         self._stamps = _stamps(files)
-        self.context = make_context(files)
+        context = make_context(files)
+        context.handshakes = handshakes
+        self.context: ssl.SSLContext = context
 
     def refresh(self) -> None:
         """Take up files that have changed; what cannot be used is told, and the old ones stay."""
@@ -69,13 +142,13 @@ class ListenerTls:
             _log.info("a new certificate is in use", extra={"path": self._files.cert})
 
 
-def make_context(files: TlsFiles) -> ssl.SSLContext:
+def make_context(files: TlsFiles) -> _CountingContext:
     """Return a server's context: TLS 1.2 at least, HTTP/1.1, clients verified where wanted.
 
     Raises:
         ConfigError: RELAY; see ListenerTls.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _CountingContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(list(ALPN))

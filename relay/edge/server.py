@@ -28,7 +28,7 @@ from relay.errors import ShuttingDown
 from relay.flow.counters import Counters
 from relay.flow.engine import Engine
 from relay.model import Snapshot
-from relay.tls import ListenerTls
+from relay.tls import Handshakes, ListenerTls
 from relay.upstream.descriptors import few_left
 from relay.upstream.pool import UpstreamPool
 from relay.wire.client_ip import is_within, read_networks
@@ -45,6 +45,8 @@ IDLE_LOOKS_MAX: Final = 64
 """Of the longest open connections, that one is looked for among which nobody needs now."""
 FILES_KEPT: Final = 64
 """Descriptors that clients and upstreams leave to the journal, the databases and the like."""
+HANDSHAKES_MAX: Final = 4_096
+"""TLS handshakes at once: some 200 MB. As many clients as that come back together."""
 LAST_WORDS_S: Final = 1.0
 """After the drain deadline: time for error events to reach their clients."""
 
@@ -135,7 +137,9 @@ class DataServer:
         self._connections.on_full = self._stop_accepting
         self._connections.upstreams = self._count_upstreams
         self._trusted = read_networks(config.server.trusted_proxies)
-        self._tls = ListenerTls(config.tls.relay) if config.tls.relay else None
+        self._handshakes = Handshakes(HANDSHAKES_MAX, self._stop_accepting)
+        files = config.tls.relay
+        self._tls = ListenerTls(files, self._handshakes) if files else None
         self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
         self._queue: socket.socket | None = None
@@ -201,7 +205,8 @@ class DataServer:
         if self._listener is not None or self._socket is None:
             return
         idle = self._opening is None or self._opening.done()
-        if idle and self._connections.has_room and not few_left():
+        room = self._connections.has_room and not self._handshakes.are_full
+        if idle and room and not few_left():
             self._opening = asyncio.get_running_loop().create_task(self._reopen())
 
     def _look_at_files(self) -> None:

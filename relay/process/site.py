@@ -3,21 +3,23 @@
 aiohttp itself waits for a head or a body as long as anybody likes, and for any number of them. Here
 a connection has until IDLE_S for its next request and BODY_S for a body, looked at once a second;
 and there are CONNECTIONS_MAX at most: one more takes the place of whoever has been idle for
-longest, or is turned away where nobody is.
+longest, or is turned away where nobody is. Over TLS as many again may be about to agree on one.
 """
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Coroutine
 from typing import Any, Final
 
 from aiohttp import web
 
 from relay.clock import clock_s
-from relay.tls import ListenerTls, TlsFiles
+from relay.tls import Handshakes, ListenerTls, TlsFiles
 
 LOOK_S: Final = 1.0
 """How often connections are looked at, and the files of its certificate."""
+HANDSHAKE_S: Final = 5.0
 IDLE_S: Final = 60.0
 BODY_S: Final = 30.0
 CONNECTIONS_MAX: Final = 400
@@ -35,7 +37,8 @@ async def serve_site(
     Raises:
         ConfigError: RELAY; the files are not there, or no good.
     """
-    tls = None if files is None else ListenerTls(files)
+    handshakes = Handshakes(CONNECTIONS_MAX, _refuse_handshake)
+    tls = None if files is None else ListenerTls(files, handshakes)
     assert runner.server is not None
     visitors = Visitors(runner.server)
     await _BoundedSite(runner, sock, visitors, tls).start()
@@ -120,8 +123,14 @@ class _BoundedSite(web.SockSite):
             self._visitors,
             sock=self._listens_on,
             ssl=self._tls.context if self._tls else None,
+            ssl_handshake_timeout=HANDSHAKE_S if self._tls else None,
             backlog=self._backlog,
         )
+
+
+def _refuse_handshake() -> None:
+    """Turn one more away, which its listener takes for a handshake that failed."""
+    raise ssl.SSLError("too many handshakes at once")
 
 
 class _Full(asyncio.Protocol):

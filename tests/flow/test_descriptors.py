@@ -8,14 +8,17 @@ import contextlib
 import json
 import os
 import resource
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from relay.clock import now_us
-from relay.config import Config, Server
+from relay.config import Config, Server, Timeouts
 from relay.edge.server import FILES_KEPT, connections_allowed
 from relay.process import worker
+from relay.tls import TlsFiles, TlsListeners
 from tests.flow.rig import Peer, Rig, chat, make_channel, make_snapshot, post
 from tests.flow.test_bad_input import ANSWER, CHAT, answer_json, get, read
 
@@ -239,4 +242,33 @@ async def test_where_nobody_is_idle_accepting_stops_and_goes_on() -> None:
         busy.pop().close()
         assert (await waits).startswith(b"HTTP/1.1 200 ")
         for writer in busy:
+            writer.close()
+
+
+async def test_handshakes_that_nobody_ends_hold_no_more_than_so_many() -> None:
+    authority = Path(__file__).parent / "authority"
+    files = TlsFiles(cert=str(authority / "good.pem"), key=str(authority / "key.pem"))
+    config = Config(tls=TlsListeners(relay=files), timeouts=Timeouts(head_s=1.5))
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+
+    async def asks(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+        writer.write(get("/", method="HEAD"))
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async with Rig(make_snapshot([make_channel(1, 1)]), config) as rig:
+        rig.server._handshakes._most = 10
+        for _ in range(15):  # those that end take no room
+            assert (await asks(rig.port)).startswith(b"HTTP/1.1 200 ")
+        strangers = [await asyncio.open_connection("127.0.0.1", rig.port) for _ in range(40)]
+        async with asyncio.timeout(5):
+            while rig.server._listener is not None:
+                await asyncio.sleep(0.005)
+        assert len(rig.server._handshakes) <= 41  # who had been accepted by then
+        async with asyncio.timeout(15):  # and when those were cut the next ones get in
+            assert (await asks(rig.port)).startswith(b"HTTP/1.1 200 ")
+        for _, writer in strangers:
             writer.close()

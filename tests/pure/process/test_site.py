@@ -6,21 +6,26 @@ slowly, or come by the hundred.
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from relay.process import site
+from relay.tls import TlsFiles
 
 ASK = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"
 PATIENCE_S = 5.0
+AUTHORITY = Path(__file__).parents[2] / "flow" / "authority"
+FILES = TlsFiles(cert=str(AUTHORITY / "good.pem"), key=str(AUTHORITY / "key.pem"))
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[int]:
+async def listening(files: TlsFiles | None = None) -> AsyncIterator[int]:
     """Serve; yield the port."""
 
     async def answer(request: web.Request) -> web.Response:
@@ -37,7 +42,7 @@ async def listening() -> AsyncIterator[int]:
     await runner.setup()
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    work = asyncio.create_task(await site.serve_site(runner, sock, None))
+    work = asyncio.create_task(await site.serve_site(runner, sock, files))
     try:
         yield sock.getsockname()[1]
     finally:
@@ -47,7 +52,7 @@ async def listening() -> AsyncIterator[int]:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("LOOK_S", 0.02), ("IDLE_S", 0.3), ("BODY_S", 0.3)):
+    for name, value in (("LOOK_S", 0.02), ("IDLE_S", 0.3), ("BODY_S", 0.3), ("HANDSHAKE_S", 0.4)):
         monkeypatch.setattr(site, name, value)
     monkeypatch.setattr(site, "CONNECTIONS_MAX", 20)
 
@@ -123,3 +128,42 @@ async def test_where_all_are_busy_one_more_is_turned_away_at_once() -> None:
                 assert b"200 OK" in await other.readuntil(b"thought")
         for _, one in (*busy, (reader, writer)):
             one.close()
+
+
+def trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+async def ask_over_tls(port: int) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting())
+    writer.write(ASK.replace(b"Host", b"Connection: close\r\nHost"))
+    said = await dropped(reader)
+    writer.close()
+    return said
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n"])
+async def test_handshakes_that_nobody_ends_are_so_many_and_no_longer_than_that(
+    said: bytes,
+) -> None:
+    async with listening(FILES) as port:
+        assert b"200 OK" in await ask_over_tls(port)
+        strangers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(60)]
+        for _, writer in strangers:
+            writer.write(said)
+        await asyncio.sleep(0.1)
+        open_still = [one for one in strangers if not one[0].at_eof()]
+        assert len(open_still) <= 21  # CONNECTIONS_MAX, and one that was let in as they came
+        for reader, writer in strangers:
+            await dropped(reader)
+            writer.close()
+        assert b"200 OK" in await ask_over_tls(port)
+
+
+async def test_handshakes_that_end_leave_room_for_any_number() -> None:
+    async with listening(FILES) as port:
+        for _ in range(5):
+            answers = await asyncio.gather(*[ask_over_tls(port) for _ in range(10)])
+            assert all(b"200 OK" in answer for answer in answers)
