@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 CLIENTS := .venv/clients
+AGENTS := .venv/agents
 BROWSER := .venv/browser
 OFFLINE := { echo 'The test clients could not be fetched: PyPI and npm are needed once.' >&2; exit 1; }
 
@@ -31,6 +32,15 @@ $(CLIENTS)/.installed: tests/clients/openai2.txt tests/clients/node/package-lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(CLIENTS)/openai2 \
 		--requirement tests/clients/openai2.txt || $(OFFLINE)
 	$(BIN)/npm ci --prefix $(CLIENTS)/node --ignore-scripts --no-audit --no-fund --loglevel=error \
+		|| $(OFFLINE)
+	touch $@
+
+# The coding agents themselves, 1 GB on disk: for the slow tests of tests/clients (Linux, x86-64).
+$(AGENTS)/.installed: tests/clients/agents/package-lock.json | $(STAMP)
+	rm -rf $(AGENTS)
+	mkdir -p $(AGENTS)
+	cp tests/clients/agents/package.json tests/clients/agents/package-lock.json $(AGENTS)
+	$(BIN)/npm ci --prefix $(AGENTS) --ignore-scripts --no-audit --no-fund --loglevel=error \
 		|| $(OFFLINE)
 	touch $@
 
@@ -79,7 +89,7 @@ test: check $(CLIENTS)/.installed $(BROWSER)/.installed
 test-compiled: compiled
 	$(BIN)/pytest tests/pure tests/flow
 
-faults: $(STAMP)
+faults: $(STAMP) $(AGENTS)/.installed
 	$(BIN)/pytest -m slow
 
 # Peers that cannot be had are said to be, and listed as absent in the report. `relay bench peers

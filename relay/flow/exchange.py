@@ -356,9 +356,9 @@ class Exchange:
         outcome = classify_error(error)
         committed = call.committed
         stage = COMMITTED if committed else attempt.stage
-        carried = self._splicer.plan(call, outcome, error) if committed else None
-        if call.bound is not None and not committed:
+        if call.bound is not None:
             self._state.release(call, outcome)
+        carried = self._splicer.plan(call, outcome, error) if committed else None
         barred = committed or call.doom or may_run(call, attempt.stage, outcome)
         other = None if barred else self._balancer.choose(call)
         may_switch = (

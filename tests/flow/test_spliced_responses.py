@@ -16,7 +16,7 @@ import pytest
 from openai import AsyncOpenAI, NotFoundError
 from openai.types.responses import Response, ResponseFailedEvent
 
-from relay.model import Resume
+from relay.model import LostState, Resume
 from relay.splice.anchor import anchor_of
 from tests.flow.rig import KEY, MODEL, SSE_HEAD, Peer, Rig, chunked, make_channel, make_snapshot
 
@@ -323,6 +323,42 @@ async def test_a_cut_behind_a_whole_message_goes_on_with_another_item() -> None:
         response = await assemble(rig)
         assert kinds(response) == ["message", "message"]
         assert response.output_text == "".join(WORDS[:9]) + "and more."
+
+
+async def test_reasoning_that_only_the_dead_channel_reads_is_left_out_where_its_line_says_so() -> (
+    None
+):
+    """An agent sends the encrypted reasoning of its last turn; the next one breaks off."""
+    first = b"".join(Answer(1).think("hm").say("Hello.").end(9))
+    cut = Answer(3).think("hm").say(*WORDS).cut("response.output_text.delta", 10)
+    rest = b"".join(Answer(2).say(rest_behind(9)).end(40))
+    for lost_state in LostState:
+        legs = iter((says(first, whole=True), says(cut)))
+
+        async def turns(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await next(legs)(reader, writer)  # noqa: B023 - asked within this very round
+
+        async with AsyncExitStack() as stack:
+            peers = [await stack.enter_async_context(Peer(s)) for s in (turns, says(rest))]
+            channels = [
+                make_channel(n, p.port, tier=n, models={MODEL: "up"}, resume=Resume.ANCHORED)
+                for n, p in enumerate(peers, 1)
+            ]
+            snapshot = make_snapshot(channels)
+            line = msgspec.structs.replace(snapshot.lines[1], splice=True, lost_state=lost_state)
+            rig = Rig(msgspec.structs.replace(snapshot, lines={1: line}))
+            await stack.enter_async_context(rig)
+            said = [item.model_dump() for item in (await assemble(rig, store=False)).output]
+            question = [*said, {"role": "user", "content": "Go on."}]
+            if lost_state is LostState.REFUSE:
+                with pytest.raises(Failed):
+                    await assemble(rig, input=question, store=False)
+                assert rig.server.counters.splices["line", "no_channel_can"] == 1
+                continue
+            response = await assemble(rig, input=question, store=False)
+            assert response.output_text == TEXT and response.id == "resp_3"
+            asked = asked_of(peers[1])["input"]
+            assert [item.get("type") for item in asked] == ["message", None, "message", "message"]
 
 
 async def test_the_id_of_a_spliced_response_is_nobodys() -> None:

@@ -110,7 +110,7 @@ class StateRouter:
         bound = call.bound
         if bound is None or bound.free is None or outcome not in DEAD | FAILED:
             return
-        if self._leave_out(call, bound):
+        if self._leave_out(call, bound) and not call.committed:
             call.response.note(DROPPED)
 
     def preferred(self, call: Call, channel_id: int) -> Channel | None:
