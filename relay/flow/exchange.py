@@ -67,10 +67,9 @@ class Exchange:
         self._settlement = settlement
         self._limits = config.switching
         self._total_us = int(config.timeouts.total_s * 1e6)
-        self._splicer = Splicer(balancer, config.timeouts)
-        self._asker = Asker(
-            connections, balancer, settlement.complete, config.switching, state.owners
-        )
+        complete = settlement.complete
+        self._splicer = Splicer(balancer, config.timeouts, complete)
+        self._asker = Asker(connections, balancer, complete, config.switching, state.owners)
         self._abandoned = AbandonedAnswers(self._asker, settlement, self._close, config.billing)
         self._rooms = ChannelQueues(
             self._choose_first,
@@ -297,8 +296,7 @@ class Exchange:
 
     def _preferred(self, call: Call) -> Channel | None:
         """Return the channel that has what the call refers to, where others may stand in for it."""
-        bound = call.bound
-        preferred = 0 if bound is None else bound.preferred
+        preferred = call.bound.preferred if call.bound is not None else 0
         if not preferred and call.sockets is not None:
             preferred = call.sockets.preferred(call)
         return self._state.preferred(call, preferred) if preferred else None
@@ -337,6 +335,8 @@ class Exchange:
                 return True
             if call.rights.foreign:  # awaited behind the `except`: see flow.reserve.leasing
                 await self._translator.complete(call)
+            if call.committed and self._splicer.end(call, broken):
+                return False
             effort = self._effort_of(call)
             following = self._decide(call, attempt, broken, effort)
             forget_frames(broken)

@@ -4,16 +4,20 @@ The gates are routing's; here they are given what happened. All of this runs onl
 broken: a healthy one costs a list append for each read, and that only on lines that splice.
 """
 
+from collections.abc import Callable
+from typing import Final
+
 import msgspec
 
 from relay.clock import clock_s
 from relay.config import Timeouts
-from relay.errors import ChannelReportedError, RelayError
+from relay.errors import ChannelReportedError, RelayError, forget_frames
 from relay.flow.balancer import Balancer
 from relay.flow.call import Call
+from relay.flow.settle import usage_of
 from relay.model import Channel
 from relay.records import Endpoint
-from relay.routing.table import Outcome
+from relay.routing.table import Outcome, classify_error
 from relay.splice.delivered import (
     DeliveredBudget,
     DeliveredText,
@@ -31,15 +35,28 @@ from relay.splice.gates import (
     refuse,
 )
 from relay.splice.gemini import GeminiReading
-from relay.splice.response_items import ResponsesReading
+from relay.splice.response_items import DeliveredResponse, ResponsesReading
+from relay.splice.responses import ended_event
 from relay.splice.rewrite import Continuation, continue_stream
 from relay.wire.sse import event_payload, split_events
 
+BROKEN: Final = frozenset({Outcome.CUT, Outcome.STALLED, Outcome.SERVER_ERROR, Outcome.ERROR_EVENT})
+"""How a stream ends that said nothing against its request."""
+
 
 class Splicer:
-    """Plans splices for all calls of a worker."""
+    """Plans splices for all calls of a worker.
 
-    def __init__(self, balancer: Balancer, timeouts: Timeouts) -> None:
+    Args:
+        balancer: Chooses who carries on.
+        timeouts: Bounds of a call.
+        complete: Settles a call whose answer is whole.
+    """
+
+    def __init__(
+        self, balancer: Balancer, timeouts: Timeouts, complete: Callable[[Call], None]
+    ) -> None:
+        self._complete = complete
         self._balancer = balancer
         self._timeouts = timeouts
         self._budget = DeliveredBudget()
@@ -80,6 +97,29 @@ class Splicer:
         channel, continuation, means = found
         self._balancer.note_splice(line.name, f"{CARRIED}{means.value}")
         return channel, continuation
+
+    def end(self, call: Call, error: RelayError) -> bool:
+        """End a broken stream well, behind a whole tool call; False where it cannot be.
+
+        Args:
+            call: A call whose client has part of an answer.
+            error: What ended the attempt.
+        """
+        line = call.rights.line
+        if line is None or not line.splice or classify_error(error) not in BROKEN:
+            return False
+        delivered = self._read(call) if call.head.endpoint is Endpoint.RESPONSES else None
+        if not isinstance(delivered, DeliveredResponse):
+            return False
+        usage = usage_of(call)
+        event = ended_event(delivered, usage.input_tokens, usage.output_tokens)
+        if not event:
+            return False
+        self._balancer.note_splice(line.name, f"{CARRIED}whole_call")
+        forget_frames(error)
+        self._complete(call)
+        call.response.send_events(event, last=True)
+        return True
 
     def could_carry(self, call: Call, outcome: Outcome, error: RelayError) -> bool:
         """Tell whether `plan` would find a way; nothing has broken, and nothing is counted."""

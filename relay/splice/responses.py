@@ -83,6 +83,35 @@ def _message(role: str, kind: str, text: str) -> dict[str, object]:
     return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
 
 
+def ended_event(delivered: DeliveredResponse, input_tokens: int, output_tokens: int) -> bytes:
+    """Return the event that ends a response behind a whole tool call, b"" where it cannot end.
+
+    Its client runs the tool, and asks on with what came of it: whatever else would have come is
+    asked for then. Nothing is out that is not whole.
+
+    Args:
+        delivered: What the client has.
+        input_tokens: Of the prompt, as far as anybody knows.
+        output_tokens: Of what is out.
+    """
+    if delivered.refusal is not SpliceRefusal.TOOL_CALL or delivered.item is not None:
+        return b""
+    usage = {
+        "input_tokens": input_tokens,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": input_tokens + output_tokens,
+    }
+    output = [raw for _, raw in sorted(delivered.items.items())]
+    response = {**delivered.response, "status": "completed", "output": output, "usage": usage}
+    told: dict[str, object] = {"type": "response.completed"}
+    if delivered.number >= 0:
+        told["sequence_number"] = delivered.number
+    told["response"] = response
+    return b"event: response.completed\ndata: %b\n\n" % msgspec.json.encode(told)
+
+
 class ResponsesSplice(EventSplice):
     """Rewrites the events of the channel that carries a stream on (see splice.rewrite.Splice).
 

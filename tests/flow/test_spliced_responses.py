@@ -361,6 +361,19 @@ async def test_reasoning_that_only_the_dead_channel_reads_is_left_out_where_its_
             assert [item.get("type") for item in asked] == ["message", None, "message", "message"]
 
 
+async def test_a_whole_tool_call_is_kept_and_ends_the_turn() -> None:
+    first = Answer(1).think("hm").say(*WORDS).call("look", '{"a":1}').end(40)
+    async with standing(b"".join(first[:-1]), b"".join(Answer(2).say(TEXT).end(40))) as (rig, peer):
+        response = await assemble(rig)
+        assert kinds(response) == ["reasoning", "message", "function_call"]
+        assert response.status == "completed" and response.id == "resp_1"
+        assert response.output_text == "".join(WORDS) and peer.requests == []
+        assert response.usage is not None and response.usage.output_tokens > 0
+        (ended,) = await rig.ended()
+        assert ended.reason == "completed" and ended.estimated and ended.cost_nanos > 0
+        assert dict(rig.server.counters.splices) == {("line", "carried_on_by_whole_call"): 1}
+
+
 async def test_the_id_of_a_spliced_response_is_nobodys() -> None:
     first = Answer(1).say(*WORDS).cut("response.output_text.delta", 10)
     async with standing(first, b"".join(Answer(2).say(rest_behind(9)).end(40))) as (rig, peer):
@@ -387,7 +400,7 @@ async def test_the_id_of_a_spliced_response_is_nobodys() -> None:
             "forced_tool",
         ),
         (
-            Answer(1).call("look", "{}").say("x").cut("response.output_item.added", 2),
+            Answer(1).call("look", "{}").say("x").cut("response.output_text.delta"),
             {},
             "tool_call",
         ),
