@@ -17,6 +17,7 @@ from relay.units import NANOS_PER_USD, PPM, TOKENS_PER_PRICE
 
 _TIER_KEY: Final = re.compile(r"input_cost_per_token_above_([1-9][0-9]*)k_tokens")
 _UNBILLABLE_KEY: Final = re.compile(r"(input|output)_cost_per_(second|pixel|character|video)")
+_VIDEO_KEY: Final = "output_cost_per_video_per_second"
 _RATIO_USD: Final = Decimal(2)  # new-api: ratio 1 = 2 USD per 1M tokens
 _HOUR_FACTOR: Final = Decimal("1.6")  # new-api: an hour's write = 6 / 3.75 of a short one
 _NUMBER_MAX: Final = 1_000_000  # USD a token or call, or a ratio: no true one comes near
@@ -99,13 +100,14 @@ def parse_ratios(raw: bytes) -> Imported:
 
 def _price_of_entry(model: str, entry: Mapping[str, Any]) -> Price:
     for key, value in entry.items():
-        if value and _UNBILLABLE_KEY.match(key):
+        if value and key != _VIDEO_KEY and _UNBILLABLE_KEY.match(key):
             raise _PriceError(f"has a price that is not billed here: {key}")
     per_image = _scaled(entry, "output_cost_per_image", NANOS_PER_USD) or 0
     per_call = _scaled(entry, "input_cost_per_query", NANOS_PER_USD) or 0
+    per_video_second = _scaled(entry, _VIDEO_KEY, NANOS_PER_USD) or 0
     rates = _token_rates(entry, "")
     if rates is None:
-        if not (per_image or per_call):
+        if not (per_image or per_call or per_video_second):
             raise _PriceError("no price per token, image or call")
         rates = _TokenRates(0, 0, 0, 0, None)
     detail = PriceDetail(
@@ -116,6 +118,7 @@ def _price_of_entry(model: str, entry: Mapping[str, Any]) -> Price:
         image_input=_told_apart(entry, "input_cost_per_image_token", rates.input),
         image_output=_told_apart(entry, "output_cost_per_image_token", rates.output),
         per_image=per_image,
+        per_video_second=per_video_second,
         tiers=_tiers(entry),
     )
     return Price(

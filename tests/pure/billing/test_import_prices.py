@@ -108,6 +108,11 @@ class TestCostMap:
         price = only(parse_cost_map(b'{"m": {"output_cost_per_image": 0.04}}').prices)
         assert (price.input, price.detail) == (0, PriceDetail(per_image=parse_usd("0.04")))
 
+    def test_seconds_of_video_alone(self) -> None:
+        film = b'{"sora": {"output_cost_per_video_per_second": 0.1}}'
+        price = only(parse_cost_map(film).prices)
+        assert (price.input, price.detail) == (0, PriceDetail(per_video_second=parse_usd("0.1")))
+
     @pytest.mark.parametrize(
         ("entry", "reason"),
         [
