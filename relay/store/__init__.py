@@ -16,6 +16,8 @@ owners          Who made what, in Redis: a digest, and the numbers of an account
 postgres        Connections to Postgres, and the border where its failures become ours
 redis           Clients of Redis for what is not urgent, and the border where its failures become
                 ours
+redis_room      Whether Redis has room for what calls can do without: it may take half of what Redis
+                may take
 shared_redis    The Redis that hosts share, as `[redis] url` names it, found anew for each
                 connection
 thinking        What upstreams signed of their thinking, where all workers find it: sealed, in

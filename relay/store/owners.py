@@ -3,8 +3,9 @@
     put(many) --> one write, nobody waits --> SET relay:own:DIGEST VALUE EX TTL
     get(some) --> MGET, within ASK_S
 
-Nothing is sent twice. While Redis cannot be reached a bounded number of values waits for it, the
-newest ones; whoever asks is told at once.
+Nothing is sent twice, and nothing at all while Redis is half full (store.redis_room). While Redis
+cannot be reached a bounded number of values waits for it, the newest ones; whoever asks is told at
+once.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from relay.backoff import Backoff
 from relay.clock import dice
 from relay.errors import ConfigError, DependencyDown
 from relay.store.limits.resp import Command, RespConnection, connect
+from relay.store.redis_room import ASK, RedisRoom
 from relay.store.shared_redis import find_shared, tag_of
 
 PREFIX: Final = b"relay:own:"
@@ -50,6 +52,7 @@ class RedisOwners:
         self._tag = b""
         """Before each key, where the server is the shard of a cluster."""
         self._wake = asyncio.Event()
+        self._room = RedisRoom("who made what")
         self._backoff = Backoff(first_s=RETRY_S, most_s=RETRY_S_MAX, jitter=0.5)
         self._task: asyncio.Task[None] | None = None
 
@@ -126,6 +129,11 @@ class RedisOwners:
         """Send what waits until the connection breaks."""
         while True:
             async with asyncio.timeout(RETRY_S_MAX):
+                if self._room.is_due:
+                    [told] = await connection.ask([ASK])
+                    self._room.hear(told)
+                if not self._room.is_there:
+                    self._waiting.clear()
                 commands = [self._tagged(self._waiting.popleft()) for _ in range(self._due())]
                 replies = await connection.ask(commands or [("PING",)])
             if any(isinstance(reply, hiredis.ReplyError) for reply in replies):

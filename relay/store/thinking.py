@@ -22,6 +22,7 @@ from relay.errors import ConfigError, DependencyDown
 from relay.model import Secret
 from relay.store import redis
 from relay.store.redis import ANSWER_S, tagged
+from relay.store.redis_room import RedisRoom
 from relay.store.secrets.vault import Vault
 from relay.tasks import cancel_all
 
@@ -57,6 +58,7 @@ class SharedThinking:
         self._writing = False
         self._hour_s = 0.0
         self._hour_bytes = 0
+        self._room = RedisRoom("thinking")
         self._backoff = Backoff(first_s=0.1, most_s=5.0, jitter=0.5)
         self._task: asyncio.Task[None] | None = None
 
@@ -141,6 +143,11 @@ class SharedThinking:
 
     async def _write(self, client: Redis) -> None:
         self._writing = True
+        if self._room.is_due:
+            async with asyncio.timeout(ANSWER_S):
+                self._room.hear(await client.info("memory"))
+        if not self._room.is_there:
+            self._queue.clear()
         async with asyncio.timeout(ANSWER_S), client.pipeline(transaction=False) as batch:
             for _ in range(min(BATCH_MAX, len(self._queue))):
                 digest, value = self._queue.popleft()

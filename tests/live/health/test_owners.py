@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from relay.errors import DependencyDown
 from relay.flow.state.owners import LISTED_MAX, Owners
 from relay.store.owners import PREFIX, RedisOwners
+from relay.store.redis_room import LOOK_S
 from relay.wire.state.marks import ENCRYPTED, RESPONSE, VIDEO
 
 pytestmark = pytest.mark.live
@@ -116,6 +117,43 @@ async def test_a_redis_that_is_away_is_said_and_comes_back(tmp_path: Path) -> No
     with pytest.raises(DependencyDown):
         await owners.find((RESPONSE + b"resp_2",))
     await store.stop()
+
+
+async def test_what_calls_can_do_without_leaves_half_of_redis_to_the_limits(
+    redis_url: str,
+) -> None:
+    """An account that makes things for nothing (files, conversations) must not end the limits."""
+    client = Redis.from_url(redis_url)
+    used = (await client.info("memory"))["used_memory"]
+    store = RedisOwners(lambda: redis_url)
+    owners = Owners(PEPPER, store)
+    store.start()
+    try:
+        owners.learn(MARKS, owners.owner(7, 42, 3, "m"))
+        await until_kept(client, 2)
+        await client.config_set("maxmemory", int(used * 1.5))
+        await asyncio.sleep(LOOK_S * 1.2)
+        for number in range(30_000):
+            owners.learn([RESPONSE + b"%d" % number], owners.owner(1, 1, 1, "m"))
+            if number % 500 == 0:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.3)
+        assert await client.dbsize() == 2  # and whoever limits can still write
+        await client.set("relay:limits:here", b"x")
+        await client.config_set("maxmemory", 0)
+        await asyncio.sleep(LOOK_S * 1.2)
+        owners.learn([RESPONSE + b"later"], owners.owner(1, 1, 1, "m"))
+        await until_kept(client, 4)
+    finally:
+        await client.config_set("maxmemory", 0)
+        await store.stop()
+        await client.aclose()
+
+
+async def until_kept(client: "Redis", count: int) -> None:
+    async with asyncio.timeout(8):
+        while await client.dbsize() != count:
+            await asyncio.sleep(0.02)
 
 
 def test_memory_is_bounded_and_forgets_what_was_asked_for_longest_ago(
