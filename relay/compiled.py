@@ -28,7 +28,7 @@ _HOT: Final = {
     "request_loop socket",
     "relay.edge.tunnel": "ports turn",
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
-    "request response running settle splice tunnelled",
+    "rejections request response running settle splice tunnelled",
     "relay.flow.attempts": "attempt buffer failed plain spliced stream tail unframed",
     "relay.flow.translated": "attempt conversed plain stream",
     "relay.flow.reserve": "budgets call_queues channel_queues channel_quotas credit "

@@ -19,6 +19,8 @@ hedge        Hedging: a second channel is asked where the first one shows nothin
 ports        What the flow needs of what is around it, beside relay.ports; see there
 priced       Whether a call asks for nothing that its model has no price for: else refused by name,
              or cut
+rejections   How many refused calls of an account are written down: enough to see what is wrong with
+             them
 request      What a client asks, in three values that a call is composed of
 response     The client's side of one answer: its head, its framing, what was already said
 running      The one clock of all running calls: deadlines, stalls, keep-alive comments, revoked

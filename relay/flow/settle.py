@@ -27,6 +27,7 @@ from relay.extras import NOTHING_ASKED
 from relay.flow.attempts.failed import failed_tries_of, operator_cost_nanos
 from relay.flow.call import Call
 from relay.flow.counters import STATUS_CLASSES, Counters
+from relay.flow.rejections import RejectionRows
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
 from relay.ports import Journal
@@ -36,6 +37,7 @@ from relay.usage import NOTHING, Usage
 from relay.wire.dialects.known import TABLES
 
 _COMPLETED: Final = EndReason.COMPLETED
+_REJECTED: Final = EndReason.REJECTED
 
 
 class Settlement:
@@ -58,6 +60,7 @@ class Settlement:
         self.on_read: Callable[[Call, int], None] | None = None
         """Told about how many tokens were read of what a provider keeps."""
         self._densities = Densities()
+        self._rejections = RejectionRows()
 
     def complete(self, call: Call) -> None:
         """Settle a call whose answer is whole; its last bytes are not out yet."""
@@ -150,6 +153,8 @@ class Settlement:
             self._key_quotas.add(call.rights.key.id, cost_nanos)
         if call.reservations_taken:
             self.reservations.close(call, usage, cost_nanos)
+        if reason is _REJECTED and not self._is_written_down(call, call.rights.account.id):
+            return
         total_us = int((clock_s() - begun_s) * 1e6)
         self._journal.end(
             CallEnd(
@@ -192,6 +197,12 @@ class Settlement:
                 "" if call.translation is None else call.translation.way(call.channel),
             )
         )
+
+    def _is_written_down(self, call: Call, account_id: int) -> bool:
+        """Tell whether a refused call gets a row: it does where its start was written already."""
+        if call.attempt_count or call.on_leave is not None or call.stage is COMMITTED:
+            return True
+        return self._rejections.take(account_id)
 
     def _learn(self, call: Call) -> None:
         """Learn from a whole stream how its model counts, for those that end before they say."""

@@ -24,7 +24,7 @@ from relay.control.watch.notices import Notices
 from relay.control.watch.webhook import Webhook, find_webhook
 from relay.process import hardening
 from relay.process.lifeline import Lifeline, Settings
-from relay.process.site import serve_site
+from relay.process.site import RUNNER, serve_site
 from relay.store.console_socket import listen
 from relay.tasks import first_of
 from relay.tls import TlsFiles
@@ -80,7 +80,9 @@ async def _serve(
     sock: socket.socket,
     files: TlsFiles | None,
 ) -> None:
-    runner = web.AppRunner(side.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    runner = web.AppRunner(
+        side.application(), access_log=None, shutdown_timeout=SHUTDOWN_S, **RUNNER
+    )
     parts.push_async_callback(runner.cleanup)
     await runner.setup()
     refreshing = asyncio.create_task(await serve_site(runner, sock, files), name="tls")

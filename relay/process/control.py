@@ -44,7 +44,7 @@ from relay.errors import ConfigError
 from relay.model import Secret
 from relay.process import hardening
 from relay.process.lifeline import Lifeline, Settings
-from relay.process.site import serve_site
+from relay.process.site import RUNNER, serve_site
 from relay.process.succession import outcome
 from relay.process.succession.outcome import Result
 from relay.records import CallEnd
@@ -157,7 +157,7 @@ class Control:
                 parts.enter_context(_task(self._webhook.run()))
             if self._otlp is not None:
                 parts.enter_context(_task(self._otlp.run()))
-            runner = web.AppRunner(self._api.application(), access_log=None)
+            runner = web.AppRunner(self._api.application(), access_log=None, **RUNNER)
             parts.push_async_callback(runner.cleanup)
             await runner.setup()
             tls = await serve_site(runner, self._listener, self._config.tls.admin)

@@ -25,6 +25,10 @@ BODY_S: Final = 30.0
 CONNECTIONS_MAX: Final = 400
 """With another listener's in the same process within the 1,024 files that most systems allow."""
 
+RUNNER: Final[dict[str, Any]] = {"auto_decompress": False}
+"""How runners of such a listener are made: nobody has to send it what is encoded, and 20 KB may
+become 20 MB before any bound on a body is looked at."""
+
 _Seen = tuple[web.BaseRequest | None, int, float]
 """What a connection was last seen to be about, after how many requests, and since when."""
 

@@ -78,6 +78,9 @@ SILENT_FORMATS: Final = frozenset({"text", "srt", "vtt"})
 """Formats of a transcription that do not say how long the sound was."""
 
 
+TOOLS_MAX: Final = 4_096
+"""Tools whose kinds are looked at; with more of them, which no provider takes, a search may be
+among the rest."""
 _Value = TypeVar("_Value")
 _tools = msgspec.json.Decoder(list[ToolHead | None] | ToolHead | None)
 _raw_tools = msgspec.json.Decoder(list[msgspec.Raw])
@@ -199,6 +202,8 @@ def _tool_types(fields: Fields) -> list[str]:
         return []
     if not isinstance(declared, list):  # Google takes an object for a list of one
         return [_kind(declared, raw)]
+    if len(declared) > TOOLS_MAX:
+        return ["web_search"] * len(declared)
     if all(tool is not None and tool.type is not None for tool in declared):
         return [f"{tool.type}" for tool in declared if tool is not None]
     raws = _decode(_raw_tools, raw) or []

@@ -191,12 +191,19 @@ def reframe_json(request: Request, *, model: str, add_usage: bool) -> bytes:
     return _encoder.encode({**fields, **changed})
 
 
+FIELDS_MAX: Final = 1_024
+"""Of a body's top level; no API has a hundred, and each is looked at several times."""
+
+
 def decode_fields(body: bytes) -> Fields:
     """Return the top level of a body, values as they came; see `peek_json`."""
     try:
         if not body.isascii():
             check_utf8(body)
-        return _fields.decode(body)
+        fields = _fields.decode(body)
+        if len(fields) <= FIELDS_MAX:
+            return fields
+        reason = f"it has more than {FIELDS_MAX:,} fields"
     except UnicodeDecodeError:
         reason = "it is not UTF-8"
     except msgspec.ValidationError:

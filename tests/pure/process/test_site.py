@@ -5,6 +5,7 @@ slowly, or come by the hundred.
 """
 
 import asyncio
+import gzip
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -38,7 +39,7 @@ async def listening(files: TlsFiles | None = None) -> AsyncIterator[int]:
     app = web.Application()
     app.router.add_route("*", "/", answer)
     app.router.add_get("/slow", think)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, **site.RUNNER)
     await runner.setup()
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
@@ -167,3 +168,14 @@ async def test_handshakes_that_end_leave_room_for_any_number() -> None:
         for _ in range(5):
             answers = await asyncio.gather(*[ask_over_tls(port) for _ in range(10)])
             assert all(b"200 OK" in answer for answer in answers)
+
+
+async def test_what_is_encoded_is_not_decoded() -> None:
+    """Twenty kilobytes that would be twenty megabytes stay what they are."""
+    bomb = gzip.compress(b"a=b&" * 5_000_000)
+    head = f"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(bomb)}\r\n"
+    async with listening() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head.encode() + b"Content-Encoding: gzip\r\n\r\n" + bomb)
+        assert (await dropped(reader)).endswith(b"\r\n\r\n%d" % len(bomb))
+        writer.close()

@@ -223,6 +223,13 @@ def test_of_geminis_tools_the_searches_are_taken_out() -> None:
     assert (strip_fields(only.fields, frozenset({"tools"})) or {}).keys() == {"model"}
 
 
+def test_of_tools_without_end_one_is_taken_for_a_search() -> None:
+    body = {"model": "m", "tools": [{"name": "f"}] * 5_000}
+    assert read(body) == SEARCH
+    fields = peek_json(json.dumps(body).encode(), Endpoint.CHAT).fields
+    assert strip_fields(fields, frozenset({"tools"})) is not None
+
+
 def test_an_hour_becomes_five_minutes_or_cannot_be_taken_out() -> None:
     plain = (
         b'{"model":"m","system":[{"text":"say \\"ttl\\": \\"1h\\"","cache_control":{"ttl":"1h"}}]}'

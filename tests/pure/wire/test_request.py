@@ -128,3 +128,10 @@ def test_no_bytes_can_do_worse_than_a_400(body: bytes) -> None:
     except BadRequest:
         return
     assert json.loads(reframe_json(request, model=request.model, add_usage=False))
+
+
+def test_a_body_has_so_many_fields_and_no_more() -> None:
+    fields = {"model": "a", **{f"f{number}": 1 for number in range(1_023)}}
+    assert peek(fields).model == "a"
+    with pytest.raises(BadRequest, match="more than 1,024 fields"):
+        peek(fields | {"one_more": 1})
