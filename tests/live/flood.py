@@ -57,7 +57,8 @@ class Client(asyncio.Protocol):
         self._asked_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._write = cast("asyncio.Transport", transport).write
+        self.transport = cast("asyncio.Transport", transport)
+        self._write = self.transport.write
 
     def ask(self) -> None:
         self._asked_s = time.monotonic()
@@ -99,6 +100,11 @@ class Crowd:
         for _ in range(size):
             _, client = await loop.create_connection(lambda: Client(self), host, port)
             self.idle.append(client)
+
+    def leave(self) -> None:
+        """Hang up where nothing is under way."""
+        for client in self.idle:
+            client.transport.abort()
 
     async def offer(self, calls_per_s: float, seconds: float) -> None:
         """Make calls for a time."""
