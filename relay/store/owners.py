@@ -132,8 +132,10 @@ class RedisOwners:
                 if self._room.is_due:
                     [told] = await connection.ask([ASK])
                     self._room.hear(told)
-                if not self._room.is_there:
+                if not self._room.is_there:  # what makes room is told all the same
+                    kept = [command for command in self._waiting if command[0] == "LREM"]
                     self._waiting.clear()
+                    self._waiting.extend(kept)
                 commands = [self._tagged(self._waiting.popleft()) for _ in range(self._due())]
                 replies = await connection.ask(commands or [("PING",)])
             if any(isinstance(reply, hiredis.ReplyError) for reply in replies):
