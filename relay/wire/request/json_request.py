@@ -15,6 +15,8 @@ from relay.errors import BadRequest
 from relay.records import Endpoint
 from relay.wire.request.shapes import Fields, StreamOptions
 
+FIELDS_MAX: Final = 1_024
+"""Of a body's top level; no API has a hundred, and each is looked at several times."""
 MODEL_CHARS_MAX: Final = 256
 CHOICES_MAX: Final = 128
 OUTPUT_TOKENS_MAX: Final = 2**31 - 1
@@ -189,10 +191,6 @@ def reframe_json(request: Request, *, model: str, add_usage: bool) -> bytes:
         options["include_usage"] = True
         changed["stream_options"] = options
     return _encoder.encode({**fields, **changed})
-
-
-FIELDS_MAX: Final = 1_024
-"""Of a body's top level; no API has a hundred, and each is looked at several times."""
 
 
 def decode_fields(body: bytes) -> Fields:
