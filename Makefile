@@ -68,7 +68,7 @@ quicken: $(STAMP)
 		|| { echo 'relay: not compiled, .venv/compile.log says why; it serves as plain Python'; exit 0; }; \
 	! $(BIN)/relay upgrade >/dev/null 2>&1 || echo 'relay: compiled; its workers were rolled into that'
 
-# The hot modules as C, in about a minute and a half: needs a C compiler and Python's headers. What
+# The hot modules as C, in two or three minutes of one core: needs a C compiler and Python's headers. What
 # is built is used by all that runs from here for as long as the sources stay as they are.
 compiled: $(STAMP)
 	RELAY_COMPILED=1 $(BIN)/python setup.py --quiet build_ext \
