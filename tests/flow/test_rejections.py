@@ -1,30 +1,22 @@
 """Goal: who only asks for what he cannot have fills neither log nor disk. Method: many refusals."""
 
-import pytest
-
-from relay.flow import rejections
 from relay.flow.rejections import RejectionRows
 from tests.flow.rig import Rig, chat, make_channel, make_snapshot, post
 
 
-def test_an_account_has_a_burst_and_then_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    now_s = 100.0
-    monkeypatch.setattr(rejections, "clock_s", lambda: now_s)
+def test_an_account_has_a_burst_and_then_a_pace() -> None:
     rows = RejectionRows(burst=5, per_s=2.0)
-    assert [rows.take(1) for _ in range(8)] == [True] * 5 + [False] * 3
-    assert rows.take(2)  # another account has its own
-    now_s += 1.0
-    assert [rows.take(1) for _ in range(4)] == [True, True, False, False]
-    now_s += 1e6
-    assert sum(rows.take(1) for _ in range(99)) == 5
+    assert [rows.take(1, 100.0) for _ in range(8)] == [True] * 5 + [False] * 3
+    assert rows.take(2, 100.0)  # another account has its own
+    assert [rows.take(1, 101.0) for _ in range(4)] == [True, True, False, False]
+    assert sum(rows.take(1, 1e6) for _ in range(99)) == 5
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejections, "ACCOUNTS_MAX", 10)
-    rows = RejectionRows()
+def test_memory_is_bounded() -> None:
+    rows = RejectionRows(accounts_max=10)
     for number in range(50):
-        rows.take(number)
-    assert len(rows._left) == 10
+        rows.take(number, 100.0)
+    assert len(rows) == 10
 
 
 async def test_refusals_beyond_the_pace_are_counted_and_not_written_down() -> None:

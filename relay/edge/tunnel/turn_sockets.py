@@ -23,9 +23,10 @@ from relay.edge.tunnel.upstream_socket import SocketListener, UpstreamSocket
 from relay.errors import ConnectionBroken, RelayError, forget_frames
 from relay.flow.call import Call
 from relay.flow.request import RequestHead
-from relay.model import Channel, Dialect
+from relay.model import Channel
 from relay.ports import AnswerListener
 from relay.reach import Speaks
+from relay.records import Endpoint
 from relay.upstream.pool import UpstreamPool
 from relay.wire.state.answered import opened
 from relay.wire.state.marks import KIND_BYTES, RESPONSE
@@ -72,7 +73,7 @@ class SocketDesk:
         """Tell whether a channel speaks it, as far as anybody knows."""
         reach = channel.reach
         wish = Speaks.FOUND_OUT if reach is None else reach.websocket
-        if channel.protocol is not Dialect.OPENAI or wish is Speaks.NO:
+        if channel.protocol is not Endpoint.RESPONSES.dialect or wish is Speaks.NO:
             return False
         if reach is not None and (reach.signs or reach.names_model):
             return False
