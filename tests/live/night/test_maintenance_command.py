@@ -49,7 +49,7 @@ async def test_a_night_that_nobody_notices(relay: RelayProcess) -> None:
         said = await relay.cli("maintenance", "run")
         done.set()
     lines = {line.partition(":")[0]: line for line in said.splitlines()}
-    assert set(lines) == {"memory", "backup", "retention", "vacuum", "reindex"}
+    assert set(lines) == {"memory", "backup", "rewrap", "retention", "vacuum", "reindex"}
     assert all(": done, " in line for line in lines.values()), said
     assert "2 of 2 steps; worker-0: " in lines["memory"]
     assert statuses.count(200) == len(statuses) > 20

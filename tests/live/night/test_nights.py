@@ -420,6 +420,7 @@ async def test_all_works_of_a_plain_host_go_well(
         ("memory", Outcome.DONE, "a"),
         ("reindex", Outcome.DONE, ""),
         ("retention", Outcome.DONE, ""),
+        ("rewrap", Outcome.DONE, ""),
         ("vacuum", Outcome.DONE, ""),
     ]
     assert renewed == []
