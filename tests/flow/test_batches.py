@@ -14,6 +14,8 @@ import pytest
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI, NotFoundError
 
+from relay.config import Config
+from relay.door_rules import DoorRules
 from relay.flow.ports import Reservation
 from relay.flow.state import background
 from relay.mock.batches import MockBatches
@@ -94,8 +96,11 @@ async def standing(
     mock = await start(MockOptions(chunks=CHUNKS))
     memory = SharedMemory()
     snapshot = catalog(mock.port, dialect, tiers, **key)
+    # The provider runs on the relay's own loop: what it takes for 50,000 lines is no overload.
+    config = Config(door=DoorRules(shed_lag_ms=0))
     rigs = [
-        Rig(snapshot, owner_store=memory, paid_by=paid_by, limiter=limiter) for _ in range(relays)
+        Rig(snapshot, owner_store=memory, paid_by=paid_by, limiter=limiter, config=config)
+        for _ in range(relays)
     ]
     try:
         for rig in rigs:
