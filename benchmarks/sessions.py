@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
@@ -40,7 +41,7 @@ _FRAME_BYTES: Final = {126: 2, 127: 8}
 """How many bytes of length follow the two that each frame begins with."""
 
 
-class Reader(asyncio.Protocol):
+class Reader(ABC, asyncio.Protocol):
     """Asks once, and counts what comes back."""
 
     def __init__(self) -> None:
@@ -52,9 +53,9 @@ class Reader(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.write(self.question())
 
+    @abstractmethod
     def question(self) -> bytes:
         """Return the first bytes."""
-        raise NotImplementedError
 
 
 class StreamReader(Reader):
