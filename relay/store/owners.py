@@ -1,17 +1,20 @@
 """Who made what, in Redis: a digest, and the numbers of an account, a channel and a line.
 
-    put(many) --> one write, nobody waits --> SET relay:own:DIGEST VALUE EX TTL
+    put(some) --> written at once, nobody waits --> SET relay:own:DIGEST VALUE EX TTL
     get(some) --> MGET, within ASK_S
 
-Nothing is sent twice, and nothing at all while Redis is half full (store.redis_room). While Redis
-cannot be reached a bounded number of values waits for it, the newest ones; whoever asks is told at
-once.
+What is put is on its way before its client hears of it: a worker that is killed then takes nothing
+with it that a client was told. Nothing is sent twice, and nothing at all while Redis is half full
+(store.redis_room). While Redis cannot be reached, or owes many replies, a bounded number of values
+waits for it, the newest ones; whoever asks is told at once.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import hiredis
@@ -30,6 +33,8 @@ ASK_S: Final = 0.25
 CONNECT_S: Final = 1.0
 WAITING_MAX: Final = 10_000
 BATCH_MAX: Final = 500
+UNANSWERED_MAX: Final = 2_000
+"""Commands that Redis owes a reply; what comes beyond waits here, where it is bounded."""
 LISTED_MAX: Final = 200
 """Of one account and kind, the newest; see flow.state.owners."""
 RETRY_S: Final = 0.25
@@ -53,6 +58,8 @@ class RedisOwners:
         """Before each key, where the server is the shard of a cluster."""
         self._wake = asyncio.Event()
         self._room = RedisRoom("who made what")
+        self._is_looking = False
+        """Whether Redis was asked for its room, and has not said yet."""
         self._backoff = Backoff(first_s=RETRY_S, most_s=RETRY_S_MAX, jitter=0.5)
         self._task: asyncio.Task[None] | None = None
 
@@ -70,22 +77,22 @@ class RedisOwners:
             self._connection.close()
 
     def put(self, digest: bytes, value: bytes, ttl_s: int) -> None:
-        """Keep a value soon; see flow.state.owners.OwnerStore."""
+        """Keep a value; see flow.state.owners.OwnerStore."""
         self._waiting.append(("SET", PREFIX + digest, value, "EX", ttl_s))
-        self._wake.set()
+        self._send()
 
     def push(self, digest: bytes, value: bytes, ttl_s: int) -> None:
-        """Put a value before a list soon; see flow.state.owners.OwnerStore."""
+        """Put a value before a list; see flow.state.owners.OwnerStore."""
         key = LISTS + digest
         self._waiting.append(("LPUSH", key, value))
         self._waiting.append(("LTRIM", key, 0, LISTED_MAX - 1))
         self._waiting.append(("EXPIRE", key, ttl_s))
-        self._wake.set()
+        self._send()
 
     def drop(self, digest: bytes, value: bytes) -> None:
-        """Take a value out of a list soon; see flow.state.owners.OwnerStore."""
+        """Take a value out of a list; see flow.state.owners.OwnerStore."""
         self._waiting.append(("LREM", LISTS + digest, 0, value))
-        self._wake.set()
+        self._send()
 
     async def listed(self, digest: bytes) -> list[bytes]:
         """Return a list; see flow.state.owners.OwnerStore."""
@@ -118,48 +125,73 @@ class RedisOwners:
                 self._tag = tag_of(url).encode()
                 async with asyncio.timeout(CONNECT_S):
                     self._connection = await connect(await find_shared(url))
-                await self._write(self._connection)
+                await self._keep(self._connection)
             except (DependencyDown, ConfigError, TimeoutError) as error:
                 if self._backoff.fail():
                     reason = error.message if isinstance(error, DependencyDown) else "too slow"
                     _log.warning("who made what is not shared", extra={"reason": reason})
             await asyncio.sleep(self._backoff.wait_s(dice()))
 
-    async def _write(self, connection: RespConnection) -> None:
-        """Send what waits until the connection breaks."""
+    async def _keep(self, connection: RespConnection) -> None:
+        """Send what waits, and ask every few seconds whether it lives, until it breaks."""
         while True:
             async with asyncio.timeout(RETRY_S_MAX):
-                if self._room.is_due:
-                    [told] = await connection.ask([ASK])
-                    self._room.hear(told)
-                if not self._room.is_there:  # what makes room is told all the same
-                    kept = [command for command in self._waiting if command[0] == "LREM"]
-                    self._waiting.clear()
-                    self._waiting.extend(kept)
-                commands = [self._tagged(self._waiting.popleft()) for _ in range(self._due())]
-                replies = await connection.ask(commands or [("PING",)])
-            if any(isinstance(reply, hiredis.ReplyError) for reply in replies):
-                raise DependencyDown("Redis refuses to keep who made what")
+                [told] = await connection.ask([ASK])
+                self._room.hear(told)
+            self._wake.clear()
+            self._send()
             if self._backoff.succeed():
                 _log.warning("who made what is shared again")
-            if self._waiting:
-                continue
-            self._wake.clear()
-            await self._wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S_MAX):
+                    await self._wake.wait()
+                raise DependencyDown("Redis refuses to keep who made what")
+
+    def _send(self) -> None:
+        """Write what waits, as far as Redis has room and answers."""
+        connection, waiting = self._connection, self._waiting
+        if connection is None or not connection.usable or connection.unanswered >= UNANSWERED_MAX:
+            return
+        if self._room.is_due:
+            self._is_looking = True
+            connection.tell([ASK]).add_done_callback(self._hear_room)
+        if not self._room.is_there:
+            waiting = self._take_drops()
+        due = min(len(waiting), BATCH_MAX)
+        if due:
+            commands = [self._tagged(waiting.popleft()) for _ in range(due)]
+            connection.tell(commands).add_done_callback(self._hear_kept)
+
+    def _take_drops(self) -> deque[Command]:
+        """Take out what makes room: it is told all the same; the rest is not kept."""
+        told = (command for command in self._waiting if command[0] == "LREM")
+        drops = deque(islice(told, BATCH_MAX))
+        for command in drops:
+            self._waiting.remove(command)
+        if not self._is_looking:
+            self._waiting.clear()
+        return drops
+
+    def _hear_room(self, told: asyncio.Future[Any]) -> None:
+        """Send what came meanwhile, or forget it."""
+        self._is_looking = False
+        if told.exception() is not None:
+            return
+        self._room.hear(told.result())
+        if not self._room.is_there:
+            self._waiting.clear()
+        elif self._waiting:
+            self._send()
+
+    def _hear_kept(self, told: asyncio.Future[Any]) -> None:
+        """Go on with what waits; a connection that is broken or refuses is made anew."""
+        if told.exception() is not None or isinstance(told.result(), hiredis.ReplyError):
+            self._wake.set()
+        elif self._waiting:
+            self._send()
 
     def _tagged(self, command: Command) -> Command:
         """Return a command on the key as the server has it."""
         name, key, *rest = command
         assert isinstance(key, bytes)
         return (name, self._tag + key, *rest)
-
-    def _due(self) -> int:
-        return min(len(self._waiting), BATCH_MAX)
-
-    async def _wait(self) -> None:
-        """Wait for something to write; a while later the connection is asked if it lives."""
-        try:
-            async with asyncio.timeout(RETRY_S_MAX):
-                await self._wake.wait()
-        except TimeoutError:
-            return

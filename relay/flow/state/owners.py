@@ -1,6 +1,6 @@
 """Who made what: keyed digests in this worker's memory, and in Redis for all of them.
 
-    learn --> memory (bounded) --> Redis, with the next turn of the loop
+    learn --> memory (bounded) --> Redis, on its way before the client hears of it
     known <-- memory
     find  <-- memory <-- Redis, bounded in time; only for what this worker does not know
 
@@ -62,7 +62,10 @@ class OwnerStore(Protocol):
     """Where all workers find what any of them learned."""
 
     def put(self, digest: bytes, value: bytes, ttl_s: int) -> None:
-        """Keep a value soon; never blocks, and may fail without a word."""
+        """Keep a value; never waits, and may fail without a word.
+
+        What is kept outlives this worker, if it is killed when the client has its answer.
+        """
         ...
 
     async def get(self, digests: Sequence[bytes]) -> list[bytes | None]:
@@ -74,11 +77,11 @@ class OwnerStore(Protocol):
         ...
 
     def push(self, digest: bytes, value: bytes, ttl_s: int) -> None:
-        """Put a value before a list soon, of which the first LISTED_MAX are kept."""
+        """Put a value before a list, of which the first LISTED_MAX are kept; else as `put`."""
         ...
 
     def drop(self, digest: bytes, value: bytes) -> None:
-        """Take a value out of a list soon."""
+        """Take a value out of a list; else as `put`."""
         ...
 
     async def listed(self, digest: bytes) -> list[bytes]:

@@ -258,8 +258,8 @@ class RedisDriver:
         shares, share_default, gone = self._heartbeat.hear(fields, now_ms)
         self._broker.shares, self._broker.share_default = shares, share_default
         self._permits.share = share_default
-        if gone and self._connection is not None:
-            self._connection.tell(("HDEL", self._beat_key, *gone))
+        if gone and self._connection is not None and self._connection.usable:
+            self._connection.tell([("HDEL", self._beat_key, *gone)])
 
     def _fail(self, names: list[str], batches: list[Batch], exc: DependencyDown) -> None:
         """Take in that the batch is lost; nobody waits for the next one."""

@@ -55,6 +55,11 @@ class RespConnection(asyncio.Protocol):
         """Whether commands may be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def unanswered(self) -> int:
+        """How many commands have no reply yet."""
+        return len(self._due)
+
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one write and return their replies; an error reply is a value.
 
@@ -77,12 +82,18 @@ class RespConnection(asyncio.Protocol):
             self.close()
             raise
 
-    def tell(self, command: Command) -> None:
-        """Send a command whose reply nobody needs."""
-        if self.usable:
-            assert self._transport is not None
-            self._due.append(asyncio.get_running_loop().create_future())
-            self._transport.write(_pack(command))
+    def tell(self, commands: Sequence[Command]) -> asyncio.Future[Any]:
+        """Send some commands, at least one, in one write, and wait for none; only while usable.
+
+        Returns:
+            The reply to the last of them, an error reply as a value; or DependencyDown.
+        """
+        assert self._transport is not None
+        loop = asyncio.get_running_loop()
+        answers = [loop.create_future() for _ in commands]
+        self._due.extend(answers)
+        self._transport.write(b"".join(map(_pack, commands)))
+        return answers[-1]
 
     def close(self) -> None:
         """Drop the connection at once."""
