@@ -24,8 +24,8 @@ _HOT: Final = {
     "relay": "clock ports stage units usage",
     "relay.billing": "charged density hold price purse tariff",
     "relay.edge": "cors ids ports question service",
-    "relay.edge.client": "body body_room coming_body connection early head head_cache phase "
-    "request_loop socket",
+    "relay.edge.client": "arrivals body body_room coming_body connection early head head_cache "
+    "phase request_loop socket",
     "relay.edge.tunnel": "ports turn",
     "relay.flow": "abandoned admission asker balancer call counters exchange hedge ports "
     "rejections request response running settle splice tunnelled",

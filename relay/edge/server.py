@@ -19,6 +19,7 @@ from aiohttp import web
 
 from relay.clock import clock_s
 from relay.config import Config
+from relay.edge.client.arrivals import Arrivals
 from relay.edge.client.connection import ClientConnection
 from relay.edge.client.proxied import ProxiedConnection
 from relay.edge.door import Door
@@ -68,6 +69,7 @@ class ConnectionServer(web.Server):
         self.files_max = 2 * config.server.connections_max
         self.on_full: Callable[[], None] = _nothing
         self.upstreams: Callable[[], int] = _none
+        self.arrivals = Arrivals()
         self.open: dict[ClientConnection, None] = {}
         """In the order in which they came."""
 

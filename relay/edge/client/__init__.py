@@ -1,5 +1,7 @@
 """One client's connection: from bytes to requests whose bodies are read.
 
+arrivals      Requests that come all at once: begun in slices, so that what is under way goes on
+              between them
 body          Request bodies off a parser's stream: whole within bounds, or dropped within bounds
 body_room     The memory that request bodies may take: of all of them, and of one account's or one
               address's

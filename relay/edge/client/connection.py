@@ -19,7 +19,7 @@ from relay.clock import clock_s
 from relay.config import Timeouts
 from relay.edge.client.coming_body import ComingBody
 from relay.edge.client.head_cache import HeadCache
-from relay.edge.client.phase import CLOSING, GONE, HELD, QUEUED, RECEIVING, RESTING, RUNNING
+from relay.edge.client.phase import CLOSING, GONE, HEAD, HELD, QUEUED, RECEIVING, RESTING, RUNNING
 from relay.edge.client.request_loop import PIECE_BYTES_MAX, RequestLoop
 from relay.edge.ports import ServicePort
 from relay.errors import RequestTimeout
@@ -42,7 +42,7 @@ class ClientConnection(RequestLoop):
         body_bytes_max: Of a request that may be served at once.
     """
 
-    __slots__ = ("_body_bytes_max", "_coming")
+    __slots__ = ("_arrivals", "_body_bytes_max", "_coming")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class ClientConnection(RequestLoop):
         body_bytes_max: int,
     ) -> None:
         super().__init__(server, service, timeouts)
+        self._arrivals = server.arrivals
         self._body_bytes_max = body_bytes_max
         self._coming: ComingBody | None = None
         """A body that comes in several reads and needs no parser."""
@@ -67,7 +68,22 @@ class ClientConnection(RequestLoop):
         self._server.open_connection(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sent: what becomes of it depends on the phase."""
+        """Take what the client sent; a request waits where too many have come at once."""
+        if self._phase < HEAD and self._early is None and self._arrivals.crowded():
+            self._keep(data)
+            self._move(HELD)
+            self._arrivals.wait(self._begin_late)
+            return
+        self._receive(data)
+
+    def _begin_late(self) -> None:
+        """Begin what had to wait because too many came at once."""
+        if self._phase == HELD and self._early is not None and not self._writing_paused:
+            self._move(RESTING)
+            self._receive(self.take_rest())
+
+    def _receive(self, data: bytes) -> None:
+        """Take bytes: what becomes of them depends on the phase."""
         if self._coming is not None:
             self._collect(self._coming, data)
             return

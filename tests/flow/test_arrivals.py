@@ -1,0 +1,100 @@
+"""Goal: requests that come all at once are begun in slices; what is under way goes on between them.
+
+Method: a data plane with real sockets on uvloop, and some hundred kept connections whose requests
+the kernel hands over with one turn of the loop. A probe counts how many were begun in each turn.
+"""
+
+import asyncio
+import socket
+from itertools import pairwise
+
+import pytest
+
+from relay.clock import clock_s
+from relay.edge.client.arrivals import SLICE_S, Arrivals
+from tests.flow.rig import Peer, Rig, chat, make_channel, make_snapshot, post
+from tests.flow.test_isolation import answer
+
+COUNT = 600
+ONE = post("/v1/chat/completions", chat()).replace(b"Connection: close", b"Connection: keep-alive")
+
+
+async def connect(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    return sock
+
+
+async def read_answer(sock: socket.socket) -> bytes:
+    said = b""
+    while not said.endswith(b"}"):
+        piece = await asyncio.get_running_loop().sock_recv(sock, 4096)
+        if not piece:
+            break
+        said += piece
+    return said
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "first"])
+async def test_requests_that_come_at_once_are_begun_in_slices(*, kept: bool) -> None:
+    async with Peer(answer) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        socks = [await connect(rig.port) for _ in range(COUNT)]
+        if kept:
+            for sock in socks:  # so that each has a head that is known
+                await asyncio.get_running_loop().sock_sendall(sock, ONE)
+                assert (await read_answer(sock)).startswith(b"HTTP/1.1 200")
+        begun, counters = [0], rig.server.counters
+
+        async def probe() -> None:
+            while counters.inflight < COUNT and len(begun) < 10_000:
+                await asyncio.sleep(0)
+                begun.append(counters.inflight)
+
+        probing = asyncio.create_task(probe())
+        await asyncio.sleep(0)
+        for sock in socks:
+            sock.send(ONE)  # this loop runs nothing meanwhile: all are there at its next turn
+        async with asyncio.timeout(20):
+            said = await asyncio.gather(*(read_answer(sock) for sock in socks))
+        probing.cancel()
+        assert {one[:12] for one in said} == {b"HTTP/1.1 200"}
+        assert counters.inflight == 0
+        steps = [after - before for before, after in pairwise(begun)]
+        assert 0 < max(steps) < COUNT / 3, max(steps)
+        for sock in socks:
+            sock.close()
+
+
+async def test_a_client_that_leaves_while_it_waits_is_forgotten() -> None:
+    async with Peer(answer) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        socks = [await connect(rig.port) for _ in range(COUNT)]
+        await asyncio.sleep(0.1)
+        for sock in socks:
+            sock.send(ONE)
+            sock.close()
+        async with asyncio.timeout(20):
+            while rig.server.counters.connections or rig.server.counters.inflight:
+                await asyncio.sleep(0.01)
+
+
+async def test_who_waits_goes_in_order_and_nobody_overtakes() -> None:
+    arrivals = Arrivals()
+    begun: list[int] = []
+    turns: list[int] = []
+
+    def begin(number: int) -> None:
+        begun.append(number)
+        ends_s = clock_s() + SLICE_S
+        while clock_s() < ends_s:
+            pass
+
+    for number in range(20):
+        arrivals.wait(lambda number=number: begin(number))  # type: ignore[misc]
+    while len(begun) < 20:
+        assert arrivals.crowded()  # whoever comes now is behind them
+        turns.append(len(begun))
+        await asyncio.sleep(0)
+    assert begun == list(range(20))
+    assert max(after - before for before, after in pairwise(turns)) <= 2
+    assert not arrivals.crowded()
