@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from relay.cli.numbers import WholeNumber
-from relay.cli.output import json_option, print_fields, print_line, print_rows
+from relay.cli.output import json_option, print_csv, print_fields, print_line, print_rows
 from relay.cli.root import location_options
 from relay.cli.session import Session, with_database
 from relay.store.log.margins import list_margins
@@ -53,6 +53,7 @@ MARGIN_COLUMNS: Final = (
 
 _SPAN: Final = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
 _SPAN_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_MONTH: Final = re.compile(r"(2[0-9]{3})-(0[1-9]|1[0-2])")
 _STATUS: Final = re.compile(r"([1-5])(xx|[0-9]{2})")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -85,6 +86,28 @@ def parse_status(text: str) -> tuple[int, int]:
         raise ValueError("expected a status such as 429, or a class such as 5xx")
     first = int(status[1]) * 100
     return (first, first + 99) if status[2] == "xx" else (int(text), int(text))
+
+
+def parse_month(text: str) -> tuple[datetime.datetime, datetime.datetime]:
+    """Return the first moment of a month such as "2026-11", and of the one after it; UTC.
+
+    Raises:
+        ValueError: No month.
+    """
+    found = _MONTH.fullmatch(text)
+    if not found:
+        raise ValueError("expected a month such as 2026-11")
+    since = datetime.datetime(int(found[1]), int(found[2]), 1, tzinfo=datetime.UTC)
+    return since, (since + datetime.timedelta(days=31)).replace(day=1)
+
+
+def _month(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> tuple[datetime.datetime, datetime.datetime] | None:
+    try:
+        return None if text is None else parse_month(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _moment(
@@ -187,13 +210,33 @@ def show(ctx: click.Context, request_id: str, *, as_json: bool) -> None:
     is_flag=True,
     help="Instead: earnings against providers' prices, by line, model and channel, a day back.",
 )
+@click.option(
+    "--month", callback=_month, metavar="2026-11", help="Of this month (UTC): a bill, with --by."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @json_option
 @click.pass_context
-def usage(ctx: click.Context, /, *, unit: str, margin: bool, as_json: bool, **scope: Any) -> None:
+def usage(
+    ctx: click.Context,
+    /,
+    *,
+    unit: str,
+    margin: bool,
+    month: tuple[datetime.datetime, datetime.datetime] | None,
+    as_csv: bool,
+    as_json: bool,
+    **scope: Any,
+) -> None:
     """Show requests, tokens, errors and cost over time (UTC), oldest first.
 
     cached_share: how much of the input came from a provider's prompt cache.
     """
+    if month is not None:
+        if scope["since"] or scope["until"]:
+            raise click.UsageError("give --month, or --since and --until")
+        scope["since"], scope["until"] = month
+    if as_csv and (as_json or margin):
+        raise click.UsageError("--csv goes with neither --json nor --margin")
     if scope["since"] is None:
         span = USAGE_SINCE.get("hour" if margin else unit, USAGE_SINCE["hour"])
         scope["since"] = _default_since(scope["until"], span)
@@ -202,11 +245,13 @@ def usage(ctx: click.Context, /, *, unit: str, margin: bool, as_json: bool, **sc
         return
     read = share_usage if unit in USAGE_PARTS else list_usage
     rows = with_database(ctx, lambda on: read(on.connection, ReportScope(**scope), unit))
+    columns = (unit, *SHARE_COLUMNS) if unit in USAGE_PARTS else USAGE_COLUMNS
     if as_json:
         for row in rows:
             print_line(row)
+    elif as_csv:
+        print_csv(rows, columns)
     elif rows:
-        columns = (unit, *SHARE_COLUMNS) if unit in USAGE_PARTS else USAGE_COLUMNS
         print_rows(rows, columns, as_json=False)
     else:
         click.echo(f"no usage since {scope['since']:%Y-%m-%d %H:%M} UTC", err=True)

@@ -1,13 +1,17 @@
-"""How commands show rows: aligned columns for people, one JSON array for programs."""
+"""How commands show rows: aligned columns for people, one JSON array for programs, CSV for both."""
 
+import csv
 import datetime
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
 
 _Command = TypeVar("_Command")
+
+FORMULA_MARKS: Final = frozenset("=+-@\t\r")
 
 
 class ReaderGone(Exception):
@@ -50,6 +54,19 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) ->
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def print_csv(rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """Print rows as CSV with a head; what a table would take for a formula gets an apostrophe."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_plain_text(row[column]) for column in columns] for row in rows)
+    click.echo(out.getvalue(), nl=False)
+
+
+def _plain_text(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value[:1] in FORMULA_MARKS else value
 
 
 def print_fields(row: Row, *, as_json: bool) -> None:

@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "db": "relay.cli.host.database:db",
     "demo-upstream": "relay.cli.host.serve:demo_upstream",
     "doctor": "relay.cli.host.doctor:doctor",
+    "import": "relay.cli.supply.importing:import_group",
     "key": "relay.cli.customers.keys:key",
     "ledger": "relay.cli.customers.money:ledger",
     "limits": "relay.cli.supply.limits:limits",

@@ -11,6 +11,10 @@ follower       Keeps one process's snapshot in step with the catalog in Postgres
                runs
 keys           API keys in Postgres: made, listed, switched off and on, deleted
 listings       What the catalog's list commands show: rows of plain values, money as decimal strings
+new_api        A new-api or one-api relay taken over: its channels, groups, prices, users and
+               tokens
+new_api_rows   What a new-api or one-api relay keeps, as rows: from its SQLite file, or from JSON of
+               its tables
 plan           What must change in the catalog so that a declaration holds: a diff of two catalogs
 planned        Prices that will hold from a moment on: planned, announced, put into force once, or
                taken back

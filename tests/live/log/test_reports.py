@@ -357,3 +357,15 @@ def test_usage_prints_a_line_a_span(relay: Command, database_url: str) -> None:
     assert "requests" in relay("usage", "--by", "day").stdout.splitlines()[0]
     assert "no usage since" in relay("usage", "--model", "other").stderr
     relay("usage", "--by", "year", code=2)
+
+
+def test_a_months_bill_by_model_is_csv(relay: Command, database_url: str) -> None:
+    month = f"{datetime.datetime.now(datetime.UTC):%Y-%m}"
+    head, *lines = relay("usage", "--month", month, "--by", "model", "--csv").stdout.splitlines()
+    assert head.startswith("model,requests,input_tokens") and head.endswith(",cost_usd")
+    whole = relay("usage", "--month", month, "--by", "model", "--json").stdout.splitlines()
+    assert len(lines) == len(whole)
+    assert relay("usage", "--month", "2001-01", "--by", "model", "--csv").stdout == f"{head}\n"
+    relay("usage", "--month", month, "--since", "1d", code=2)
+    relay("usage", "--month", "soon", code=2)
+    relay("usage", "--csv", "--json", code=2)

@@ -7,7 +7,8 @@ import datetime
 
 import pytest
 
-from relay.cli.logs import parse_moment, parse_status
+from relay.cli.logs import parse_moment, parse_month, parse_status
+from relay.cli.output import print_csv
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, tzinfo=datetime.UTC)
 
@@ -47,3 +48,28 @@ def test_statuses(text: str, range_: tuple[int, int]) -> None:
 def test_what_is_no_status(text: str) -> None:
     with pytest.raises(ValueError, match="5xx"):
         parse_status(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "next_"),
+    [("2026-02", (2026, 2), (2026, 3)), ("2026-12", (2026, 12), (2027, 1))],
+)
+def test_months(text: str, first: tuple[int, int], next_: tuple[int, int]) -> None:
+    wanted = tuple(datetime.datetime(*one, 1, tzinfo=datetime.UTC) for one in (first, next_))
+    assert parse_month(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2026", "2026-13", "2026-00", "2026-1", "26-01", "2026-01-01"]
+)
+def test_what_is_no_month(text: str) -> None:
+    with pytest.raises(ValueError, match="2026-11"):
+        parse_month(text)
+
+
+def test_csv_holds_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
+    print_csv(
+        [{"model": "=1+1", "cost_usd": "0.5"}, {"model": "a,b", "cost_usd": 2}],
+        ["model", "cost_usd"],
+    )
+    assert capsys.readouterr().out == 'model,cost_usd\n\'=1+1,0.5\n"a,b",2\n'

@@ -1,0 +1,71 @@
+"""What a new-api or one-api relay keeps, as rows: from its SQLite file, or from JSON of its tables.
+
+    one-api.db                                            } -> Tables
+    {"channels": [...], "tokens": [...], "users": [...],  }
+     "options": [{"key": ..., "value": ...}, ...]}        }
+
+JSON is for those that run on MySQL or Postgres: each table as rows, by whatever tool.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from relay.errors import ConfigError
+
+_MAGIC: Final = b"SQLite format 3\x00"
+_NAMES: Final = ("channels", "tokens", "users", "options")
+
+Row = Mapping[str, Any]
+
+
+class Tables(msgspec.Struct, frozen=True):
+    """Rows as they stand there; those that were deleted are left out."""
+
+    channels: list[dict[str, Any]] = []
+    tokens: list[dict[str, Any]] = []
+    users: list[dict[str, Any]] = []
+    options: list[dict[str, Any]] = []
+
+
+def read_tables(path: Path) -> Tables:
+    """Return what a file holds.
+
+    Raises:
+        ConfigError: It cannot be read, or holds none of these tables.
+    """
+    try:
+        with path.open("rb") as file:
+            is_database = file.read(len(_MAGIC)) == _MAGIC
+        found = _of_database(path) if is_database else _of_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{path}: not the tables of a new-api: {error}") from None
+    if not (found.channels or found.tokens or found.users or found.options):
+        raise ConfigError(f"{path}: none of the tables {', '.join(_NAMES)} has a row")
+    return Tables(*(_left(getattr(found, name)) for name in _NAMES))
+
+
+def _of_database(path: Path) -> Tables:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+        database.row_factory = sqlite3.Row
+        there = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
+        for name in _NAMES:
+            if name in there:
+                rows[name] = [dict(row) for row in database.execute(f"SELECT * FROM {name}")]  # noqa: S608 - one of four names
+    return Tables(**rows)
+
+
+def _of_json(raw: bytes) -> Tables:
+    return msgspec.json.decode(raw, type=Tables)
+
+
+def _left(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if not (row.get("deleted_at") or row.get("DeletedAt"))]
