@@ -7,6 +7,9 @@ AGENTS := .venv/agents
 BROWSER := .venv/browser
 OFFLINE := { echo 'The test clients could not be fetched: PyPI and npm are needed once.' >&2; exit 1; }
 
+# Most tests wait more than they work, so two files are tested at a time; a file's tests stay together.
+SIDE_BY_SIDE = -n 2 --dist loadfile
+
 # What deploy/install.sh installs, each file with its hash: constraints.txt holds the versions, and
 # this asks the registry for the hashes of all their files. Run it after a change of either.
 UV = .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -83,11 +86,11 @@ lock: $(STAMP)
 	printf 'asyncpg-stubs\nmypy[mypyc]\nsetuptools\nwheel\n' | $(UV) pyproject.toml - --output-file $(LOCK)-build.lock
 
 test: check $(CLIENTS)/.installed $(BROWSER)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 # What is compiled must behave as its sources do.
 test-compiled: compiled
-	$(BIN)/pytest tests/pure tests/flow
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/pure tests/flow
 
 faults: $(STAMP) $(AGENTS)/.installed
 	$(BIN)/pytest -m slow
