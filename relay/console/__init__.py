@@ -8,6 +8,8 @@ headers          What every answer of the console says to a browser: nothing fro
 mail             Mail to people, by the server of [console.mail]: plain text, a few words and a link
 oidc             Signing in at an identity provider: OpenID Connect's code flow with PKCE, as its
                  client
+pace             How fast long work goes beside what people wait for: all the time there is, or
+                 half of it
 render           Views into HTML: one Jinja environment, the filters of numbers and moments, texts,
                  static files
 routes           A path of the console as a value: what it asks for, what it answers, and who may

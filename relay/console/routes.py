@@ -120,6 +120,8 @@ class Page:
     work: Work
     form_bytes_max: int = BODY_BYTES_MAX
     """What its form may have, where who sends it is signed in."""
+    tries: bool = False
+    """Strangers try to come in by it: who tried too often is refused before it is read."""
 
 
 ID: Final = r"{id:\d{1,18}}"

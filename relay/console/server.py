@@ -8,8 +8,10 @@ session carries it in x-csrf-token; and neither is taken from another site.
 """
 
 import logging
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
@@ -34,9 +36,9 @@ from relay.console.services import Services
 from relay.console.signin import management, sessions, tokens
 from relay.console.signin.actor import Actor, Permit
 from relay.console.signin.users import Side
-from relay.console.views import FailureView, Frame, Notice, View
+from relay.console.views import FailureView, Frame, Notice
 from relay.control.api.json import UNSTORABLE
-from relay.errors import BadRequest, Forbidden, RelayError, Unauthenticated
+from relay.errors import BadRequest, Forbidden, RateLimited, RelayError, Unauthenticated
 from relay.wire.client_ip import client_ip
 
 COOKIES: Final[dict[Side, str]] = {"account": "relay_session", "operator": "relay_operator"}
@@ -47,6 +49,9 @@ PEER_HEADER: Final = "x-relay-peer"
 """On the operator's socket the admin listener says whose request it passes on."""
 API_PREFIXES: Final = ("/account/v1", "/admin/v1", "/v1/", "/hooks/", "/openapi.json", "/api/")
 _NOTICE_CHARS_MAX: Final = 400
+_REFUSALS_MAX: Final = 16
+_ANY_ID: Final = "req_of_nobody"
+"""In a page that is drawn once, where the id of each request goes."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -70,6 +75,7 @@ class ConsoleServer:
         self._services = services
         self._routes = routes
         self._pages = pages
+        self._refusals: dict[tuple[str, str], str] = {}
         self._proxies = tuple(map(ip_network, services.config.server.trusted_proxies))
 
     def application(self) -> web.Application:
@@ -121,12 +127,30 @@ class ConsoleServer:
         elif status == Unauthenticated.status:
             here = request.path_qs if request.method == "GET" else "/"
             return web.Response(status=303, headers={"Location": f"/login?next={quote(here)}"})
+        elif status == RateLimited.status and request.get(ACTOR) is None:
+            answer = self._refuse(request, message)
         else:
             view = FailureView(status=status, message=message, request_id=request[REQUEST_ID])
             answer = self._draw(request, request.get(ACTOR), Shown(view, status=status))
         if error is not None and error.retry_after_s is not None:
-            answer.headers["Retry-After"] = f"{error.retry_after_s:.0f}"
+            answer.headers["Retry-After"] = f"{math.ceil(error.retry_after_s)}"
         return answer
+
+    def _refuse(self, request: web.Request, message: str) -> web.Response:
+        """Return the page for strangers who have to wait; drawn once: floods see little else.
+
+        Nothing in it is from the request that it is drawn for, but its language.
+        """
+        language = _language(request)
+        html = self._refusals.get((language, message))
+        if html is None:
+            view = FailureView(status=RateLimited.status, message=message, request_id=_ANY_ID)
+            shown = Shown(view, status=view.status)
+            html = self._services.renderer.render(view, self._frame(request, None, shown, "/login"))
+            if len(self._refusals) < _REFUSALS_MAX:
+                self._refusals[language, message] = html
+        text = html.replace(_ANY_ID, request[REQUEST_ID])
+        return web.Response(text=text, content_type="text/html", status=429, headers=PAGE_HEADERS)
 
     # --- the API ------------------------------------------------------------------------------
 
@@ -198,6 +222,8 @@ class ConsoleServer:
     def _serve_page(self, page: Page) -> Handler:
         async def serve(request: web.Request) -> web.StreamResponse:
             ask = self._ask(request)
+            if page.tries:
+                self._services.throttle.look(ask.ip)
             actor = await self._find_session(request, ask.ip)
             request[ACTOR] = ask.found = actor
             if request.method == "POST":
@@ -256,23 +282,9 @@ class ConsoleServer:
         )
 
     def _draw(self, request: web.Request, actor: Actor | None, shown: Shown) -> web.Response:
-        view: View = shown.view
-        notice = shown.notice or _read_notice(request)
-        frame = Frame(
-            side=self._side,
-            page=view.page,
-            email="" if actor is None else actor.email,
-            role=None if actor is None or actor.role == "management" else actor.role,
-            account="" if actor is None else actor.account,
-            csrf="" if actor is None else actor.csrf,
-            language=_language(request),
-            base_url=self._services.calls_url,
-            here=request.path_qs,
-            as_api=shown.as_api,
-            notice=notice,
-            now=self._services.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        )
-        html = self._services.renderer.render(view, frame)
+        shown = replace(shown, notice=shown.notice or _read_notice(request))
+        frame = self._frame(request, actor, shown, request.path_qs)
+        html = self._services.renderer.render(shown.view, frame)
         answer = web.Response(
             text=html, content_type="text/html", status=shown.status, headers=PAGE_HEADERS
         )
@@ -280,6 +292,22 @@ class ConsoleServer:
             answer.del_cookie(NOTICE_COOKIE, path="/")
         answer.enable_compression()
         return answer
+
+    def _frame(self, request: web.Request, actor: Actor | None, shown: Shown, here: str) -> Frame:
+        return Frame(
+            side=self._side,
+            page=shown.view.page,
+            email="" if actor is None else actor.email,
+            role=None if actor is None or actor.role == "management" else actor.role,
+            account="" if actor is None else actor.account,
+            csrf="" if actor is None else actor.csrf,
+            language=_language(request),
+            base_url=self._services.calls_url,
+            here=here,
+            as_api=shown.as_api,
+            notice=shown.notice,
+            now=self._services.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        )
 
     def _redirect(self, request: web.Request, found: Redirect) -> web.Response:
         answer = web.Response(status=303, headers={"Location": local_path(found.path)})

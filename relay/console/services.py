@@ -19,6 +19,7 @@ import asyncpg
 from relay.config import Config
 from relay.console.checkout import StripeCheckout
 from relay.console.mail import Mailer
+from relay.console.queries.export import SESSION
 from relay.console.render import Renderer, StaticFiles
 from relay.console.signin.passwords import Passwords
 from relay.console.signin.throttle import Throttle
@@ -39,7 +40,7 @@ CONNECTIONS_MAX: Final = 6
 STATEMENT_S: Final = 8.0
 ACQUIRE_S: Final = 10.0
 EXPORTS_MAX: Final = 2
-"""At once, of all accounts: an export is as fast as its reader, and holds a snapshot."""
+"""At once, of all accounts: an export is as fast as its reader, and takes a core where it may."""
 EXPORT_S: Final = 1_800.0
 IDLE_S: Final = 300.0
 
@@ -125,7 +126,9 @@ class Services:
             )
             try:
                 with postgres.border():
-                    await connection.execute(f"SET statement_timeout = '{EXPORT_S:.0f}s'")
+                    settings = {**SESSION, "statement_timeout": f"{EXPORT_S:.0f}s"}
+                    for name, value in settings.items():
+                        await connection.execute(f"SET {name} = '{value}'")
                     yield connection
             finally:
                 connection.terminate()

@@ -2,63 +2,28 @@
 
 Nothing of it is held: the reader's pace is the pace of the query. A text that a spreadsheet would
 take for a formula gets an apostrophe before it (CSV only); none of the log's texts is a caller's
-prompt, but a model's name is what the caller said.
+prompt, but a model's name is what the caller said. Between two turns an export gives way to whoever
+waits for the processor.
 """
 
+import asyncio
 import contextlib
 import datetime
+import time
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from aiohttp import web
 
-from relay.console.queries.calls import Resolved, of_the_log
+from relay.console.pace import Pace, read_waited_s
+from relay.console.queries.export import COLUMNS, Format, Turns
 from relay.console.queries.forms import LogQuery, to_filter
 from relay.console.routes import REQUEST_ID, Ask
 from relay.console.services import EXPORT_S
 from relay.console.signin.actor import Actor
+from relay.store.postgres import Connection
 
-CHUNK_BYTES: Final = 64 * 1024
-
-Format = Literal["csv", "ndjson"]
-
-COLUMNS: Final = (
-    ("request_id", "'req_' || replace(log.request_id::text, '-', '')", False),
-    ("time", 'to_char(log.ended_at, \'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"\')', False),
-    ("account", "accounts.name", True),
-    ("key_id", "log.key_id", False),
-    ("key_name", "keys.name", True),
-    ("ip", "host(log.ip)", False),
-    ("line", "lines.name", True),
-    ("channel", "channels.name", True),
-    ("model", "log.model", True),
-    ("served_model", "log.served_model", True),
-    ("endpoint", "log.endpoint", True),
-    ("stream", "log.stream", False),
-    ("status", "log.status", False),
-    ("reason", "log.reason", True),
-    ("error_code", "log.error_code", True),
-    ("input_tokens", "log.input_tokens", False),
-    ("cached_tokens", "log.cached_tokens", False),
-    ("cache_write_tokens", "log.cache_write_tokens", False),
-    ("output_tokens", "log.output_tokens", False),
-    ("reasoning_tokens", "log.reasoning_tokens", False),
-    ("estimated", "log.estimated", False),
-    ("cost_usd", "trim_scale(log.cost_nanos * 0.000000001)::text", False),
-    ("ttft_ms", "nullif(log.ttft_us, 0) / 1000.0::float8", False),
-    ("total_ms", "log.total_us / 1000.0::float8", False),
-    ("attempts", "log.attempts", False),
-    ("translated", "log.translated", True),
-)
-"""Name, expression, whether it is a text that somebody chose."""
-_SAFE: Final = "CASE WHEN {0} ~ '^[-=+@\\t\\r\\n]' THEN '''' || {0} ELSE {0} END"
-_FROM: Final = """
-    FROM (
-        SELECT * FROM request_log WHERE ended_at >= $1 AND ended_at < $2 AND {conditions}
-    ) AS log
-    LEFT JOIN accounts ON accounts.id = log.account_id LEFT JOIN keys ON keys.id = log.key_id
-    LEFT JOIN lines ON lines.id = log.line_id LEFT JOIN channels ON channels.id = log.channel_id
-    ORDER BY log.ended_at DESC, log.request_id DESC"""
+CSV_HEAD: Final = (",".join(name for name, _, _ in COLUMNS) + "\n").encode()
 
 
 class ExportQuery(LogQuery, frozen=True, kw_only=True):
@@ -90,22 +55,35 @@ async def stream_rows(
         }
     )
     async with ask.services.connect_for_export() as connection:
-        resolved = await Resolved.of(connection, wanted)
-        conditions = of_the_log(resolved, 2)
-        statement = write_statement(form, conditions.text)
+        turns = await Turns.of(connection, wanted, form)
         await answer.prepare(ask.request)
         with _cut_off(ask.request):
-            await connection.copy_from_query(
-                statement,
-                resolved.since,
-                resolved.until,
-                *conditions.values,
-                output=answer.write,
-                timeout=EXPORT_S,  # else it is cut off like any other statement, half a minute in
-                **_FORMATS[form],
-            )
+            async with asyncio.timeout(EXPORT_S):
+                if csv:
+                    await answer.write(CSV_HEAD)
+                await _write(answer, connection, turns, form)
     await answer.write_eof()
     return answer
+
+
+async def _write(
+    answer: web.StreamResponse, connection: Connection, turns: Turns, form: Format
+) -> None:
+    """Write turn after turn, at a pace that leaves the machine to calls."""
+    pace = Pace(time.monotonic, read_waited_s)
+    while not turns.over:
+        pace.begin()
+        turn = await turns.find(connection)
+        turns.took(pace.worked_s())
+        if turn is not None:
+            await connection.copy_from_query(
+                turn.statement,
+                *turn.values,
+                output=answer.write,
+                timeout=EXPORT_S,  # its reader may be slow; what bounds it is around all of it
+                **_FORMATS[form],
+            )
+        await asyncio.sleep(pace.rest_s())
 
 
 @contextlib.contextmanager
@@ -119,20 +97,8 @@ def _cut_off(request: web.Request) -> Iterator[None]:
         raise
 
 
-_FORMATS: Final[dict[str, dict[str, Any]]] = {
-    "csv": {"format": "csv", "header": True},
+_FORMATS: Final[dict[Format, dict[str, Any]]] = {
+    "csv": {"format": "csv"},
     # No value holds these two bytes (JSON escapes them), so that lines are passed on as they are.
     "ndjson": {"format": "csv", "quote": "\x01", "delimiter": "\x02"},
 }
-
-
-def write_statement(form: Format, conditions: str) -> str:
-    """Return the query whose rows are the export's lines."""
-    fields = ", ".join(
-        f"{_SAFE.format(expression) if chosen and form == 'csv' else expression} AS {name}"
-        for name, expression, chosen in COLUMNS
-    )
-    lines = f"SELECT {fields} {_FROM.format(conditions=conditions)}"
-    if form == "csv":
-        return lines
-    return f"SELECT row_to_json(told)::text FROM ({lines}) AS told"  # noqa: S608

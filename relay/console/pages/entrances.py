@@ -60,6 +60,7 @@ def _refuse(ask: Ask, following: str) -> Shown:
 async def _find_by_password(ask: Ask) -> User | None:
     """Return whose e-mail and password these are; a stranger waits as long as anybody."""
     email, password = ask.text("email").lower(), ask.form.get("password", "")
+    ask.services.passwords.look()
     ask.services.throttle.admit(email, ask.ip)
     async with ask.services.connect() as connection:
         user = await users.find_user(connection, email, ask.side)
@@ -181,10 +182,16 @@ async def _use_link(ask: Ask) -> Redirect:
 
 PAGES: Final = (
     Page(method="GET", path="/login", permit=Permit.PUBLIC, work=_show_login),
-    Page(method="POST", path="/login", permit=Permit.PUBLIC, work=_login),
+    Page(method="POST", path="/login", permit=Permit.PUBLIC, work=_login, tries=True),
     Page(method="POST", path="/logout", permit=Permit.SELF, work=_logout),
-    Page(method="GET", path="/invite/{token}", permit=Permit.PUBLIC, work=_show_invitation),
-    Page(method="POST", path="/invite/{token}", permit=Permit.PUBLIC, work=_accept),
-    Page(method="GET", path="/link/{token}", permit=Permit.PUBLIC, work=_show_link),
-    Page(method="POST", path="/link/{token}", permit=Permit.PUBLIC, work=_use_link),
+    Page(
+        method="GET",
+        path="/invite/{token}",
+        permit=Permit.PUBLIC,
+        work=_show_invitation,
+        tries=True,
+    ),
+    Page(method="POST", path="/invite/{token}", permit=Permit.PUBLIC, work=_accept, tries=True),
+    Page(method="GET", path="/link/{token}", permit=Permit.PUBLIC, work=_show_link, tries=True),
+    Page(method="POST", path="/link/{token}", permit=Permit.PUBLIC, work=_use_link, tries=True),
 )

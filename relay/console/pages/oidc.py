@@ -100,5 +100,5 @@ def _back_url(ask: Ask) -> str:
 
 PAGES: Final = (
     Page(method="GET", path="/oidc/start", permit=Permit.PUBLIC, work=_start),
-    Page(method="GET", path="/oidc/callback", permit=Permit.PUBLIC, work=_finish),
+    Page(method="GET", path="/oidc/callback", permit=Permit.PUBLIC, work=_finish, tries=True),
 )

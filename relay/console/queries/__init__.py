@@ -2,6 +2,7 @@
 
 calls     A page of the request log by any filter, as fast at ten million rows as at ten
 detail    One call, explained: the sum to the nano-dollar, the channels asked, where it was booked
+export    What an export asks of Postgres: the log in turns of some thousand calls, newest first
 forms     Cursors, moments, and the filters of a query string, as values
 keys      An account's keys: listed, made, changed, rotated. Every statement names the account as
           well

@@ -1,12 +1,21 @@
-"""Passwords: argon2id in threads of their own, so that a flood of log-ins holds up no page.
+"""Passwords: argon2id in a thread of its own, so that a flood of log-ins holds up no page.
+
+Hashing is made to cost, and strangers choose how much of it there is. So one thread does it, which
+has the processor when nobody else wants it; few may wait for it; and who would wait for longer than
+a person does is told at once when to come again.
 
 Source: OWASP Password Storage Cheat Sheet: argon2id with 19 MiB, 2 passes, 1 lane.
 """
 
 import asyncio
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -15,20 +24,53 @@ from relay.errors import BadRequest, RateLimited
 
 CHARS_MIN: Final = 12
 CHARS_MAX: Final = 1024
-THREADS: Final = 2
+THREADS: Final = 1
+"""Of 19 MiB each; one checks some thirty passwords a second, more than a host has people for."""
+NICENESS: Final = 19
+"""Of these threads: behind the pages of their own process, and far behind calls."""
 WAITING_MAX: Final = 32
-"""Checks that wait or run; about 30 ms each, so the last one waits half a second."""
+"""Checks that wait or run."""
+WAIT_S_MAX: Final = 5.0
+"""Where the processor is busy with calls a check takes longer: then fewer wait."""
+SMOOTHING: Final = 0.2
+"""What part of what is known of their duration the latest one makes up."""
 
 _hasher: Final = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+_Found = TypeVar("_Found", str, bool)
 
 
 class Passwords:
-    """Makes and checks digests; an unknown user costs as long as a known one."""
+    """Makes and checks digests; an unknown user costs as long as a known one.
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2")
+    Args:
+        now_s: A clock that never jumps.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._threads = ThreadPoolExecutor(
+            THREADS, thread_name_prefix="argon2", initializer=_step_back
+        )
         self._pending = 0
-        self._decoy = _hasher.hash("nobody's password")
+        self._took_s = 0.0
+        self._decoy = self._timed(partial(_hasher.hash, "nobody's password"))
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until all that wait now have had their turn, as far as one can know."""
+        return self._pending * self._took_s / THREADS
+
+    def look(self) -> None:
+        """Look whether one more may wait: before anything else is done for it.
+
+        Raises:
+            RateLimited: CLIENT; too many do.
+        """
+        if self._pending >= WAITING_MAX or (self._pending and self.wait_s > WAIT_S_MAX):
+            raise RateLimited(
+                "too many people sign in at this moment: try again",
+                retry_after_s=max(1, math.ceil(self.wait_s)),
+            )
 
     async def make(self, password: str) -> str:
         """Return what is kept of a password.
@@ -39,7 +81,7 @@ class Passwords:
         """
         if not CHARS_MIN <= len(password) <= CHARS_MAX:
             raise BadRequest(f"a password has {CHARS_MIN} to {CHARS_MAX} characters")
-        return str(await self._run(partial(_hasher.hash, password)))
+        return await self._run(partial(_hasher.hash, password))
 
     async def check(self, kept: str | None, password: str) -> bool:
         """Return whether the password is the one that was kept; None = there is none.
@@ -48,20 +90,33 @@ class Passwords:
             RateLimited: CLIENT; too many of these at once.
         """
         found = await self._run(partial(_verify, kept or self._decoy, password[:CHARS_MAX]))
-        return bool(found) and kept is not None
+        return found and kept is not None
 
     def close(self) -> None:
         """Let go of the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, work: partial[str] | partial[bool]) -> str | bool:
-        if self._pending >= WAITING_MAX:
-            raise RateLimited("too many people sign in at this moment", retry_after_s=2)
+    async def _run(self, work: Callable[[], _Found]) -> _Found:
+        self.look()
         self._pending += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._timed, work)
         finally:
             self._pending -= 1
+
+    def _timed(self, work: Callable[[], _Found]) -> _Found:
+        """Do it, and learn from it how long it takes here and now."""
+        began_s = self._now_s()
+        found = work()
+        took_s = self._now_s() - began_s
+        self._took_s += (took_s - self._took_s) * (SMOOTHING if self._took_s else 1.0)
+        return found
+
+
+def _step_back() -> None:
+    """Let everybody else go first. On Linux a thread has a priority of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _verify(kept: str, password: str) -> bool:

@@ -2,7 +2,8 @@
 
 A person who forgot a password tries five times; a program that guesses tries for ever. The bound
 for an address is higher: an office shares one. What is counted is forgotten when it has leaked
-away, and the oldest when there are too many.
+away, and the oldest when there are too many. An address of too many tries is looked at before
+anything is read or done for it: refusing is what a flood gets most of.
 """
 
 import ipaddress
@@ -39,16 +40,28 @@ class Throttle:
         """
         checks = ((f"n:{name[:256]}", PER_NAME_MAX), (f"a:{_network(ip)}", PER_ADDRESS_MAX))
         for key, most in checks:
-            if self._level(key) > most - 1:
-                raise RateLimited("too many tries: wait a little", retry_after_s=LEAK_S)
+            self._check(key, most)
         for key, _ in checks:
             self._put(key, self._level(key) + 1)
+
+    def look(self, ip: str) -> None:
+        """Look whether an address may try at all, whatever name it will say. Counts nothing.
+
+        Raises:
+            RateLimited: CLIENT; there were too many tries from it.
+        """
+        self._check(f"a:{_network(ip)}", PER_ADDRESS_MAX)
 
     def forgive(self, name: str, ip: str) -> None:
         """Take back a try that was right: its name starts anew, its address one lower."""
         self._levels.pop(f"n:{name[:256]}", None)
         key = f"a:{_network(ip)}"
         self._put(key, max(0.0, self._level(key) - 1))
+
+    def _check(self, key: str, most: int) -> None:
+        over = self._level(key) - (most - 1)
+        if over > 0:
+            raise RateLimited("too many tries: wait a little", retry_after_s=over * LEAK_S)
 
     def _level(self, key: str) -> float:
         level, at_s = self._levels.get(key, (0.0, 0.0))
