@@ -53,8 +53,8 @@ GROWTH_MAX: Final = 0.10
 EXPORT_SHARE_MIN: Final = 0.5
 """How fast an export has to be beside all else, by how fast it is alone."""
 _NEWEST: Final = """
-    SELECT extract(epoch FROM now() - max(ended_at)) FROM request_log
-    WHERE ended_at > now() - interval '1 minute'"""
+    SELECT extract(epoch FROM clock_timestamp() - max(ended_at)) FROM request_log
+    WHERE ended_at > $1"""
 _KEY: Final = """
     INSERT INTO keys (account_id, name, digest, pepper_id, prefix, last4)
     VALUES (1, $1, decode(md5($1) || md5($2), 'hex'), $2, '', '0000')"""
@@ -170,10 +170,12 @@ class _Noise:
         self._tries[answer.status] += 1
 
     async def _look(self) -> None:
-        connection = await asyncpg.connect(self._plan.url)
+        """Look how old the newest row is, from the first one that came since."""
+        connection = await asyncpg.connect(self._plan.url, server_settings={"timezone": "UTC"})
         try:
+            begin = await connection.fetchval("SELECT now()")
             while True:
-                age_s = await connection.fetchval(_NEWEST)
+                age_s = await connection.fetchval(_NEWEST, begin)
                 self._oldest_s = max(self._oldest_s, float(age_s or 0.0))
                 await asyncio.sleep(LOOK_S)
         finally:
@@ -212,14 +214,14 @@ def compare(server: Server, key: str, options: argparse.Namespace) -> dict[str, 
     export = Noise(replace(plan, exports=True))
     time.sleep(options.seconds / 2)
     exported = export.stop()
-    alone, beside, quiet, loud = [], [], [], []
+    alone, beside = [], []
+    quiet: list[Heard] = []
+    loud: list[Heard] = []
     for _ in range(options.rounds):
-        noise = Noise(plan)
-        alone.append(_p99_ms(bench, load))
-        quiet.append(noise.stop())
+        alone.append(_p99_ms(bench, load, Noise(plan), quiet))
         noise = Noise(replace(plan, exports=True, callers=CALLERS))
-        beside.append(_p99_ms(bench, load))
-        loud.append(noise.stop())
+        beside.append(_p99_ms(bench, load, noise, loud))
+    assert all(noise.oldest_s for noise in (*quiet, *loud)), "no call came into the log"
     tries = sum((Counter(noise.tries) for noise in loud), Counter())
     return {
         "p99_alone_ms": [round(ms, 2) for ms in alone],
@@ -234,8 +236,9 @@ def compare(server: Server, key: str, options: argparse.Namespace) -> dict[str, 
     }
 
 
-def _p99_ms(bench: Bench, load: UrlLoad) -> float:
-    figures, _ = measure(bench, make_job(load), None, [])
+def _p99_ms(bench: Bench, load: UrlLoad, noise: Noise, heard: list[Heard]) -> float:
+    """Put the load on it beside a noise, which ends with it: no row is expected afterwards."""
+    figures, _ = measure(bench, make_job(load), None, [], lambda: heard.append(noise.stop()))
     assert not figures["errors"], figures["errors_by_kind"]
     return float(figures["request_latency_ms"]["p99"])
 

@@ -5,6 +5,7 @@ a few; the reader of a whole export while strangers try passwords; a clock that 
 """
 
 import asyncio
+import contextlib
 import csv
 import datetime
 import io
@@ -19,6 +20,7 @@ from relay.console.pace import Pace, read_waited_s
 from relay.console.queries.calls import Resolved
 from relay.console.queries.export import SESSION, SPAN_MIN, TURN_S, Turns
 from relay.console.queries.forms import LogQuery, to_filter
+from relay.console.services import EXPORTS_MAX
 from relay.console.signin.throttle import PER_ADDRESS_MAX
 from relay.records import CallEnd
 from relay.store.log.writer import Mark, Part, write_batch
@@ -32,6 +34,7 @@ CALLS = 600
 NOW = datetime.datetime(2026, 11, 30, 12, tzinfo=datetime.UTC)
 NOW_US = int(NOW.timestamp() * 1e6)
 DAY_US = 86_400_000_000
+RANGE = "since=2026-10-30T00:00:00Z&until=2026-12-01T00:00:00Z"
 
 
 def make_calls() -> list[CallEnd]:
@@ -155,8 +158,7 @@ async def test_an_export_goes_on_while_strangers_try_passwords(
     while len(statuses) <= PER_ADDRESS_MAX:
         await asyncio.sleep(0.01)
     before = len(statuses)
-    since = (NOW - datetime.timedelta(days=31)).isoformat().replace("+00:00", "Z")
-    path = f"/account/v1/logs/export?since={since}&until=2026-12-01T00:00:00Z"
+    path = f"/account/v1/logs/export?{RANGE}"
     async with asyncio.timeout(30):
         for _ in range(5):
             _, text, _ = await ann.ask("GET", path)
@@ -169,6 +171,19 @@ async def test_an_export_goes_on_while_strangers_try_passwords(
     assert statuses.count(401) <= PER_ADDRESS_MAX + 5, "those that leaked away meanwhile"
 
 
+async def test_a_third_export_at_once_has_to_wait(
+    console: ConsoleRig, calls: list[CallEnd]
+) -> None:
+    ann = await console.sign_in("ann@acme.example", "acme", "owner")
+    path = f"/account/v1/logs/export?{RANGE}"
+    async with contextlib.AsyncExitStack() as others:
+        for _ in range(EXPORTS_MAX):
+            await others.enter_async_context(console.services.connect_for_export())
+        status, _, headers = await ann.ask("GET", path)
+        assert (status, headers["Retry-After"]) == (429, "10")
+    assert (await ann.ask("GET", path))[0] == 200
+
+
 async def test_a_failed_export_is_cut_off_and_not_taken_for_whole(
     console: ConsoleRig, calls: list[CallEnd]
 ) -> None:
@@ -176,7 +191,7 @@ async def test_a_failed_export_is_cut_off_and_not_taken_for_whole(
     await console.connection.execute("ALTER TABLE channels RENAME TO hidden")
     try:
         with pytest.raises(Exception, match=r"(?i)payload|disconnect|closed|reset"):
-            await ann.ask("GET", "/account/v1/logs/export?since=31d&until=2026-12-01T00:00:00Z")
+            await ann.ask("GET", f"/account/v1/logs/export?{RANGE}")
     finally:
         await console.connection.execute("ALTER TABLE hidden RENAME TO channels")
 
