@@ -53,7 +53,7 @@ def ends() -> list[CallEnd]:
                 status=status,
                 reason="completed" if status == 200 else "rejected",
                 error_code=CODES[status],
-                total_us=int(dice.lognormvariate(14, 1)),
+                total_us=int(dice.lognormvariate(14, 1)) * dice.choice([1] * 99 + [1_000]),
                 cost_nanos=int(dice.lognormvariate(14, 2)),
                 ttft_us=1_000,
                 price_id=0,
@@ -107,6 +107,7 @@ FILTERS: dict[str, Test] = {
     "ip=203.0.113.2": lambda end: end.ip == "203.0.113.2",
     "ip=203.0.113.2%2F31": lambda end: end.ip in {"203.0.113.2", "203.0.113.3"},
     "min_ms=5000": lambda end: end.total_us >= 5_000_000,
+    "min_ms=600000": lambda end: end.total_us >= 600_000_000,
     "min_usd=0.05": lambda end: end.cost_nanos >= 50_000_000,
     "since=2d": lambda end: True,
 }

@@ -34,6 +34,8 @@ LOOK_BACK_FACTOR: Final = 10
 """A day, ten days, a hundred days: how far back is looked for spans with enough calls."""
 SPARSE_S: Final = 6 * 3600
 """A shorter range is read as it is."""
+SLOW_US: Final = 300_000_000
+"""Calls that took so long have an index of their own; see schema/0027_rare_calls.sql."""
 CALL_HOURS_MAX: Final = 26
 """A request id tells when its call came; it ended at most so much later."""
 
@@ -182,6 +184,8 @@ def of_the_log(wanted: Resolved, first: int, before: LogCursor | None = None) ->
         query.add("request_id = {}", wanted.request_id)
     if wanted.min_us:
         query.add("total_us >= {}", wanted.min_us)
+    if wanted.min_us >= SLOW_US:
+        query.texts.append(f"total_us >= {SLOW_US}")  # said, so that the index of these fits
     if wanted.min_nanos:
         query.add("cost_nanos >= {}", wanted.min_nanos)
     if before is not None:
@@ -275,7 +279,7 @@ async def _find_spans(
     if wanted.since >= until:
         return [], None
     long = (until - wanted.since).total_seconds() > SPARSE_S
-    if not (long and wanted.is_sparse) or wanted.request_id:
+    if not (long and wanted.is_sparse) or wanted.request_id or wanted.min_us >= SLOW_US:
         return [(wanted.since, until)], None
     if wanted.ip:
         return await _find_few_spans(connection, wanted, until), None
