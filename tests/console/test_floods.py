@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from relay.console.signin.passwords import NICENESS, THREADS, WAIT_S_MAX, WAITING_MAX, Passwords
+from relay.console.signin.passwords import (
+    NICENESS,
+    STRANGERS_MAX,
+    THREADS,
+    WAIT_S_MAX,
+    WAITING_MAX,
+    Passwords,
+)
 from relay.console.signin.throttle import LEAK_S, PER_ADDRESS_MAX, Throttle
 from relay.errors import RateLimited
 from tests.console.console_rig import ConsoleRig, opening
@@ -101,6 +108,27 @@ async def test_a_page_is_there_while_all_that_may_wait_do(console: ConsoleRig) -
         assert int(headers["Retry-After"]) >= 1
         assert "too many people sign in" in text
     await asyncio.gather(*tries)
+
+
+async def test_a_flood_leaves_room_for_who_has_been_here_before() -> None:
+    passwords = Passwords(SlowClock(0.001))
+    tries = [asyncio.create_task(passwords.check(None, GUESS)) for _ in range(STRANGERS_MAX)]
+    await asyncio.sleep(0)
+    with pytest.raises(RateLimited):
+        passwords.look(known=False)
+    passwords.look(known=True)
+    await asyncio.gather(*tries)
+    passwords.look(known=False)
+    passwords.close()
+
+
+def test_who_came_in_is_known_by_the_network() -> None:
+    throttle = Throttle(lambda: 0.0)
+    throttle.admit("ann", "2001:db8::1")
+    assert not throttle.knows("2001:db8::1")
+    throttle.forgive("ann", "2001:db8::1")
+    assert throttle.knows("2001:db8::2")
+    assert not throttle.knows("203.0.113.9")
 
 
 def test_when_to_come_again_is_when_it_helps() -> None:

@@ -60,7 +60,7 @@ def _refuse(ask: Ask, following: str) -> Shown:
 async def _find_by_password(ask: Ask) -> User | None:
     """Return whose e-mail and password these are; a stranger waits as long as anybody."""
     email, password = ask.text("email").lower(), ask.form.get("password", "")
-    ask.services.passwords.look()
+    ask.services.passwords.look(known=ask.services.throttle.knows(ask.ip))
     ask.services.throttle.admit(email, ask.ip)
     async with ask.services.connect() as connection:
         user = await users.find_user(connection, email, ask.side)

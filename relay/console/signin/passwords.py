@@ -30,6 +30,8 @@ NICENESS: Final = 19
 """Of these threads: behind the pages of their own process, and far behind calls."""
 WAITING_MAX: Final = 32
 """Checks that wait or run."""
+STRANGERS_MAX: Final = 24
+"""...of people from where nobody has come in yet: a flood from everywhere leaves others room."""
 WAIT_S_MAX: Final = 5.0
 """Where the processor is busy with calls a check takes longer: then fewer wait."""
 SMOOTHING: Final = 0.2
@@ -60,13 +62,15 @@ class Passwords:
         """Seconds until all that wait now have had their turn, as far as one can know."""
         return self._pending * self._took_s / THREADS
 
-    def look(self) -> None:
-        """Look whether one more may wait: before anything else is done for it.
+    def look(self, *, known: bool = True) -> None:
+        """Look whether one more may wait, who is known or not: before anything is done for it.
 
         Raises:
             RateLimited: CLIENT; too many do.
         """
-        if self._pending >= WAITING_MAX or (self._pending and self.wait_s > WAIT_S_MAX):
+        share = 1.0 if known else STRANGERS_MAX / WAITING_MAX
+        full = self._pending >= share * WAITING_MAX
+        if full or (self._pending and self.wait_s > share * WAIT_S_MAX):
             raise RateLimited(
                 "too many people sign in at this moment: try again",
                 retry_after_s=max(1, math.ceil(self.wait_s)),

@@ -31,6 +31,8 @@ class Throttle:
         self._now_s = now_s
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """key -> (level, when it was that)."""
+        self._known: OrderedDict[str, None] = OrderedDict()
+        """Networks from which somebody came in, the latest last."""
 
     def admit(self, name: str, ip: str) -> None:
         """Count one try.
@@ -55,8 +57,17 @@ class Throttle:
     def forgive(self, name: str, ip: str) -> None:
         """Take back a try that was right: its name starts anew, its address one lower."""
         self._levels.pop(f"n:{name[:256]}", None)
-        key = f"a:{_network(ip)}"
+        network = _network(ip)
+        key = f"a:{network}"
         self._put(key, max(0.0, self._level(key) - 1))
+        self._known[network] = None
+        self._known.move_to_end(network)
+        if len(self._known) > KEPT_MAX:
+            self._known.popitem(last=False)
+
+    def knows(self, ip: str) -> bool:
+        """Return whether somebody has come in from there since this process began."""
+        return _network(ip) in self._known
 
     def _check(self, key: str, most: int) -> None:
         over = self._level(key) - (most - 1)
