@@ -64,7 +64,8 @@ _PAGE: Final = f"""
         SELECT one.* FROM unnest($1::timestamptz[], $2::timestamptz[]) AS span (since, until),
         LATERAL (
             SELECT * FROM request_log WHERE ended_at >= span.since AND ended_at < span.until
-                AND {{conditions}}
+                -- Of all spans: so days that none of them touches are not even planned for.
+                AND ended_at >= $4 AND ended_at < $5 AND {{conditions}}
             ORDER BY ended_at DESC, request_id DESC LIMIT $3
         ) AS one
         ORDER BY ended_at DESC, request_id DESC LIMIT $3
@@ -320,10 +321,11 @@ async def _read_spans(
     limit: int,
     before: LogCursor | None,
 ) -> list[asyncpg.Record]:
-    query = of_the_log(wanted, 3, before)
+    query = of_the_log(wanted, 5, before)
     since, until = [list(column) for column in zip(*spans, strict=True)]
     statement = _PAGE.format(conditions=query.text)
-    return await connection.fetch(statement, since, until, limit, *query.values)
+    around = min(since), max(until)
+    return await connection.fetch(statement, since, until, limit, *around, *query.values)
 
 
 def to_row(row: asyncpg.Record) -> CallRow:
