@@ -30,12 +30,12 @@ from relay.process.slots import RestartBackoff, Slot
 from relay.process.succession.handover import Handover
 from relay.process.succession.successor import Successor, return_to
 from relay.process.supervisor import Supervisor
-from relay.process.systemd import Notifier
+from relay.process.systemd import Notifier, hold_on
 from relay.store import postgres
 from relay.store.catalog.keys import check_pepper
 from relay.store.embedded.embedded import Embedded
 from relay.store.embedded.locate import database_url, redis_url
-from relay.store.migrate import migrate
+from relay.store.migrate import MigrationDelayed, migrate
 from relay.store.outage import catalog
 from relay.store.secrets.vault import load_pepper
 
@@ -84,13 +84,18 @@ async def run_relay(
     assert task is not None
     # Until the supervisor takes over: whatever was started so far is stopped in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    notifier = Notifier(os.environ)
     async with contextlib.AsyncExitStack() as parts:
+        # A migration, or a Postgres that is slow to say no, takes longer than a watchdog waits.
+        building = asyncio.create_task(hold_on(notifier), name="building")
         try:
-            supervisor, report = await _build(config, data_dir, handed, parts, demo=demo)
+            supervisor, report = await _build(config, data_dir, handed, parts, notifier, demo=demo)
         except Exception as exc:
             if handed is None or handed.failure:
                 raise
             return_to(handed, exc)  # now: embedded servers are stopped behind this block
+        finally:
+            building.cancel()
         await supervisor.run(lambda: on_ready(report))
 
 
@@ -99,6 +104,7 @@ async def _build(
     data_dir: Path,
     handed: Handover | None,
     parts: contextlib.AsyncExitStack,
+    notifier: Notifier,
     *,
     demo: bool,
 ) -> tuple[Supervisor, Report]:
@@ -110,7 +116,7 @@ async def _build(
     embedded = Embedded(data_dir, postgres=not config.database.url, valkey=not config.redis.url)
     await embedded.start(adopt=handed is not None)
     parts.push_async_callback(embedded.stop)
-    prepared = await _prepare_or_go_on(config, data_dir, demo_port if handed is None else None)
+    prepared = await _prepare_or_go_on(config, data_dir, demo_port, handed)
     if not prepared.migrated:
         later = asyncio.create_task(_prepare_later(config, data_dir), name="schema")
         parts.callback(later.cancel)
@@ -120,9 +126,7 @@ async def _build(
         demo_port = None
     successor = Successor(data_dir, describe_release(), sockets.handed, demo_port, handed)
     slots = _slots(sockets, demo_port)
-    supervisor = Supervisor(
-        config, data_dir, slots, successor, Notifier(os.environ), RestartBackoff()
-    )
+    supervisor = Supervisor(config, data_dir, slots, successor, notifier, RestartBackoff())
     report = Report(
         listen=address_of(sockets.workers[0]),
         admin=address_of(sockets.admin),
@@ -145,13 +149,18 @@ class _Prepared(msgspec.Struct, frozen=True):
     demo: Demo | None
 
 
-async def _prepare_or_go_on(config: Config, data_dir: Path, demo_port: int | None) -> _Prepared:
+async def _prepare_or_go_on(
+    config: Config, data_dir: Path, demo_port: int | None, handed: Handover | None
+) -> _Prepared:
     """Bring the schema up to date; where Postgres is away, begin with the copies on this host."""
+    demo_port = demo_port if handed is None else None
     try:
         return _Prepared(True, await _prepare(config, data_dir, demo_port))  # noqa: FBT003
     except DependencyDown as exc:
         if not (config.database.copy_age_max_s and catalog.copy_path(data_dir).exists()):
             raise
+        if handed is not None and isinstance(exc, MigrationDelayed):
+            raise  # the release before has all that it needs
         _log.error("starting without Postgres", extra={"reason": exc.message})
         return _Prepared(False, None)  # noqa: FBT003
 

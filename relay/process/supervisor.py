@@ -336,7 +336,7 @@ class Supervisor:
         self._successor.reloads += 1
         self._successor.tell(Result.RUNNING)
         try:
-            await self._successor.rehearse(self._config.database.url)
+            await self._successor.rehearse(self._config.database.url, self._notifier)
             self._drop_spare()
             current = {slot.child.pid for slot in self._slots if slot.child is not None}
             self._successor.become(hand_all(self._alive, current), self._config)

@@ -4,10 +4,15 @@ Source: sd_notify(3), sd_watchdog_enabled(3). The protocol is one datagram of NA
 docs/reliability.md, "Processes".
 """
 
+import asyncio
 import contextlib
 import socket
 import time
 from collections.abc import Mapping
+from typing import Final
+
+TICK_S: Final = 1.0
+PROLONG_S: Final = 30.0
 
 
 class Notifier:
@@ -37,6 +42,10 @@ class Notifier:
         """Feed the watchdog."""
         self._send("WATCHDOG=1")
 
+    def prolong(self) -> None:
+        """Ask for more time than the unit gives a start or a reload: it goes on."""
+        self._send(f"EXTEND_TIMEOUT_USEC={PROLONG_S * 1e6:.0f}")
+
     def status(self, text: str) -> None:
         """Show one line in `systemctl status`."""
         self._send(f"STATUS={text}")
@@ -51,3 +60,11 @@ class Notifier:
         ):
             sock.settimeout(0)
             sock.sendto(message.encode(), self._address)
+
+
+async def hold_on(notifier: Notifier) -> None:
+    """Say each second that something goes on that may take long; until it is cancelled."""
+    while True:
+        notifier.alive()
+        notifier.prolong()
+        await asyncio.sleep(TICK_S)

@@ -10,15 +10,20 @@ away says so in its first line, `-- contract`: no start applies it, only `relay 
 --contract`, once no older release is left; such a database refuses those.
 """
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final, NamedTuple
 
-from relay.errors import ConfigError
-from relay.store.postgres import Connection, border
+import asyncpg
+
+from relay.backoff import Backoff
+from relay.errors import ConfigError, DependencyDown
+from relay.store.postgres import DOWN, Connection, border
 
 NUMBER_DIGITS: Final = 4
 FILE_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
@@ -27,8 +32,15 @@ ADVISORY_LOCK: Final = 7_236_833_209
 CONTRACT: Final = "-- contract\n"
 SCRIPT_S: Final = 600.0
 """What one file may take: an index over a long request log takes minutes."""
-LOCK_S: Final = 30
-"""What a statement waits for a table in use: behind it, everybody else would wait too."""
+LOCK_S: Final = 3
+"""What a statement waits for a table in use: behind it, everybody else waits too."""
+LOCK_TRIES: Final = 10
+"""So often a file is tried while a table of its is in use."""
+PAUSE_S: Final = 1.0
+"""Before the second try; longer before each that follows."""
+PAUSE_S_MAX: Final = 5.0
+QUOTES_ROWS: Final = ("22", "23")
+"""Classes of SQLSTATE whose messages quote what is in the tables."""
 
 _RECORD_TABLE: Final = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -44,6 +56,10 @@ _RECORDS: Final = """
 SELECT name, sha256, coalesce((to_jsonb(schema_migrations) ->> 'contracts')::boolean, false)
     AS contracts
 FROM schema_migrations"""
+
+
+class MigrationDelayed(DependencyDown):
+    """A migration could not be applied for now: tables are in use, or it takes too long."""
 
 
 class Migration(NamedTuple):
@@ -68,8 +84,9 @@ async def migrate(connection: Connection, *, contract: bool = False) -> list[str
 
     Raises:
         ConfigError: The database has lost what this code needs, or was migrated by other files of
-            these names.
-        DependencyDown: Postgres broke off; what was applied so far stands.
+            these names; or Postgres refuses a file.
+        MigrationDelayed: Tables are in use, or a file takes too long.
+        DependencyDown: Postgres broke off. In any case what was applied so far stands.
     """
     return await apply_scripts(connection, read_scripts(), contract=contract)
 
@@ -78,11 +95,25 @@ async def apply_scripts(
     connection: Connection, scripts: Sequence[Migration], *, contract: bool = False
 ) -> list[str]:
     """Apply those of `scripts` that are missing; as `migrate`."""
-    applied = []
+    applied: list[str] = []
+    waiting = Backoff(first_s=PAUSE_S, most_s=PAUSE_S_MAX)
     with border():
-        while (name := await _apply_next(connection, scripts, contract=contract)) is not None:
+        while True:
+            try:
+                name = await _apply_next(connection, scripts, contract=contract)
+            except _TableInUse as error:
+                waiting.fail()
+                if waiting.failures >= LOCK_TRIES:
+                    raise MigrationDelayed(
+                        f"migration {error} waits for a table that others use: it was tried "
+                        f"{LOCK_TRIES} times"
+                    ) from error.__cause__
+                await asyncio.sleep(waiting.wait_s())
+                continue
+            if name is None:
+                return applied
             applied.append(name)
-    return applied
+            waiting.succeed()
 
 
 def read_scripts(folder: Traversable | None = None) -> list[Migration]:
@@ -176,10 +207,12 @@ async def _apply_next(
 ) -> str | None:
     """Apply the first missing script in a transaction of its own; return its name, None if none."""
     async with connection.transaction():
-        await connection.execute(
-            f"SET LOCAL statement_timeout = '{SCRIPT_S:.0f}s'; SET LOCAL lock_timeout = '{LOCK_S}s'"
-        )
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK)
+        # Another host that migrates is waited for; it may be making a large index.
+        await connection.execute(f"SET LOCAL statement_timeout = '{SCRIPT_S:.0f}s'")
+        with _told("of another host"):
+            await connection.execute(
+                "SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK, timeout=SCRIPT_S
+            )
         # A role that only serves may not create tables, not even one that is there already.
         if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
             await connection.execute(_RECORD_TABLE)
@@ -187,8 +220,10 @@ async def _apply_next(
         if not missing:
             return None
         script = missing[0]
-        await connection.execute(_RECORD_CONTRACTS)
-        await connection.execute(script.sql, timeout=SCRIPT_S)
+        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_S}s'")
+        with _told(script.name):
+            await connection.execute(_RECORD_CONTRACTS)
+            await connection.execute(script.sql, timeout=SCRIPT_S)
         await connection.execute(
             "INSERT INTO schema_migrations (name, sha256, contracts) VALUES ($1, $2, $3)",
             script.name,
@@ -196,3 +231,24 @@ async def _apply_next(
             script.contracts,
         )
     return script.name
+
+
+class _TableInUse(Exception):
+    """A file has to be tried again; its name."""
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Say which migration failed, and why, without a word of what is in the tables."""
+    try:
+        yield
+    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+        raise _TableInUse(name) from error
+    except (asyncpg.QueryCanceledError, TimeoutError) as error:
+        raise MigrationDelayed(f"migration {name} did not end within {SCRIPT_S:.0f} s") from error
+    except asyncpg.PostgresError as error:
+        if isinstance(error, DOWN):
+            raise
+        quotes = (error.sqlstate or "").startswith(QUOTES_ROWS)
+        words = "" if quotes else f": {error}"
+        raise ConfigError(f"migration {name} failed ({type(error).__name__}{words})") from error

@@ -27,7 +27,7 @@ else:  # asyncpg's classes are generic in its stubs only.
     Connection = asyncpg.Connection
     Pool = asyncpg.Pool
 
-_DOWN: Final = (
+DOWN: Final = (
     OSError,  # Refused, reset, no such socket, TLS; TimeoutError is one of them.
     asyncpg.PostgresConnectionError,  # 08: broke off.
     asyncpg.InsufficientResourcesError,  # 53: out of connections, memory or disk.
@@ -59,7 +59,7 @@ def border() -> Iterator[None]:
             f"Postgres refused [database] url ({type(error).__name__}): "
             "check its user, password and database"
         ) from error
-    except _DOWN as error:
+    except DOWN as error:
         raise DependencyDown(f"Postgres does not answer ({type(error).__name__})") from error
     except asyncpg.InterfaceError as error:
         # Using a closed connection has no class of its own; the rest of these are our mistakes.

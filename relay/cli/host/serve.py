@@ -21,7 +21,7 @@ from relay.config import Config
 from relay.process.lifeline import Lifeline
 from relay.process.succession import handover
 from relay.process.succession.handover import Handover
-from relay.process.succession.successor import REHEARSAL, return_to
+from relay.process.succession.successor import MIGRATES, MIGRATING, REHEARSAL, return_to
 
 if TYPE_CHECKING:
     from relay.process.launch import Report
@@ -78,7 +78,8 @@ def _serve(
     if rehearsed is not None:
         from relay.process.succession.rehearsal import rehearse
 
-        asyncio.run(rehearse(config, data_dir, rehearsed))
+        on_migrating = _tell_migrating if os.environ.pop(MIGRATES, None) else None
+        asyncio.run(rehearse(config, data_dir, rehearsed, on_migrating))
         return
     _tell_of_proxies(os.environ)
     from relay.process.launch import run_relay
@@ -91,6 +92,12 @@ def _serve(
 
     with contextlib.suppress(asyncio.CancelledError):  # SIGTERM before anything was served
         asyncio.run(run_relay(config, data_dir, handed, on_ready, demo=demo))
+
+
+def _tell_migrating() -> None:
+    """Tell the supervisor that rehearses that it may take longer now."""
+    sys.stdout.buffer.write(MIGRATING)
+    sys.stdout.buffer.flush()
 
 
 def _child(command: _Command) -> _Command:

@@ -15,7 +15,8 @@ from relay.process.succession.outcome import Outcome, Result
 
 POLL_S: Final = 0.1
 PATIENCE_S: Final = 180.0
-"""A rehearsal, the start of every worker, and the way back take less."""
+"""A rehearsal, the start of every worker, and the way back take less; beside them a schema that is
+brought up to date, which has bounds of its own."""
 
 
 @click.command()
@@ -51,5 +52,7 @@ def _wait(place: Path, before: Outcome) -> Outcome:
                 return found
             if not found.alive:
                 raise RelayError("the relay has ended; its log says why")
+            if found.reason:
+                until_s = time.monotonic() + PATIENCE_S
         time.sleep(POLL_S)
     raise RelayError(f"no answer in {PATIENCE_S:.0f} s; the relay's log says more")

@@ -1,12 +1,14 @@
 """Try a program before anything depends on it: could this release serve under this configuration?
 
-It loads all code, finds every secret, and asks the database whether it fits. It changes nothing,
-and listens nowhere.
+It loads all code, finds every secret, and asks the database whether it fits. It listens nowhere.
+It changes nothing but the schema, where it is asked to and all else is well: that only grows, and
+the release that runs serves on and keeps its processes meanwhile, however long it takes.
 """
 
 import hashlib
 import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +19,7 @@ from relay.outside import find_missing
 from relay.store import postgres
 from relay.store.catalog.keys import check_pepper
 from relay.store.embedded.locate import database_url
-from relay.store.migrate import pending, read_records, read_scripts
+from relay.store.migrate import migrate, pending, read_records, read_scripts
 from relay.store.secrets.vault import load_pepper, open_vault
 
 PROGRAMS: Final = (
@@ -28,17 +30,24 @@ PROGRAMS: Final = (
 )
 
 
-async def rehearse(config: Config, data_dir: Path, in_force: str) -> None:
+async def rehearse(
+    config: Config,
+    data_dir: Path,
+    in_force: str,
+    on_migrating: Callable[[], None] | None = None,
+) -> None:
     """Return if the program of now could serve.
 
     Args:
         config: What it would run under.
         data_dir: Where the relay that runs keeps its state.
         in_force: Digest of the database's URL that this one uses.
+        on_migrating: Called before the schema is brought up to date; None: it is left as it is.
 
     Raises:
         ConfigError: A secret or a package is not there, or the database refuses or does not fit.
-        DependencyDown: Another database was configured, and it cannot be reached.
+        DependencyDown: Another database was configured, and it cannot be reached; or a migration
+            cannot be applied for now.
     """
     for name in PROGRAMS:
         importlib.import_module(name)
@@ -56,7 +65,10 @@ async def rehearse(config: Config, data_dir: Path, in_force: str) -> None:
         raise
     try:
         with postgres.border():
-            pending(read_scripts(), *await read_records(connection))
+            to_apply = pending(read_scripts(), *await read_records(connection))
             await check_pepper(connection, pepper)
+        if to_apply and on_migrating is not None:
+            on_migrating()
+            await migrate(connection)
     finally:
         await connection.close()

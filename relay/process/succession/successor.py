@@ -1,7 +1,9 @@
 """Become the next program of this process, and go back to this one where that does not serve.
 
-    SIGHUP -> rehearse (a process of its own) -> execute -> children beside ours -> ours drain
-                  | refused: nothing changed        | do not serve: execute the program before
+    SIGHUP -> rehearse, migrate -> execute -> children beside ours -> ours drain
+                  | refused          | do not serve: execute the program before
+
+The rehearsal is a process of its own; refused, nothing changed but what was migrated.
 
 What is executed is what the operator started, looked up anew: /opt/relay/current/bin/relay is
 another release once the link has moved. The process, its sockets and its children stay.
@@ -27,10 +29,17 @@ from relay.process.child import child_environ
 from relay.process.succession import handover, outcome
 from relay.process.succession.handover import HandedChild, HandedSockets, Handover, Program
 from relay.process.succession.outcome import Result
+from relay.process.systemd import PROLONG_S, Notifier
+from relay.tasks import first_of
 
 REHEARSAL: Final = "RELAY_REHEARSAL"
 """Set for a program that is only tried: the digest of the database's URL in force."""
+MIGRATES: Final = "RELAY_REHEARSAL_MIGRATES"
+"""Set beside it: the schema is to be brought up to date as well, and MIGRATING said before."""
+MIGRATING: Final = b"migrating\n"
 REHEARSAL_S: Final = 60.0
+MIGRATION_S: Final = 3600.0
+"""Of all files; each has a bound of its own."""
 REASON_CHARACTERS_MAX: Final = 500
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Held back while one program has stopped listening and the next one does not listen yet."""
@@ -85,29 +94,30 @@ class Successor:
         """Write down how the reload stands."""
         outcome.tell(self._data_dir, self._release, self.reloads, result, reason)
 
-    async def rehearse(self, database_url: str) -> None:
-        """Have the next program say whether it could serve; it changes nothing.
+    async def rehearse(self, database_url: str, notifier: Notifier) -> None:
+        """Have the next program say whether it could serve, and bring the schema up to date.
+
+        Args:
+            database_url: In force.
+            notifier: Asked for more time while the schema is changed.
 
         Raises:
             ConfigError: It could not; the message is its own.
         """
         digest = hashlib.sha256(database_url.encode()).hexdigest()
-        environ = {**child_environ(os.environ), REHEARSAL: digest}
+        environ = {**child_environ(os.environ), REHEARSAL: digest, MIGRATES: "1"}
         try:
             process = await asyncio.create_subprocess_exec(
                 *_command(self._named),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env=environ,
             )
         except OSError as exc:
             raise ConfigError(f"{self._named.file}: {exc.strerror}") from exc
         try:
-            async with asyncio.timeout(REHEARSAL_S):
-                _, said = await process.communicate()
-        except TimeoutError:
-            raise ConfigError(f"the next program was silent for {REHEARSAL_S:.0f} s") from None
+            said = await self._hear(process, notifier)
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -115,6 +125,31 @@ class Successor:
                 await process.wait()
         if process.returncode != 0:
             raise ConfigError(_last_words(said) or f"it ended with {process.returncode}")
+
+    async def _hear(self, process: asyncio.subprocess.Process, notifier: Notifier) -> bytes:
+        """Return what a rehearsal complained of, when it has ended."""
+        assert process.stdout is not None
+        assert process.stderr is not None
+        complaints = asyncio.create_task(process.stderr.read())
+        try:
+            async with asyncio.timeout(REHEARSAL_S):
+                while (words := await process.stdout.readline()) and words != MIGRATING:
+                    pass
+                if not words:
+                    await process.wait()
+                    return await complaints
+            _log.warning("the schema is brought up to date for the next release")
+            self.tell(Result.RUNNING, "the schema is brought up to date")
+            async with asyncio.timeout(MIGRATION_S):
+                while not complaints.done():
+                    notifier.prolong()
+                    await first_of(complaints, within_s=PROLONG_S / 2)
+                await process.wait()
+        except TimeoutError:
+            raise ConfigError("the next program did not end its rehearsal in time") from None
+        finally:
+            complaints.cancel()
+        return complaints.result()
 
     def become(self, children: Sequence[HandedChild], config: Config) -> NoReturn:
         """Execute the next program in this process.

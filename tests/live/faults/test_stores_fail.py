@@ -1,4 +1,4 @@
-"""Goal: a Postgres that refuses to write, is full of others, or whose answers are lost costs nothing.
+"""Goal: a Postgres that refuses to write, is full of others, or loses its answers costs nothing.
 
 Method: a whole host; its Postgres is made read-only, or has no connection left, or stands behind a
 door that hangs up between a COMMIT and its answer. Calls go on meanwhile; afterwards each is in the

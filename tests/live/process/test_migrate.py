@@ -3,15 +3,22 @@
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from relay.errors import ConfigError, DependencyDown
 from relay.store import postgres
-from relay.store.migrate import Migration, apply_scripts, migrate, pending, read_scripts
+from relay.store.migrate import (
+    LOCK_S,
+    Migration,
+    apply_scripts,
+    migrate,
+    pending,
+    read_scripts,
+)
 from relay.store.postgres import Connection
 
 pytestmark = pytest.mark.live
@@ -71,10 +78,42 @@ async def test_only_what_is_missing_is_applied(connection: Connection) -> None:
 async def test_a_failing_script_leaves_nothing_and_those_before_it_stand(
     connection: Connection,
 ) -> None:
-    with pytest.raises(asyncpg.UndefinedColumnError):
+    with pytest.raises(ConfigError, match=r'0003_test\.sql failed .*"no_such_column"'):
         await apply_scripts(connection, [ONE, TWO, BROKEN])
     assert await tables(connection) == {"one", "two", "schema_migrations"}
     assert await apply_scripts(connection, [ONE, TWO]) == []
+
+
+async def test_what_is_in_the_tables_is_in_no_message(connection: Connection) -> None:
+    await apply_scripts(connection, [ONE])
+    quoting = script(2, "INSERT INTO one VALUES (4711); CREATE UNIQUE INDEX ON one ((n / n))")
+    with pytest.raises(ConfigError, match="UniqueViolationError") as caught:
+        await apply_scripts(connection, [ONE, quoting])
+    assert "Key" in str(caught.value.__cause__.detail)  # type: ignore[union-attr]
+    assert ":" not in caught.value.message
+
+
+async def test_a_table_in_use_is_waited_for_in_short_tries(
+    connection: Connection, empty_database_url: str
+) -> None:
+    """Who asks for the table meanwhile waits behind a try, never for as long as it is in use."""
+    await apply_scripts(connection, [ONE])
+    grows = script(2, "ALTER TABLE one ADD COLUMN more integer")
+    user = await postgres.connect(empty_database_url)
+    reader = await postgres.connect(empty_database_url)
+    try:
+        async with user.transaction():
+            await user.execute("LOCK TABLE one IN ACCESS SHARE MODE")
+            going = asyncio.create_task(apply_scripts(connection, [ONE, grows]))
+            await asyncio.sleep(0.5)
+            begun_s = time.monotonic()
+            await reader.execute("SELECT FROM one")
+            assert time.monotonic() - begun_s < LOCK_S + 1
+            assert not going.done()
+        assert await going == [grows.name]
+    finally:
+        await user.close()
+        await reader.close()
 
 
 async def test_a_database_that_hangs_up_is_a_dependency_down(
