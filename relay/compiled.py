@@ -35,7 +35,7 @@ _HOT: Final = {
     "credit_account holds key_quotas leasing limits line_queues reservations",
     "relay.flow.state": "binding bound fetch owners stateful",
     "relay.limits": "batch broker estimate fair_queue lease leases limit_set permits",
-    "relay.routing": "breaker budget health patience pick table",
+    "relay.routing": "affinity breaker budget health patience pick table",
     "relay.store.limits": "limiter",
     "relay.store.log": "frames journal",
     "relay.upstream": "connection pool",

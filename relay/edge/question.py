@@ -5,6 +5,7 @@ so both sides read the same model out of a body that names two.
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -36,13 +37,18 @@ AT_ONCE_BYTES_MAX: Final = 1024 * 1024
 """A larger body is worked off by a task, in pieces that others' events can overtake: reading and
 writing it take a millisecond or more for each MB."""
 SESSION_BYTES: Final = 512
-"""How much of a prompt tells sessions apart: system messages differ early, turns do not."""
+"""How much of a prompt tells sessions apart, behind a system message that many of them share."""
+SYSTEM_BYTES_MAX: Final = 256 * 1024
+"""So far the first message behind a system message is looked for."""
 TEXT_ANSWERS: Final = frozenset(
     {
         *(Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES),
         *(Endpoint.GENERATE, Endpoint.STREAM_GENERATE, Endpoint.COMPACT),
     }
 )
+
+_OBJECT: Final = re.compile(rb'\{(?=")')
+"""Where an object begins. Inside a text a quote has a backslash before it, so this is never there."""
 
 # Looked up once: a member of an enum is searched in its class each time it is named.
 _MULTIPART: Final = MULTIPART_ENDPOINTS
@@ -204,7 +210,7 @@ class JsonQuestion(Question):
         for name in self._sessions:
             raw = self._request.fields.get(name)
             if raw is not None:
-                return bytes(memoryview(raw)[:SESSION_BYTES])  # a prompt is not copied for it
+                return prompt_beginning(memoryview(raw))
         return b""
 
     def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
@@ -223,6 +229,24 @@ class JsonQuestion(Question):
             strips_usage=self.strips_usage,
             named_in_path=self.named_in_path,
         )
+
+
+def prompt_beginning(messages: memoryview) -> bytes:
+    """Return what tells a session by its messages, the same for each of its turns.
+
+    That is how they begin; where this is a system message longer than that, which an agent has in
+    common for all of its sessions, how the one behind it begins as well. A prompt is not copied.
+    """
+    head = bytes(messages[:SESSION_BYTES])
+    if len(messages) <= SESSION_BYTES or head.find(b'"user"') >= 0:
+        return head
+    if head.find(b'"system"') < 0 and head.find(b'"developer"') < 0:
+        return head
+    found = _OBJECT.search(messages, SESSION_BYTES, SYSTEM_BYTES_MAX)
+    if found is None:
+        return head
+    behind = bytes(messages[found.start() : found.start() + SESSION_BYTES])
+    return head + behind.partition(b'"}')[0]  # what comes behind a short one is there next turn only
 
 
 class FormQuestion:

@@ -17,6 +17,7 @@ from relay.flow.channel_log import ChannelLog
 from relay.flow.counters import Counters
 from relay.flow.reserve.channel_quotas import NO_QUOTAS, ChannelQuotas
 from relay.model import Channel
+from relay.routing.affinity import CACHED_TOKENS_MIN, Places
 from relay.routing.breaker import Availability
 from relay.routing.budget import RetryBudget
 from relay.routing.health import ANY_MODEL, Failure, Health, HealthChange
@@ -68,6 +69,7 @@ class Balancer:
         self._limited: frozenset[int] = frozenset()
         """Ids of the channels that have a quota of their own."""
         self._in_flight: defaultdict[int, int] = defaultdict(int)
+        self._places = Places()
         self._forbidden: dict[tuple[int, str], tuple[int, int]] = {}
         """Channel and model -> the account that was last forbidden there, and how often any was
         in a row, until one is served."""
@@ -126,12 +128,16 @@ class Balancer:
                     break
         if len(channels) == 1 and channels[0].id not in call.asked_channels:
             return channels[0]
+        now, affinity, request = now_us(), call.affinity, call.request
+        place = 0 if affinity is None else self._places.find(affinity, now)
         return choose(
             channels,
-            Preference(call.request.model, call.asked_channels, call.affinity),
+            Preference(
+                request.model, call.asked_channels, affinity, place, request.input_estimate
+            ),
             health=self.health,
             in_flight=self._in_flight,
-            now_us=now_us(),
+            now_us=now,
             dice=Dice(dice(), dice()),
         )
 
@@ -241,6 +247,8 @@ class Balancer:
         if now < started_us:
             now = now_us()  # it carries on what another attempt began
         self._patience[call.request.stream].note(model, now - started_us)
+        if call.affinity is not None and call.request.input_estimate >= CACHED_TOKENS_MIN:
+            self._places.note(call.affinity, channel_id, now)
         if self._forbidden:
             self._forbidden.pop((channel_id, model), None)
         changes = self.health.succeed(channel_id, model, started_us=started_us, now_us=now)

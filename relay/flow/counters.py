@@ -58,6 +58,7 @@ class Counters:
     __slots__ = (
         "attempts",
         "bytes_out",
+        "cached_tokens",
         "client_gone",
         "connections",
         "disputed_claims",
@@ -71,6 +72,7 @@ class Counters:
         "line_tokens",
         "loop_lag_us",
         "overhead",
+        "prompt_tokens",
         "refused",
         "requests",
         "splices",
@@ -87,6 +89,10 @@ class Counters:
         """(line, endpoint, status class as "2xx") -> calls answered; line "" = none was chosen."""
         self.tokens: defaultdict[str, int] = defaultdict(int)
         """Kind (input, cached, cache_write, output, reasoning) -> tokens."""
+        self.prompt_tokens: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        """(line, channel, model) -> input tokens of calls that are long enough to be cached."""
+        self.cached_tokens: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        """(line, channel, model) -> those of them that were read from a provider's cache."""
         self.upstream_errors: defaultdict[tuple[str, ...], int] = defaultdict(int)
         """(channel, code of the error tree) -> attempts that failed so."""
         self.disputed_claims: defaultdict[str, int] = defaultdict(int)
@@ -145,6 +151,8 @@ class Counters:
                 counters={
                     "requests": dict(self.requests),
                     "tokens": {(kind,): count for kind, count in self.tokens.items()},
+                    "prompt_tokens": dict(self.prompt_tokens),
+                    "cached_tokens": dict(self.cached_tokens),
                     "upstream_errors": dict(self.upstream_errors),
                     "limited": dict(self.limited),
                     "line_tokens": {(line,): count for line, count in self.line_tokens.items()},

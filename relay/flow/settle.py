@@ -32,6 +32,7 @@ from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
 from relay.ports import Journal
 from relay.records import CallCheckpoint, CallEnd, EndReason, Unended
+from relay.routing.affinity import CACHED_TOKENS_MIN
 from relay.stage import COMMITTED
 from relay.usage import NOTHING, Usage
 from relay.wire.dialects.known import TABLES
@@ -228,6 +229,10 @@ class Settlement:
             tokens["output"] += usage.output_tokens
             if usage.cached_tokens:
                 tokens["cached"] += usage.cached_tokens
+            if usage.input_tokens >= CACHED_TOKENS_MIN and call.channel is not None:
+                where = (line, call.channel.name, call.request.model)
+                counters.prompt_tokens[where] += usage.input_tokens
+                counters.cached_tokens[where] += usage.cached_tokens
             extras = usage.extras
             if extras is not None and (
                 extras.disputed_input_tokens or extras.disputed_output_tokens

@@ -1,5 +1,6 @@
 """Whom to ask, and what to do next: decisions as tables and functions. Pure.
 
+affinity  Which channel has a session's prompt cache, and what it would cost to leave it there
 breaker   One breaker: when a channel's model is left alone, and when it is tried again
 budget    How hard a call is tried, and how hard all calls of a worker together may be retried
 finding   What workers tell each other about a breaker, and how it is written

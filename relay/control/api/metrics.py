@@ -44,6 +44,16 @@ COUNTERS: Final = {
         "relay_requests", "Calls answered; code is the status class.", ("line", "endpoint", "code")
     ),
     "tokens": Family("relay_tokens", "Tokens used by answered calls.", ("type",)),
+    "prompt_tokens": Family(
+        "relay_prompt_tokens",
+        "Input tokens of calls long enough for a provider's prompt cache.",
+        ("line", "channel", "model"),
+    ),
+    "cached_tokens": Family(
+        "relay_prompt_cached_tokens",
+        "Input tokens of these that were read from a provider's prompt cache.",
+        ("line", "channel", "model"),
+    ),
     "upstream_errors": Family(
         "relay_upstream_errors", "Upstream attempts that failed.", ("channel", "reason")
     ),

@@ -139,7 +139,8 @@ TABLE: Final[DialectTable] = DialectTable(
     returned=(),
     rate_names=(b"x-ratelimit-limit-%b", b"x-ratelimit-remaining-%b", b"x-ratelimit-reset-%b"),
     rate_reset_is_moment=False,
-    session_fields=("cachedContent", "systemInstruction", "contents"),
+    # An agent has its system instruction in common for all of its sessions.
+    session_fields=("cachedContent", "contents", "systemInstruction"),
     usage_on_demand=frozenset(),
     last_words=frozenset(),
     no_output_yet=frozenset(),

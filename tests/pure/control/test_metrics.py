@@ -80,7 +80,7 @@ def test_every_count_a_worker_publishes_is_shown() -> None:
 def test_no_label_can_tell_one_customer_s_calls_from_another_s() -> None:
     labels = {label for family in COUNTERS.values() for label in family.labels}
     own = {"line", "endpoint", "code", "type", "channel", "reason", "scope", "exhausted"}
-    assert labels == own | {"way", "rule"}
+    assert labels == own | {"way", "rule", "model"}
 
 
 def test_bounds_ascend() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relay.model import Channel, Secret
 from relay.routing.health import Failure, Health
-from relay.routing.pick import LOAD_SLACK, Dice, Preference, affinity_of, choose
+from relay.routing.pick import Dice, Preference, choose
 from relay.routing.policy import Policy
 from relay.routing.table import Outcome
 
@@ -197,50 +197,3 @@ def test_a_fallback_tier_is_not_tried_out_while_a_better_one_serves() -> None:
     due_us = NOW_US + 5_000_000
     assert pick(channels, health=cooled(3), now_us=due_us) in {1, 2}
     assert pick(channels, health=cooled(1, 2, 3), now_us=due_us) == 1
-
-
-# --- affinity -------------------------------------------------------------------------------------
-
-
-def test_a_session_stays_on_its_channel_whatever_the_dice() -> None:
-    channels = [channel(i) for i in range(5)]
-    for session in range(50):
-        key = affinity_of(1, b"session-%d" % session)
-        homes = {pick(channels, affinity=key, dice=(die, die)) for die in (0.0, 0.5, 0.99)}
-        assert len(homes) == 1
-
-
-def test_sessions_spread_by_weight() -> None:
-    channels = [channel(1, weight=3), channel(2, weight=1)]
-    keys = [affinity_of(1, b"session-%d" % n) for n in range(8_000)]
-    homes = Counter(pick(channels, affinity=key) for key in keys)
-    assert abs(homes[1] / 8_000 - 0.75) < 0.02
-
-
-def test_a_channel_that_leaves_moves_only_its_own_sessions() -> None:
-    channels = [channel(i) for i in range(4)]
-    for n in range(300):
-        key = affinity_of(1, b"session-%d" % n)
-        home = pick(channels, affinity=key)
-        assert home is not None
-        gone = (home + 1) % 4
-        assert pick([c for c in channels if c.id != gone], affinity=key) == home
-        assert pick(channels, affinity=key, health=cooled(gone)) == home
-        assert pick(channels, affinity=key, health=cooled(home)) != home
-
-
-def test_affinity_yields_to_load() -> None:
-    channels = [channel(1), channel(2)]
-    key = affinity_of(1, b"session")
-    home = pick(channels, affinity=key)
-    assert home is not None
-    other = 3 - home
-    few, many = LOAD_SLACK, 10 * LOAD_SLACK
-    assert pick(channels, affinity=key, in_flight={home: few, other: 0}) == home
-    assert pick(channels, affinity=key, in_flight={home: many, other: many}) == home
-    assert pick(channels, affinity=key, in_flight={home: many, other: few}) == other
-
-
-def test_affinity_tells_accounts_and_sessions_apart() -> None:
-    keys = {affinity_of(account, b"s%d" % n) for account in range(20) for n in range(20)}
-    assert len(keys) == 400
