@@ -8,6 +8,7 @@ tool call: no step is lost.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -236,7 +237,18 @@ async def test_claude_code_loses_no_step_when_a_channel_dies_in_each(tmp_path: P
 # --- opencode -------------------------------------------------------------------------------------
 
 
-async def run_opencode(home: Path, rig: Rig) -> tuple[list[dict[str, Any]], str]:
+OVER_HTTP: Final = {"OPENCODE_DISABLE_DEFAULT_PLUGINS": "1"}
+OVER_WEBSOCKET: Final = {"OPENCODE_EXPERIMENTAL_WEBSOCKETS": "1"}
+"""Its plugin for OpenAI has them: part of it by default, off without this, and only for a provider
+that it has signed in at."""
+
+
+async def run_opencode(
+    home: Path, rig: Rig, flags: dict[str, str] = OVER_HTTP
+) -> tuple[list[dict[str, Any]], str]:
+    signed_in = home / ".local/share/opencode"
+    signed_in.mkdir(parents=True)
+    (signed_in / "auth.json").write_text(json.dumps({"openai": {"type": "api", "key": KEY}}))
     model = {"name": MODEL, "tool_call": True, "limit": {"context": 200_000, "output": 8_000}}
     config = {
         "provider": {
@@ -260,7 +272,7 @@ async def run_opencode(home: Path, rig: Rig) -> tuple[list[dict[str, Any]], str]
             "OPENCODE_CONFIG": str(home / "opencode.json"),
             "OPENCODE_DISABLE_MODELS_FETCH": "1",
             "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
-            "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
+            **flags,
         },
     )
     assert status == 0, said + told
@@ -272,22 +284,50 @@ def shell_outputs(events: list[dict[str, Any]]) -> list[str]:
     return [str(state["output"]).strip() for state in states]
 
 
-async def test_opencode_works_through_twenty_steps(tmp_path: Path) -> None:
+async def most_sessions(rig: Rig) -> int:
+    """Return how many sessions over a WebSocket were open at once, when it is cancelled."""
+    most = 0
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            most = max(most, len(rig.server._service.sessions))
+            await asyncio.sleep(0.05)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("flags", "websocket", "over"),
+    [
+        (OVER_HTTP, False, "http"),
+        (OVER_WEBSOCKET, True, "websocket"),
+        (OVER_WEBSOCKET, False, "http"),
+    ],
+)
+async def test_opencode_works_through_twenty_steps(
+    tmp_path: Path, flags: dict[str, str], over: str, *, websocket: bool
+) -> None:
+    """Whether it asks over a socket, and whether the channels speak it, are two things."""
     script = Script(STEPS, tool="bash", takes="command")
-    async with standing(script) as (rig, upstreams):
-        events, told = await run_opencode(tmp_path, rig)
+    async with standing(script, websocket=websocket) as (rig, upstreams):
+        looking = asyncio.create_task(most_sessions(rig))
+        events, told = await run_opencode(tmp_path, rig, flags)
+        looking.cancel()
+        assert (await looking > 0) is (flags is OVER_WEBSOCKET)
         assert shell_outputs(events) == [f"{number}" for number in range(1, STEPS + 1)]
         assert all_in_order(script) and set(script.begun.values()) == {1}
         asked = [turn for upstream in upstreams for turn in upstream.turns]
-        assert len(asked) == STEPS + 1
+        assert {how for how, _ in asked} == {over} and len(asked) == STEPS + 1
         assert [word for word in TROUBLE if word in told.lower()] == []
         ends = rig.journal.ends
         assert {(end.status, end.attempts, end.reason) for end in ends} == {(200, 1, "completed")}
 
 
-async def test_opencode_loses_no_step_when_a_channel_dies_in_each(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [OVER_HTTP, OVER_WEBSOCKET])
+async def test_opencode_loses_no_step_when_a_channel_dies_in_each(
+    tmp_path: Path, flags: dict[str, str]
+) -> None:
     script = Script(STEPS, breaks=True, tool="bash", takes="command")
-    async with standing(script, channels=3) as (rig, _):
-        events, _ = await run_opencode(tmp_path, rig)
+    websocket = flags is OVER_WEBSOCKET
+    async with standing(script, channels=3, websocket=websocket) as (rig, _):
+        events, _ = await run_opencode(tmp_path, rig, flags)
         assert shell_outputs(events)[-STEPS:] == [f"{number}" for number in range(1, STEPS + 1)]
         assert all_in_order(script) and script.broken == list(range(1, STEPS + 2))
