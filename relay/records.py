@@ -62,6 +62,10 @@ class Endpoint(enum.StrEnum):
     COUNT_CONTENT_TOKENS = "models:countTokens"
     EMBED_CONTENT = "models:embedContent"
     BATCH_EMBED_CONTENTS = "models:batchEmbedContents"
+    CONTENT_BATCHES = "models:batchGenerateContent"
+    """A batch of Gemini's is begun: its requests stand in it."""
+    CONTENT_BATCH = "batches/{name}"
+    """What a provider keeps of one, and the list of them."""
 
     # Enum's own is a Python function, and every call looks its endpoint up in several dicts.
     __hash__ = str.__hash__
@@ -85,16 +89,17 @@ GEMINI_ENDPOINTS = frozenset(
         Endpoint.COUNT_CONTENT_TOKENS,
         Endpoint.EMBED_CONTENT,
         Endpoint.BATCH_EMBED_CONTENTS,
+        *(Endpoint.CONTENT_BATCHES, Endpoint.CONTENT_BATCH),
     }
 )
 _DIALECTS = dict.fromkeys(ANTHROPIC_ENDPOINTS, Dialect.ANTHROPIC) | dict.fromkeys(
     GEMINI_ENDPOINTS, Dialect.GEMINI
 )
-BATCH_ENDPOINTS = frozenset({Endpoint.BATCHES, Endpoint.MESSAGE_BATCHES})
+BATCH_ENDPOINTS = frozenset({Endpoint.BATCHES, Endpoint.MESSAGE_BATCHES, Endpoint.CONTENT_BATCHES})
 """Those that begin a batch."""
 KEPT_ENDPOINTS = BATCH_ENDPOINTS | frozenset(
     {
-        *(Endpoint.BATCH, Endpoint.MESSAGE_BATCH),
+        *(Endpoint.BATCH, Endpoint.MESSAGE_BATCH, Endpoint.CONTENT_BATCH),
         *(Endpoint.RESPONSE, Endpoint.CONVERSATION, Endpoint.FILE, Endpoint.UPLOAD),
         *(Endpoint.VIDEO, Endpoint.VIDEO_REMIX),
     }

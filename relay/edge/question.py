@@ -48,7 +48,7 @@ TEXT_ANSWERS: Final = frozenset(
 )
 
 _OBJECT: Final = re.compile(rb'\{(?=")')
-"""Where an object begins. Inside a text a quote has a backslash before it, so this is never there."""
+"""Where an object begins. A quote inside a text has a backslash before it: none is there."""
 
 # Looked up once: a member of an enum is searched in its class each time it is named.
 _MULTIPART: Final = MULTIPART_ENDPOINTS
@@ -246,7 +246,9 @@ def prompt_beginning(messages: memoryview) -> bytes:
     if found is None:
         return head
     behind = bytes(messages[found.start() : found.start() + SESSION_BYTES])
-    return head + behind.partition(b'"}')[0]  # what comes behind a short one is there next turn only
+    return (
+        head + behind.partition(b'"}')[0]
+    )  # what comes behind a short one is there next turn only
 
 
 class FormQuestion:

@@ -309,7 +309,7 @@ class Service(ServicePort, TurnService):
         if message.method == "OPTIONS" and self._answer_preflight(call, client, message):
             return None
         opens = message.upgrade and asks_for_websocket(message)
-        kept = None if opens else find_kept(message.method, message.path)
+        kept = None if opens else find_kept(message.method, message.path, call.head.dialect)
         found: Endpoint | Page
         if opens:
             found, model = opened_session(message.path)

@@ -329,10 +329,13 @@ class Asker:
     def _frame_kept(self, attempt: Attempt, kept: KeptPath) -> tuple[bytes, bytes]:
         """Return the same of a request about what the channel keeps."""
         content_type, body = attempt.question.frame(attempt.channel, "")
+        path = kept.path
         if kept.begins_batch:
             call = attempt.call
             call.served_model = attempt.channel.models[call.request.model]
-        head = kept_head(attempt.channel, kept.method, kept.path)
+            if kept.model:
+                path = TABLES[attempt.channel.protocol].path(kept.endpoint, call.served_model)
+        head = kept_head(attempt.channel, kept.method, path)
         if body:
             head += b"Content-Type: %b\r\nContent-Length: %d\r\n" % (content_type, len(body))
         elif kept.method == "POST":

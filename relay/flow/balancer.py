@@ -132,9 +132,7 @@ class Balancer:
         place = 0 if affinity is None else self._places.find(affinity, now)
         return choose(
             channels,
-            Preference(
-                request.model, call.asked_channels, affinity, place, request.input_estimate
-            ),
+            Preference(request.model, call.asked_channels, affinity, place, request.input_estimate),
             health=self.health,
             in_flight=self._in_flight,
             now_us=now,

@@ -31,8 +31,8 @@ from relay.flow.translated.translator import Translator
 from relay.model import Channel
 from relay.ports import Connections, Journal
 from relay.records import CallStart, Endpoint
-from relay.routing.budget import Effort
 from relay.routing.affinity import affinity_of
+from relay.routing.budget import Effort
 from relay.routing.table import Action, Outcome, classify_error, decide
 from relay.splice.rewrite import Continuation
 from relay.stage import COMMITTED

@@ -124,11 +124,13 @@ def _tell_state(state: StateRouter, pool: UpstreamPool, admission: Admission) ->
         Endpoint.VIDEO_REMIX: Remixes(pool, current).look,
         Endpoint.BATCHES: desk.prepare,
         Endpoint.MESSAGE_BATCHES: desk.prepare,
+        Endpoint.CONTENT_BATCHES: desk.prepare,
     }
     state.pages = {
         Endpoint.VIDEO: VideoList(pool, current, state.owners).page,
         Endpoint.BATCH: desk.page,
         Endpoint.MESSAGE_BATCH: desk.page,
+        Endpoint.CONTENT_BATCH: desk.page,
     }
 
 

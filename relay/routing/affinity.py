@@ -4,9 +4,9 @@
               -> else by weighted rendezvous hashing, the same in every worker
     that one carries too much -> the next by the same hash that does not
 
-How much is too much depends on what would be lost: a prompt that is too short to be cached gives way
-as soon as its channel has more than its share, a long one stays up to a quarter above it and eight
-calls.
+How much is too much depends on what would be lost: a prompt that is too short to be cached gives
+way as soon as its channel has more than its share, a long one stays up to a quarter above it and
+eight calls.
 
 Source: docs/reliability.md, "Prompt caches".
 """

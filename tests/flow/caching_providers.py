@@ -3,9 +3,9 @@
     a prompt --in blocks of 128 tokens, each hashed with all before it--> how many of the first ones
     are known, and were used within the time that they are kept for
 
-OpenAI: from 1,024 tokens, on one of several machines, told by a hash of the first 256 tokens and of
-`prompt_cache_key`. Anthropic: up to the marks of `cache_control` only, tools, system and messages in
-this order. Gemini: as OpenAI without a key, from 2,048 tokens.
+OpenAI: from 1,024 tokens, on one of several machines, told by a hash of the first 256 tokens and
+of `prompt_cache_key`. Anthropic: up to the marks of `cache_control` only, tools, system and
+messages in this order. Gemini: as OpenAI without a key, from 2,048 tokens.
 
 Source: OpenAI, Prompt caching; Anthropic, Prompt caching; Gemini API, Context caching.
 """
@@ -189,4 +189,3 @@ def _block_ends(blocks: list[dict[str, Any]]) -> list[int]:
         size += len(_written(block))
         ends.append(size)
     return ends
-

@@ -5,7 +5,7 @@ standing in a batch. A batch has one model: a request that cannot be read, or na
 refused with its place.
 
 Source: OpenAI API reference, Batch, the input file: one model, 50,000 requests, 200 MB; Anthropic,
-Message Batches: 100,000 requests, 256 MB.
+Message Batches: 100,000 requests, 256 MB; Gemini API, Batch: requests inline up to 20 MB.
 """
 
 from typing import Final, TypeVar
@@ -17,8 +17,9 @@ from relay.errors import BadRequest
 from relay.extras import Asked
 from relay.records import Endpoint
 from relay.wire.request.asked import asks_for_an_hour, read_asked
+from relay.wire.request.content_request import RESOURCE, peek_content
 from relay.wire.request.json_request import Request, peek_json
-from relay.wire.request.shapes import BatchRequest, MessageRequest
+from relay.wire.request.shapes import BatchRequest, Fields, MessageRequest
 from relay.wire.request.text_size import estimate_prompt, weigh
 
 REQUESTS_MAX: Final = 100_000
@@ -38,6 +39,8 @@ NAME: Final = b"\0model\0"
 _Told = TypeVar("_Told")
 _line = msgspec.json.Decoder(BatchRequest)
 _message = msgspec.json.Decoder(MessageRequest)
+_members = msgspec.json.Decoder(Fields)
+_CONTENT_MEMBERS: Final = frozenset({"request", "metadata"})
 _encode = msgspec.json.Encoder().encode
 
 
@@ -93,6 +96,34 @@ class BatchSum:
         rest = {name: value for name, value in request.fields.items() if name != "model"}
         more = (b"," if rest else b"") + _encode(rest)[1:]
         return b'"custom_id":%b,"params":{"model":' % _encode(told.custom_id) + NAME + more
+
+    def add_content(self, raw: bytes, model: str) -> bytes:
+        """Add one request of a batch of Gemini's; return it as `framed_contents` takes it.
+
+        `model`: what its path names. It is written anew, as `add_message` has it.
+
+        Raises:
+            BadRequest: CLIENT; it cannot be read, or is another model's.
+        """
+        told = self._decode(_members, raw)
+        if "request" not in told or not told.keys() <= _CONTENT_MEMBERS:
+            raise self._wrong("it is no request with its metadata, and nothing beside")
+        body = bytes(told["request"])
+        try:
+            request = peek_content(body, model, stream=False)
+        except BadRequest as error:
+            said = error.message
+        else:
+            named = request.fields.get("model")
+            if named is not None and bytes(named) != _encode(RESOURCE + model):
+                raise self._wrong("it names another model than its path")
+            self._count(request, body, Endpoint.GENERATE)
+            rest = {name: value for name, value in request.fields.items() if name != "model"}
+            more = (b"," if rest else b"") + _encode(rest)[1:]
+            beside = told.get("metadata")
+            noted = b"" if beside is None else b',"metadata":' + bytes(beside)
+            return b'"request":{"model":' + NAME + more + noted
+        raise self._wrong(said)
 
     def asked(self) -> Asked:
         """Return what they ask for beside tokens."""
@@ -153,3 +184,14 @@ def framed(requests: list[bytes], model: str) -> bytes:
     """Return a message batch as an upstream gets it that knows the model as `model`."""
     name = _encode(model)
     return b'{"requests":[{%b}]}' % b"},{".join(one.replace(NAME, name, 1) for one in requests)
+
+
+def framed_contents(requests: list[bytes], shown: bytes, model: str) -> bytes:
+    """Return a batch of Gemini's as an upstream gets it that knows the model as `model`.
+
+    `shown`: the name under which its client finds it, as JSON; b"" = it has none.
+    """
+    name = _encode(RESOURCE + model)
+    head = b'"displayName":%b,' % shown if shown else b""
+    body = b"},{".join(one.replace(NAME, name, 1) for one in requests)
+    return b'{"batch":{%b"inputConfig":{"requests":{"requests":[{%b}]}}}}' % (head, body)

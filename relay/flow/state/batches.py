@@ -11,7 +11,7 @@ its credential.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, quote
 
@@ -33,7 +33,7 @@ from relay.flow.admission import Admission
 from relay.flow.call import Call
 from relay.flow.priced import check_priced
 from relay.flow.request import RequestFacts, Rights
-from relay.flow.state.batch_sum import PATHS, BatchSum, framed
+from relay.flow.state.batch_sum import PATHS, BatchSum, framed, framed_contents
 from relay.flow.state.fetch import fetch, fetch_lines
 from relay.flow.state.owners import Owners
 from relay.model import Channel, Snapshot
@@ -42,11 +42,11 @@ from relay.records import Endpoint
 from relay.routing.table import Outcome
 from relay.stage import DIALED, Stage
 from relay.wire.http import JSON
-from relay.wire.request.shapes import FileBatch, MessageBatch
+from relay.wire.request.shapes import ContentBatchBody, FileBatch, InputConfig, MessageBatch
 from relay.wire.state.batches import with_own_results
 from relay.wire.state.jobs import job_of
 from relay.wire.state.loss import lost
-from relay.wire.state.marks import BATCH, FILE, MESSAGE_BATCH
+from relay.wire.state.marks import BATCH, CONTENT_BATCH, FILE, MESSAGE_BATCH
 
 OK: Final = 200
 NOT_FOUND: Final = 404
@@ -56,14 +56,20 @@ SLICE_S: Final = 0.005
 LIST_MAX: Final = 100
 LIST_DEFAULT: Final = 20
 ASKED_AT_ONCE: Final = 8
+_AFTER: Final = ("after", "after_id", "pageToken")
 READ_AT_ONCE: Final = 2
 """Files, of one worker: each may be of 200 MB."""
 READ_MAX: Final = 1_000
 
+_KINDS: Final = {
+    Endpoint.MESSAGE_BATCH: MESSAGE_BATCH,
+    Endpoint.CONTENT_BATCH: CONTENT_BATCH,
+}
 _UNHEARD: Final = frozenset({Outcome.CUT, Outcome.STALLED})
 _Told = TypeVar("_Told")
 _messages = msgspec.json.Decoder(MessageBatch)
 _file = msgspec.json.Decoder(FileBatch)
+_contents = msgspec.json.Decoder(ContentBatchBody)
 _object = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
 
@@ -86,6 +92,29 @@ class MessageQuestion:
         return JSON, framed(self._requests, channel.models[self._public])
 
     def continue_with(self, fields: object) -> "MessageQuestion":
+        """Return itself: such an answer is never carried on."""
+        return self
+
+
+class ContentsQuestion:
+    """A batch of Gemini's (implements flow.ports.Question)."""
+
+    __slots__ = ("_public", "_requests", "_shown")
+
+    fields = None
+    strips_usage = False
+    session = b""
+
+    def __init__(self, requests: list[bytes], shown: str, public: str) -> None:
+        self._requests = requests
+        self._shown = _encode(shown) if shown else b""
+        self._public = public
+
+    def frame(self, channel: Channel, model: str) -> tuple[bytes, bytes]:
+        """Return the batch as `channel` wants it."""
+        return JSON, framed_contents(self._requests, self._shown, channel.models[self._public])
+
+    def continue_with(self, fields: object) -> "ContentsQuestion":
         """Return itself: such an answer is never carried on."""
         return self
 
@@ -124,6 +153,8 @@ class BatchDesk:
         """
         if call.head.endpoint is Endpoint.MESSAGE_BATCHES:
             await self._prepare_messages(call)
+        elif call.head.endpoint is Endpoint.CONTENT_BATCHES:
+            await self._prepare_contents(call)
         else:
             await self._prepare_file(call)
         check_priced(call)
@@ -134,25 +165,42 @@ class BatchDesk:
     async def _prepare_messages(self, call: Call) -> None:
         _, body = call.question.frame(call.rights.channels[0], "")
         told = _read(_messages, body, "requests")
-        found, kept, begun_s = BatchSum(), [], clock_s()
-        for raw in told.requests:
-            kept.append(found.add_message(bytes(raw)))
-            if clock_s() - begun_s > SLICE_S:
-                await asyncio.sleep(0)
-                begun_s = clock_s()
-        if not kept:
-            raise BadRequest("A batch has at least one request.", param="requests")
+        found = BatchSum()
+        kept = await _add_all(told.requests, found.add_message)
+        self._take_inline(call, found, "requests.params.model")
+        call.question = MessageQuestion(kept, found.model)
+
+    def _take_inline(self, call: Call, found: BatchSum, param: str) -> None:
+        """Give a call the rights to a batch whose requests have come with it."""
         _take_facts(call, found, counted_bytes=call.request.body_bytes)
         rights = self._admission.rights_of(call)
         channels = tuple(one for one in rights.channels if _has_batches(one))
         if not channels:
-            raise ModelNotFound(
-                "No channel of this model takes batches here.", param="requests.params.model"
-            )
+            raise ModelNotFound("No channel of this model takes batches here.", param=param)
         call.rights = Rights(
             rights.key, rights.account, rights.group, rights.line, rights.tariff, channels
         )
-        call.question = MessageQuestion(kept, found.model)
+
+    # --- Gemini: they come with it as well ---------------------------------------------------
+
+    async def _prepare_contents(self, call: Call) -> None:
+        kept = call.head.kept
+        assert kept is not None
+        _, body = call.question.frame(call.rights.channels[0], "")
+        batch = _read(_contents, body, "batch").batch
+        config = batch.inputConfig or batch.input_config or InputConfig()
+        if config.fileName is not None or config.file_name is not None:
+            raise BadRequest(
+                "Files of Gemini's are not kept here: send the requests of a batch with it, as "
+                "batch.inputConfig.requests.",
+                param="batch.inputConfig.fileName",
+            )
+        found, model = BatchSum(), kept.model
+        asked = [] if config.requests is None else config.requests.requests
+        lines = await _add_all(asked, lambda raw: found.add_content(raw, model))
+        self._take_inline(call, found, "model")
+        shown = batch.displayName or batch.display_name
+        call.question = ContentsQuestion(lines, shown, found.model)
 
     # --- OpenAI: they stand in a file --------------------------------------------------------
 
@@ -237,6 +285,9 @@ class BatchDesk:
         turns = asyncio.Semaphore(ASKED_AT_ONCE)
         found = await asyncio.gather(*(self._ask(call, name, turns) for name in page))
         shown = [one for one in found if one is not None]
+        if kept.endpoint is Endpoint.CONTENT_BATCH:
+            told = {"operations": shown} if shown else {}
+            return _encode({**told, "nextPageToken": page[-1]} if more else told)
         body = _encode(
             {
                 **({"object": "list"} if kept.endpoint is Endpoint.BATCH else {}),
@@ -268,6 +319,8 @@ class BatchDesk:
         if status != OK:
             raise Unavailable("A provider does not answer now; try again.", retry_after_s=AGAIN_S)
         told = _object.decode(body)
+        if kept.endpoint is Endpoint.CONTENT_BATCH:
+            return _without_answers(told) if told.get("name") == f"batches/{name}" else None
         return told if told.get("id") == name else None
 
     def _snapshot(self) -> Snapshot:
@@ -299,19 +352,41 @@ def _take_facts(call: Call, found: BatchSum, *, counted_bytes: int) -> None:
 
 
 def _kind(call: Call) -> bytes:
-    return MESSAGE_BATCH if call.head.endpoint is Endpoint.MESSAGE_BATCH else BATCH
+    return _KINDS.get(call.head.endpoint, BATCH)
 
 
 def _has_batches(channel: Channel) -> bool:
-    """Tell whether a channel is Anthropic's own API, or says that it is as good."""
-    return channel.reach is None or not channel.reach.claude_on
+    """Tell whether a channel is its maker's own API, or says that it is as good."""
+    reach = channel.reach
+    return reach is None or not (reach.claude_on or reach.names_model)
+
+
+def _without_answers(told: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch of Gemini's as a list shows it: what it has made is told by itself."""
+    told.pop("response", None)
+    if isinstance(told.get("metadata"), dict):
+        told["metadata"].pop("output", None)
+    return told
+
+
+async def _add_all(asked: Sequence[msgspec.Raw], add: Callable[[bytes], bytes]) -> list[bytes]:
+    """Return all requests of a batch as they are sent on, others having their turn meanwhile."""
+    kept, begun_s = [], clock_s()
+    for raw in asked:
+        kept.append(add(bytes(raw)))
+        if clock_s() - begun_s > SLICE_S:
+            await asyncio.sleep(0)
+            begun_s = clock_s()
+    if not kept:
+        raise BadRequest("A batch has at least one request.", param="requests")
+    return kept
 
 
 def _page(names: Sequence[str], asked: dict[str, list[str]]) -> tuple[list[str], bool]:
     """Return the names of one page, and whether there are more behind it."""
-    after = (asked.get("after") or asked.get("after_id") or [""])[0]
+    after = next((asked[word][0] for word in _AFTER if word in asked), "")
     before = asked.get("before_id", [""])[0]
-    told = asked.get("limit", [""])[0]
+    told = (asked.get("limit") or asked.get("pageSize") or [""])[0]
     limit = min(max(int(told), 1), LIST_MAX) if told.isdigit() else LIST_DEFAULT
     rest = list(dict.fromkeys(names))
     if after:

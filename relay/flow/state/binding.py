@@ -34,7 +34,12 @@ DEAD: Final = frozenset({Outcome.REFUSED, Outcome.DENIED, Outcome.MODEL_GONE, Ou
 """What shows at once that a channel cannot be asked; anything else has to come again first."""
 FAILED: Final = frozenset({Outcome.SERVER_ERROR, Outcome.CUT, Outcome.STALLED, Outcome.ERROR_EVENT})
 DROPPED: Final = b"x-relay-dropped: reasoning\r\n"
-_JOBS: Final = frozenset({Endpoint.RESPONSE, Endpoint.VIDEO, Endpoint.MESSAGE_BATCH, Endpoint.FILE})
+_JOBS: Final = frozenset(
+    {
+        *(Endpoint.RESPONSE, Endpoint.VIDEO, Endpoint.FILE),
+        *(Endpoint.MESSAGE_BATCH, Endpoint.CONTENT_BATCH),
+    }
+)
 """What is charged by what its provider keeps: that is not deleted before it was looked at."""
 _OPAQUE: Final = (ENCRYPTED, SIGNATURE, THOUGHT)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from relay.flow.state.bound import Owner
 from relay.wire.state.marks import (
     BATCH,
+    CONTENT_BATCH,
     CONVERSATION,
     FILE,
     KIND_BYTES,
@@ -39,11 +40,12 @@ TTL_S: Final = {
     FILE: 30 * DAY_S,
     BATCH: 30 * DAY_S,
     MESSAGE_BATCH: 30 * DAY_S,
+    CONTENT_BATCH: 30 * DAY_S,
     VIDEO: 30 * DAY_S,
 }
 """How long it is known who has what, by its kind. A provider keeps responses for longer: a hundred
 of them a second are 26 million in three days, and take Redis some 3 GB."""
-LISTED_KINDS: Final = frozenset({VIDEO, BATCH, MESSAGE_BATCH})
+LISTED_KINDS: Final = frozenset({VIDEO, BATCH, MESSAGE_BATCH, CONTENT_BATCH})
 """Of these it is known as well what an account has made, by name: a list is asked for."""
 LISTED_MAX: Final = 200
 LISTS_MAX: Final = 1_000

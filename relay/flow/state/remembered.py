@@ -32,6 +32,7 @@ NOT_FOUND: Final = 404
 AGAIN_S: Final = 2.0
 _ENDED: Final = b"ended:"
 _READ: Final = b"read:"
+_COUNTED_FIRST: Final = frozenset({Endpoint.MESSAGE_BATCH, Endpoint.CONTENT_BATCH, Endpoint.FILE})
 _COUNTED: Final = b"counted:"
 _CANCEL: Final = "This response has not ended: cancel it first."
 _WAIT: Final = "This video has not ended: it can be deleted when it has."
@@ -82,7 +83,7 @@ class Remembered:
         """
         kept = call.head.kept
         assert kept is not None
-        if kept.endpoint in (Endpoint.MESSAGE_BATCH, Endpoint.FILE):
+        if kept.endpoint in _COUNTED_FIRST:
             await self._require_counted(kept)
             return
         try:

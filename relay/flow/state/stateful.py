@@ -34,7 +34,7 @@ from relay.wire.state.batches import made_files, with_own_results
 from relay.wire.state.jobs import job_of
 from relay.wire.state.marks import BLOB_KINDS, FILE, KIND_BYTES, RESPONSE
 
-_BATCHES: Final = frozenset({Endpoint.BATCH, Endpoint.MESSAGE_BATCH})
+_BATCHES: Final = frozenset({Endpoint.BATCH, Endpoint.MESSAGE_BATCH, Endpoint.CONTENT_BATCH})
 LEARNED: Final = frozenset(BLOB_KINDS) | frozenset(MADE_KINDS) | _BATCHES
 """Endpoints whose answers are learned from."""
 NOBODYS: Final = 0

@@ -24,7 +24,9 @@ FORWARDED: Final = TRACE | {"x-goog-api-client", "x-goog-request-params", "x-ser
 """Source: the google-genai clients."""
 EVENTS_QUERY: Final = "alt=sse"
 """Without it a stream is a JSON array, in pieces."""
-VERBS: Final = {point.value.rpartition(":")[2]: point for point in GEMINI_ENDPOINTS}
+VERBS: Final = {
+    point.value.rpartition(":")[2]: point for point in GEMINI_ENDPOINTS if ":" in point.value
+}
 _STATUSES: Final = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",

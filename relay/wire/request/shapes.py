@@ -46,6 +46,36 @@ class MessageBatch(msgspec.Struct):
     requests: list[msgspec.Raw]
 
 
+class InlinedRequests(msgspec.Struct):
+    """The requests of a batch of Gemini's that come with it."""
+
+    requests: list[msgspec.Raw] = []
+
+
+class InputConfig(msgspec.Struct):
+    """Where the requests of a batch of Gemini's stand, in both of its spellings."""
+
+    requests: InlinedRequests | None = None
+    fileName: object = None  # noqa: N815 - the wire's own names
+    file_name: object = None
+
+
+class ContentBatch(msgspec.Struct, forbid_unknown_fields=True):
+    """A batch of Gemini's that is to begin."""
+
+    inputConfig: InputConfig | None = None  # noqa: N815
+    input_config: InputConfig | None = None
+    displayName: str = ""  # noqa: N815
+    display_name: str = ""
+    priority: object = None
+
+
+class ContentBatchBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body that begins one."""
+
+    batch: ContentBatch
+
+
 class FileBatch(msgspec.Struct):
     """A batch that is to begin of a file."""
 

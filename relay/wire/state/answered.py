@@ -12,10 +12,12 @@ import msgspec
 
 from relay.records import Endpoint
 from relay.wire.sse import event_payload, split_events
+from relay.wire.state.content_batches import read_content_batch
 from relay.wire.state.marks import (
     BATCH,
     BLOB_KINDS,
     CONTAINER,
+    CONTENT_BATCH,
     CONVERSATION,
     FILE,
     ITEM,
@@ -36,6 +38,7 @@ MADE_KINDS: Final = {
     Endpoint.UPLOAD: FILE,
     Endpoint.BATCHES: BATCH,
     Endpoint.MESSAGE_BATCHES: MESSAGE_BATCH,
+    Endpoint.CONTENT_BATCHES: CONTENT_BATCH,
     Endpoint.VIDEOS: VIDEO,
     Endpoint.VIDEO_REMIX: VIDEO,
 }
@@ -72,6 +75,8 @@ def _opened_slowly(block: bytes) -> bytes:
 
 def answered(kind: bytes, body: bytes) -> list[bytes]:
     """Return the same of an answer in one piece, or of its beginning; `kind`: of what it is."""
+    if kind == CONTENT_BATCH:
+        return _named(kind, read_content_batch(body).id.encode())
     found = _FIRST_ID.match(body)
     name = found[1] if found is not None else read_kept(body).id.encode()
     return _named(kind, name) + _conversation(body)

@@ -103,8 +103,12 @@ class BatchResults:
         except (msgspec.DecodeError, RecursionError):
             raise ChannelGarbled("A line of a batch's results cannot be read.") from None
         if body is not None:
-            self._requests += 1
-            self._add(bounded(self._filled(find_usage_of_body(body), body)))
+            self.take_answer(body)
+
+    def take_answer(self, body: bytes) -> None:
+        """Add what one request used that was answered."""
+        self._requests += 1
+        self._add(bounded(self._filled(find_usage_of_body(body), body)))
 
     def usage(self) -> Usage | None:
         """Return the sum; None: there is no answer in results that have some, by their object."""

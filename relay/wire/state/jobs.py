@@ -21,6 +21,7 @@ from relay.usage import NOTHING, Usage
 from relay.wire.request.asked import video_ms
 from relay.wire.state.answered import UNENDED, read_kept
 from relay.wire.state.batches import begun_batch, ended_batch
+from relay.wire.state.content_batches import begun_contents, ended_contents
 from relay.wire.state.shapes import KeptVideo
 from relay.wire.usage.reader import find_usage_of_body
 
@@ -184,6 +185,13 @@ def _end_of_batch(body: bytes) -> JobEnd | None:
     return JobEnd(found) if isinstance(found, Usage) else JobEnd(None, results=found)
 
 
+def _end_of_contents(body: bytes) -> JobEnd | None:
+    found = ended_contents(body)
+    if found is None:
+        return None
+    return JobEnd(found) if isinstance(found, Usage) else JobEnd(None, results=found)
+
+
 RESPONSE_JOB: Final = Job("background response", "responses", _begun_response, _end_of_response)
 VIDEO_JOB: Final = Job("video", "videos", _begun_video, _end_of_video, JobEnd(NOTHING))
 BATCH_JOB: Final = Job(
@@ -207,7 +215,19 @@ MESSAGE_BATCH_JOB: Final = Job(
     watched=True,
     lines=VERSION,
 )
+CONTENT_BATCH_JOB: Final = Job(
+    "batch job",
+    "batches",
+    begun_contents,
+    _end_of_contents,
+    JobEnd(NOTHING),
+    most_s=BATCH_MOST_S,
+    total_s=BATCH_S,
+    watched=True,
+)
 _JOBS: Final = {
+    Endpoint.CONTENT_BATCHES.value: CONTENT_BATCH_JOB,
+    Endpoint.CONTENT_BATCH.value: CONTENT_BATCH_JOB,
     Endpoint.BATCHES.value: BATCH_JOB,
     Endpoint.BATCH.value: BATCH_JOB,
     Endpoint.MESSAGE_BATCHES.value: MESSAGE_BATCH_JOB,

@@ -17,6 +17,7 @@ from relay.errors import ClientError
 from relay.wire.state.marks import (
     BATCH,
     CACHED,
+    CONTENT_BATCH,
     CONVERSATION,
     ENCRYPTED,
     FILE,
@@ -57,6 +58,7 @@ _WORDS: Final[dict[bytes, Words]] = {
     VIDEO: (404, "not_found", "video_id", "Video with id '{name}' not found."),
     BATCH: (404, "not_found", "id", "No batch found with id '{name}'."),
     MESSAGE_BATCH: (404, "not_found", "id", "No message batch found with id '{name}'."),
+    CONTENT_BATCH: (404, "not_found", "name", "No batch found with the name 'batches/{name}'."),
 }
 _OTHER: Final[Words] = (404, "not_found", "", "What this request refers to was not found.")
 

@@ -31,6 +31,7 @@ CONTAINER: Final = b"k:"
 CACHED: Final = b"g:"
 BATCH: Final = b"b:"
 MESSAGE_BATCH: Final = b"m:"
+CONTENT_BATCH: Final = b"j:"
 VIDEO: Final = b"v:"
 KIND_BYTES: Final = 2
 

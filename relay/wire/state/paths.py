@@ -7,16 +7,19 @@ A list of all files is not among them: an account of a provider's is shared by m
 of videos and batches are made here, of those that the account began.
 
 Source: OpenAI API reference: Responses, Conversations, Files, Uploads, Videos, Batch; Anthropic,
-Files, Message Batches.
+Files, Message Batches; Gemini API, Batch, and the google-genai clients.
 """
 
 import re
 from typing import Final
+from urllib.parse import unquote
 
 from relay.errors import MethodNotAllowed
+from relay.model import Dialect
 from relay.records import BATCH_ENDPOINTS, Endpoint
 from relay.wire.state.marks import (
     BATCH,
+    CONTENT_BATCH,
     CONVERSATION,
     FILE,
     MESSAGE_BATCH,
@@ -27,10 +30,11 @@ from relay.wire.state.marks import (
 CANCEL: Final = "cancel"
 REMIX: Final = "remix"
 _ID: Final = r"([A-Za-z0-9][A-Za-z0-9_\-]{0,199})"
-_QUERY_PART: Final = re.compile(r"([a-z_]+)(?:\[\]|%5B%5D)?=([A-Za-z0-9_.,\-%]{0,256})")
+_QUERY_PART: Final = re.compile(r"([A-Za-z_]+)(?:\[\]|%5B%5D)?=([A-Za-z0-9_.,\-%]{0,256})")
 _PAGE: Final = frozenset({"limit", "order", "after", "before", "include"})
 _RETRIEVE: Final = frozenset({"include", "stream", "starting_after", "include_obfuscation"})
 _CURSOR: Final = frozenset({"limit", "after", "after_id", "before_id"})
+_PAGES: Final = frozenset({"pageSize", "pageToken"})
 _VARIANT: Final = frozenset({"variant"})
 _NOTHING: Final[frozenset[str]] = frozenset()
 QUERY_CHARS_MAX: Final = 2048
@@ -65,8 +69,23 @@ _ROWS: Final[tuple[Row, ...]] = (
     ("GET", f"messages/batches/{_ID}/results", Endpoint.MESSAGE_BATCH, MESSAGE_BATCH, _NOTHING),
     ("GET DELETE", f"conversations/{_ID}/items/{_ID}", Endpoint.CONVERSATION, CONVERSATION, _PAGE),
 )
+_GEMINI_ROWS: Final[tuple[Row, ...]] = (
+    ("POST", "models/(.+):batchGenerateContent", Endpoint.CONTENT_BATCHES, b"", _NOTHING),
+    ("GET", "batches", Endpoint.CONTENT_BATCH, b"", _PAGES),
+    ("GET DELETE", f"batches/{_ID}", Endpoint.CONTENT_BATCH, CONTENT_BATCH, _NOTHING),
+    ("POST", f"batches/{_ID}:{CANCEL}", Endpoint.CONTENT_BATCH, CONTENT_BATCH, _NOTHING),
+)
+"""Of its batches: a `models` path alone tells by itself whose it is."""
 _PREFIX: Final = r"/(?:v1/){0,2}"
-_COMPILED: Final = [(re.compile(_PREFIX + row[1]), row) for row in _ROWS]
+_GEMINI_PREFIX: Final = r"/(?:v1/|v1beta/|v1alpha/){0,3}"
+_COMPILED: Final = [(re.compile(_PREFIX + row[1]), _PREFIX, row) for row in _ROWS]
+_GEMINI: Final = [
+    (re.compile(_GEMINI_PREFIX + row[1]), _GEMINI_PREFIX, row) for row in _GEMINI_ROWS
+]
+_VERSIONS: Final = ("/v1beta/batches", "/v1alpha/batches", "/v1/v1beta/batches")
+_UNVERSIONED: Final = ("/v1/batches", "/batches")
+"""Google's clients ask here as OpenAI's do."""
+_BEGINS: Final = ":batchGenerateContent"
 _OF_LINES: Final = frozenset({Endpoint.FILE, Endpoint.MESSAGE_BATCH})
 _RAW: Final = ("/content", "/results")
 _LITERALS: Final = frozenset({"input_tokens", "compact", "edits", "extensions", "characters"})
@@ -84,10 +103,10 @@ class KeptPath:
 
     `mark`: what it is about, b"" = a new one is made. `path`: below an upstream's root, with its
     query. `streamed`: its answer are events. `origin`: how the client reaches us, like
-    `https://relay.example`; "" = it does not say.
+    `https://relay.example`; "" = it does not say. `model`: where its path names one, "" = nowhere.
     """
 
-    __slots__ = ("endpoint", "mark", "method", "origin", "path", "streamed")
+    __slots__ = ("endpoint", "mark", "method", "model", "origin", "path", "streamed")
 
     def __init__(
         self, endpoint: Endpoint, method: str, path: str, mark: bytes, *, streamed: bool
@@ -98,6 +117,7 @@ class KeptPath:
         self.mark = mark
         self.streamed = streamed
         self.origin = ""
+        self.model = ""
 
     @property
     def begins_batch(self) -> bool:
@@ -106,7 +126,9 @@ class KeptPath:
 
     @property
     def passes_raw(self) -> bool:
-        """Whether what it asks for is a file of lines, whatever stands in it."""
+        """Whether what it asks for is a file of lines, or holds one, whatever stands in it."""
+        if self.endpoint is Endpoint.CONTENT_BATCH:
+            return self.method == "GET" and bool(self.mark)
         return self.endpoint in _OF_LINES and self.path.endswith(_RAW)
 
     @property
@@ -121,27 +143,39 @@ class KeptPath:
         return self.endpoint is Endpoint.FILE or parts
 
 
-def find_kept(method: str, target: str) -> KeptPath | None:
+def find_kept(method: str, target: str, dialect: Dialect = Dialect.OPENAI) -> KeptPath | None:
     """Return what a request asks of what is kept, None where its path is another one.
+
+    `dialect`: the client's, which tells whose `/v1/batches` it means.
 
     Raises:
         MethodNotAllowed: CLIENT; the path exists under other methods.
     """
     path, _, query = target.partition("?")
-    if not path.removeprefix("/v1").removeprefix("/v1").lstrip("/").startswith(_ROOTS):
+    rows = _COMPILED
+    if (
+        path.startswith(_VERSIONS)
+        or path.endswith(_BEGINS)
+        or (dialect is Dialect.GEMINI and path.startswith(_UNVERSIONED))
+    ):
+        rows = _GEMINI
+    elif not path.removeprefix("/v1").removeprefix("/v1").lstrip("/").startswith(_ROOTS):
         return None
     allowed: list[str] = []
-    for pattern, (methods, _, endpoint, kind, known) in _COMPILED:
+    for pattern, prefix, (methods, _, endpoint, kind, known) in rows:
         found = pattern.fullmatch(path)
         if found is None or (found.lastindex and found[1] in _LITERALS):
             continue
         if method in methods.split():
             kept = _known_parts(query, known)
-            below = "/" + re.sub(_PREFIX, "", path, count=1)
+            below = "/" + re.sub(prefix, "", path, count=1)
             mark = kind + found[1].encode() if kind else b""
             streamed = method == "GET" and "stream=true" in kept
             asked = f"?{'&'.join(kept)}" if kept else ""
-            return KeptPath(endpoint, method, below + asked, mark, streamed=streamed)
+            found_path = KeptPath(endpoint, method, below + asked, mark, streamed=streamed)
+            if endpoint is Endpoint.CONTENT_BATCHES:
+                found_path.model = unquote(found[1])
+            return found_path
         allowed += methods.split()
     if allowed and not (method == "POST" and path.endswith(_MADE_AT)):
         raise MethodNotAllowed(f"Use {' or '.join(allowed)} here.")

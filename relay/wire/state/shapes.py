@@ -92,6 +92,63 @@ class MessageLine(msgspec.Struct):
     result: MessageResult | None = None
 
 
+class InlinedResponses(msgspec.Struct):
+    """The answers of a batch of Gemini's."""
+
+    inlinedResponses: list[msgspec.Raw] | None = None  # noqa: N815 - the wire's own names
+
+
+class ContentOutput(msgspec.Struct):
+    """Where the answers of a batch of Gemini's stand."""
+
+    inlinedResponses: InlinedResponses | None = None  # noqa: N815
+
+    @property
+    def answers(self) -> list[msgspec.Raw] | None:
+        """One for each request, in its order; None = they are not here."""
+        return None if self.inlinedResponses is None else self.inlinedResponses.inlinedResponses
+
+
+class ContentMetadata(msgspec.Struct):
+    """What an operation of Gemini's says of its batch."""
+
+    state: str = ""
+    output: ContentOutput | None = None
+
+
+class ContentBatch(msgspec.Struct):
+    """How a batch of Gemini's stands: an operation."""
+
+    name: str = ""
+    done: bool = False
+    metadata: ContentMetadata | None = None
+    response: ContentOutput | None = None
+    error: msgspec.Raw = NULL
+
+    @property
+    def id(self) -> str:
+        """Its name, without what stands before all of them; "" where it has none."""
+        return self.name.removeprefix("batches/") if self.name.startswith("batches/") else ""
+
+    @property
+    def state(self) -> str:
+        """How it stands, without what stands before all states, "" = it does not say."""
+        said = "" if self.metadata is None else self.metadata.state
+        return said.rpartition("_STATE_")[2]
+
+    @property
+    def output(self) -> ContentOutput | None:
+        """What it has made, where it says so."""
+        told = None if self.metadata is None else self.metadata.output
+        return told if told is not None and told.answers is not None else self.response
+
+
+class InlinedResponse(msgspec.Struct):
+    """What came of one request of a batch of Gemini's."""
+
+    response: msgspec.Raw = NULL
+
+
 class Opening(msgspec.Struct):
     """The first event of a stream."""
 

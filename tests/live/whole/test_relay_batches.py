@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
@@ -20,7 +21,10 @@ from relay.store import postgres
 from relay.store.billing.audit import run_audit
 from relay.store.embedded.locate import database_url
 from relay.store.postgres import Connection
+from tests.flow import gemini_batches
+from tests.flow.gemini_batches import GeminiBatches
 from tests.flow.test_batches import CHUNKS, line
+from tests.flow.test_content_batches import body_of
 from tests.live.relay_process import RelayProcess, until, until_told
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
@@ -129,3 +133,46 @@ async def test_batches_of_workers_that_are_killed_are_charged_once(reachable: Pa
             await database.close()
     finally:
         await mock.close()
+
+
+async def test_geminis_batches_of_workers_that_are_killed_are_charged_once(
+    reachable: Path,
+) -> None:
+    folder = reachable / "contents"
+    catalog = CATALOG.replace('base_url = "http://127.0.0.1:{port}/v1"', 'protocol = "gemini"\n')
+    async with GeminiBatches() as provider, RelayProcess.start(folder) as relay:
+        provider.looks = 10**6
+        address = f'base_url = "http://127.0.0.1:{provider.port}"'
+        await relay.apply(catalog.replace('name = "keeper"', f'name = "keeper"\n{address}'))
+        database = await postgres.connect(database_url(Config(), folder))
+        key = await relay.make_key("deep")
+        root = f"{relay.url.removesuffix('/v1')}/v1beta"
+        async with aiohttp.ClientSession(headers={"x-goog-api-key": key}) as http:
+            asked = body_of(*"abcd")
+            async with http.post(f"{root}/models/deep:batchGenerateContent", json=asked) as told:
+                assert told.status == 200, await told.text()
+                name = (await told.json())["name"]
+            await _kill(relay)
+
+            async def kept() -> bool:
+                return bool(await database.fetchval("SELECT count(*) = 1 FROM unended_calls"))
+
+            await until_told(kept, "it is waited for")
+            assert await _held_nanos(database) >= 4 * 100 * NANOS_OUT // 2
+            provider.end(name)
+
+            async def logged() -> list[Any]:
+                rows: list[Any] = await database.fetch(
+                    "SELECT cost_nanos, reason FROM request_log"
+                    " WHERE endpoint = 'models:batchGenerateContent'"
+                )
+                return rows
+
+            (row,) = await until_told(logged, "it is in the log", 60.0)
+            each = gemini_batches.TOKENS_IN * NANOS_IN + gemini_batches.TOKENS_OUT * NANOS_OUT
+            assert (row["cost_nanos"], row["reason"]) == (4 * each // 2, "completed")
+            assert await _held_nanos(database) == 0
+            assert (await run_audit(database)).drifts == []
+            async with http.get(f"{root}/batches") as told:
+                assert [one["name"] for one in (await told.json())["operations"]] == [name]
+        await database.close()
