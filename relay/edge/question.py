@@ -246,9 +246,8 @@ def prompt_beginning(messages: memoryview) -> bytes:
     if found is None:
         return head
     behind = bytes(messages[found.start() : found.start() + SESSION_BYTES])
-    return (
-        head + behind.partition(b'"}')[0]
-    )  # what comes behind a short one is there next turn only
+    # What comes behind a short one is there in the next turn only.
+    return head + behind.partition(b'"}')[0]
 
 
 class FormQuestion:
