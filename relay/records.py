@@ -64,6 +64,8 @@ class Endpoint(enum.StrEnum):
     BATCH_EMBED_CONTENTS = "models:batchEmbedContents"
     CONTENT_BATCHES = "models:batchGenerateContent"
     """A batch of Gemini's is begun: its requests stand in it."""
+    EMBED_BATCHES = "models:asyncBatchEmbedContent"
+    """The same of texts that are embedded."""
     CONTENT_BATCH = "batches/{name}"
     """What a provider keeps of one, and the list of them."""
 
@@ -89,13 +91,15 @@ GEMINI_ENDPOINTS = frozenset(
         Endpoint.COUNT_CONTENT_TOKENS,
         Endpoint.EMBED_CONTENT,
         Endpoint.BATCH_EMBED_CONTENTS,
-        *(Endpoint.CONTENT_BATCHES, Endpoint.CONTENT_BATCH),
+        *(Endpoint.CONTENT_BATCHES, Endpoint.EMBED_BATCHES, Endpoint.CONTENT_BATCH),
     }
 )
 _DIALECTS = dict.fromkeys(ANTHROPIC_ENDPOINTS, Dialect.ANTHROPIC) | dict.fromkeys(
     GEMINI_ENDPOINTS, Dialect.GEMINI
 )
-BATCH_ENDPOINTS = frozenset({Endpoint.BATCHES, Endpoint.MESSAGE_BATCHES, Endpoint.CONTENT_BATCHES})
+CONTENT_BATCHES = frozenset({Endpoint.CONTENT_BATCHES, Endpoint.EMBED_BATCHES})
+"""Those that begin a batch of Gemini's."""
+BATCH_ENDPOINTS = CONTENT_BATCHES | {Endpoint.BATCHES, Endpoint.MESSAGE_BATCHES}
 """Those that begin a batch."""
 KEPT_ENDPOINTS = BATCH_ENDPOINTS | frozenset(
     {

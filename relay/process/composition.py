@@ -125,6 +125,7 @@ def _tell_state(state: StateRouter, pool: UpstreamPool, admission: Admission) ->
         Endpoint.BATCHES: desk.prepare,
         Endpoint.MESSAGE_BATCHES: desk.prepare,
         Endpoint.CONTENT_BATCHES: desk.prepare,
+        Endpoint.EMBED_BATCHES: desk.prepare,
     }
     state.pages = {
         Endpoint.VIDEO: VideoList(pool, current, state.owners).page,

@@ -20,6 +20,7 @@ from relay.errors import ChannelGarbled
 
 LIFE_BYTES_MAX: Final = 64
 """A longer block is part of an answer: comments and pings are short, and no chunk of chat is."""
+_CR: Final = 13
 _BOUNDARY: Final = re.compile(rb"\n\r?\n")
 _LIFE: Final = re.compile(
     rb"(?::[^\n]*\n|\r?\n|event: ?ping\r?\n|data: ?\{\s*\"type\"\s*:\s*\"ping\"\s*\}\r?\n)+"
@@ -101,6 +102,9 @@ class EventBuffer:
 
 def split_events(block: bytes) -> list[bytes]:
     """Return the events of a block, each with its terminator; a rest without one comes last."""
+    # Most blocks are one event, which says so by itself.
+    if block.endswith(b"\n\n") and block.find(b"\n\n") == len(block) - 2 and _CR not in block:
+        return [block]
     events: list[bytes] = []
     at = 0
     # One pass: searching anew for each of two boundaries would go over the rest of the block for
@@ -173,6 +177,11 @@ def event_payload(event: bytes) -> bytes:
     """
     if event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n"):
         return event[6:-2]
+    named = event.startswith(b"event: ") and event.count(b"\n") == 3
+    if named and event.endswith(b"\n\n") and _CR not in event:
+        at = event.find(b"\ndata: ")
+        if at > 0:
+            return event[at + 7 : -2]
     return b"\n".join(
         line[5:].removeprefix(b" ") for line in _lines(event) if line.startswith(b"data:")
     )

@@ -81,4 +81,4 @@ async def test_one_that_is_cancelled_and_one_of_another_account() -> None:
         assert end.cost_nanos == paid(2)
         with pytest.raises(errors.ClientError) as refused:
             await own.batches.create(model=MODEL, src="files/abc")
-        assert refused.value.code == 400 and "not kept here" in str(refused.value)
+        assert refused.value.code == 400 and "cannot be read there" in str(refused.value)

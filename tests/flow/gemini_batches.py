@@ -35,6 +35,7 @@ class GeminiBatches:
         self._ids = count(1)
         self._asked: dict[str, list[dict[str, Any]]] = {}
         self._seen: dict[str, int] = {}
+        self._embeds: set[str] = set()
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=1 << 26)
@@ -60,7 +61,10 @@ class GeminiBatches:
             batch["error"] = {"code": 13, "message": "Internal error.", "status": "INTERNAL"}
         if not served or self.hides_answers:
             return
-        output = {"inlinedResponses": {"inlinedResponses": [_answer(o) for o in asked[:served]]}}
+        embeds = name in self._embeds
+        answer = _embedded if embeds else _answer
+        kind = "inlinedEmbedContentResponses" if embeds else "inlinedResponses"
+        output = {kind: {"inlinedResponses": [answer(one) for one in asked[:served]]}}
         batch["metadata"]["output"] = output
         batch["response"] = {"@type": f"{TYPE}Output", **output}
 
@@ -96,6 +100,8 @@ class GeminiBatches:
         self.bodies.append(body)
         name = f"batches/b{self._number}x{next(self._ids)}"
         self._asked[name] = body["batch"]["inputConfig"]["requests"]["requests"]
+        if path.endswith(":asyncBatchEmbedContent"):
+            self._embeds.add(name)
         total = str(len(self._asked[name]))
         metadata = {
             "@type": TYPE,
@@ -130,3 +136,10 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
             "totalTokenCount": TOKENS_IN + TOKENS_OUT,
         }
     return {"metadata": metadata, "response": response}
+
+
+def _embedded(asked: dict[str, Any]) -> dict[str, Any]:
+    response: dict[str, Any] = {"embedding": {"values": [0.5] * 4}}
+    if "silent" not in str(asked):
+        response["tokenCount"] = str(TOKENS_IN)
+    return {"response": response}

@@ -23,7 +23,7 @@ from relay.wire.state.jobs import CONTENT_BATCH_JOB
 from tests.flow.gemini_batches import TOKENS_IN, TOKENS_OUT, GeminiBatches
 from tests.flow.rig import KEY, MODEL, PEPPER, Rig, make_channel, make_snapshot
 from tests.flow.test_batches import HALF
-from tests.flow.test_credit import Bank, working
+from tests.flow.test_credit import Bank, until, working
 from tests.flow.test_state import OTHER_KEY, SharedMemory, ask, get
 
 BEGIN = f"/v1beta/models/{MODEL}:batchGenerateContent"
@@ -284,7 +284,7 @@ NONE: dict[str, Any] = {"batch": {"inputConfig": {"requests": {"requests": []}}}
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (FILE, "Files of Gemini's are not kept here"),
+        (FILE, "cannot be read there"),
         (NAMED, "Request 1 of the batch"),
         (UNKNOWN, "Request 1 of the batch"),
         (WEBHOOK, "not what a batch is begun with"),
@@ -328,3 +328,20 @@ async def test_both_spellings_are_read() -> None:
         assert scene.provider.bodies[0]["batch"]["displayName"] == "d"
         (end,) = await scene.ended()
         assert end.cost_nanos == paid(1)
+
+
+async def test_a_batch_of_texts_to_embed_costs_what_was_read() -> None:
+    async with standing() as scene:
+        begin = BEGIN.replace("batchGenerateContent", "asyncBatchEmbedContent")
+        texts = [{"request": {"content": {"parts": [{"text": f"Text {n}."}]}}} for n in range(3)]
+        body = {"batch": {"inputConfig": {"requests": {"requests": texts}}}}
+        status, told = await ask(scene.rig, begin, body)
+        assert status == 200, told
+        await until(lambda: scene.rig.journal.ends)
+        (end,) = scene.rig.journal.ends
+        assert (end.input_tokens, end.output_tokens, end.estimated) == (3 * TOKENS_IN, 0, False)
+        assert end.endpoint == "models:asyncBatchEmbedContent"
+        assert end.cost_nanos == 3 * TOKENS_IN * 500 // 2
+        status, done = await get(scene.rig, "GET", f"/v1beta/{told['name']}")
+        made = done["metadata"]["output"]["inlinedEmbedContentResponses"]["inlinedResponses"]
+        assert status == 200 and len(made) == 3

@@ -106,7 +106,7 @@ async def test_a_balancer_hears_where_calls_are_taken(method: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "code", "word"),
     [
-        ("POST", "/v1beta/models/gemini-2.5-pro:asyncBatchEmbedContent", 404, "streamGenerate"),
+        ("POST", "/v1beta/models/gemini-2.5-pro:predictLongRunning", 404, "streamGenerate"),
         ("POST", "/v1/models/gemini-2.5-pro:predict", 404, "generateContent"),
         ("GET", "/v1beta/models/gemini-2.5-pro:generateContent", 405, "Use POST"),
         ("POST", "/v1/models/gpt-test", 405, "read with GET"),

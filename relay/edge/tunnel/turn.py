@@ -134,7 +134,8 @@ class Turn(Client, CallOwner):
                 frames.append(frame_of(PING, b""))
             elif not payload.startswith(DONE):
                 self._note(event, payload)
-                frames.append(frame_of(TEXT, event_text(payload, self.create.lane)))
+                lane = self.create.lane
+                frames.append(frame_of(TEXT, event_text(payload, lane) if lane else payload))
         if frames:
             self._session.write(frames[0] if len(frames) == 1 else b"".join(frames))
 

@@ -32,7 +32,7 @@ PATHS: Final = {
     )
 }
 """What batches of OpenAI's may ask for here."""
-_WORDLESS: Final = frozenset({Endpoint.EMBEDDINGS, Endpoint.MODERATIONS})
+_WORDLESS: Final = frozenset({Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoint.EMBED_CONTENT})
 
 NAME: Final = b"\0model\0"
 """Stands for the model's name: no JSON holds these bytes."""
@@ -97,10 +97,11 @@ class BatchSum:
         more = (b"," if rest else b"") + _encode(rest)[1:]
         return b'"custom_id":%b,"params":{"model":' % _encode(told.custom_id) + NAME + more
 
-    def add_content(self, raw: bytes, model: str) -> bytes:
+    def add_content(self, raw: bytes, model: str, endpoint: Endpoint) -> bytes:
         """Add one request of a batch of Gemini's; return it as `framed_contents` takes it.
 
-        `model`: what its path names. It is written anew, as `add_message` has it.
+        `model`: what its path names. `endpoint`: where it would be asked by itself. It is written
+        anew, as `add_message` has it.
 
         Raises:
             BadRequest: CLIENT; it cannot be read, or is another model's.
@@ -117,7 +118,7 @@ class BatchSum:
             named = request.fields.get("model")
             if named is not None and bytes(named) != _encode(RESOURCE + model):
                 raise self._wrong("it names another model than its path")
-            self._count(request, body, Endpoint.GENERATE)
+            self._count(request, body, endpoint)
             rest = {name: value for name, value in request.fields.items() if name != "model"}
             more = (b"," if rest else b"") + _encode(rest)[1:]
             beside = told.get("metadata")

@@ -38,7 +38,7 @@ from relay.flow.state.fetch import fetch, fetch_lines
 from relay.flow.state.owners import Owners
 from relay.model import Channel, Snapshot
 from relay.ports import Connections
-from relay.records import Endpoint
+from relay.records import CONTENT_BATCHES, Endpoint
 from relay.routing.table import Outcome
 from relay.stage import DIALED, Stage
 from relay.wire.http import JSON
@@ -153,7 +153,7 @@ class BatchDesk:
         """
         if call.head.endpoint is Endpoint.MESSAGE_BATCHES:
             await self._prepare_messages(call)
-        elif call.head.endpoint is Endpoint.CONTENT_BATCHES:
+        elif call.head.endpoint in CONTENT_BATCHES:
             await self._prepare_contents(call)
         else:
             await self._prepare_file(call)
@@ -191,13 +191,16 @@ class BatchDesk:
         config = batch.inputConfig or batch.input_config or InputConfig()
         if config.fileName is not None or config.file_name is not None:
             raise BadRequest(
-                "Files of Gemini's are not kept here: send the requests of a batch with it, as "
+                "A file that was sent to Gemini's API cannot be read there, so nobody could tell "
+                "what a batch of it may use: send the requests with the batch, as "
                 "batch.inputConfig.requests.",
                 param="batch.inputConfig.fileName",
             )
+        embeds = kept.endpoint is Endpoint.EMBED_BATCHES
+        alone = Endpoint.EMBED_CONTENT if embeds else Endpoint.GENERATE
         found, model = BatchSum(), kept.model
         asked = [] if config.requests is None else config.requests.requests
-        lines = await _add_all(asked, lambda raw: found.add_content(raw, model))
+        lines = await _add_all(asked, lambda raw: found.add_content(raw, model, alone))
         self._take_inline(call, found, "model")
         shown = batch.displayName or batch.display_name
         call.question = ContentsQuestion(lines, shown, found.model)

@@ -39,6 +39,7 @@ MADE_KINDS: Final = {
     Endpoint.BATCHES: BATCH,
     Endpoint.MESSAGE_BATCHES: MESSAGE_BATCH,
     Endpoint.CONTENT_BATCHES: CONTENT_BATCH,
+    Endpoint.EMBED_BATCHES: CONTENT_BATCH,
     Endpoint.VIDEOS: VIDEO,
     Endpoint.VIDEO_REMIX: VIDEO,
 }

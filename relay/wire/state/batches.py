@@ -107,8 +107,12 @@ class BatchResults:
 
     def take_answer(self, body: bytes) -> None:
         """Add what one request used that was answered."""
+        self.take_usage(self._filled(find_usage_of_body(body), body))
+
+    def take_usage(self, usage: Usage) -> None:
+        """Add what one request is known to have used."""
         self._requests += 1
-        self._add(bounded(self._filled(find_usage_of_body(body), body)))
+        self._add(bounded(usage))
 
     def usage(self) -> Usage | None:
         """Return the sum; None: there is no answer in results that have some, by their object."""

@@ -16,13 +16,14 @@ import msgspec
 
 from relay.usage import NOTHING, Usage
 from relay.wire.state.batches import BatchResults, Read
-from relay.wire.state.shapes import ContentBatch, ContentOutput, InlinedResponse
+from relay.wire.state.shapes import ContentBatch, ContentOutput, EmbeddedText, InlinedResponse
 
 MADE: Final = "SUCCEEDED"
 _UNMADE: Final = frozenset({"FAILED", "CANCELLED", "EXPIRED"})
 
 _batch = msgspec.json.Decoder(ContentBatch)
 _response = msgspec.json.Decoder(InlinedResponse)
+_embedded = msgspec.json.Decoder(EmbeddedText)
 
 
 def read_content_batch(body: bytes) -> ContentBatch:
@@ -56,16 +57,22 @@ def ended_contents(body: bytes) -> Usage | Read | None:
 
 def _sum_up(output: ContentOutput | None, input_each: int) -> BatchResults:
     """Return the sum of answers that came with their batch; `told` is None where there are none."""
-    found = BatchResults("", None, None, input_each)
+    embeds = output is not None and output.inlinedEmbedContentResponses is not None
+    found = BatchResults("", None, None, input_each, wordless=embeds)
     answers = None if output is None else output.answers
     if answers is None:
         return found
-    for raw in answers:
-        try:
+    try:
+        for raw in answers:
             response = bytes(_response.decode(raw).response)
-        except (msgspec.DecodeError, RecursionError):
-            return BatchResults("", None, None, input_each)  # what it holds is not known
-        if response.startswith(b"{"):
-            found.take_answer(response)
+            if not response.startswith(b"{"):
+                continue
+            tokens = _embedded.decode(response).tokens if embeds else 0
+            if tokens:
+                found.take_usage(Usage(input_tokens=tokens))
+            else:
+                found.take_answer(response)
+    except (msgspec.DecodeError, RecursionError):
+        return found  # what it holds is not known
     found.told = found.usage()
     return found

@@ -227,6 +227,7 @@ CONTENT_BATCH_JOB: Final = Job(
 )
 _JOBS: Final = {
     Endpoint.CONTENT_BATCHES.value: CONTENT_BATCH_JOB,
+    Endpoint.EMBED_BATCHES.value: CONTENT_BATCH_JOB,
     Endpoint.CONTENT_BATCH.value: CONTENT_BATCH_JOB,
     Endpoint.BATCHES.value: BATCH_JOB,
     Endpoint.BATCH.value: BATCH_JOB,

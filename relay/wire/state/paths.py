@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from relay.errors import MethodNotAllowed
 from relay.model import Dialect
-from relay.records import BATCH_ENDPOINTS, Endpoint
+from relay.records import BATCH_ENDPOINTS, CONTENT_BATCHES, Endpoint
 from relay.wire.state.marks import (
     BATCH,
     CONTENT_BATCH,
@@ -71,6 +71,7 @@ _ROWS: Final[tuple[Row, ...]] = (
 )
 _GEMINI_ROWS: Final[tuple[Row, ...]] = (
     ("POST", "models/(.+):batchGenerateContent", Endpoint.CONTENT_BATCHES, b"", _NOTHING),
+    ("POST", "models/(.+):asyncBatchEmbedContent", Endpoint.EMBED_BATCHES, b"", _NOTHING),
     ("GET", "batches", Endpoint.CONTENT_BATCH, b"", _PAGES),
     ("GET DELETE", f"batches/{_ID}", Endpoint.CONTENT_BATCH, CONTENT_BATCH, _NOTHING),
     ("POST", f"batches/{_ID}:{CANCEL}", Endpoint.CONTENT_BATCH, CONTENT_BATCH, _NOTHING),
@@ -85,7 +86,7 @@ _GEMINI: Final = [
 _VERSIONS: Final = ("/v1beta/batches", "/v1alpha/batches", "/v1/v1beta/batches")
 _UNVERSIONED: Final = ("/v1/batches", "/batches")
 """Google's clients ask here as OpenAI's do."""
-_BEGINS: Final = ":batchGenerateContent"
+_BEGINS: Final = (":batchGenerateContent", ":asyncBatchEmbedContent")
 _OF_LINES: Final = frozenset({Endpoint.FILE, Endpoint.MESSAGE_BATCH})
 _RAW: Final = ("/content", "/results")
 _LITERALS: Final = frozenset({"input_tokens", "compact", "edits", "extensions", "characters"})
@@ -173,7 +174,7 @@ def find_kept(method: str, target: str, dialect: Dialect = Dialect.OPENAI) -> Ke
             streamed = method == "GET" and "stream=true" in kept
             asked = f"?{'&'.join(kept)}" if kept else ""
             found_path = KeptPath(endpoint, method, below + asked, mark, streamed=streamed)
-            if endpoint is Endpoint.CONTENT_BATCHES:
+            if endpoint in CONTENT_BATCHES:
                 found_path.model = unquote(found[1])
             return found_path
         allowed += methods.split()

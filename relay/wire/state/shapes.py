@@ -102,11 +102,13 @@ class ContentOutput(msgspec.Struct):
     """Where the answers of a batch of Gemini's stand."""
 
     inlinedResponses: InlinedResponses | None = None  # noqa: N815
+    inlinedEmbedContentResponses: InlinedResponses | None = None  # noqa: N815
 
     @property
     def answers(self) -> list[msgspec.Raw] | None:
         """One for each request, in its order; None = they are not here."""
-        return None if self.inlinedResponses is None else self.inlinedResponses.inlinedResponses
+        told = self.inlinedResponses or self.inlinedEmbedContentResponses
+        return None if told is None else told.inlinedResponses
 
 
 class ContentMetadata(msgspec.Struct):
@@ -147,6 +149,18 @@ class InlinedResponse(msgspec.Struct):
     """What came of one request of a batch of Gemini's."""
 
     response: msgspec.Raw = NULL
+
+
+class EmbeddedText(msgspec.Struct):
+    """The answer to one request of a batch of texts that are embedded."""
+
+    tokenCount: object = None  # noqa: N815 - int64, which JSON of Google's writes as a string
+
+    @property
+    def tokens(self) -> int:
+        """How many its text had, 0 = it does not say."""
+        told = str(self.tokenCount)
+        return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
 
 
 class Opening(msgspec.Struct):

@@ -126,3 +126,19 @@ def test_the_paths_of_geminis_batches() -> None:
     ):
         with pytest.raises(MethodNotAllowed):
             find_kept(method, path)
+
+
+@pytest.mark.parametrize(
+    ("told", "tokens", "estimated"),
+    [({"tokenCount": "7"}, 14, False), ({"tokenCount": 7}, 14, False), ({}, 200, True)],
+)
+def test_texts_that_were_embedded_are_counted(
+    told: dict[str, Any], tokens: int, *, estimated: bool
+) -> None:
+    one = {"response": {"embedding": {"values": [0.1]}, **told}}
+    output = {"inlinedEmbedContentResponses": {"inlinedResponses": [one, REFUSED, one]}}
+    metadata = {"state": "BATCH_STATE_SUCCEEDED", "output": output}
+    usage = used(msgspec.json.encode({"name": "batches/b1", "metadata": metadata}))
+    assert usage is not None
+    assert (usage.input_tokens, usage.output_tokens) == (tokens, 0)
+    assert usage.estimated is estimated

@@ -1,5 +1,7 @@
 """The event buffer gives whole events only and loses no byte, however its input is cut."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +96,25 @@ def test_split_events_loses_nothing(parts: list[bytes], rest: bytes) -> None:
 def test_fields(event: bytes, payload: bytes, name: bytes) -> None:
     assert event_payload(event) == payload
     assert event_name(event) == name
+
+
+line = st.sampled_from(
+    [*(b"event: a", b"data: {}", b"data:x", b"data: x\r", b"event:", b": c", b"id: 1", b""), b"\r"]
+)
+
+
+@given(st.lists(line, max_size=5), st.sampled_from([b"", b"\n", b"\n\n", b"\r\n\r\n", b"\n\n\n"]))
+def test_shortcuts_give_what_the_long_way_gives(said: list[bytes], end: bytes) -> None:
+    block = b"\n".join(said) + end
+    events, at = [], 0
+    for found in re.finditer(rb"\n\r?\n", block):
+        events.append(block[at : found.end()])
+        at = found.end()
+    assert split_events(block) == events + ([block[at:]] if at < len(block) else [])
+    if block.startswith(b"event: "):
+        lines = [one.removesuffix(b"\r") for one in block.split(b"\n")]
+        told = [one[5:].removeprefix(b" ") for one in lines if one.startswith(b"data:")]
+        assert event_payload(block) == b"\n".join(told)
 
 
 def repr_start(part: bytes) -> str:
