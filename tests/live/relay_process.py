@@ -29,7 +29,7 @@ from relay.store.metrics import WorkerMetrics, read_all
 T = TypeVar("T")
 
 RELAY = str(Path(sys.executable).with_name("relay"))
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 POLL_S = 0.02
 RUN_OF_ANSWERS = 16
 """So many new connections all reach the same one of two workers once in 2^15 times."""
