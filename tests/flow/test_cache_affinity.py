@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from relay.model import Dialect
-from relay.routing.affinity import EIGHTHS_LONG
+from relay.routing.affinity import CACHED_TOKENS_MIN, EIGHTHS_LONG
 from tests.flow.caching_providers import CachingProvider, Clock
 from tests.flow.rig import KEY, MODEL, Rig, make_channel, make_snapshot
 
@@ -219,3 +219,18 @@ async def test_a_channel_that_refuses_gives_its_sessions_up_and_gets_none_back_a
         await agents.take_turns("chat", "prompt_cache_key", range(5))
         alone = await agents.take_turns("chat", "prompt_cache_key", range(5, 8))
     assert share >= SHARE_OF_ONE * alone, (share, alone)
+
+
+async def test_the_share_is_counted_by_line_channel_and_model() -> None:
+    async with standing(3, Dialect.OPENAI) as agents:
+        await agents.take_turns("chat", "prompt_cache_key", range(3))
+        counters = agents.rig.server.counters
+        asked: dict[tuple[str, ...], int] = {}
+        cached: dict[tuple[str, ...], int] = {}
+        for end in agents.rig.journal.ends:
+            where = ("line", f"channel-{end.channel_id}", MODEL)
+            if end.input_tokens >= CACHED_TOKENS_MIN:
+                asked[where] = asked.get(where, 0) + end.input_tokens
+                cached[where] = cached.get(where, 0) + end.cached_tokens
+        assert dict(counters.prompt_tokens) == asked and len(asked) == 3
+        assert dict(counters.cached_tokens) == cached and min(cached.values()) > 0

@@ -34,7 +34,7 @@ from relay.wire.classify import (
     find_error,
     judge_first,
 )
-from relay.wire.http import EVENT_STREAM, FRAME_OF_EVENTS_END, frame, is_canonical
+from relay.wire.http import EVENT_STREAM, FRAME_OF_EVENTS_END, is_canonical
 from relay.wire.refusals.identity import known_by
 from relay.wire.refusals.upstream_errors import read_reported_error
 from relay.wire.sse import (
@@ -155,20 +155,17 @@ class StreamAttempt(Attempt):
     def on_frame(self, raw: bytes, payload: bytes) -> None:
         """Carry on what is whole as it came: the hottest path, one call for most events."""
         events = self._events
-        if (
-            self._mode is not _EVENTS
-            or not self._response.chunks
-            or (events is not None and events.held_bytes)
-        ):
+        if self._mode is not _EVENTS or (events is not None and events.held_bytes):
             self.on_body(raw, [payload], done=False)
             return
         self.bytes_in += len(payload)
         self._aligned = True
         sent = self._inspect(payload)
-        if sent is payload:
-            self._response.write(raw)
+        response = self._response
+        if sent is payload and response.chunks:
+            response.write(raw)
         elif sent:
-            self._response.write(frame(sent))
+            response.write(response.frame(sent))
 
     def on_lost(self, error: RelayError) -> None:
         """Judge a broken connection: a stream that had said its last word is whole all the same."""

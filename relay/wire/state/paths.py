@@ -15,8 +15,9 @@ from typing import Final
 from urllib.parse import unquote
 
 from relay.errors import MethodNotAllowed
-from relay.model import Dialect
+from relay.model import DEFAULT_DIALECT, Dialect
 from relay.records import BATCH_ENDPOINTS, CONTENT_BATCHES, Endpoint
+from relay.wire.dialects.known import TABLES
 from relay.wire.state.marks import (
     BATCH,
     CONTENT_BATCH,
@@ -144,7 +145,7 @@ class KeptPath:
         return self.endpoint is Endpoint.FILE or parts
 
 
-def find_kept(method: str, target: str, dialect: Dialect = Dialect.OPENAI) -> KeptPath | None:
+def find_kept(method: str, target: str, dialect: Dialect = DEFAULT_DIALECT) -> KeptPath | None:
     """Return what a request asks of what is kept, None where its path is another one.
 
     `dialect`: the client's, which tells whose `/v1/batches` it means.
@@ -157,7 +158,7 @@ def find_kept(method: str, target: str, dialect: Dialect = Dialect.OPENAI) -> Ke
     if (
         path.startswith(_VERSIONS)
         or path.endswith(_BEGINS)
-        or (dialect is Dialect.GEMINI and path.startswith(_UNVERSIONED))
+        or (path.startswith(_UNVERSIONED) and TABLES[dialect].verbs)
     ):
         rows = _GEMINI
     elif not path.removeprefix("/v1").removeprefix("/v1").lstrip("/").startswith(_ROOTS):
