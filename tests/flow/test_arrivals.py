@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from relay.clock import clock_s
-from relay.edge.client.arrivals import SLICE_S, Arrivals
+from relay.edge.client.arrivals import AT_ONCE, SLICE_S, Arrivals
 from tests.flow.rig import Peer, Rig, chat, make_channel, make_snapshot, post
 from tests.flow.test_isolation import answer
 
@@ -89,12 +89,22 @@ async def test_who_waits_goes_in_order_and_nobody_overtakes() -> None:
         while clock_s() < ends_s:
             pass
 
+    assert not any(arrivals.crowded() for _ in range(AT_ONCE))
     for number in range(20):
+        assert arrivals.crowded()
         arrivals.wait(lambda number=number: begin(number))  # type: ignore[misc]
-    while len(begun) < 20:
+    while len(begun) < 19:
         assert arrivals.crowded()  # whoever comes now is behind them
         turns.append(len(begun))
         await asyncio.sleep(0)
+    await asyncio.sleep(0)
     assert begun == list(range(20))
     assert max(after - before for before, after in pairwise(turns)) <= 2
     assert not arrivals.crowded()
+
+
+async def test_few_requests_a_turn_never_wait() -> None:
+    arrivals = Arrivals()
+    for _ in range(10 * AT_ONCE):
+        assert not arrivals.crowded()
+        await asyncio.sleep(0)
