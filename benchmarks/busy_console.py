@@ -9,8 +9,8 @@ with each try. Told are the p99 of both, medians of the rounds; how old the newe
 request log became; how fast the export went, and how fast it goes when nothing else does; and how
 many tries were checked and how many refused.
 
-Strangers and the reader of the export are elsewhere in truth: here they are a process of the lowest
-priority, which has what is left of the machine.
+Strangers and the reader of the export are elsewhere in truth: here they are a process that takes
+the processor from nobody (SCHED_IDLE), and has what is left of the machine.
 """
 
 import argparse
@@ -111,7 +111,7 @@ class Noise:
 
 
 def _make_noise(pipe: Pipe, plan: Plan) -> None:
-    os.nice(19)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     asyncio.run(_Noise(plan).run(pipe))
 
 

@@ -1,8 +1,9 @@
-"""How fast long work goes beside what people wait for: all the time there is, or half of it.
+"""How fast long work goes beside what people wait for: as fast as it needs to, or half of that.
 
 A process that waits for a processor knows by this that others want it, whoever they are and
 whatever rules share it out. So who has a lot to do looks how long it had to wait while it did a bit
-of it, and rests in proportion: not at all on an idle machine, as long as it worked on a full one.
+of it, and rests in proportion: as long as it worked on a full machine, and on an idle one just so
+that it is no faster than it needs to be, since whoever comes next finds a processor free then.
 """
 
 from collections.abc import Callable
@@ -38,11 +39,11 @@ class Pace:
         """Return how long this bit has taken until now."""
         return self._now_s() - self._began_s
 
-    def rest_s(self) -> float:
-        """Return for how long to rest after this bit."""
+    def rest_s(self, least_s: float) -> float:
+        """Return for how long to rest after this bit, which need not be over before `least_s`."""
         worked_s = self.worked_s()
         waited_s = self._waited_s() - self._waited_before_s
-        return min(worked_s, waited_s / SHARE_MAX)
+        return max(least_s - worked_s, min(worked_s, waited_s / SHARE_MAX), 0.0)
 
 
 def read_waited_s(path: Path = WAITING) -> float:

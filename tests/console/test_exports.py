@@ -201,13 +201,15 @@ def test_who_waits_for_the_processor_rests() -> None:
     pace = Pace(lambda: now_s, lambda: waited_s)
     now_s = 0.2
     assert pace.worked_s() == pytest.approx(0.2)
-    assert pace.rest_s() == 0.0
+    assert pace.rest_s(0.0) == 0.0
+    assert pace.rest_s(0.3) == pytest.approx(0.1), "it is no faster than it needs to be"
     pace.begin()
     now_s, waited_s = 0.4, 0.01
-    assert pace.rest_s() == pytest.approx(0.1)
+    assert pace.rest_s(0.0) == pytest.approx(0.1)
+    assert pace.rest_s(0.25) == pytest.approx(0.1)
     pace.begin()
     now_s, waited_s = 0.6, 0.2
-    assert pace.rest_s() == pytest.approx(0.2), "never longer than it worked"
+    assert pace.rest_s(0.0) == pytest.approx(0.2), "never longer than it worked"
 
 
 def test_how_long_a_thread_has_waited_is_read_where_it_is_told(tmp_path: Path) -> None:

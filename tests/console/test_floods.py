@@ -16,8 +16,8 @@ import pytest
 
 from relay.console.signin.passwords import (
     NICENESS,
+    STARVED_S,
     STRANGERS_MAX,
-    THREADS,
     WAIT_S_MAX,
     WAITING_MAX,
     Passwords,
@@ -65,16 +65,34 @@ async def test_more_than_may_wait_are_refused_at_once_and_told_when_to_come_agai
     passwords.close()
 
 
+def hashing_threads(before: set[threading.Thread]) -> list[int]:
+    """Return the kernel's ids of the threads that hash now and did not before."""
+    new = [one for one in threading.enumerate() if one.name.startswith("argon2")]
+    return [one.native_id for one in new if one not in before and one.native_id is not None]
+
+
 async def test_hashing_has_one_thread_behind_everybody_else() -> None:
     before = set(threading.enumerate())
-    passwords = Passwords()
-    tries = [asyncio.create_task(passwords.check(None, GUESS)) for _ in range(8)]
-    await asyncio.gather(*tries)
-    ours = [one for one in threading.enumerate() if one.name.startswith("argon2")]
-    ours = [one for one in ours if one not in before]
-    assert len(ours) == THREADS == 1
-    assert ours[0].native_id is not None
-    assert os.getpriority(os.PRIO_PROCESS, ours[0].native_id) == NICENESS
+    passwords = Passwords(SlowClock(0.001))
+    await asyncio.gather(*(passwords.check(None, GUESS) for _ in range(8)))
+    (thread,) = hashing_threads(before)
+    assert os.sched_getscheduler(thread) == os.SCHED_IDLE
+    assert os.getpriority(os.PRIO_PROCESS, thread) == NICENESS
+    passwords.close()
+
+
+async def test_where_nobody_stops_wanting_the_processor_hashing_has_a_little_of_it() -> None:
+    before = set(threading.enumerate())
+    clock = SlowClock(2 * STARVED_S)
+    passwords = Passwords(clock)
+    await passwords.check(None, GUESS)
+    (poor,) = hashing_threads(before)
+    assert os.sched_getscheduler(poor) == os.SCHED_OTHER
+    assert os.getpriority(os.PRIO_PROCESS, poor) == NICENESS
+    clock.step_s = 0.0
+    for _ in range(8):
+        await passwords.check(None, GUESS)
+    assert len(hashing_threads(before)) == 2, "it is fast again: the other one does it"
     passwords.close()
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from relay.console.pace import Pace, read_waited_s
-from relay.console.queries.export import COLUMNS, Format, Turns
+from relay.console.queries.export import COLUMNS, ROWS_PER_S_MAX, Format, Turns
 from relay.console.queries.forms import LogQuery, to_filter
 from relay.console.routes import REQUEST_ID, Ask
 from relay.console.services import EXPORT_S
@@ -75,15 +75,17 @@ async def _write(
         pace.begin()
         turn = await turns.find(connection)
         turns.took(pace.worked_s())
+        rows = 0
         if turn is not None:
-            await connection.copy_from_query(
+            copied = await connection.copy_from_query(
                 turn.statement,
                 *turn.values,
                 output=answer.write,
                 timeout=EXPORT_S,  # its reader may be slow; what bounds it is around all of it
                 **_FORMATS[form],
             )
-        await asyncio.sleep(pace.rest_s())
+            rows = int(copied.rpartition(" ")[2])
+        await asyncio.sleep(pace.rest_s(rows / ROWS_PER_S_MAX))
 
 
 @contextlib.contextmanager

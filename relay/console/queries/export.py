@@ -15,7 +15,10 @@ from relay.store.postgres import Connection
 
 TURN_ROWS: Final = 10_000
 """Calls of a turn: about a tenth of a second of Postgres."""
+ROWS_PER_S_MAX: Final = 60_000
+"""Fast enough for ten million in three minutes, and less than a processor has time for."""
 TURN_S: Final = 0.1
+"""A look that takes longer looked too far back."""
 SPAN: Final = datetime.timedelta(hours=1)
 SPAN_MIN: Final = datetime.timedelta(minutes=1)
 SPAN_MAX: Final = datetime.timedelta(days=30)

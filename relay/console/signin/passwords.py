@@ -1,13 +1,15 @@
 """Passwords: argon2id in a thread of its own, so that a flood of log-ins holds up no page.
 
 Hashing is made to cost, and strangers choose how much of it there is. So one thread does it, which
-has the processor when nobody else wants it; few may wait for it; and who would wait for longer than
-a person does is told at once when to come again.
+has a processor when nobody else wants one, and loses it at once to whoever does; few may wait for
+it; and who would wait for longer than a person does is told at once when to come again. Where
+nobody ever stops wanting the processor, another thread does it, which has little of it, but some.
 
 Source: OWASP Password Storage Cheat Sheet: argon2id with 19 MiB, 2 passes, 1 lane.
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import threading
@@ -24,10 +26,10 @@ from relay.errors import BadRequest, RateLimited
 
 CHARS_MIN: Final = 12
 CHARS_MAX: Final = 1024
-THREADS: Final = 1
-"""Of 19 MiB each; one checks some thirty passwords a second, more than a host has people for."""
 NICENESS: Final = 19
-"""Of these threads: behind the pages of their own process, and far behind calls."""
+"""Of the thread that has some of the processor always."""
+STARVED_S: Final = 1.0
+"""Where a check takes so long, it is that thread's turn."""
 WAITING_MAX: Final = 32
 """Checks that wait or run."""
 STRANGERS_MAX: Final = 24
@@ -50,9 +52,9 @@ class Passwords:
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
-        self._threads = ThreadPoolExecutor(
-            THREADS, thread_name_prefix="argon2", initializer=_step_back
-        )
+        # One works at a time, some thirty passwords a second: more than a host has people for.
+        self._idle = _open_thread(_yield_to_all)
+        self._poor = _open_thread(_step_back)
         self._pending = 0
         self._took_s = 0.0
         self._decoy = self._timed(partial(_hasher.hash, "nobody's password"))
@@ -60,7 +62,7 @@ class Passwords:
     @property
     def wait_s(self) -> float:
         """Seconds until all that wait now have had their turn, as far as one can know."""
-        return self._pending * self._took_s / THREADS
+        return self._pending * self._took_s
 
     def look(self, *, known: bool = True) -> None:
         """Look whether one more may wait, who is known or not: before anything is done for it.
@@ -98,14 +100,15 @@ class Passwords:
 
     def close(self) -> None:
         """Let go of the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._idle, self._poor):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, work: Callable[[], _Found]) -> _Found:
         self.look()
         self._pending += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, self._timed, work)
+            thread = self._idle if self._took_s < STARVED_S else self._poor
+            return await asyncio.get_running_loop().run_in_executor(thread, self._timed, work)
         finally:
             self._pending -= 1
 
@@ -118,8 +121,18 @@ class Passwords:
         return found
 
 
+def _open_thread(begin: Callable[[], None]) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="argon2", initializer=begin)
+
+
+def _yield_to_all() -> None:
+    """Take the processor from nobody. On Linux a thread has a policy and priority of its own."""
+    with contextlib.suppress(OSError):  # where a sandbox forbids it, it is as poor as the other
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    _step_back()
+
+
 def _step_back() -> None:
-    """Let everybody else go first. On Linux a thread has a priority of its own."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
