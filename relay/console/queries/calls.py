@@ -279,9 +279,14 @@ async def _find_spans(
     """Return where to read, and up to where nothing was looked for yet (None: all was)."""
     if wanted.since >= until:
         return [], None
-    long = (until - wanted.since).total_seconds() > SPARSE_S
-    if not (long and wanted.is_sparse) or wanted.request_id or wanted.min_us >= SLOW_US:
+    if wanted.request_id or wanted.min_us >= SLOW_US:
         return [(wanted.since, until)], None
+    long = (until - wanted.since).total_seconds() > SPARSE_S
+    if not (long and wanted.is_sparse):
+        # Many calls fit: the newest day has a page of them, and the others are not planned for.
+        back = max(datetime.timedelta(days=1), (LOOK_BACK_FACTOR - 1) * (wanted.until - until))
+        since = max(wanted.since, until - back)
+        return [(since, until)], since if since > wanted.since else None
     if wanted.ip:
         return await _find_few_spans(connection, wanted, until), None
     told = _Told.of(wanted, 4)
