@@ -7,6 +7,7 @@ that changes something is a form that carries the session's csrf token; a call o
 session carries it in x-csrf-token; and neither is taken from another site.
 """
 
+import asyncio
 import logging
 import math
 import uuid
@@ -48,10 +49,13 @@ LANGUAGE_COOKIE: Final = "relay_language"
 PEER_HEADER: Final = "x-relay-peer"
 """On the operator's socket the admin listener says whose request it passes on."""
 API_PREFIXES: Final = ("/account/v1", "/admin/v1", "/v1/", "/hooks/", "/openapi.json", "/api/")
+HELD_S: Final = 1.0
+"""A program that tries passwords one after the other costs little if each refusal takes so long."""
+HELD_MAX: Final = 64
+"""...of the 400 connections that a listener has; beyond these they are refused at once."""
 _NOTICE_CHARS_MAX: Final = 400
 _REFUSALS_MAX: Final = 16
-_ANY_ID: Final = "req_of_nobody"
-"""In a page that is drawn once, where the id of each request goes."""
+_ANY_ID: Final = "req_of_nobody"  # where the id of each request goes in such a page
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -75,6 +79,7 @@ class ConsoleServer:
         self._services = services
         self._routes = routes
         self._pages = pages
+        self._held = 0
         self._refusals: dict[tuple[str, str], str] = {}
         self._proxies = tuple(map(ip_network, services.config.server.trusted_proxies))
 
@@ -128,6 +133,7 @@ class ConsoleServer:
             here = request.path_qs if request.method == "GET" else "/"
             return web.Response(status=303, headers={"Location": f"/login?next={quote(here)}"})
         elif status == RateLimited.status and request.get(ACTOR) is None:
+            await self._hold_back()
             answer = self._refuse(request, message)
         else:
             view = FailureView(status=status, message=message, request_id=request[REQUEST_ID])
@@ -136,11 +142,17 @@ class ConsoleServer:
             answer.headers["Retry-After"] = f"{math.ceil(error.retry_after_s)}"
         return answer
 
-    def _refuse(self, request: web.Request, message: str) -> web.Response:
-        """Return the page for strangers who have to wait; drawn once: floods see little else.
+    async def _hold_back(self) -> None:
+        """Keep a stranger who has to wait, so that they do not ask again at once; few at a time."""
+        if self._held < HELD_MAX:
+            self._held += 1
+            try:
+                await asyncio.sleep(HELD_S)
+            finally:
+                self._held -= 1
 
-        Nothing in it is from the request that it is drawn for, but its language.
-        """
+    def _refuse(self, request: web.Request, message: str) -> web.Response:
+        """Return the page for strangers who have to wait: drawn once, of nothing that they sent."""
         language = _language(request)
         html = self._refusals.get((language, message))
         if html is None:

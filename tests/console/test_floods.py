@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.console.server import HELD_MAX, HELD_S
 from relay.console.signin.passwords import (
     NICENESS,
     STARVED_S,
@@ -186,6 +187,21 @@ async def test_an_address_of_too_many_tries_is_refused_before_it_is_read(
     async with asyncio.timeout(5):
         assert await reader.readline() == b"HTTP/1.1 429 Too Many Requests\r\n"
     writer.close()
+
+
+async def test_who_is_refused_is_held_back_and_few_of_them_at_a_time(console: ConsoleRig) -> None:
+    spend(console, "127.0.0.1")
+    form = {"email": "ann@acme.example", "password": GUESS}
+
+    async def be_refused() -> float:
+        began_s = time.monotonic()
+        status, _, _ = await console.browser().ask("POST", "/login", data=form)
+        assert status == 429
+        return time.monotonic() - began_s
+
+    took = await asyncio.gather(*(be_refused() for _ in range(HELD_MAX + 20)))
+    assert sum(seconds >= HELD_S for seconds in took) >= HELD_MAX
+    assert min(took) < HELD_S, "there was no room to hold them all"
 
 
 async def test_a_refusal_is_drawn_once_and_has_nothing_of_who_saw_it_first(

@@ -96,7 +96,8 @@ async def test_who_guesses_has_to_wait(console: ConsoleRig) -> None:
     ]
     assert statuses == [401] * PER_NAME_MAX + [429]
     status, _, headers = await browser.ask("POST", "/login", data=form())
-    assert (status, headers["Retry-After"]) == (429, "20")
+    assert status == 429
+    assert LEAK_S / 2 < int(headers["Retry-After"]) <= LEAK_S
 
 
 def test_a_throttle_forgives_with_time() -> None:
