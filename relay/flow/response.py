@@ -63,10 +63,12 @@ class Response:
     def send_events(self, block: bytes, *, last: bool = False) -> None:
         """Send whole events, b"" for none; `last` ends the stream."""
         data = b"" if self.opened else self._open_stream()
-        if block:
-            data += self.frame(block)
-        if last and self.chunks:
-            data += LAST_CHUNK
+        end = LAST_CHUNK if last and self.chunks else b""
+        if block and self.chunks:
+            # One copy of the block, however much of it there is.
+            data = b"".join((data, b"%x\r\n" % len(block), block, b"\r\n", end))
+        else:
+            data += block + end
         if data:
             self.write(data)
 

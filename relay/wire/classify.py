@@ -57,16 +57,17 @@ _decode = msgspec.json.Decoder(Event).decode
 def judge_first(block: bytes, endpoint: Endpoint) -> FirstBlock:
     """Tell whether the first whole events of a stream are an answer, an error, or neither yet.
 
-    Bytes that are no UTF-8 are an error: the official clients raise on them.
+    Bytes that are no UTF-8 are an error: the official clients raise on them. What stands behind
+    the event that tells is as little looked at as what later reads bring.
     """
     del endpoint  # the events say what they are
-    if not _is_utf8(block):
-        return FirstBlock.ERROR
     at = 0
     while at < len(block):  # one by one: of a burst the second event tells, nearly always
         end = event_end(block, at)
         event = block[at:end]
         at = end
+        if not _is_utf8(event):
+            return FirstBlock.ERROR
         payload = event_payload(event)
         if not payload or payload.startswith(_DONE):
             continue
@@ -83,9 +84,8 @@ def judge_ending(tail: bytes, endpoint: Endpoint) -> StreamEnding:
     `message_stop`, `[DONE]`. An error beats all of these: there are servers that send one between a
     finish reason and `[DONE]`. Output behind a finish reason is another choice's, which was cut.
     """
-    # Most streams end here, after three searches.
-    suspect = tail.rfind(b'"error"') >= 0 or tail.rfind(b"event: error") >= 0
-    suspect = suspect or tail.rfind(b"event:error") >= 0
+    # Most streams end here, after two searches: the first is for what all three have in them.
+    suspect = tail.rfind(b"error") >= 0 and _may_hold_error(tail)
     if not suspect and endpoint not in _UNMARKED and done_marker(tail):
         return StreamEnding.COMPLETE
     events = split_events(tail)
@@ -96,6 +96,11 @@ def judge_ending(tail: bytes, endpoint: Endpoint) -> StreamEnding:
         if ending is not None:
             return ending
     return StreamEnding.TRUNCATED
+
+
+def _may_hold_error(tail: bytes) -> bool:
+    words = (b'"error"', b"event: error", b"event:error")
+    return any(tail.rfind(word) >= 0 for word in words)
 
 
 def done_marker(tail: bytes) -> bool:
@@ -130,13 +135,14 @@ def drop_usage_event(block: bytes) -> bytes:
     stays. The same object comes back where there is none, which two searches usually tell.
     """
     # Only the events that hold a usage are cut out and read, however many stand before them.
-    at = max(block.rfind(b'"usage":{'), block.rfind(b'"usage": {'))
-    while at >= 0:
-        start = event_start(block, at)
-        end = event_end(block, at)
-        if _is_usage_event(block[start:end]):
-            block = block[:start] + block[end:]
-        at = max(block.rfind(b'"usage":{', 0, start), block.rfind(b'"usage": {', 0, start))
+    for usage in (b'"usage":{', b'"usage": {'):
+        at = block.rfind(usage)
+        while at >= 0:
+            start = event_start(block, at)
+            end = event_end(block, at)
+            if _is_usage_event(block[start:end]):
+                block = block[:start] + block[end:]
+            at = block.rfind(usage, 0, start)
     return block
 
 

@@ -125,7 +125,9 @@ def event_end(block: bytes, at: int) -> int:
 
 def event_start(block: bytes, at: int) -> int:
     """Return where the event that `at` is in begins, by the terminators that split_events sees."""
-    last = max(block.rfind(b"\n\n", 0, at), block.rfind(b"\n\r\n", 0, at))
+    last = block.rfind(b"\n\n", 0, at)
+    # Only what stands behind that one: where there is none, the block is not gone over for it.
+    last = max(last, block.rfind(b"\n\r\n", last + 1, at))
     if last < 0:
         return 0
     # Where line ends follow each other, which of them are pairs is told from the first one on.
@@ -135,6 +137,26 @@ def event_start(block: bytes, at: int) -> int:
     for found in _BOUNDARY.finditer(block, last, at):
         start = found.end()
     return start
+
+
+def count_line_events(parts: list[bytes]) -> int:
+    """Return how many events end in the chunks of a read, 0 where that takes more than a look.
+
+    It does not where a chunk is one event of one line, or a piece of one: then its first line end
+    is its last one but one. That costs a third of counting the lines of all of them.
+
+    Args:
+        parts: The chunks; the first may be the rest of an event, the last the beginning of one.
+    """
+    events = 0
+    for part in parts:
+        at = part.find(b"\n")
+        if at < 0:
+            continue
+        if at != len(part) - 2 or not part.endswith(b"\n\n"):
+            return 0
+        events += 1
+    return events
 
 
 def count_events(block: bytes) -> int:
@@ -210,7 +232,8 @@ def _lines(event: bytes) -> list[bytes]:
 
 def _last_boundary(chunk: bytes) -> int:
     """Return where the bytes behind the last boundary begin, 0 if there is none."""
-    plain, crlf = chunk.rfind(b"\n\n"), chunk.rfind(b"\n\r\n")  # the latter is in CRLF CRLF too
-    if plain > crlf:
-        return plain + 2
-    return crlf + 3 if crlf >= 0 else 0
+    plain = chunk.rfind(b"\n\n")
+    crlf = chunk.rfind(b"\n\r\n", plain + 1)  # it is in CRLF CRLF too
+    if crlf >= 0:
+        return crlf + 3
+    return plain + 2 if plain >= 0 else 0

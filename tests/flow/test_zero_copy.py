@@ -139,3 +139,46 @@ async def test_half_an_event_waits_for_its_other_half() -> None:
     assert bench.client.writes[2] == chunked(event("next"))
     bench.read(chunked(event("aligned again")))
     assert bench.client.writes[3] is bench.reads[-1]
+
+
+async def test_every_event_counts_once_however_its_reads_are_cut() -> None:
+    one, long = event("one"), b'event: x\ndata: {"choices":[{"delta":{"content":"two"}}]}\n\n'
+    for events in ([one] * 5, [one, long, one, one, long], [one + one, one, long + one]):
+        body = b"".join(map(chunked, events))
+        told = b"".join(events).count(b"\n\n")
+        for at in range(1, len(body)):
+            bench = Bench()
+            bench.read(SSE_HEAD + chunked(event("first")))
+            bench.read(body[:at])
+            bench.read(body[at:])
+            bench.read(chunked(FINISH) + chunked(DONE) + b"0\r\n\r\n")
+            assert bench.ends == [None]
+            assert bench.settled[0].events_out == 1 + told + 2, (events, at)
+            assert b"".join(events) in b"".join(map(payload_of, bench.client.writes))
+
+
+def payload_of(written: bytes) -> bytes:
+    """Return what the chunks of a write hold."""
+    at = written.find(b"\r\n\r\n") + 4 if written.startswith(b"HTTP/") else 0
+    payload = b""
+    while at < len(written):
+        end = written.index(b"\r\n", at)
+        size = int(written[at:end], 16)
+        payload += written[end + 2 : end + 2 + size]
+        at = end + 2 + size + 2
+    return payload
+
+
+async def test_the_first_read_may_bring_many_events_and_only_its_own_are_counted() -> None:
+    role = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
+    for reads in (
+        [chunked(role) + chunked(b": hi\n\n"), chunked(event("a"))],
+        [chunked(role) + chunked(role), chunked(role) + chunked(event("a"))],
+        [chunked(role) + chunked(event("a")) + chunked(event("b"))],
+    ):
+        bench = Bench()
+        bench.read(SSE_HEAD + reads[0])
+        for read in reads[1:]:
+            bench.read(read)
+        bench.read(chunked(FINISH) + chunked(DONE) + b"0\r\n\r\n")
+        assert bench.settled[0].events_out == b"".join(reads).count(b"\n\n\r\n") + 2

@@ -42,12 +42,15 @@ from relay.wire.sse import (
     EventBuffer,
     close_event,
     count_events,
+    count_line_events,
     event_payload,
     is_sign_of_life,
     split_events,
 )
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
+OPENING_BYTES: Final = 4 * 1024
+"""Where a stream that numbers its events shows it: it begins with the first of them."""
 MARKED_ENDPOINTS: Final = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 """Streams whose clients wait for [DONE]."""
 
@@ -74,6 +77,8 @@ class StreamAttempt(Attempt):
     """
 
     _aligned: bool = False
+    _counted: int = 0
+    """Events of what is to be noted next, where its chunks tell; 0: it has to be counted."""
     _events: EventBuffer | None = None
     """Cuts reads at the ends of events; None while every read has ended with one."""
     _buffer: Buffer | None = None
@@ -128,7 +133,7 @@ class StreamAttempt(Attempt):
         if self._refusal is not None:
             self._hear_refusal(self._refusal, parts, done=done)
             return
-        payload = parts[0] if len(parts) == 1 else b"".join(parts)
+        payload = parts[0] if len(parts) == 1 else self._join(parts)
         self.bytes_in += len(payload)
         if self._events is None and payload[-2:] == b"\n\n":
             whole = payload
@@ -201,6 +206,11 @@ class StreamAttempt(Attempt):
         else:
             self.fail(error)
 
+    def _join(self, parts: list[bytes]) -> bytes:
+        """Return what the chunks of a read hold, its events counted where these tell."""
+        self._counted = count_line_events(parts) if self._buffer is None else 0
+        return b"".join(parts)
+
     # --- before the commit ------------------------------------------------------------------------
 
     def _take_gate(self, whole: bytes, *, done: bool) -> None:
@@ -217,6 +227,7 @@ class StreamAttempt(Attempt):
             if verdict is FirstBlock.OUTPUT or buffer.size_bytes > self._limits.gate_bytes_max:
                 self._open_gate(buffer.release(), done=done)
                 return
+            self._counted = 0  # what is let go later is more than this read brought
         if done:
             self._end_gate()
 
@@ -238,7 +249,7 @@ class StreamAttempt(Attempt):
         self._commit()
         if self.call.delivered_text is None:
             self.call.forget_question()  # this stream will not be carried on: nobody asks again
-        if block.startswith(b"id:") or block.rfind(b"\nid:") >= 0:
+        if block.startswith(b"id:") or block.rfind(b"\nid:", 0, OPENING_BYTES) >= 0:
             self._response.comments_safe = False
         if done:
             self._end_events(block)
@@ -274,7 +285,8 @@ class StreamAttempt(Attempt):
 
     def _note(self, block: bytes) -> None:
         call = self.call
-        call.events_out += count_events(block)
+        call.events_out += self._counted or count_events(block)
+        self._counted = 0
         size = len(block)
         call.bytes_out += size
         if size < LIFE_BYTES_MAX and is_sign_of_life(block):
@@ -285,6 +297,7 @@ class StreamAttempt(Attempt):
             call.delivered_text.add(block)
 
     def _cut_at_error(self, whole: bytes, code: str) -> None:
+        self._counted = 0
         good: list[bytes] = []
         told = b""
         for event in split_events(whole):

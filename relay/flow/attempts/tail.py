@@ -15,6 +15,9 @@ from relay.wire.usage.reader import USAGE_OBJECT, find_usage
 
 TAIL_BLOCKS: Final = 4
 """Usage, finish, moderation and [DONE] may come in a read each: the last four tell the ending."""
+SEARCHED_BYTES_MAX: Final = 2 * 1024
+"""A first block up to this is looked through for usage when it goes by, and let go where there is
+none. In a longer one that would cost more than keeping it does: it is read when the answer ends."""
 TAIL_BYTES: Final = 16 * 1024
 """A longer block is tail enough by itself: usage was within 8 KiB of every recorded end."""
 
@@ -31,8 +34,10 @@ class StreamTail:
     def note(self, block: bytes) -> None:
         """Remember a block that went by; called for every read of a stream."""
         if self._first is None:
-            found = block.rfind(b'"usage') >= 0 and USAGE_OBJECT.search(block) is not None
-            self._first = block[:TAIL_BYTES] if found else b""
+            kept = len(block) > SEARCHED_BYTES_MAX or (
+                block.rfind(b'"usage') >= 0 and USAGE_OBJECT.search(block) is not None
+            )
+            self._first = block[:TAIL_BYTES] if kept else b""
         if len(block) > TAIL_BYTES:
             # Its last whole events are tail enough: not four reads of a flood of them.
             self._tail.clear()

@@ -31,6 +31,8 @@ SEARCH_BYTES_MAX: Final = 32 * 1024
 """The farthest usage from an end that was ever recorded stood 4,151 bytes before it."""
 CANDIDATES_MAX: Final = 64
 """Objects looked at before an answer counts as silent: nearly always the first has the counts."""
+OPENING_BYTES: Final = 2 * 1024
+"""An answer is announced in its first event, behind a comment or two at most."""
 USAGE_OBJECT: Final = re.compile(rb'"(?:usage|usageMetadata)"\s*:\s*\{')
 PLACES: Final = ("response", "message", "x_groq", "delta", "interaction", "error", "data")
 """Members of an event that dialects put their usage into, where it is no member itself."""
@@ -73,7 +75,8 @@ def find_usage(first: bytes, tail: bytes) -> Usage | None:
         return None
     # A short stream is whole in `first`, so the object that message_start brought is the first one
     # there, not the last.
-    begun = _first_object(first) if b'"message_start"' in first else None
+    told = first.find(b'"message_start"', 0, OPENING_BYTES) >= 0
+    begun = _first_object(first) if told else None
     wire = last if begun is None else _merge(begun, last)
     if wire.promptTokenCount is not None:
         return _with_grounding(normalise(wire, _find_tier(block)), block)
@@ -308,10 +311,10 @@ def _with_items(usage: Usage, block: bytes) -> Usage:
 
     Only the terminal event lists them all: the one that holds the usage, the last of its kind.
     """
-    if block.rfind(b'_call"') < 0:
-        return usage
     last = block.rfind(b'"usage"')
     line = block[block.rfind(b"\n", 0, last) + 1 : _line_end(block, last)]
+    if line.rfind(b'_call"') < 0:
+        return usage
     kinds = [found[1] for found in _ITEM.finditer(line)]
     if not kinds:
         return usage

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import ChannelGarbled
-from relay.wire.sse import EventBuffer, close_event, event_name, event_payload, split_events
+from relay.wire.sse import (
+    EventBuffer,
+    close_event,
+    count_events,
+    count_line_events,
+    event_name,
+    event_payload,
+    event_start,
+    split_events,
+)
 
 lines = st.text(alphabet='ab:{}" é', max_size=8).map(lambda text: text.encode() or b"x")
 ends = st.sampled_from([b"\n", b"\r\n"])
@@ -79,6 +88,50 @@ def test_split_events_loses_nothing(parts: list[bytes], rest: bytes) -> None:
     found = split_events(block)
     assert b"".join(found) == block
     assert len(found) == len(parts) + bool(rest)
+
+
+@given(cut_streams())
+def test_a_count_by_chunks_is_right_or_left_to_another(stream: tuple[bytes, list[bytes]]) -> None:
+    body, chunks = stream
+    counted = count_line_events(chunks)
+    if counted:
+        whole = EventBuffer(1000).feed(body)
+        assert counted == len(split_events(whole)) == count_events(whole)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "events"),
+    [
+        ([b"data: 1\n\n", b"data: 2\n\n"], 2),
+        ([b"ta: 1\n\n", b"data: 2\n\n", b"dat"], 2),
+        ([b"data", b": 1", b"\n\n", b": ping\n\n"], 2),
+        ([b"data: 1", b"23"], 0),
+        ([b"event: a\ndata: 1\n\n", b"data: 2\n\n"], 0),
+        ([b"data: 1\n\ndata: 2\n\n", b"data: 3\n\n"], 0),
+        ([b"data: 1\n", b"\n", b"data: 2\n\n"], 0),
+        ([b"data: 1\r\n\r\n", b"data: 2\r\n\r\n"], 0),
+        ([b"\n", b"data: 2\n\n"], 0),
+        ([b"a\nb", b"data: 2\n\n"], 0),
+    ],
+)
+def test_chunks_of_one_line_each_are_counted_by_their_ends(
+    chunks: list[bytes], events: int
+) -> None:
+    assert count_line_events(chunks) == events
+
+
+@given(st.lists(events(), max_size=6), st.integers(0, 200))
+def test_an_event_starts_behind_the_one_before(parts: list[bytes], place: int) -> None:
+    block = b"".join(parts)
+    at = min(place, len(block))
+    start, end = 0, 0
+    for part in parts:
+        start, end = end, end + len(part)
+        if end >= at:
+            break
+    # On a boundary, or within the line ends of one, either of two events may be meant.
+    if at < len(block) and block[at : at + 1] not in b"\r\n" and block[at - 1 : at] not in b"\r\n":
+        assert event_start(block, at) == start
 
 
 @pytest.mark.parametrize(
