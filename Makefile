@@ -19,7 +19,7 @@ LOCK = deploy/requirements
 CAN_COMPILE = import pathlib, shutil, sysconfig as s; \
 	exit(not (shutil.which("cc") and (pathlib.Path(s.get_path("include")) / "Python.h").is_file()))
 
-.PHONY: serve quicken lock compiled test test-compiled faults check format bench clean
+.PHONY: serve quicken lock compiled test test-hot test-compiled faults check format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -71,12 +71,14 @@ quicken: $(STAMP)
 		|| { echo 'relay: not compiled, .venv/compile.log says why; it serves as plain Python'; exit 0; }; \
 	! $(BIN)/relay upgrade >/dev/null 2>&1 || echo 'relay: compiled; its workers were rolled into that'
 
-# The hot modules as C, in two or three minutes of one core: needs a C compiler and Python's headers. What
-# is built is used by all that runs from here for as long as the sources stay as they are.
+# The hot modules as C, on all cores: needs a C compiler and Python's headers. What is built is used by all
+# that runs from here for as long as the sources stay as they are; of another build only what changed is
+# compiled anew.
 compiled: $(STAMP)
+	@$(BIN)/relay --version | grep ', compiled (' || { \
 	RELAY_COMPILED=1 $(BIN)/python setup.py --quiet build_ext \
-		--build-lib build/compiled --build-temp build/objects
-	$(BIN)/relay --version | grep ', compiled ('
+		--build-lib build/compiled --build-temp build/objects && \
+	$(BIN)/relay --version | grep ', compiled ('; }
 
 lock: $(STAMP)
 	$(PYTHON) -m venv .venv/lock
@@ -85,12 +87,25 @@ lock: $(STAMP)
 	$(UV) pyproject.toml --extra embedded --output-file $(LOCK)-embedded.lock
 	printf 'asyncpg-stubs\nmypy[mypyc]\nsetuptools\nwheel\n' | $(UV) pyproject.toml - --output-file $(LOCK)-build.lock
 
+# Both forms: every test on the sources, and those of HOT on what is compiled of them.
 test: check $(CLIENTS)/.installed $(BROWSER)/.installed
-	$(BIN)/pytest $(SIDE_BY_SIDE)
+	RELAY_PURE=1 $(BIN)/pytest $(SIDE_BY_SIDE)
+	@if $(BIN)/python -c '$(CAN_COMPILE)'; then $(MAKE) --no-print-directory test-hot; \
+	else echo 'No C compiler, or no headers of Python: only the sources were tested.'; fi
 
-# What is compiled must behave as its sources do.
+# What is compiled must behave as its sources do: what runs through most of it, in a few minutes.
+HOT := $(addprefix tests/pure/,billing edge limits routing splice wire) \
+	$(patsubst %,tests/flow/test_%.py,aborts bad_input bursts coming_bodies credit cut_everywhere \
+		cut_streams forms messages no_cycles priced queue settle spliced_chats streams switching \
+		translated uploads voice zero_copy) \
+	tests/live/whole/test_relay_serve.py
+
+test-hot: compiled
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(HOT)
+
+# The same of all that is tested without processes.
 test-compiled: compiled
-	$(BIN)/pytest $(SIDE_BY_SIDE) tests/pure tests/flow
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/pure tests/flow tests/live/whole/test_relay_serve.py
 
 faults: $(STAMP) $(AGENTS)/.installed
 	$(BIN)/pytest -m slow
