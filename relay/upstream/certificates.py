@@ -18,6 +18,9 @@ _FLAWS: Final = {
     23: ("revoked", "was revoked"),
     62: ("wrong_host", "is for another host name"),
     64: ("wrong_host", "is for another address"),
+    66: ("weak", "has a key that is too short"),
+    67: ("weak", "comes from an authority whose key is too short"),
+    68: ("weak", "is signed by way of a digest that is broken"),
 }
 """A word for the log, and what a client is told."""
 _OTHER: Final = ("invalid", "could not be verified")

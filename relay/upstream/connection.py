@@ -83,6 +83,7 @@ class UpstreamConnection(Connection):
         "_bare_bytes",
         "_chunked",
         "_done",
+        "_ended",
         "_head",
         "_head_bytes",
         "_headers",
@@ -94,6 +95,7 @@ class UpstreamConnection(Connection):
         "_parser",
         "_parts",
         "_paused",
+        "_refused",
         "_sized",
         "_state",
         "_surplus_at",
@@ -124,6 +126,10 @@ class UpstreamConnection(Connection):
         self.on_header = self._headers.setdefault
         self._parser: httptools.HttpResponseParser | None = None
         self._paused = False
+        self._ended = False
+        """The peer itself said that nothing more comes: over TLS by a close_notify."""
+        self._refused = False
+        """The answer is a refusal: what it says is taken as far as it came."""
         self._aligned = False
         """The parser stands between two chunks of a body: a whole chunk can be read without it."""
         self._head: tuple[int, dict[bytes, bytes]] | None = None
@@ -242,14 +248,23 @@ class UpstreamConnection(Connection):
         """Nothing; see `pause_writing`."""
 
     def eof_received(self) -> bool:
-        """Let the transport close; connection_lost tells the answer."""
+        """Let the transport close; connection_lost tells the answer.
+
+        Over TLS uvloop calls it for a close_notify alone, which only the peer can send: the end of
+        TCP can be forged by whoever cuts the wire.
+
+        Source: RFC 9112, section 9.8: a close without one makes an answer incomplete that is ended
+        by the close of its connection.
+        """
+        self._ended = True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: an answer that was due is lost, unless the end of the connection ends its body."""
         answer = self._answer
         unframed = self._state is _HEADED and not self._chunked and not self._sized
-        whole = (unframed and exc is None) or self._lacks_trailers_only()
+        ended = exc is None and (self._ended or self._refused)
+        whole = (unframed and ended) or self._lacks_trailers_only()
         self._answer = None
         self._state = _CLOSED
         self._transport = None
@@ -286,8 +301,9 @@ class UpstreamConnection(Connection):
             self._headers.clear()
             return
         self._state = _HEADED
+        self._refused = status >= REFUSED_FROM
         # A refusal may come before a long question was read: the next one would lie behind it.
-        unread = self._long and status >= REFUSED_FROM
+        unread = self._long and self._refused
         self._keep_alive = self._parser.should_keep_alive() and not unread
         headers = {_lower(name): value for name, value in self._headers.items()}
         self._headers.clear()

@@ -33,6 +33,7 @@ class PlainAttempt(Attempt):
 
     _content_type: bytes = b""
     _length: int | None = None
+    _chunked: bool = False
     _buffer: Buffer | None = None
     _text_tokens: int | None = None
     """Of an answer that did not say what it used; None: it was not looked at."""
@@ -46,6 +47,7 @@ class PlainAttempt(Attempt):
         length = headers.get(b"content-length")
         self._content_type = content_type
         self._length = None if length is None else int(length)
+        self._chunked = b"transfer-encoding" in headers
 
     def on_body(self, raw: bytes, parts: list[bytes], *, done: bool) -> None:
         """Take what one read brought: for most answers, all of it."""
@@ -69,8 +71,16 @@ class PlainAttempt(Attempt):
         return tokens_of_bytes(bytes_out) if tokens is None else tokens
 
     def on_lost(self, error: RelayError) -> None:
-        """End: a body is whole only when its framing says so."""
+        """End: a body is whole only when its framing says so; one without any, if it is whole JSON.
+
+        There are servers that leave a TLS connection without the close_notify that would say it.
+        """
         self._connection = None
+        buffer = self._buffer
+        if buffer is not None and not self._chunked and self.last_word() is LastWord.SAID:
+            self._buffer = None
+            self._end_whole(buffer.release())
+            return
         if self.call.committed:
             error = ChannelTruncated("The upstream broke off in the middle of its answer.")
         self.fail(error)
