@@ -4,6 +4,7 @@ They are named here because compiled code then calls them three times as fast: `
 takes two look-ups wherever it is written.
 """
 
+import os
 import random
 import time
 from typing import Final
@@ -13,6 +14,10 @@ clock_s: Final = time.monotonic
 
 wall_ns: Final = time.time_ns
 """Nanoseconds since 1970 UTC."""
+
+
+_PHASE_S: Final = os.getpid() * 0.6180339887 % 1.0
+"""Spreads neighbours evenly, however many there are."""
 
 
 def clock_ms() -> float:
@@ -33,6 +38,16 @@ def wall_s() -> float:
 def wall_us() -> int:
     """Return microseconds since 1970 UTC."""
     return wall_ns() // 1_000
+
+
+def until_beat_s(every_s: float) -> float:
+    """Return the seconds until the next multiple of `every_s`, or the one after where it is near.
+
+    Whoever looks around every so often does it at one moment with all others of its process then,
+    which wakes up once for all of them. Each process has beats of its own.
+    """
+    left_s = every_s - (clock_s() + _PHASE_S) % every_s
+    return left_s if left_s > every_s / 8 else left_s + every_s  # a loop may wake it a little early
 
 
 def dice() -> float:

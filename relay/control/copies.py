@@ -15,7 +15,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.clock import clock_s, wall_s
+from relay.clock import clock_s, until_beat_s, wall_s
 from relay.errors import RelayError
 from relay.model import Snapshot
 from relay.store import postgres
@@ -105,7 +105,7 @@ class Copies:
             elif now_s - confirmed_s > CONFIRM_S and self.age_s < CONFIRM_S and self._written:
                 checked.confirm(self._catalog_path)
                 confirmed_s = now_s
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(until_beat_s(LOOK_S))
 
     def _is_due(self, snapshot: Snapshot, now_s: float) -> bool:
         if snapshot is self._written:
@@ -121,7 +121,7 @@ class Copies:
             # The follower says that Postgres is away; the copy of before stands.
             with contextlib.suppress(RelayError, asyncpg.PostgresError, TimeoutError):
                 await self._copy_balances()
-            await asyncio.sleep(BALANCES_S)
+            await asyncio.sleep(until_beat_s(BALANCES_S))
 
     async def _copy_balances(self) -> None:
         connection = await self._connect()
@@ -139,7 +139,7 @@ class Copies:
             if heard and heard != written:
                 await self._write(functools.partial(fleet.write_fleet, self._fleet_path, heard))
                 written = heard
-            await asyncio.sleep(CONFIRM_S)
+            await asyncio.sleep(until_beat_s(CONFIRM_S))
 
     def _heard_fleet(self) -> int:
         """Return what the workers of this host have heard; 0 while their Redis is away."""

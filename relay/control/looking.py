@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 
 from relay.backoff import Backoff
+from relay.clock import until_beat_s
 from relay.errors import RelayError
 from relay.store.kept import Kept
 from relay.store.postgres import Connection, border, hang_up
@@ -43,6 +44,6 @@ async def look_forever(
             except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
                 if backoff.fail():
                     _log.warning(f"{name} waits", extra={"error": type(exc).__name__})
-            await asyncio.sleep(backoff.wait_s())
+            await asyncio.sleep(backoff.wait_s() if backoff.failures else until_beat_s(every_s))
     finally:
         kept.close()

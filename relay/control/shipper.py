@@ -23,6 +23,7 @@ import asyncpg
 import msgspec
 
 from relay.backoff import Backoff
+from relay.clock import until_beat_s
 from relay.config import JournalConfig
 from relay.errors import RelayError
 from relay.records import (
@@ -104,6 +105,8 @@ class Shipper:
         self._observe = observe
         self._tails: deque[JournalTail] = deque()
         self._shipped: dict[str, Mark] = {}
+        self._tidied: dict[str, Mark] = {}
+        """What was shipped when segments were last looked for that it makes needless."""
         self._batch: list[Part] = []
         self._files = ThreadPoolExecutor(1, thread_name_prefix="shipper")
         self._looks_in_vain = 0
@@ -165,7 +168,9 @@ class Shipper:
         if rows >= self._rows_max:
             return 0.0
         self._looks_in_vain = 0 if rows else self._looks_in_vain + 1
-        return self._poll_s if self._looks_in_vain < QUIET_LOOKS else 2 * self._poll_s
+        if self._looks_in_vain < QUIET_LOOKS:
+            return self._poll_s
+        return until_beat_s(2 * self._poll_s)
 
     async def ship_once(self) -> int:
         """Ship a batch of what is there, and tidy up behind it; return how many rows it had.
@@ -176,9 +181,11 @@ class Shipper:
             DependencyDown: RELAY; Postgres cannot be reached.
             OSError: RELAY; a journal cannot be read.
         """
-        await self._find_generations()
-        if not self._batch:
-            await self._in_thread(self._read_batch)
+        new = await self._in_thread(self._look)
+        if new:
+            await self._take_up(new)
+            if not self._batch:
+                await self._in_thread(self._read_batch)
         rows = self.rows_waiting
         if rows:
             async with self._database() as connection:
@@ -191,14 +198,22 @@ class Shipper:
         self._shipped = {tail.generation: tail.mark for tail in self._tails}
         for tail in [tail for tail in self._tails if tail.finished]:
             await self._finish(tail)
-        await self._in_thread(self._remove_shipped)
+        if self._shipped != self._tidied:
+            await self._in_thread(self._remove_shipped)
+            self._tidied = self._shipped
         return rows
 
-    async def _find_generations(self) -> None:
+    def _look(self) -> list[Path]:
+        """Return the generations that are not known yet; where all are, read what they say."""
         known = {tail.generation for tail in self._tails}
-        for folder in await self._in_thread(list_generations, self._directory):
-            if folder.name in known:
-                continue
+        found = list_generations(self._directory)
+        new = [folder for folder in found if folder.name not in known]
+        if not new and not self._batch:
+            self._read_batch()
+        return new
+
+    async def _take_up(self, folders: Sequence[Path]) -> None:
+        for folder in folders:
             async with self._database() as connection:
                 mark = await read_mark(connection, folder.name)
             tail = JournalTail(folder, mark)

@@ -17,7 +17,7 @@ from typing import Final, cast
 
 from aiohttp import web
 
-from relay.clock import clock_s
+from relay.clock import clock_s, until_beat_s
 from relay.config import Config
 from relay.edge.client.arrivals import Arrivals
 from relay.edge.client.connection import ClientConnection
@@ -176,7 +176,7 @@ class DataServer:
         renew_date(formatdate(usegmt=True))
         await self._accept()
         self.engine.running_calls.start()
-        self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper = loop.call_later(until_beat_s(SWEEP_S), self._sweep)
 
     async def _accept(self) -> None:
         """Take connections from the socket's queue; a copy of it is closed to stop that."""
@@ -284,7 +284,7 @@ class DataServer:
     def _sweep(self) -> None:
         """Act on client deadlines and idle upstream connections, once a second."""
         loop = asyncio.get_running_loop()
-        self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper = loop.call_later(until_beat_s(SWEEP_S), self._sweep)
         renew_date(formatdate(usegmt=True))
         if self._tls is not None:
             self._tls.refresh()

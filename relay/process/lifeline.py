@@ -23,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from relay.clock import until_beat_s
 from relay.config import Config
 from relay.errors import Unavailable
 
@@ -101,7 +102,7 @@ class Lifeline:
             while not gone.is_set():
                 self._send(BEAT)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(BEAT_S):
+                    async with asyncio.timeout(until_beat_s(BEAT_S)):
                         await gone.wait()
         finally:
             loop.remove_reader(self._sock)

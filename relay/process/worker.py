@@ -19,7 +19,7 @@ from typing import Final
 
 import uvloop
 
-from relay.clock import clock_ms, wall_s
+from relay.clock import clock_ms, until_beat_s, wall_s
 from relay.flow.counters import Counters
 from relay.flow.reserve.budgets import Budgets
 from relay.flow.reserve.channel_quotas import ChannelQuotas
@@ -217,8 +217,9 @@ class Worker:
     async def _publish_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due_s = loop.time() + PUBLISH_S
-            await asyncio.sleep(PUBLISH_S)
+            wait_s = until_beat_s(PUBLISH_S)
+            due_s = loop.time() + wait_s
+            await asyncio.sleep(wait_s)
             self._publish(max(0, round((loop.time() - due_s) * 1e6)))
 
     def _publish(self, lag_us: int) -> None:

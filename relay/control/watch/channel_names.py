@@ -10,6 +10,7 @@ from typing import Final
 
 import asyncpg
 
+from relay.clock import until_beat_s
 from relay.errors import RelayError
 from relay.model import Channel
 from relay.store import postgres
@@ -45,7 +46,7 @@ class ChannelBook:
                 # The shipper says that Postgres is away; this only waits for it.
                 with contextlib.suppress(RelayError, asyncpg.PostgresError):
                     await self._look(kept)
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(until_beat_s(POLL_S))
         finally:
             kept.close()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from relay.clock import until_beat_s
 from relay.control.api.readiness import CATALOG_AGE_S_MAX
 from relay.control.watch.troubles import Troubles
 from relay.store.maintenance import Outcome, WorkDone
@@ -70,7 +71,7 @@ class HostWatch:
         """Watch for ever."""
         while True:
             self.look()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(until_beat_s(LOOK_S))
 
     def look(self) -> None:
         """Tell what has changed since the last look."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from relay.clock import until_beat_s
 from relay.control.watch.webhook import Notice
 from relay.store.metrics import is_fresh, read_all
 
@@ -50,7 +51,7 @@ class JournalWatch:
         """Watch for ever."""
         while True:
             self.look()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(until_beat_s(LOOK_S))
 
     def look(self) -> None:
         """Tell what has changed since the last look."""

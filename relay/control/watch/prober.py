@@ -16,6 +16,7 @@ from typing import Final
 
 import aiohttp
 
+from relay.clock import until_beat_s
 from relay.errors import RelayError
 from relay.model import Channel
 from relay.routing.breaker import BreakerState
@@ -72,7 +73,7 @@ class Prober:
             while True:
                 due = self._due(time.monotonic())
                 await asyncio.gather(*(self._probe(session, channel) for channel in due))
-                await asyncio.sleep(self._tick_s)
+                await asyncio.sleep(until_beat_s(self._tick_s))
 
     def _due(self, now_s: float) -> list[Channel]:
         """Return the channels to ask now, and forget those that are out of trouble."""

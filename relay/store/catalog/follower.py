@@ -22,7 +22,7 @@ import asyncpg
 import msgspec
 
 from relay.backoff import Backoff
-from relay.clock import clock_s, dice, wall_s
+from relay.clock import clock_s, dice, until_beat_s, wall_s
 from relay.errors import ConfigError, DependencyDown, NotFound
 from relay.model import Snapshot
 from relay.store import postgres
@@ -192,7 +192,7 @@ class CatalogFollower:
 
     async def _wait(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_s):
+            async with asyncio.timeout(until_beat_s(self._poll_s)):
                 await self._notified.wait()
 
     def _wake(self, *_notification: object) -> None:

@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 
 from relay import ports
+from relay.clock import until_beat_s
 from relay.config import JournalConfig
 from relay.records import CallCheckpoint, CallEnd, CallStart
 from relay.store.log.files import GenerationFolder, Segment
@@ -239,7 +240,7 @@ class Journal(ports.Journal):
 
     async def _probe_forever(self) -> None:
         while True:
-            await asyncio.sleep(PROBE_S)
+            await asyncio.sleep(until_beat_s(PROBE_S))
             self._disk_low = await self._loop.run_in_executor(self._disk, self._is_disk_low)
             if self._segment is None:
                 self._renew(self._unsynced)
