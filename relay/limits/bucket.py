@@ -22,6 +22,8 @@ import msgspec
 MINUTE_MS: Final = 60_000
 DEBT_MS_MAX: Final = 60_000
 """Settled usage may put a bucket this far in debt; what goes beyond is forgiven."""
+SET_BACK_MS: Final = DEBT_MS_MAX + 5_000
+"""A bucket further in debt was written by a clock that was set back since, by more than seconds."""
 ROOM_PARTS: Final = 4
 """A lease gets at most this part of the room: near empty it degenerates to exact checking. With 8,
 four workers under overload left half a second of a line unused, with 4 a quarter."""
@@ -166,6 +168,9 @@ class Buckets:
 
     `born_ms`: when this set of buckets was first used, None before. A bucket without a TAT counts
     as emptied then, so that losing the data does not hand out every burst a second time.
+
+    Where Redis's clock is set back, a bucket counts as empty: else an hour's step would refuse for
+    an hour what was used a moment ago.
     """
 
     def __init__(self) -> None:
@@ -179,13 +184,13 @@ class Buckets:
             question: At most KEYS_MAX bids.
             now_ms: Redis's clock.
         """
-        if self.born_ms is None:
+        if self.born_ms is None or self.born_ms > now_ms:
             self.born_ms = float(f"{now_ms:.3f}")
         tats: dict[str, float] = {}
+        touched: set[str] = set()
         for request in question.requests:
             if request.key not in tats:
-                tats[request.key] = self._tat(request, now_ms)
-        touched: set[str] = set()
+                tats[request.key] = self._tat(request, touched, now_ms)
         flat = [_decide(call, question.requests, tats, touched, now_ms) for call in question.calls]
         leases = [_take_lease(request, tats, touched, now_ms) for request in question.requests]
         for request, leased in zip(question.requests, leases, strict=True):
@@ -194,9 +199,14 @@ class Buckets:
             self._keep(key, tats[key], now_ms)
         return flat
 
-    def _tat(self, request: BucketRequest, now_ms: float) -> float:
+    def _tat(self, request: BucketRequest, touched: set[str], now_ms: float) -> float:
         assert self.born_ms is not None
-        return max(self.tats.get(request.key, self.born_ms + request.rule.burst_ms), now_ms)
+        tat = max(self.tats.get(request.key, self.born_ms + request.rule.burst_ms), now_ms)
+        top = now_ms + request.rule.burst_ms
+        if tat <= top + SET_BACK_MS:
+            return tat
+        touched.add(request.key)
+        return top
 
     def _keep(self, key: str, tat: float, now_ms: float) -> None:
         if tat <= now_ms:

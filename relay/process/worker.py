@@ -19,7 +19,7 @@ from typing import Final
 
 import uvloop
 
-from relay.clock import clock_ms, until_beat_s, wall_s
+from relay.clock import clock_ms, clock_s, until_beat_s, wall_s
 from relay.flow.counters import Counters
 from relay.flow.reserve.budgets import Budgets
 from relay.flow.reserve.channel_quotas import ChannelQuotas
@@ -229,6 +229,7 @@ class Worker:
         self._counters.limiter_losses = self._limiter.losses
         gauges = {
             "time_seconds": wall_s(),
+            "clock_seconds": clock_s(),
             "generation": float(self._follower.snapshot.generation),
             "snapshot_age_seconds": self._follower.age_s,
             "journal_healthy": float(self._journal.healthy),

@@ -14,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from relay.clock import clock_s
+
 RETIRED: Final = "retired"
 FOLDED_MAX: Final = 16
 
@@ -58,8 +60,18 @@ FRESH_S: Final = 5.0
 
 
 def is_fresh(published: WorkerMetrics, now_s: float) -> bool:
-    """Return whether this was published just now, by the gauge `time_seconds` (since 1970)."""
-    return abs(now_s - published.gauges.get("time_seconds", -math.inf)) < FRESH_S
+    """Return whether this was published just now, by either clock that it is stamped with.
+
+    Where the time of day is set anew, what was published before is as fresh as it was: all on a
+    host share its monotonic clock.
+
+    Args:
+        published: Its gauges `time_seconds` (since 1970) and `clock_seconds` say when.
+        now_s: Seconds since 1970.
+    """
+    if abs(now_s - published.gauges.get("time_seconds", -math.inf)) < FRESH_S:
+        return True
+    return 0 <= clock_s() - published.gauges.get("clock_seconds", -math.inf) < FRESH_S
 
 
 def publish(directory: Path, name: str, content: bytes) -> None:

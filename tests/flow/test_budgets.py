@@ -30,6 +30,7 @@ from relay.usage import Usage
 
 CENT = 10_000_000
 DAY_US = 86_400_000_000
+HOUR_US = 3_600_000_000
 PRICE = Price(id=2, model="cent", input=0, output=0, cached_input=0, per_call=CENT)
 ANSWERED = Usage(input_tokens=3, output_tokens=2)
 
@@ -185,6 +186,26 @@ async def test_windows_that_ended_are_forgotten() -> None:
             assert await pay(worker, call)
             worker.close(call, ANSWERED, CENT)
         assert len(worker._purses) < 20
+
+
+async def test_a_window_whose_end_comes_twice_is_not_granted_twice() -> None:
+    """A clock that went past its end, and was set back: what was spent of it stays spent."""
+    hour = wall_us() // HOUR_US % 24
+    ahead = 24 - hour if hour > 9 else -hour
+    budget = f"50 requests/day@Etc/GMT{-ahead:+}"  # a day has begun there within the hour
+    yesterday_us = wall_us() - HOUR_US
+    async with working(Bank().worker()) as (worker,):
+        for _ in range(30):
+            call = make_call([budget], at_us=yesterday_us)
+            assert await pay(worker, call)
+            worker.close(call, ANSWERED, CENT)
+        for day in range(40, 2, -1):
+            other = make_call(["9 requests/day"], at_us=yesterday_us - day * DAY_US)
+            assert await pay(worker, other)
+            worker.close(other, ANSWERED, CENT)
+        assert await pay(worker, make_call([budget]))
+        served = [await pay(worker, make_call([budget], at_us=yesterday_us)) for _ in range(25)]
+        assert sum(served) == 20
 
 
 async def test_a_raised_amount_holds_at_once() -> None:

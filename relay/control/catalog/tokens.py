@@ -20,6 +20,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from relay.clock import clock_s
 from relay.control.looking import look_forever
 from relay.control.watch.webhook import Notice
 from relay.model import Secret
@@ -75,7 +76,9 @@ class _Standing:
     """What is known of one channel's tokens."""
 
     def __init__(self) -> None:
-        self.renew_at: datetime.datetime | None = None
+        self.renew_s: float | None = None
+        """When to ask again, on the monotonic clock: a token ages as it does though the time of
+        day is set back."""
         self.failures = 0
         self.told = False
         self.skew_s = 0
@@ -88,6 +91,7 @@ class TokenMinter(Collector):
         connect: Returns a new connection to the catalog.
         vault: Opens credentials, seals tokens.
         send: Sends a notice to the operator; None = only log and metrics tell.
+        clock_s: The monotonic clock.
     """
 
     def __init__(
@@ -95,8 +99,10 @@ class TokenMinter(Collector):
         connect: Callable[[], Awaitable[Connection]],
         vault: Vault,
         send: Callable[[Notice], None] | None,
+        clock_s: Callable[[], float] = clock_s,
     ) -> None:
         self._connect = connect
+        self._clock_s = clock_s
         self._vault = vault
         self._send = send
         self._standings: dict[int, _Standing] = {}
@@ -145,12 +151,13 @@ class TokenMinter(Collector):
 
     def _is_due(self, row: asyncpg.Record, now: datetime.datetime) -> bool:
         standing, expires_at = self._standings[row["id"]], row["token_expires_at"]
-        if standing.failures and standing.renew_at is not None:
-            return now >= standing.renew_at
+        if standing.failures and standing.renew_s is not None:
+            return self._clock_s() >= standing.renew_s
         if expires_at is None:
             return True
-        renew_at = standing.renew_at or expires_at - datetime.timedelta(seconds=RENEW_S)
-        return bool(now >= renew_at)
+        if standing.renew_s is not None:
+            return self._clock_s() >= standing.renew_s
+        return bool(now >= expires_at - datetime.timedelta(seconds=RENEW_S))
 
     async def _mint(self, row: asyncpg.Record, now: datetime.datetime) -> Token | None:
         """Return a new token; None where there is none, which is told then."""
@@ -170,7 +177,7 @@ class TokenMinter(Collector):
         self._failures += 1
         standing.failures += 1
         wait_s = RETRY_S[min(standing.failures, len(RETRY_S)) - 1]
-        standing.renew_at = now + datetime.timedelta(seconds=wait_s)
+        standing.renew_s = self._clock_s() + wait_s
         if not standing.told and (refused or standing.failures >= SILENT_TRIES):
             standing.told = True
             self._tell(row, reason, now)
@@ -187,7 +194,7 @@ class TokenMinter(Collector):
             _log.warning("a channel's token is renewed again", extra={"channel": row["name"]})
             self._notify("token_failed_over", row["name"], "", token.life_s, now)
         standing.failures, standing.told = 0, False
-        standing.renew_at = now + datetime.timedelta(seconds=token.life_s / 2)
+        standing.renew_s = self._clock_s() + token.life_s / 2
         self._left_s[row["name"]] = float(token.life_s)
 
     def _tell(self, row: asyncpg.Record, reason: str, now: datetime.datetime) -> None:

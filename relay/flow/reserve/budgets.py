@@ -26,6 +26,9 @@ from relay.usage import Usage
 
 PURSES_LOOKED_AT: Final = 16
 """Old windows that may be forgotten when a new one begins: more go than come."""
+KEPT_S: Final = 7_200
+"""A purse is kept so long behind its window's end: the clock may be set back, and calls are late. One
+that was forgotten and is opened again would be granted what was spent of it a second time."""
 _USD: Final = BudgetMeasure.USD
 _TOKENS: Final = BudgetMeasure.TOKENS
 _MICROS: Final = 1_000_000
@@ -199,7 +202,7 @@ class Budgets(Reservation):
         now_s = wall_s()
         for purse in list(self._purses.values())[:PURSES_LOOKED_AT]:
             del self._purses[purse.id]
-            if purse.window.ends_s > now_s or not self.leasing.forget(purse.id):
+            if purse.window.ends_s + KEPT_S > now_s or not self.leasing.forget(purse.id):
                 self._purses[purse.id] = purse  # behind the others
         if len(self._places) > 2 * len(self._purses) + PURSES_LOOKED_AT:
             kept = {p: purse for p, purse in self._places.items() if purse.id in self._purses}

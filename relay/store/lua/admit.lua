@@ -17,9 +17,9 @@ local now = (time[1] - 1735689600) * 1000 + time[2] / 1000
 local buckets = #KEYS - 1
 local kept = redis.call('MGET', unpack(KEYS))
 -- The guard says since when these data exist. A bucket that is absent was emptied then: who has
--- lost the data must not hand out every burst again.
+-- lost the data must not hand out every burst again. Later than now: the clock was set back.
 local born = tonumber(kept[buckets + 1] or false)
-if not born then
+if not born or born > now then
   local text = string.format('%.3f', now)
   born = tonumber(text)
   redis.call('SET', KEYS[buckets + 1], text)
@@ -35,6 +35,12 @@ for k = 1, buckets do
     first[key] = k
     local x = tonumber(kept[k] or false) or (born + asked[at - 3])
     if x < now then x = now end
+    -- No debt reaches so far: the clock was set back. What was used nobody knows: it is empty.
+    local limit = now + asked[at - 3]
+    if x > limit + 65000 then
+      x = limit
+      touched[k] = true
+    end
     tat[k] = x
   end
   place[k] = p

@@ -22,6 +22,10 @@ for k = 1, #KEYS do
       local held, till = string.match(fields[at + 1], '^(%d+):(%d+)$')
       if till and tonumber(till) > now then
         others = others + tonumber(held)
+        -- The clock was set back: a worker that is gone would keep its seats until it is as late.
+        if tonumber(till) > now + ttl then
+          redis.call('HSET', KEYS[k], fields[at], string.format('%s:%d', held, now + ttl))
+        end
       else
         gone[#gone + 1] = fields[at]
       end

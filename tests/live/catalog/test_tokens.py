@@ -181,7 +181,8 @@ class Minting:
         self.told: list[TokenFailed] = []
         self.now = datetime.datetime.now(datetime.UTC)
         self.connection = connection
-        self.minter = TokenMinter(self._never, VAULT, self._hear)
+        self.clock_s = 0.0
+        self.minter = TokenMinter(self._never, VAULT, self._hear, lambda: self.clock_s)
 
     async def _never(self) -> Connection:
         raise AssertionError("a test looks by itself")
@@ -193,6 +194,7 @@ class Minting:
     async def after(self, seconds: float) -> str | None:
         """Look after so many seconds; return what the channel sends, None if it is drained."""
         self.now += datetime.timedelta(seconds=seconds)
+        self.clock_s += seconds
         await self.minter.look(self.connection, self.now)
         (channel,) = (await load_snapshot(self.connection, VAULT)).channels.values()
         return None if channel.drained else channel.api_key.reveal()
@@ -218,6 +220,24 @@ async def test_a_service_accounts_token_is_renewed_at_half_of_its_life(
     assert await again.after(0) == "T2"
     assert await again.after(1801) == "T3"
     assert minting.told == again.told == []
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_token_ages_by_no_clock_that_is_set_anew(
+    connection: Connection, server: TokenServer, hours: int
+) -> None:
+    await declare(connection, "google", service_account(server))
+    minting = Minting(connection)
+    assert await minting.after(0) == "T1"
+    minting.now += datetime.timedelta(hours=hours)
+    assert await minting.after(1790) == "T1"
+    assert await minting.after(20) == "T2"
+    server.broken = True
+    assert await minting.after(1801) == "T2"
+    minting.now -= datetime.timedelta(hours=hours)
+    server.broken = False
+    assert await minting.after(60) == "T3", "it is asked again in a moment"
 
 
 @pytest.mark.live

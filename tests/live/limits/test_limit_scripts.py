@@ -29,6 +29,8 @@ pytestmark = pytest.mark.live
 
 SEQUENCES = 2_000
 STEPS = 40
+HOURS_MS = (900, 900, 900, 3_600_000, -3_600_000, -86_400_000)
+"""Now and then a clock is set anew."""
 KEYS = [f"{{t}}:{number}" for number in range(8)]
 GUARD = "{t}:born"
 EPOCH_MS = 60_000_000_000.0
@@ -101,7 +103,7 @@ async def compare_sequence(
     expected: list[Any] = [b"OK"]
     for _ in range(STEPS):
         # Time may step back: after a failover the new primary's clock may be behind.
-        now_ms += dice.choice([0, 0.001, 1, 17.25, 900, 20_000, -3])
+        now_ms += dice.choice([0, 0.001, 1, 17.25, 900, 20_000, -3, dice.choice(HOURS_MS)])
         question = random_question(dice, rules)
         asked = msgspec.msgpack.encode(question.flatten())
         keys = [request.key for request in question.requests]
@@ -179,6 +181,27 @@ async def test_a_dead_worker_loses_its_seats(redis_url: str) -> None:
             pass
     assert b"dead" not in await client.hkeys("{t}:seats")
     await client.aclose()
+
+
+async def test_a_clock_that_is_set_back_keeps_no_dead_workers_seats(redis_url: str) -> None:
+    """They live on for one life of a block, as if it had just been renewed, and no hour."""
+    client = Redis.from_url(redis_url)
+    now_ms = await server_ms(client)
+    await client.hset("{t}:seats", "dead", f"4:{now_ms + 3_600_000}")
+    one = msgspec.msgpack.encode([4, 0, 1, 0, 0])
+    assert await slots(client, "late", 200, one) == [0]
+    till = int((await client.hget("{t}:seats", "dead")).split(b":")[1])
+    assert till <= await server_ms(client) + 200
+    await slots(client, "alive", 15_000, msgspec.msgpack.encode([9, 0, 1, 0, 0]))
+    async with asyncio.timeout(5):
+        while await slots(client, "late", 200, one) == [0]:
+            pass
+    await client.aclose()
+
+
+async def server_ms(client: Redis) -> int:
+    seconds, micros = await client.time()
+    return int((seconds - 1_735_689_600) * 1_000 + micros // 1_000)
 
 
 async def slots(client: Redis, worker: str, ttl_ms: int, asked: bytes) -> list[int]:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from relay.clock import clock_s
 from relay.control.api.readiness import CATALOG_AGE_S_MAX, judge
 from relay.store.metrics import FRESH_S, WorkerMetrics
 
@@ -42,6 +43,18 @@ def test_the_state_of_one_slot_decides_for_a_relay_of_one(
     assert found.workers == {"worker-0": state}
     assert found.ready is (state == "ready")
     assert found.degraded == ([] if found.ready else [f"worker-0: {state}"])
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_anew_makes_no_worker_silent(step_s: float) -> None:
+    told = worker(time_s=NOW_S - step_s)
+    assert not judge({"worker-0": [told]}, NOW_S).ready
+    told.gauges["clock_seconds"] = clock_s()
+    assert judge({"worker-0": [told]}, NOW_S).ready
+    told.gauges["clock_seconds"] = clock_s() - FRESH_S - 1
+    assert not judge({"worker-0": [told]}, NOW_S).ready
+    told.gauges["clock_seconds"] = clock_s() + 3600
+    assert not judge({"worker-0": [told]}, NOW_S).ready, "it was published before a restart"
 
 
 def test_one_worker_is_enough_and_the_other_is_named() -> None:

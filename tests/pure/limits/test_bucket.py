@@ -72,6 +72,32 @@ def test_data_that_are_lost_leave_the_bucket_empty() -> None:
     assert ask(Buckets(), 10_000, 1).decisions == (BucketRefusal(0, 1),)
 
 
+@pytest.mark.parametrize("back_ms", [3_600_000, 86_400_000])
+def test_a_clock_that_is_set_back_leaves_the_bucket_empty_and_it_fills(back_ms: int) -> None:
+    buckets = full()
+    now_ms = 100_000_000.0
+    assert ask(buckets, now_ms, 6_000).decisions == (None,)
+    now_ms -= back_ms
+    assert ask(buckets, now_ms, 1).decisions == (BucketRefusal(0, 1),)
+    assert ask(buckets, now_ms + 100, 100).decisions == (None,)
+    assert ask(buckets, now_ms + 100, 1).decisions == (BucketRefusal(0, 1),)
+    assert ask(buckets, now_ms + 6_100, 6_000).decisions == (None,)
+
+
+def test_a_bucket_of_a_redis_that_was_new_before_its_clock_was_set_back() -> None:
+    buckets = Buckets()
+    ask(buckets, 100_000_000, 0)
+    now_ms = 100_000_000 - 3_600_000
+    assert ask(buckets, now_ms, 1).decisions == (BucketRefusal(0, 1),)
+    assert ask(buckets, now_ms + 6_000, 6_000).decisions == (None,)
+
+
+def test_a_step_back_of_seconds_forgives_no_debt() -> None:
+    buckets = full()
+    ask(buckets, 10_000, 10**9, force=True)
+    assert ask(buckets, 6_000, 1).decisions == (BucketRefusal(0, DEBT_MS_MAX + 4_001),)
+
+
 def test_leases_come_from_a_part_of_the_room() -> None:
     reply = ask(full(), 10_000, 0, want=10_000)
     assert reply.shares == (Share(6_000 // ROOM_PARTS, 6_000 // ROOM_PARTS),)
