@@ -17,6 +17,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import uvloop
 
 from relay.clock import clock_ms, clock_s, until_beat_s, wall_s
@@ -29,7 +30,7 @@ from relay.limits.estimate import Estimator
 from relay.process import hardening
 from relay.process.composition import adopt, compose_server
 from relay.process.lifeline import Lifeline, Settings, end_within
-from relay.process.memory import keep_freed_memory
+from relay.process.memory import fit_bodies, keep_freed_memory, memory_bytes
 from relay.store import metrics as worker_metrics
 from relay.store.billing.credit_lender import PostgresBudgetLender, PostgresLender
 from relay.store.catalog.follower import CatalogFollower, Copy
@@ -78,6 +79,10 @@ def run_worker(lifeline: Lifeline) -> None:
 
 async def _run(settings: Settings, lifeline: Lifeline, listener: socket.socket) -> None:
     config, data_dir = settings.config, Path(settings.data_dir)
+    server = fit_bodies(config.server, memory_bytes())
+    settings = msgspec.structs.replace(
+        settings, config=msgspec.structs.replace(config, server=server)
+    )
     copy = data_dir / "run" / COPY
     nodes = await find_nodes(config, lambda: redis_url(config, data_dir), copy)
     await Worker(settings, lifeline, listener, nodes).run()

@@ -27,8 +27,8 @@ from relay.usage import Usage
 PURSES_LOOKED_AT: Final = 16
 """Old windows that may be forgotten when a new one begins: more go than come."""
 KEPT_S: Final = 7_200
-"""A purse is kept so long behind its window's end: the clock may be set back, and calls are late. One
-that was forgotten and is opened again would be granted what was spent of it a second time."""
+"""A purse is kept so long behind its window's end: the clock may be set back, and calls are late.
+One that was forgotten, and is opened again, would be granted anew what was spent of it."""
 _USD: Final = BudgetMeasure.USD
 _TOKENS: Final = BudgetMeasure.TOKENS
 _MICROS: Final = 1_000_000
