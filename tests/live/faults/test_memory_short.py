@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import aiohttp
 import pytest
@@ -144,7 +144,7 @@ async def crowded(
     Gated.gate = gate
     program = group.wrap(folder)
     upstream = await asyncio.get_running_loop().create_server(lambda: Gated(10, 5), "127.0.0.1", 0)
-    options = {"workers": workers, "program": [str(program)]}
+    options: dict[str, Any] = {"workers": workers, "program": [str(program)]}
     async with upstream, one_host(folder / "host", url, servers.redis_url, **options) as (host, k):
         text = host.catalog_file.read_text().replace('["quick"]', '["quick", "sluggish"]')
         text = text.replace('lines = ["town"]', 'lines = ["town", "own"]')
