@@ -97,7 +97,7 @@ def read_event(body: bytes) -> StripeEvent | None:
         if event.type not in SETTLED | GIVEN_UP:
             return None
         return StripeEvent(event.type, read_session(event.data.object))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ValueError("this is no event of Stripe's") from None
 
 
@@ -109,7 +109,7 @@ def read_session(body: bytes | msgspec.Raw) -> Session:
     """
     try:
         return msgspec.json.decode(body, type=Session)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ValueError("this is no Checkout Session of Stripe's") from None
 
 

@@ -246,7 +246,7 @@ def _read(status: int, body: bytes, kind: Any) -> Any:
         raise _odd(f"it answers {status}")
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _odd("its answer is another than expected") from error
 
 

@@ -40,5 +40,5 @@ def read_findings(message: bytes) -> list[Finding]:
     """
     try:
         return _decoder.decode(message)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise ValueError("not a message about channel health") from exc

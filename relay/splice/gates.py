@@ -176,7 +176,7 @@ def plan_splice(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> Splice
     named = {name: fields[name] for name in _Wishes.__struct_fields__ if name in fields}
     try:
         wishes = msgspec.json.decode(msgspec.json.encode(named), type=_Wishes)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.UNREADABLE)
     bounds = [n for n in (wishes.max_tokens, wishes.max_completion_tokens) if n is not None]
     stops = [wishes.stop] if isinstance(wishes.stop, str) else wishes.stop or []
@@ -198,7 +198,7 @@ def _plan_messages(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
         bound = _number.decode(fields.get("max_tokens", NULL))
         stops = _stops.decode(fields.get("stop_sequences", NULL)) or []
         choice = _choice.decode(fields.get("tool_choice", NULL))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return SplicePlan(endpoint=Endpoint.MESSAGES, refusal=SpliceRefusal.UNREADABLE)
     if choice is not None and choice.type not in ("auto", "none", ""):
         refusal = SpliceRefusal.FORCED_TOOL
@@ -235,7 +235,7 @@ def _plan_contents(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.PROMPT_FORM)
     try:
         asked = _generation.decode(fields.get("generationConfig", NULL)) or _Generation()
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.UNREADABLE)
     refusal: SpliceRefusal | None = None
     schemas = (asked.response_schema, asked.response_json_schema)
@@ -276,7 +276,7 @@ def _plan_response(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
         bound = _number.decode(fields.get("max_output_tokens", NULL))
         wish = _text_wish.decode(fields.get("text", NULL)) or _TextWish()
         degrees = _degrees.decode(fields.get("temperature", NULL))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.UNREADABLE)
     refusal: SpliceRefusal | None = None
     kept = bytes(fields.get("store", b"")).strip() == b"true"

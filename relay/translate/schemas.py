@@ -7,6 +7,7 @@ plain JSON Schema.
 Source: Gemini API reference, `Schema`; messages of 400 answers to unknown keys.
 """
 
+import re
 from typing import Any, Final
 
 from relay.translate.middle import JsonObject, refusal
@@ -21,6 +22,7 @@ _KEPT: Final = frozenset(
         "maximum",
     }
 )
+_WHOLE: Final = re.compile("[0-9]{1,18}")
 _NUMERIC: Final = frozenset(
     {"maxItems", "minItems", "minProperties", "maxProperties", "minLength", "maxLength"}
 )
@@ -120,7 +122,7 @@ def from_openapi(schema: JsonObject, depth: int = 0) -> JsonObject:
         elif key == "anyOf" and isinstance(value, list):
             plain[key] = [from_openapi(one, depth + 1) for one in value if isinstance(one, dict)]
         elif key in _NUMERIC and isinstance(value, str):
-            plain[key] = int(value) if value.isdigit() else value
+            plain[key] = int(value) if _WHOLE.fullmatch(value) else value
         elif key not in {"propertyOrdering", "nullable"}:
             plain[key] = value
     if schema.get("nullable") is True and isinstance(plain.get("type"), str):

@@ -18,6 +18,7 @@ from relay.translate.middle import JsonObject, TranslateDialect
 MESSAGE_CHARS_MAX: Final = 4096
 TOO_LONG: Final = "context_length_exceeded"
 
+_WHOLE: Final = re.compile("[0-9]{1,9}")
 _TOO_LONG_WORDS: Final = re.compile(
     r"prompt is too long|input token count.{0,40}exceeds the maximum|maximum context length"
     r"|exceeds the context window|prompt too long|context_length_exceeded",
@@ -111,7 +112,7 @@ def _trouble(fault: JsonObject, status: int) -> Trouble:
 
 def _status(fault: JsonObject, code: Any, kind: Any) -> int:
     for found in (fault.get("status_code"), code):
-        number = int(found) if isinstance(found, str) and found.isdigit() else found
+        number = int(found) if isinstance(found, str) and _WHOLE.fullmatch(found) else found
         if isinstance(number, int) and 400 <= number < 600:
             return number
     if isinstance(code, str) and code in _STATUS_OF_CODE:

@@ -333,3 +333,22 @@ async def test_a_stale_kept_alive_connection_is_not_held_against_the_channel() -
             assert read(await rig.say(post(CHAT, chat())))[0] == 200
             await asyncio.sleep(0.05)
         assert [end.attempts for end in await rig.ended(3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"gpt-test","messages":[],"tools":[{"type":"function","x":%b}]}',
+        b'{"model":"gpt-test","messages":[],"stream_options":{"x":%b}}',
+        b'{"model":"gpt-test","messages":[],"web_search":%b}',
+    ],
+)
+async def test_nesting_of_whatever_depth_gets_an_answer(
+    body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each look at a body is as deep in our own calls as it is: none may be one too deep."""
+    async with Peer(answer_json) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        for depth in range(900, 1_000):
+            raw = await rig.say(post(CHAT, body % (b"[" * depth + b"]" * depth)))
+            assert raw.split(b" ", 2)[1] in (b"200", b"400"), depth
+    assert "unexpected failure" not in caplog.text

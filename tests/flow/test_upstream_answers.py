@@ -87,6 +87,17 @@ async def ask(
     return body, end, took_s
 
 
+@pytest.mark.parametrize("depth", [500, 990, 5_000])
+async def test_an_answer_that_is_nested_without_end_has_an_end(depth: int) -> None:
+    """Its usage is the answer's own all the same, and nobody waits for a call that is over."""
+    deep = JSON[:-1] + b', "x": ' + b"[" * depth + b"]" * depth + b"}"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    async with Peer(says(head % len(deep) + deep)) as peer:
+        body, end, took_s = await ask(peer, stream=False)
+    assert (body, took_s < 5) == (deep, True)
+    assert (end.status, end.input_tokens, end.output_tokens) == (200, 4, 1)
+
+
 ENDLESS: list[Callable[[int], bytes]] = [
     lambda n: b"x-%d: a\r\n" % n * 1000,
     lambda n: b"x: %d\r\n" % n * 1000,

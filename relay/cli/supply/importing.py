@@ -21,6 +21,7 @@ from relay.store.catalog.plan import CatalogChange
 from relay.store.catalog.sale.coverage import list_unpriced
 from relay.store.migrate import migrate
 
+_LINE_CHARS_MAX = 500
 REASON = "taken over from new-api"
 
 
@@ -65,12 +66,17 @@ def new_api(
     changes, credited, unpriced = with_database(ctx, work)
     print_changes(changes, dry_run=dry_run, as_json=as_json)
     for what, why in taken.left_out.items():
-        click.echo(f"left out: {what}: {why}", err=True)
+        click.echo(_printable(f"left out: {what}: {why}"), err=True)
     if taken.balances and not balances:
         click.echo(f"{len(taken.balances)} balances are not credited (--balances)", err=True)
     if credited:
         click.echo(f"{credited} balances credited", err=True)
     tell_unpriced(unpriced)
+
+
+def _printable(text: str) -> str:
+    """Return a line for a terminal: names stand in it as another relay's users wrote them."""
+    return "".join(one if one.isprintable() else "?" for one in text[:_LINE_CHARS_MAX])
 
 
 async def _credit(on: Session, taken: Converted, who: str) -> int:

@@ -98,7 +98,7 @@ def _get(channel: Channel) -> tuple[int, bytes]:
 def _names(body: bytes) -> set[str]:
     try:
         listing = msgspec.json.decode(body, type=_Listing)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return set()
     named = [*listing.data, *listing.models]
     return {(model.id or model.name).removeprefix("models/") for model in named} - {""}

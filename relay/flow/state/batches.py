@@ -11,6 +11,7 @@ its credential.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, quote
@@ -56,6 +57,7 @@ SLICE_S: Final = 0.005
 LIST_MAX: Final = 100
 LIST_DEFAULT: Final = 20
 ASKED_AT_ONCE: Final = 8
+_LIMIT: Final = re.compile("[0-9]{1,9}")
 _AFTER: Final = ("after", "after_id", "pageToken")
 READ_AT_ONCE: Final = 2
 """Files, of one worker: each may be of 200 MB."""
@@ -321,7 +323,12 @@ class BatchDesk:
             return None
         if status != OK:
             raise Unavailable("A provider does not answer now; try again.", retry_after_s=AGAIN_S)
-        told = _object.decode(body)
+        try:
+            told = _object.decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            raise Unavailable(
+                "A provider does not answer now; try again.", retry_after_s=AGAIN_S
+            ) from None
         if kept.endpoint is Endpoint.CONTENT_BATCH:
             return _without_answers(told) if told.get("name") == f"batches/{name}" else None
         return told if told.get("id") == name else None
@@ -390,7 +397,7 @@ def _page(names: Sequence[str], asked: dict[str, list[str]]) -> tuple[list[str],
     after = next((asked[word][0] for word in _AFTER if word in asked), "")
     before = asked.get("before_id", [""])[0]
     told = (asked.get("limit") or asked.get("pageSize") or [""])[0]
-    limit = min(max(int(told), 1), LIST_MAX) if told.isdigit() else LIST_DEFAULT
+    limit = min(max(int(told), 1), LIST_MAX) if _LIMIT.fullmatch(told) else LIST_DEFAULT
     rest = list(dict.fromkeys(names))
     if after:
         rest = rest[rest.index(after) + 1 :] if after in rest else []

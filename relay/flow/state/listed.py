@@ -9,6 +9,7 @@ Source: OpenAI API reference, List videos.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -31,6 +32,7 @@ OK: Final = 200
 NOT_FOUND: Final = 404
 LIMIT_MAX: Final = 100
 """What a client may ask for; a page has PAGE_MAX at most, and says that there is more."""
+_LIMIT: Final = re.compile("[0-9]{1,9}")
 _UNKNOWN: Final = "The relay cannot find out now what you have; try again."
 
 _encode = msgspec.json.Encoder().encode
@@ -123,7 +125,7 @@ def _read_query(path: str) -> tuple[int, bool, bytes]:
     """Return how many rows are asked for, whether the newest come first, and behind which one."""
     query = parse_qs(urlsplit(path).query)
     limit, order = query.get("limit", ["20"])[-1], query.get("order", ["desc"])[-1]
-    if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit) <= LIMIT_MAX):
+    if not (_LIMIT.fullmatch(limit) and 1 <= int(limit) <= LIMIT_MAX):
         raise BadRequest(f"limit must be from 1 to {LIMIT_MAX}.", param="limit")
     if order not in ("asc", "desc"):
         raise BadRequest("order must be asc or desc.", param="order")

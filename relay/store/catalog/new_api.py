@@ -12,6 +12,7 @@ constant/channel.go, common/constants.go (500,000 of quota are a dollar, unless 
 
 import contextlib
 import datetime
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
@@ -40,6 +41,10 @@ QUOTA_PER_USD: Final = 500_000
 USD_DIGITS: Final = Decimal("0.000000001")
 TIERS_MAX: Final = 1_000
 WEIGHT_MAX: Final = 1_000_000
+_MOMENT_S_MAX: Final = 253_402_300_799
+"""The last second of the year 9999."""
+_WHOLE: Final = re.compile(r"-?[0-9]{1,19}")
+_WHOLE_MAX: Final = 2**63 - 1
 _KEY_MARK: Final = "sk-"
 _AUTO: Final = "auto"
 _DEFAULT: Final = "default"
@@ -137,23 +142,25 @@ class _Taking:
         self._now = now
         self._options = {str(row.get("key")): row.get("value") for row in tables.options}
         self._ratios = self._table("GroupRatio")
-        self._users = {_whole(row, "id"): row for row in tables.users}
+        told = self._options.get("GroupRatio")
+        self._ratios_unread = told not in (None, "", "{}", {}) and not self._ratios
         self._account_names: dict[int, str] = {}
         self._lines_of: dict[str, list[str]] = {}
         self._channels_of: dict[str, list[str]] = {}
         self.environ: dict[str, str] = {}
         self.balances: list[Balance] = []
         self.left_out: dict[str, str] = {}
+        self._users = self._by_id("user", tables.users)
 
     # --- channels, and the lines they make ---------------------------------------------------
 
     def channels(self) -> list[ChannelEntry]:
         """Return the channels, those of the highest priority in the first tier."""
-        rows = self._tables.channels
-        priorities = sorted({_whole(row, "priority") for row in rows}, reverse=True)
+        rows = self._by_id("channel", self._tables.channels)
+        priorities = sorted({_order(row) for row in rows.values()}, reverse=True)
         names, found = _Names(), []
-        for row in sorted(rows, key=lambda row: _whole(row, "id")):
-            name = names.take(_text(row, "name").strip() or f"channel-{_whole(row, 'id')}")
+        for number, row in rows.items():
+            name = names.take(_text(row, "name").strip() or f"channel-{number}")
             with self._or_left_out("channel", name):
                 tier = min(priorities.index(_whole(row, "priority")), TIERS_MAX)
                 found.append(self._channel(row, name, tier))
@@ -222,15 +229,16 @@ class _Taking:
     def accounts(self) -> list[AccountEntry]:
         """Return an account for each user, and note what each has."""
         names, found = _Names(), []
-        for number, row in sorted(self._users.items()):
+        for number, row in self._users.items():
             name = names.take(_text(row, "username").strip() or f"user-{number}")
             with self._or_left_out("user", name):
                 disabled = _whole(row, "status", ENABLED) == DISABLED
+                quota = _whole(row, "quota")
+                amount = self._usd(quota)
+                self._ratio(_group_of(row))
                 found.append(AccountEntry(name=name, group=_group_of(row), disabled=disabled))
                 self._account_names[number] = name
-                quota = _whole(row, "quota")
                 if quota:
-                    amount = self._usd(quota)
                     self.balances.append(Balance(name, amount, f"new-api-user-{number}"))
         return found
 
@@ -238,9 +246,8 @@ class _Taking:
         """Return a key for each token that is of use."""
         names: dict[str, _Names] = {}
         found = []
-        for row in sorted(self._tables.tokens, key=lambda row: _whole(row, "id")):
-            number = _whole(row, "id")
-            account = self._account_names.get(_whole(row, "user_id"), "")
+        for number, row in self._by_id("token", self._tables.tokens).items():
+            account = self._account_names.get(_order(row, "user_id"), "")
             name = names.setdefault(account, _Names()).take(
                 _text(row, "name").strip() or f"token-{number}"
             )
@@ -254,11 +261,12 @@ class _Taking:
         status, expires_s = _whole(row, "status", ENABLED), _whole(row, "expired_time", -1)
         expires = None
         if expires_s > 0:
-            expires = datetime.datetime.fromtimestamp(expires_s, datetime.UTC)
+            ends_s = min(expires_s, _MOMENT_S_MAX)
+            expires = datetime.datetime.fromtimestamp(ends_s, datetime.UTC)
         if status != ENABLED or (expires is not None and expires <= self._now):
             raise _LeftOut("it is switched off, used up or expired there")
         quota = ""
-        if not row.get("unlimited_quota"):
+        if not _flag(row, "unlimited_quota"):
             left = _whole(row, "remain_quota")
             if left <= 0:
                 raise _LeftOut("nothing is left of its quota")
@@ -273,7 +281,7 @@ class _Taking:
             key=f"env:{reference}",
             expires=expires,
             models=(_listed(row, "model_limits") or None)
-            if row.get("model_limits_enabled")
+            if _flag(row, "model_limits_enabled")
             else None,
             allow_ip=_text(row, "allow_ips").replace(",", "\n").split() or None,
             lines=self._lines(row),
@@ -328,18 +336,35 @@ class _Taking:
         except (_LeftOut, ValueError) as error:
             self.left_out[f"{noun} {name}"] = str(error)
 
+    def _by_id(self, noun: str, rows: Iterable[Row]) -> dict[int, Row]:
+        """Return rows by their ids, in order; one without an id of its own is left out."""
+        found: dict[int, Row] = {}
+        for at, row in enumerate(rows, 1):
+            with self._or_left_out(noun, f"in row {at}"):
+                number = _whole(row, "id")
+                if number <= 0 or number in found:
+                    raise _LeftOut("it has no id of its own")
+                found[number] = row
+        return dict(sorted(found.items()))
+
     def _table(self, option: str) -> Mapping[str, Any]:
         return _object(self._options.get(option))
 
     def _ratio(self, group: str) -> str:
+        if self._ratios_unread:
+            raise _LeftOut("its ratio is not known: the option GroupRatio cannot be read")
         told = self._ratios.get(group, 1)
-        if not isinstance(told, int | float):
+        if isinstance(told, bool) or not isinstance(told, int | float):
             raise _LeftOut("its ratio is no number")
         return canonical_multiplier("multiplier", f"{Decimal(str(told)):f}")
 
     def _usd(self, quota: int) -> str:
-        per_usd = Decimal(str(self._options.get("QuotaPerUnit") or QUOTA_PER_USD))
-        return f"{(Decimal(quota) / per_usd).quantize(USD_DIGITS):f}"
+        told = str(self._options.get("QuotaPerUnit") or QUOTA_PER_USD)
+        with contextlib.suppress(ArithmeticError):
+            per_usd = Decimal(told)
+            if per_usd.is_finite() and per_usd > 0:
+                return f"{(Decimal(quota) / per_usd).quantize(USD_DIGITS):f}"
+        raise _LeftOut(f"its quota is no amount by the option QuotaPerUnit, {told[:40]!r}")
 
 
 class _Names:
@@ -388,8 +413,34 @@ def _text(row: Row, name: str) -> str:
 
 
 def _whole(row: Row, name: str, default: int = 0) -> int:
+    """Return a number; tools that write tables as JSON may write each as text, or as 1.0."""
     found = row.get(name)
-    return found if isinstance(found, int) else default
+    if found is None or found == "":
+        return default
+    if isinstance(found, str):
+        found = int(found) if _WHOLE.fullmatch(found) else None
+    elif isinstance(found, float):
+        found = int(found) if found.is_integer() else None
+    if not isinstance(found, int) or abs(found) > _WHOLE_MAX:
+        raise _LeftOut(f"its {name} is no whole number")
+    return int(found)
+
+
+def _order(row: Row, name: str = "priority") -> int:
+    """Return a number to sort or find by, 0 where it is none."""
+    with contextlib.suppress(_LeftOut):
+        return _whole(row, name)
+    return 0
+
+
+def _flag(row: Row, name: str) -> bool:
+    found = row.get(name)
+    word = found.lower() if isinstance(found, str) else found
+    if word in (None, "", 0, "0", "f", "false"):
+        return False
+    if word in (1, "1", "t", "true"):
+        return True
+    raise _LeftOut(f"its {name} is neither yes nor no")
 
 
 def _listed(row: Row, name: str) -> list[str]:
@@ -399,9 +450,11 @@ def _listed(row: Row, name: str) -> list[str]:
 
 def _object(told: object) -> Mapping[str, Any]:
     """Return what a text of JSON says; what is no object says nothing."""
+    if isinstance(told, dict):
+        return told
     if not isinstance(told, str) or not told.strip():
         return {}
     try:
         return msgspec.json.decode(told, type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return {}

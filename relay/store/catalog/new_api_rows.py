@@ -44,7 +44,7 @@ def read_tables(path: Path) -> Tables:
         found = _of_database(path) if is_database else _of_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
+    except (sqlite3.Error, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not the tables of a new-api: {error}") from None
     if not (found.channels or found.tokens or found.users or found.options):
         raise ConfigError(f"{path}: none of the tables {', '.join(_NAMES)} has a row")

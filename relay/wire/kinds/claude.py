@@ -101,7 +101,7 @@ def event_of(message: Message) -> bytes:
             found = msgspec.json.decode(message.payload, type=_Chunk)
             payload = base64.b64decode(found.bytes, validate=True)
             name = msgspec.json.decode(payload, type=_Typed).type
-        except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, binascii.Error):
             raise StreamGarbled("a chunk holds no event") from None
         if _TYPE.fullmatch(name) is None or b"\n" in payload or b"\r" in payload:
             raise StreamGarbled("a chunk holds no event")
@@ -114,7 +114,7 @@ def event_of(message: Message) -> bytes:
 def _said(payload: bytes) -> str:
     try:
         said = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "The upstream broke off."
     words = said.get("message") if isinstance(said, dict) else None
     return words if isinstance(words, str) else "The upstream broke off."

@@ -56,7 +56,14 @@ class ConverseReader:
         try:
             told = _decode(message.payload)
             return self._told(kind, told)
-        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        except (
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ):
             raise StreamGarbled("a frame holds no event") from None
 
     def end(self) -> bytes:
@@ -166,7 +173,14 @@ def message_of(body: bytes, name: str, model: str) -> bytes:
             **_ending(reason, told.get("additionalModelResponseFields")),
             "usage": usage_of_converse(told["usage"]),
         }
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):
         return body
     return _encode(message)
 

@@ -48,7 +48,7 @@ def parse_page(body: bytes) -> Page:
     """
     try:
         said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError("what it answers is not JSON") from None
     found: dict[str, Listed] = {}
     for entry in _entries(said):

@@ -69,7 +69,7 @@ def parse_account(auth: Auth, document: str) -> Account:
     """
     try:
         said = msgspec.json.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError("not a JSON document") from None
     if not isinstance(said, dict):
         raise ValueError("not a JSON object")
@@ -167,7 +167,7 @@ def parse_token(status: int, body: bytes) -> Token:
     """
     try:
         said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         said = None
     said = said if isinstance(said, dict) else {}
     if status != 200:

@@ -44,7 +44,7 @@ def parse_key(document: str, base_url: str) -> AwsKey:
     """
     try:
         key = msgspec.json.decode(document, type=AwsKey)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError("not {access_key_id, secret_access_key, session_token, region}") from None
     if not (key.access_key_id and key.secret_access_key):
         raise ValueError("access_key_id and secret_access_key: missing")

@@ -184,7 +184,7 @@ def is_error_body(body: bytes) -> bool:
         return False
     try:
         _decoder.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
     return True
 

@@ -310,3 +310,7 @@ def _decode(decoder: msgspec.json.Decoder[_Value], raw: msgspec.Raw) -> _Value |
         return decoder.decode(raw)
     except msgspec.DecodeError:
         return None
+    except RecursionError:
+        pass
+    # What cannot be looked at may cost anything: it is not taken for nothing.
+    raise BadRequest("The request body could not be read: it is nested too deeply.")

@@ -81,7 +81,7 @@ def _renamed(fields: Fields, name: bytes) -> Fields:
 def _decode_inner(raw: msgspec.Raw, name: str) -> Fields:
     try:
         return _raw.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         pass
     raise BadRequest(f"{name} must be an object.", param=name)
 
@@ -89,7 +89,7 @@ def _decode_inner(raw: msgspec.Raw, name: str) -> Fields:
 def _decode_list(raw: msgspec.Raw) -> list[Fields]:
     try:
         return _raws.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         pass
     raise BadRequest("requests must be a list of objects.", param="requests")
 
@@ -97,7 +97,7 @@ def _decode_list(raw: msgspec.Raw) -> list[Fields]:
 def _read_config(raw: msgspec.Raw, name: str) -> GenerationConfig:
     try:
         return _config.decode(raw) or GenerationConfig()
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         pass
     raise BadRequest(f"{name} must be an object, its bounds integers.", param=name)
 

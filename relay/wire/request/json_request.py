@@ -237,6 +237,6 @@ def _field(
         return None
     try:
         return decoder.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         pass
     raise BadRequest(f"{name} must be {kind}.", param=name)

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from relay.errors import BadRequest
 from relay.records import Endpoint
 from relay.wire.state.shapes import InputFile, Item, Named
 
@@ -53,6 +54,9 @@ _THOUGHT: Final = re.compile(
 )
 _FILE: Final = re.compile(rb'"file_id"\s*:\s*"([^"\\]{1,%d})"' % NAME_CHARS_MAX)
 _FILE_URI: Final = re.compile(rb'"file_?[uU]ri"\s*:\s*"[^"]*?(files/[A-Za-z0-9\-]{1,64})"')
+_ESCAPE: Final = b"\\u00"
+_ESCAPED: Final = re.compile(rb"\\u00(?!22|5[cC])([2-7][0-9a-fA-F])")
+"""A character that names are made of, as JSON may write any: no spelling hides a mark."""
 _BLOBS: Final = {ENCRYPTED: _ENCRYPTED, SIGNATURE: _SIGNATURE, THOUGHT: _THOUGHT}
 BLOB_KINDS: Final = {
     Endpoint.RESPONSES: (ENCRYPTED, b'"encrypted_content"'),
@@ -93,6 +97,8 @@ def marks_of(
         body: As it came; only looked through.
         reaches_out: It may name what is elsewhere (wire.request.asked): else it names no file.
     """
+    if body.find(_ESCAPE) >= 0:
+        body = _ESCAPED.sub(_unescaped, body)
     marks: list[bytes] = []
     blob = BLOB_KINDS.get(endpoint)
     if blob is not None and body.rfind(blob[1]) >= 0:
@@ -136,11 +142,20 @@ def input_model(form: bytes) -> str:
     return found[1].decode("utf-8", "replace") if found is not None else ""
 
 
+def _too_deep() -> BadRequest:
+    """Return the error for what cannot be looked at: it may name what is another account's."""
+    return BadRequest("The request body could not be read: it is nested too deeply.")
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    return bytes((int(found[1], 16),))
+
+
 def _files(endpoint: Endpoint, body: bytes) -> list[bytes]:
     if endpoint in _FILES and body.rfind(b'"file_id"') >= 0:
         return [FILE + name for name in _FILE.findall(body)]
-    if endpoint in _CONTENT and body.rfind(b"/files/") >= 0:
-        return [FILE + name for name in _FILE_URI.findall(body)]
+    if endpoint in _CONTENT and body.rfind(b"/files") >= 0:
+        return [FILE + name for name in _FILE_URI.findall(body.replace(b"\\/", b"/"))]
     return []
 
 
@@ -155,20 +170,30 @@ def is_soft(mark: bytes) -> bool:
 
 
 def _named_by(kind: bytes, raw: msgspec.Raw) -> list[bytes]:
+    deep, told = False, None
     try:
         told = _named.decode(raw)
     except msgspec.DecodeError:
         return []  # the provider says what is wrong with it
+    except RecursionError:
+        deep = True
+    if deep:
+        raise _too_deep()
     name = told.id if isinstance(told, Named) else told
     return [kind + name.encode()] if name and len(name) <= NAME_CHARS_MAX else []
 
 
 def _references(fields: Fields) -> list[bytes]:
     raw = fields.get("input")
+    items: list[Item] | None = None
     try:
         items = _items.decode(raw) if raw is not None else []
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.DecodeError:
         return []
+    except RecursionError:
+        pass
+    if items is None:
+        raise _too_deep()
     return [
         ITEM + item.id.encode()
         for item in items

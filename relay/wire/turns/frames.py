@@ -65,7 +65,7 @@ class Create:
         raw = self.fields.get(name)
         try:
             return _text.decode(raw) if raw is not None else ""
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return ""
 
     def is_false(self, name: str) -> bool:

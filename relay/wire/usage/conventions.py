@@ -184,7 +184,7 @@ def _written_1h(creation: CacheCreation | None) -> int:
 def _beside(wire: WireUsage) -> list[Iteration]:
     try:
         iterations = _decode_iterations(wire.iterations) or []
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return []
     return [one for one in iterations if one.type in BESIDE]
 

@@ -94,7 +94,7 @@ def find_usage_of_body(body: bytes) -> Usage | None:
         wire: WireUsage | None
         try:
             wire = _decode_rest(b"{" + body[at:]).usage
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             found, wire = _read_members(body)
             if found and wire is None:
                 return None
@@ -302,7 +302,7 @@ def _word(raw: msgspec.Raw | None) -> str | None:
         return None
     try:
         return _decode_word(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -229,3 +229,63 @@ def test_what_is_no_such_file(tmp_path: Path, raw: bytes) -> None:
         read_tables(path)
     with pytest.raises(ConfigError):
         read_tables(tmp_path / "none")
+
+
+def test_numbers_that_a_tool_wrote_as_text_are_numbers() -> None:
+    """Not the same as none: what is switched off stays so, each channel has its own key."""
+    tables = {"channels": [CHANNEL, CHANNEL | {"id": 2, "key": "sk-CANARY-2"}], "users": [USER]}
+    tokens = [
+        TOKEN | {"unlimited_quota": 0, "remain_quota": 500_000},
+        TOKEN | {"id": 4, "status": 2},
+    ]
+    tables["tokens"] = tokens
+    written = {
+        name: [{key: str(value) for key, value in row.items()} for row in rows]
+        for name, rows in tables.items()
+    }
+    found = take(**written)
+    assert found == take(**tables)
+    assert [key.quota for key in found.declared.key] == ["1"]
+    assert found.environ["NEW_API_CHANNEL_2_1"] == "sk-CANARY-2"
+
+
+@pytest.mark.parametrize("number", [1, 0, None, "x", 1.5, 10**30])
+def test_a_row_without_an_id_of_its_own_is_left_out_by_name(number: Any) -> None:
+    other = {"id": number, "key": "sk-CANARY-2", "name": "other"}
+    found = take(channels=[CHANNEL, CHANNEL | other], users=[USER, USER | {"id": number or 7}])
+    assert [channel.name for channel in found.declared.channel] == ["main"]
+    assert found.environ["NEW_API_CHANNEL_1_1"] == "sk-CANARY-up"
+    assert "channel in row 2" in found.left_out
+
+
+@pytest.mark.parametrize("told", ['{"default": 2', '{"default": NaN}', "[2]", "x", '{"a": 1e999}'])
+def test_ratios_that_cannot_be_read_are_not_taken_for_one(told: str) -> None:
+    found = take(options=[{"key": "GroupRatio", "value": told}])
+    assert not found.declared.group and not found.declared.account and not found.balances
+    assert "GroupRatio cannot be read" in found.left_out["user alice"]
+
+
+@pytest.mark.parametrize("told", ["0", "-1", "NaN", "Infinity", "x", "1e-30"])
+def test_a_unit_of_quota_that_is_none_leaves_users_out(told: str) -> None:
+    found = take(options=[*OPTIONS, {"key": "QuotaPerUnit", "value": told}])
+    assert not found.balances and "QuotaPerUnit" in found.left_out["user alice"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"unlimited_quota": 0, "remain_quota": 10**30}, "remain_quota is no whole number"),
+        ({"expired_time": 10**30}, "expired_time is no whole number"),
+        ({"unlimited_quota": "maybe"}, "neither yes nor no"),
+    ],
+)
+def test_absurd_numbers_of_a_token(changed: dict[str, Any], why: str) -> None:
+    found = take(tokens=[TOKEN | changed])
+    assert not found.declared.key and why in found.left_out["token alice/laptop"]
+
+
+def test_a_group_with_an_absurd_ratio_takes_its_users_with_it() -> None:
+    for told in ('{"default": true}', '{"default": 1e300}', '{"default": -1}'):
+        found = take(options=[{"key": "GroupRatio", "value": told}])
+        assert "group default" in found.left_out and "user alice" in found.left_out
+        assert not found.declared.account

@@ -190,6 +190,11 @@ def test_geminis_own_schema_becomes_json_schema() -> None:
     }
 
 
+@pytest.mark.parametrize("number", ["²", "9" * 5_000, "-1", ""])
+def test_a_bound_of_geminis_schema_that_is_no_number_is_passed_on(number: str) -> None:
+    assert from_openapi({"type": "STRING", "maxLength": number})["maxLength"] == number
+
+
 # --- fields of the request ---------------------------------------------------------------------
 
 

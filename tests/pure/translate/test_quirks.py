@@ -299,6 +299,8 @@ def test_a_failed_response_is_an_error_in_a_stream_and_in_a_body() -> None:
     [
         ({"error": {"message": "a", "code": 404}}, 404, None),
         ({"error": {"message": "a", "code": "503"}}, 503, None),
+        ({"error": {"message": "a", "code": "²"}}, 502, None),
+        ({"error": {"message": "a", "code": "9" * 5_000}}, 502, None),
         ({"error": {"message": "a", "status_code": 400, "code": "tool_use_failed"}}, 400, None),
         ({"error": {"message": "a", "type": "insufficient_quota"}}, 429, None),
         ({"error": {"message": "a", "code": "slow_down"}}, 503, "slow_down"),

@@ -152,3 +152,28 @@ def test_paths_are_written_anew_and_odd_queries_stay_behind() -> None:
         assert find_kept("GET", path) is None
     with pytest.raises(MethodNotAllowed):
         find_kept("PATCH", "/v1/conversations/conv_1")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "mark"),
+    [
+        (Endpoint.CHAT, rb'{"messages":[{"file\u005fid":"file-abc"}]}', FILE + b"file-abc"),
+        (Endpoint.CHAT, rb'{"messages":[{"file_id":"file-\u0061bc"}]}', FILE + b"file-abc"),
+        (
+            Endpoint.RESPONSES,
+            rb'{"input":[{"type":"item\u005freference","id":"msg_1"}]}',
+            ITEM + b"msg_1",
+        ),
+        (
+            Endpoint.GENERATE,
+            rb'{"contents":[{"fileData":{"fileUri":"https:\/\/x\/files\/abc"}}]}',
+            FILE + b"files/abc",
+        ),
+    ],
+)
+def test_no_spelling_of_json_hides_what_is_named(
+    endpoint: Endpoint, body: bytes, mark: bytes
+) -> None:
+    raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    assert marks_of(endpoint, raw, body, reaches_out=True) == (mark,)
+    assert marks_of(endpoint, raw, body.replace(b"\\u00", b"\\\\u00"), reaches_out=True) is not None
