@@ -12,7 +12,6 @@ constant/channel.go, common/constants.go (500,000 of quota are a dollar, unless 
 
 import contextlib
 import datetime
-import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
@@ -30,7 +29,7 @@ from relay.store.catalog.declaration import (
     LineEntry,
     PriceEntry,
 )
-from relay.store.catalog.new_api_rows import Row, Tables
+from relay.store.catalog.new_api_rows import Row, Tables, flag, order, whole
 from relay.store.catalog.prices import to_entry
 
 ENABLED: Final = 1
@@ -43,8 +42,6 @@ TIERS_MAX: Final = 1_000
 WEIGHT_MAX: Final = 1_000_000
 _MOMENT_S_MAX: Final = 253_402_300_799
 """The last second of the year 9999."""
-_WHOLE: Final = re.compile(r"-?[0-9]{1,19}")
-_WHOLE_MAX: Final = 2**63 - 1
 _KEY_MARK: Final = "sk-"
 _AUTO: Final = "auto"
 _DEFAULT: Final = "default"
@@ -157,19 +154,19 @@ class _Taking:
     def channels(self) -> list[ChannelEntry]:
         """Return the channels, those of the highest priority in the first tier."""
         rows = self._by_id("channel", self._tables.channels)
-        priorities = sorted({_order(row) for row in rows.values()}, reverse=True)
+        priorities = sorted({order(row) for row in rows.values()}, reverse=True)
         names, found = _Names(), []
         for number, row in rows.items():
             name = names.take(_text(row, "name").strip() or f"channel-{number}")
             with self._or_left_out("channel", name):
-                tier = min(priorities.index(_whole(row, "priority")), TIERS_MAX)
+                tier = min(priorities.index(whole(row, "priority")), TIERS_MAX)
                 found.append(self._channel(row, name, tier))
         return found
 
     def _channel(self, row: Row, name: str, tier: int) -> ChannelEntry:
-        if _whole(row, "status", ENABLED) == DISABLED:
+        if whole(row, "status", ENABLED) == DISABLED:
             raise _LeftOut("it is switched off there")
-        number = _whole(row, "type")
+        number = whole(row, "type")
         kind = _KINDS.get(number)
         if kind is None:
             raise _LeftOut(f"its type {number} is none that is known here; add it by hand")
@@ -180,7 +177,7 @@ class _Taking:
             raise _LeftOut("a key of it is not one line of plain ASCII")
         references = []
         for at, secret in enumerate(secrets, 1):
-            reference = f"NEW_API_CHANNEL_{_whole(row, 'id')}_{at}"
+            reference = f"NEW_API_CHANNEL_{whole(row, 'id')}_{at}"
             self.environ[reference] = secret
             references.append(f"env:{reference}")
         mapping = _object(row.get("model_mapping"))
@@ -194,7 +191,7 @@ class _Taking:
             models=[_model(one, mapping.get(one)) for one in models],
             api_keys=references if len(references) > 1 else msgspec.UNSET,
             api_key=(references or [""])[0] if len(references) <= 1 else msgspec.UNSET,
-            weight=min(max(_whole(row, "weight"), 1), WEIGHT_MAX),
+            weight=min(max(whole(row, "weight"), 1), WEIGHT_MAX),
             tier=tier,
         )
         for group in _listed(row, "group") or [_DEFAULT]:
@@ -232,8 +229,8 @@ class _Taking:
         for number, row in self._users.items():
             name = names.take(_text(row, "username").strip() or f"user-{number}")
             with self._or_left_out("user", name):
-                disabled = _whole(row, "status", ENABLED) == DISABLED
-                quota = _whole(row, "quota")
+                disabled = whole(row, "status", ENABLED) == DISABLED
+                quota = whole(row, "quota")
                 amount = self._usd(quota)
                 self._ratio(_group_of(row))
                 found.append(AccountEntry(name=name, group=_group_of(row), disabled=disabled))
@@ -247,7 +244,7 @@ class _Taking:
         names: dict[str, _Names] = {}
         found = []
         for number, row in self._by_id("token", self._tables.tokens).items():
-            account = self._account_names.get(_order(row, "user_id"), "")
+            account = self._account_names.get(order(row, "user_id"), "")
             name = names.setdefault(account, _Names()).take(
                 _text(row, "name").strip() or f"token-{number}"
             )
@@ -258,7 +255,7 @@ class _Taking:
     def _key(self, row: Row, account: str, name: str) -> KeyEntry:
         if not account:
             raise _LeftOut("its user is not there")
-        status, expires_s = _whole(row, "status", ENABLED), _whole(row, "expired_time", -1)
+        status, expires_s = whole(row, "status", ENABLED), whole(row, "expired_time", -1)
         expires = None
         if expires_s > 0:
             ends_s = min(expires_s, _MOMENT_S_MAX)
@@ -266,22 +263,22 @@ class _Taking:
         if status != ENABLED or (expires is not None and expires <= self._now):
             raise _LeftOut("it is switched off, used up or expired there")
         quota = ""
-        if not _flag(row, "unlimited_quota"):
-            left = _whole(row, "remain_quota")
+        if not flag(row, "unlimited_quota"):
+            left = whole(row, "remain_quota")
             if left <= 0:
                 raise _LeftOut("nothing is left of its quota")
             quota = self._usd(left)
         secret = _text(row, "key").strip()
         if len(secret) < KEY_CHARS_MIN or not _is_plain(secret):
             raise _LeftOut(f"it is not one line of plain ASCII, {KEY_CHARS_MIN} or more")
-        reference = f"NEW_API_TOKEN_{_whole(row, 'id')}"
+        reference = f"NEW_API_TOKEN_{whole(row, 'id')}"
         entry = KeyEntry(
             account=account,
             name=name,
             key=f"env:{reference}",
             expires=expires,
             models=(_listed(row, "model_limits") or None)
-            if _flag(row, "model_limits_enabled")
+            if flag(row, "model_limits_enabled")
             else None,
             allow_ip=_text(row, "allow_ips").replace(",", "\n").split() or None,
             lines=self._lines(row),
@@ -292,7 +289,7 @@ class _Taking:
 
     def _lines(self, row: Row) -> list[str] | None:
         """Return the line of a token's own group, where it costs what its user's does."""
-        group, own = _text(row, "group").strip(), _group_of(self._users[_whole(row, "user_id")])
+        group, own = _text(row, "group").strip(), _group_of(self._users[whole(row, "user_id")])
         if group in ("", _AUTO, own):
             return None
         if self._ratio(group) != self._ratio(own):
@@ -341,7 +338,7 @@ class _Taking:
         found: dict[int, Row] = {}
         for at, row in enumerate(rows, 1):
             with self._or_left_out(noun, f"in row {at}"):
-                number = _whole(row, "id")
+                number = whole(row, "id")
                 if number <= 0 or number in found:
                     raise _LeftOut("it has no id of its own")
                 found[number] = row
@@ -410,37 +407,6 @@ def _group_of(row: Row) -> str:
 def _text(row: Row, name: str) -> str:
     found = row.get(name)
     return found if isinstance(found, str) else ""
-
-
-def _whole(row: Row, name: str, default: int = 0) -> int:
-    """Return a number; tools that write tables as JSON may write each as text, or as 1.0."""
-    found = row.get(name)
-    if found is None or found == "":
-        return default
-    if isinstance(found, str):
-        found = int(found) if _WHOLE.fullmatch(found) else None
-    elif isinstance(found, float):
-        found = int(found) if found.is_integer() else None
-    if not isinstance(found, int) or abs(found) > _WHOLE_MAX:
-        raise _LeftOut(f"its {name} is no whole number")
-    return int(found)
-
-
-def _order(row: Row, name: str = "priority") -> int:
-    """Return a number to sort or find by, 0 where it is none."""
-    with contextlib.suppress(_LeftOut):
-        return _whole(row, name)
-    return 0
-
-
-def _flag(row: Row, name: str) -> bool:
-    found = row.get(name)
-    word = found.lower() if isinstance(found, str) else found
-    if word in (None, "", 0, "0", "f", "false"):
-        return False
-    if word in (1, "1", "t", "true"):
-        return True
-    raise _LeftOut(f"its {name} is neither yes nor no")
 
 
 def _listed(row: Row, name: str) -> list[str]:

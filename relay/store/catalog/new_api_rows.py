@@ -8,6 +8,7 @@ JSON is for those that run on MySQL or Postgres: each table as rows, by whatever
 """
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ import msgspec
 from relay.errors import ConfigError
 
 _MAGIC: Final = b"SQLite format 3\x00"
+_WHOLE: Final = re.compile(r"-?[0-9]{1,19}")
+_WHOLE_MAX: Final = 2**63 - 1
 _NAMES: Final = ("channels", "tokens", "users", "options")
 
 Row = Mapping[str, Any]
@@ -69,3 +72,43 @@ def _of_json(raw: bytes) -> Tables:
 
 def _left(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if not (row.get("deleted_at") or row.get("DeletedAt"))]
+
+
+def whole(row: Row, name: str, default: int = 0) -> int:
+    """Return a number; tools that write tables as JSON may write each as text, or as 1.0.
+
+    Raises:
+        ValueError: It is there, and none.
+    """
+    found = row.get(name)
+    if found is None or found == "":
+        return default
+    if isinstance(found, str):
+        found = int(found) if _WHOLE.fullmatch(found) else None
+    elif isinstance(found, float):
+        found = int(found) if found.is_integer() else None
+    if not isinstance(found, int) or abs(found) > _WHOLE_MAX:
+        raise ValueError(f"its {name} is no whole number")
+    return int(found)
+
+
+def order(row: Row, name: str = "priority") -> int:
+    """Return a number to sort or find by, 0 where it is none."""
+    with contextlib.suppress(ValueError):
+        return whole(row, name)
+    return 0
+
+
+def flag(row: Row, name: str) -> bool:
+    """Return yes or no, however it is written.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    found = row.get(name)
+    word = found.lower() if isinstance(found, str) else found
+    if word in (None, "", 0, "0", "f", "false"):
+        return False
+    if word in (1, "1", "t", "true"):
+        return True
+    raise ValueError(f"its {name} is neither yes nor no")

@@ -60,6 +60,8 @@ _SLASH: Final = ord("/")
 _UNDERSCORE: Final = ord("_")
 UNDERSCORES_MAX: Final = 64
 """Looked behind for `id`; with more of them a body counts as one that names what is elsewhere."""
+_ESCAPE: Final = b"\\u00"
+_SPELLED: Final = re.compile(rb"\\u00(?:2[fF]|[46][0-9a-fA-F]|5[0-9aAfF]|7[0-9aA])")
 _PICTURES: Final = ("image_generation",)
 _HOUR: Final = re.compile(rb'"(?:1|\\u0031)(?:h|\\u0068)"')
 _PLAIN_HOUR: Final = re.compile(rb'("ttl"\s*:\s*)"1h"')
@@ -103,7 +105,7 @@ def read_asked(fields: Fields, endpoint: Endpoint, body: bytes, n: int) -> Asked
     """
     if endpoint in _MEDIA:
         return _read_media(fields, endpoint, n)
-    reaches = _SLASH in body or _names_ids(body)
+    reaches = _SLASH in body or _names_ids(body) or _is_spelled_out(body)
     if _COSTLY.isdisjoint(fields):
         return REACHES_OUT if reaches else NOTHING_ASKED
     searches, sessions = _read_tools(fields)
@@ -136,6 +138,11 @@ def _names_ids(body: bytes) -> bool:
             return True
         at = body.find(_UNDERSCORE, at + 1)
     return True
+
+
+def _is_spelled_out(body: bytes) -> bool:
+    """Tell whether letters, underscores or slashes are escaped: behind them may be any name."""
+    return body.find(_ESCAPE) >= 0 and _SPELLED.search(body) is not None
 
 
 def strip_fields(fields: Fields, names: frozenset[str]) -> Fields | None:

@@ -45,14 +45,20 @@ def tool(kind: str) -> dict[str, Any]:
         ({"service_tier": "priority"}, Asked(tier="priority")),
         ({"service_tier": "Flex"}, Asked(tier="flex")),
         ({"speed": "fast"}, Asked(tier="fast")),
-        (b'{"model":"m","ser\\u0076ice_tier":"pri\\u006frity"}', Asked(tier="priority")),
+        (
+            b'{"model":"m","ser\\u0076ice_tier":"pri\\u006frity"}',
+            Asked(tier="priority", reaches_out=True),
+        ),
         (tool("function"), NOTHING_ASKED),
         (tool("bash_20250124"), NOTHING_ASKED),
         (tool("web_search"), SEARCH),
         (tool("web_search_20260101"), SEARCH),
         (tool("file_search"), SEARCH),
         (tool("a_tool_of_next_year"), SEARCH),
-        (b'{"model":"m","tools":[{"ty\\u0070e":"web\\u005fsearch"}]}', SEARCH),
+        (
+            b'{"model":"m","tools":[{"ty\\u0070e":"web\\u005fsearch"}]}',
+            Asked(searches=SEARCHES_MAX, reaches_out=True),
+        ),
         (tool("code_interpreter"), Asked(sessions=1)),
         (tool("code_execution_20260101"), Asked(sessions=1)),
         (tool("image_generation"), Asked(makes_pictures=True)),
@@ -77,7 +83,10 @@ def tool(kind: str) -> dict[str, Any]:
         ({"tools": [{"googleMaps": {}}]}, SEARCH),
         ({"tools": [{"enterpriseWebSearch": {}}]}, SEARCH),
         ({"tools": [{"aToolOfNextYear": {}}]}, SEARCH),
-        (b'{"model":"m","tools":[{"goo\\u0067leSearch":{}}]}', SEARCH),
+        (
+            b'{"model":"m","tools":[{"goo\\u0067leSearch":{}}]}',
+            Asked(searches=SEARCHES_MAX, reaches_out=True),
+        ),
         ({"serviceTier": "flex"}, Asked(tier="flex")),
         ({"service_tier": "SERVICE_TIER_PRIORITY"}, Asked(tier="priority")),
         ({"serviceTier": "SERVICE_TIER_UNSPECIFIED"}, NOTHING_ASKED),
@@ -241,3 +250,13 @@ def test_an_hour_becomes_five_minutes_or_cannot_be_taken_out() -> None:
     assert system == [{"text": 'say "ttl": "1h"', "cache_control": {"ttl": "5m"}}]
     odd = peek_json(plain.replace(b'"1h"}', b'"\\u0031h"}'), Endpoint.MESSAGES).fields
     assert strip_fields(odd, frozenset({HOUR_CACHE})) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [rb'{"file\u005fid":"file-abc"}', rb'{"f":"https:\u002f\u002fx"}', rb'{"file_\u0069d":"a"}'],
+)
+def test_no_spelling_of_json_hides_that_something_is_elsewhere(content: bytes) -> None:
+    body = b'{"model":"m","messages":[%b]}' % content
+    assert read(body).reaches_out
+    assert not read(rb'{"model":"m","messages":["caf\u00e9 \u003c \u4e2d"]}').reaches_out
