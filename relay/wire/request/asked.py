@@ -142,7 +142,7 @@ def _names_ids(body: bytes) -> bool:
 
 def _is_spelled_out(body: bytes) -> bool:
     """Tell whether letters, underscores or slashes are escaped: behind them may be any name."""
-    return body.find(_ESCAPE) >= 0 and _SPELLED.search(body) is not None
+    return body.rfind(_ESCAPE) >= 0 and _SPELLED.search(body) is not None
 
 
 def strip_fields(fields: Fields, names: frozenset[str]) -> Fields | None:

@@ -191,6 +191,7 @@ async def test_a_clock_that_is_set_back_keeps_no_dead_workers_seats(redis_url: s
     one = msgspec.msgpack.encode([4, 0, 1, 0, 0])
     assert await slots(client, "late", 200, one) == [0]
     [kept] = await client.hmget("{t}:seats", ["dead"])
+    assert isinstance(kept, bytes)
     till = int(kept.split(b":")[1])
     assert till <= await server_ms(client) + 200
     await slots(client, "alive", 15_000, msgspec.msgpack.encode([9, 0, 1, 0, 0]))
