@@ -19,7 +19,7 @@ import msgspec
 
 from relay.errors import BadRequest
 from relay.records import Endpoint
-from relay.wire.state.shapes import InputFile, Item, Named
+from relay.wire.state.shapes import InputFile, Named, NamedItem
 
 RESPONSE: Final = b"r:"
 CONVERSATION: Final = b"c:"
@@ -81,7 +81,8 @@ INPUT_HEAD_BYTES: Final = 64 * 1024
 _PURPOSE: Final = re.compile(rb'name="?purpose"?[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\nbatch\r\n')
 _INPUT_MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"\\]{1,256})"')
 _input = msgspec.json.Decoder(InputFile)
-_items = msgspec.json.Decoder(list[Item])
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+_item = msgspec.json.Decoder(NamedItem)
 
 Fields = Mapping[str, msgspec.Raw]
 
@@ -186,7 +187,7 @@ def _named_by(kind: bytes, raw: msgspec.Raw) -> list[bytes]:
 
 def _references(fields: Fields) -> list[bytes]:
     raw = fields.get("input")
-    items: list[Item] | None = None
+    items: list[msgspec.Raw] | None = None
     try:
         items = _items.decode(raw) if raw is not None else []
     except msgspec.DecodeError:
@@ -195,8 +196,25 @@ def _references(fields: Fields) -> list[bytes]:
         pass
     if items is None:
         raise _too_deep()
-    return [
-        ITEM + item.id.encode()
-        for item in items
-        if item.type == "item_reference" and item.id and len(item.id) <= NAME_CHARS_MAX
-    ]
+    return [mark for item in items for mark in _reference(bytes(item))]
+
+
+def _reference(raw: bytes) -> list[bytes]:
+    """Return the mark of an item that is a reference; whatever else is wrong with it."""
+    told: NamedItem | None = None
+    try:
+        told = _item.decode(raw)
+    except msgspec.DecodeError:
+        return []  # no object: it names nothing
+    except RecursionError:
+        pass
+    if told is None:
+        raise _too_deep()
+    name = told.id
+    if (
+        told.type != "item_reference"
+        or not isinstance(name, str)
+        or not 0 < len(name) <= NAME_CHARS_MAX
+    ):
+        return []
+    return [ITEM + name.encode()]

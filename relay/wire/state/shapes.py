@@ -27,6 +27,16 @@ class Item(msgspec.Struct):
     encrypted_content: str | None = None
 
 
+class NamedItem(msgspec.Struct):
+    """An item of a Responses input, as far as it may be a reference to one that is kept.
+
+    Whatever else is wrong with it, or with the items beside it, is its provider's to say.
+    """
+
+    type: object = None
+    id: object = None
+
+
 class Kept(msgspec.Struct):
     """What becomes of a background response: a body, or what stands in its events."""
 

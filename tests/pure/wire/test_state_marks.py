@@ -177,3 +177,16 @@ def test_no_spelling_of_json_hides_what_is_named(
     raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     assert marks_of(endpoint, raw, body, reaches_out=True) == (mark,)
     assert marks_of(endpoint, raw, body.replace(b"\\u00", b"\\\\u00"), reaches_out=True) is not None
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{"type": "item_reference", "id": "msg_1", "encrypted_content": 5}],
+        [{"type": "item_reference", "id": "msg_1"}, {"type": 5, "role": "user"}, "x"],
+    ],
+)
+@pytest.mark.parametrize("spaced", [False, True])
+def test_an_item_is_named_whatever_stands_beside_it(items: list[Any], *, spaced: bool) -> None:
+    found = read(Endpoint.RESPONSES, {"model": "m", "input": items}, spaced=spaced)
+    assert found == [ITEM + b"msg_1"]
