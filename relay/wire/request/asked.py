@@ -80,6 +80,8 @@ SILENT_FORMATS: Final = frozenset({"text", "srt", "vtt"})
 """Formats of a transcription that do not say how long the sound was."""
 
 
+UNREAD: Final = "unread"
+"""Stands for a tier or a kind of tool that cannot be read: no price is for that."""
 TOOLS_MAX: Final = 4_096
 """Tools whose kinds are looked at; with more of them, which no provider takes, a search may be
 among the rest."""
@@ -181,7 +183,9 @@ def asks_for_an_hour(fields: Mapping[str, msgspec.Raw]) -> bool:
 def _read_tier(fields: Fields) -> str:
     for name in ("speed", "service_tier", "serviceTier"):
         raw = fields.get(name)
-        told: str = (_decode(_word, raw) if raw is not None else None) or ""
+        if raw is None:
+            continue
+        told: str = _decode(_word, raw) or ("" if _is_null(raw) else UNREAD)
         told = told.lower().removeprefix("service_tier_")  # as protocol buffers spell it
         if told not in _STANDARD:
             return told[:32]
@@ -206,7 +210,8 @@ def _tool_types(fields: Fields) -> list[str]:
         return []
     declared = _decode(_tools, raw)
     if declared is None:
-        return []
+        # A provider may read what we cannot: each is of a kind that nobody knows.
+        return [] if _is_null(raw) else [UNREAD] * len(_decode(_raw_tools, raw) or (raw,))
     if not isinstance(declared, list):  # Google takes an object for a list of one
         return [_kind(declared, raw)]
     if len(declared) > TOOLS_MAX:
@@ -310,6 +315,10 @@ _CLASS: Final = ("quality", "size")
 def image_class(quality: str, size: str) -> str:
     """Return the class of an image as prices name it; "" where nothing is said of it."""
     return f"{quality[:32]} {size[:32]}".lower() if quality or size else ""
+
+
+def _is_null(raw: msgspec.Raw) -> bool:
+    return bytes(raw).strip() in (b"null", b'""')
 
 
 def _decode(decoder: msgspec.json.Decoder[_Value], raw: msgspec.Raw) -> _Value | None:

@@ -67,8 +67,8 @@ def tool(kind: str) -> dict[str, Any]:
         ({"enable_search": True}, SEARCH),
         ({"enable_search": False}, NOTHING_ASKED),
         ({"plugins": [{"id": "web"}]}, Asked(searches=SEARCHES_MAX, reaches_out=False)),
-        ({"tools": "nonsense"}, NOTHING_ASKED),
-        ({"tools": [None, 5]}, NOTHING_ASKED),
+        ({"tools": "nonsense"}, SEARCH),
+        ({"tools": [None, 5]}, SEARCH),
         ({"tools": [None, {"type": "web_search"}]}, SEARCH),
         ({"tools": [{"type": 5}]}, SEARCH),
         # Anthropic's own have no type, Gemini's have a member instead of one.
@@ -260,3 +260,21 @@ def test_no_spelling_of_json_hides_that_something_is_elsewhere(content: bytes) -
     body = b'{"model":"m","messages":[%b]}' % content
     assert read(body).reaches_out
     assert not read(rb'{"model":"m","messages":["caf\u00e9 \u003c \u4e2d"]}').reaches_out
+
+
+@pytest.mark.parametrize(
+    ("tools", "count"),
+    [(b'[{"type":"web_search"},5]', 2), (b'"web_search"', 1), (b"7", 1), (b"[[]]", 1)],
+)
+def test_tools_that_cannot_be_read_cost_what_a_search_does(tools: bytes, count: int) -> None:
+    body = b'{"model":"m","messages":[],"tools":%b}' % tools
+    assert read(body).searches == SEARCHES_MAX
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    left = strip_fields(fields, frozenset({"tools"}))
+    assert left is not None and left.get("tools", b"[]") in (b"[]", msgspec.Raw(b"[]"))
+
+
+@pytest.mark.parametrize("tier", [b'["priority"]', b"7", b'{"a":1}'])
+def test_a_tier_that_cannot_be_read_is_one_without_a_price(tier: bytes) -> None:
+    assert read(b'{"model":"m","messages":[],"service_tier":%b}' % tier).tier == "unread"
+    assert read(b'{"model":"m","messages":[],"service_tier":null}').tier == ""
