@@ -35,7 +35,7 @@ LOOK_BACK_FACTOR: Final = 10
 SPARSE_S: Final = 6 * 3600
 """A shorter range is read as it is."""
 SLOW_US: Final = 300_000_000
-"""Calls that took so long have an index of their own; see schema/0027_rare_calls.sql."""
+"""Calls that took so long have an index of their own; see schema/0029_rare_calls.sql."""
 CALL_HOURS_MAX: Final = 26
 """A request id tells when its call came; it ended at most so much later."""
 
