@@ -97,6 +97,15 @@ async def test_where_nobody_stops_wanting_the_processor_hashing_has_a_little_of_
     passwords.close()
 
 
+async def test_a_flood_has_a_quarter_of_a_core() -> None:
+    passwords = Passwords()
+    began_s, used_s = time.monotonic(), time.process_time()
+    await asyncio.gather(*(passwords.check(None, GUESS) for _ in range(8)))
+    took_s, used_s = time.monotonic() - began_s, time.process_time() - used_s
+    assert used_s < 0.4 * took_s, "the last one's rest is still to come"
+    passwords.close()
+
+
 async def test_where_hashing_is_slow_fewer_wait_for_it() -> None:
     passwords = Passwords(SlowClock(WAIT_S_MAX / 2))  # so long does each take, it seems
     tries = [asyncio.create_task(passwords.check(None, GUESS)) for _ in range(6)]

@@ -30,6 +30,8 @@ NICENESS: Final = 19
 """Of the thread that has some of the processor always."""
 STARVED_S: Final = 1.0
 """Where a check takes so long, it is that thread's turn."""
+REST: Final = 3
+"""Of the time that a check had a processor, until the next: a flood has a quarter of one."""
 WAITING_MAX: Final = 32
 """Checks that wait or run."""
 STRANGERS_MAX: Final = 24
@@ -52,11 +54,14 @@ class Passwords:
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
-        # One works at a time, some thirty passwords a second: more than a host has people for.
+        # One works at a time, some eight passwords a second in a flood: as many as people are.
         self._idle = _open_thread(_yield_to_all)
         self._poor = _open_thread(_step_back)
         self._pending = 0
         self._took_s = 0.0
+        """How long a check takes lately, with the rest before it; and without."""
+        self._worked_s = 0.0
+        self._free_s = 0.0
         self._decoy = self._timed(partial(_hasher.hash, "nobody's password"))
 
     @property
@@ -107,17 +112,23 @@ class Passwords:
         self.look()
         self._pending += 1
         try:
-            thread = self._idle if self._took_s < STARVED_S else self._poor
+            thread = self._idle if self._worked_s < STARVED_S else self._poor
             return await asyncio.get_running_loop().run_in_executor(thread, self._timed, work)
         finally:
             self._pending -= 1
 
     def _timed(self, work: Callable[[], _Found]) -> _Found:
-        """Do it, and learn from it how long it takes here and now."""
+        """Do it when it is time again, and learn from it how long that takes here and now."""
         began_s = self._now_s()
+        rest_s = max(0.0, self._free_s - began_s)
+        time.sleep(rest_s)
+        used_s = time.thread_time()
         found = work()
-        took_s = self._now_s() - began_s
-        self._took_s += (took_s - self._took_s) * (SMOOTHING if self._took_s else 1.0)
+        ended_s = self._now_s()
+        self._free_s = ended_s + REST * (time.thread_time() - used_s)
+        weight = SMOOTHING if self._took_s else 1.0
+        self._took_s += (ended_s - began_s - self._took_s) * weight
+        self._worked_s += (ended_s - began_s - rest_s - self._worked_s) * weight
         return found
 
 
