@@ -211,7 +211,8 @@ def _tool_types(fields: Fields) -> list[str]:
     declared = _decode(_tools, raw)
     if declared is None:
         # A provider may read what we cannot: each is of a kind that nobody knows.
-        return [] if _is_null(raw) else [UNREAD] * len(_decode(_raw_tools, raw) or (raw,))
+        unread = [] if _is_null(raw) else _decode(_raw_tools, raw) or [raw]
+        return [UNREAD] * len(unread)
     if not isinstance(declared, list):  # Google takes an object for a list of one
         return [_kind(declared, raw)]
     if len(declared) > TOOLS_MAX:
