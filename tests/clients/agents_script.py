@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from aiohttp import WSMsgType, web
@@ -16,6 +17,7 @@ from aiohttp import WSMsgType, web
 from tests.flow import test_spliced_messages as messages
 from tests.flow.rig import MODEL, make_channel
 from tests.flow.test_spliced_responses import Answer
+from tests.local_app import serve_app
 
 CALL: Final = re.compile(r"call_step_(\d+)")
 NOTICE: Final = re.compile(r"which are:\n(.*)\nand then go on", re.DOTALL)
@@ -95,15 +97,12 @@ class AgentUpstream:
     async def __aenter__(self) -> "AgentUpstream":
         app = web.Application(client_max_size=1 << 28)
         app.router.add_route("*", "/{tail:.*}", self._serve)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        self._parts = AsyncExitStack()
+        self.port = await self._parts.enter_async_context(serve_app(app))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
+        await self._parts.aclose()
 
     def channel(self, **fields: Any) -> Any:
         """Return the channel to it."""

@@ -9,12 +9,11 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
-from aiohttp import web
 
 from relay.config import Billing, Config, Console, Database, Redis
 from relay.console.routes import ID, Page, Route
@@ -29,6 +28,7 @@ from relay.outside import Mail, Oidc
 from relay.store import postgres
 from relay.store.postgres import Connection
 from tests.live.money_rig import SECRET, Mailbox, make_account
+from tests.local_app import serve_app
 
 PASSWORD = "correct horse battery"
 TIMEOUT = aiohttp.ClientTimeout(total=20)
@@ -177,25 +177,19 @@ async def opening(
     )
     services = Services(config, data_dir)
     connection = await postgres.connect(database_url)
-    runners, bases = [], {}
-    try:
+    bases = {}
+    async with AsyncExitStack() as parts:
+        parts.push_async_callback(connection.close)
+        parts.push_async_callback(services.close)
         notices = Notices(None, time.monotonic)
         for side, server in (
             ("account", account_side(services, notices)),
             ("operator", operator_side(services)),
         ):
-            runner = web.AppRunner(server.application(), access_log=None)
-            runners.append(runner)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            bases[cast(Side, side)] = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            port = await parts.enter_async_context(serve_app(server.application()))
+            bases[cast(Side, side)] = f"http://127.0.0.1:{port}"
         rig = ConsoleRig(services, bases, connection)
         try:
             yield rig
         finally:
             await rig.close()
-    finally:
-        for runner in runners:
-            await runner.cleanup()
-        await services.close()
-        await connection.close()

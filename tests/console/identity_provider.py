@@ -15,6 +15,7 @@ from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
 
 from relay.clock import wall_s
 from relay.console.oidc import challenge_of
+from tests.local_app import serve_app
 
 CLIENT_ID = "relay-console"
 SECRET = "the client's own: secret"
@@ -115,13 +116,8 @@ class Provider:
 async def provider() -> AsyncIterator[Provider]:
     """Serve a provider on a free port."""
     app = web.Application()
-    runner = web.AppRunner(app, access_log=None)
     idp = Provider("")
     app.add_routes(idp.routes())
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        idp.issuer = idp.named_issuer = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with serve_app(app) as port:
+        idp.issuer = idp.named_issuer = f"http://127.0.0.1:{port}"
         yield idp
-    finally:
-        await runner.cleanup()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from aiohttp import web
 from playwright.async_api import Browser, Page, ViewportSize, expect
 
 from relay.records import CallEnd
@@ -24,6 +23,7 @@ from tests.console.console_rig import PASSWORD, ConsoleRig, opening
 from tests.console.rig import preview
 from tests.console.samples import samples
 from tests.live.journals import make_end, make_start
+from tests.local_app import serve_app
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
@@ -276,29 +276,26 @@ async def test_an_operator_drains_a_channel(console: ConsoleRig, chromium: Brows
 async def test_axe_finds_no_serious_fault_and_nothing_sticks_out(
     theme: str, size: ViewportSize, chromium: Browser
 ) -> None:
-    runner = web.AppRunner(preview(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    context = await chromium.new_context(
-        bypass_csp=True,
-        viewport=size,
-        locale="en-US",
-        color_scheme="dark" if theme == "dark" else "light",
-    )
     faults: list[str] = []
-    try:
-        page, axe = await context.new_page(), read_axe()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        for name in samples():
-            await page.goto(f"http://127.0.0.1:{runner.addresses[0][1]}/{name}")
-            await page.add_script_tag(content=axe)
-            found = await page.evaluate(_AXE)
-            faults += [f"{name}: {fault}" for fault in found]
-            if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-                faults.append(f"{name}: wider than the window")
-    finally:
-        await context.close()
-        await runner.cleanup()
+    async with serve_app(preview()) as port:
+        context = await chromium.new_context(
+            bypass_csp=True,
+            viewport=size,
+            locale="en-US",
+            color_scheme="dark" if theme == "dark" else "light",
+        )
+        try:
+            page, axe = await context.new_page(), read_axe()
+            page.on("pageerror", lambda error: faults.append(str(error)))
+            for name in samples():
+                await page.goto(f"http://127.0.0.1:{port}/{name}")
+                await page.add_script_tag(content=axe)
+                found = await page.evaluate(_AXE)
+                faults += [f"{name}: {fault}" for fault in found]
+                if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                    faults.append(f"{name}: wider than the window")
+        finally:
+            await context.close()
     assert faults == []
 
 

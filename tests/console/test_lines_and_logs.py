@@ -17,6 +17,7 @@ from relay.console.queries.operator import list_lines
 from relay.store.log.writer import Mark, Part, write_batch
 from tests.console.console_rig import Browser, ConsoleRig, opening
 from tests.live.journals import make_end, make_start
+from tests.local_app import serve_app
 
 pytestmark = pytest.mark.live
 
@@ -136,24 +137,24 @@ async def test_a_channel_is_tested_from_its_page(console: ConsoleRig, operator: 
 
     app = web.Application()
     app.router.add_get("/v1/models", models)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    base = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    for name, url in (("good", base), ("gone", "http://127.0.0.1:9/v1")):
-        await console.connection.execute(
-            """INSERT INTO channels (name, base_url, models) VALUES ($1, $2, '{"m": "served"}')""",
-            name,
-            url,
-        )
-    await operator.post("/channels/good/test")
-    assert "Channel good: ok" in await operator.page("/channels")
-    await operator.post("/channels/gone/test")
-    assert "Channel gone: no answer" in await operator.page("/channels")
-    assert (await operator.post("/channels/none/test"))[0] == 404
+    async with serve_app(app) as port:
+        for name, url in (
+            ("good", f"http://127.0.0.1:{port}/v1"),
+            ("gone", "http://127.0.0.1:9/v1"),
+        ):
+            await console.connection.execute(
+                """INSERT INTO channels (name, base_url, models)
+                VALUES ($1, $2, '{"m": "served"}')""",
+                name,
+                url,
+            )
+        await operator.post("/channels/good/test")
+        assert "Channel good: ok" in await operator.page("/channels")
+        await operator.post("/channels/gone/test")
+        assert "Channel gone: no answer" in await operator.page("/channels")
+        assert (await operator.post("/channels/none/test"))[0] == 404
     acts = [(act, target) for _, act, target in await console.acts()]
     assert acts[-2:] == [("channel.test", "good"), ("channel.test", "gone")]
-    await runner.cleanup()
 
 
 async def test_commands_leave_their_line_in_the_audit_log(

@@ -18,6 +18,7 @@ from relay.billing.stripe import sign
 from relay.config import Billing
 from relay.outside import Stripe
 from tests.console.console_rig import Browser, ConsoleRig, opening
+from tests.local_app import serve_app
 
 pytestmark = pytest.mark.live
 
@@ -89,11 +90,8 @@ def event(page: dict[str, Any], kind: str = "checkout.session.completed") -> dic
 @pytest.fixture
 async def stripe() -> AsyncIterator[tuple[ScriptedStripe, str]]:
     scripted = ScriptedStripe()
-    runner = web.AppRunner(scripted.application(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield scripted, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    async with serve_app(scripted.application()) as port:
+        yield scripted, f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

@@ -7,11 +7,14 @@ A request's `metadata.key` says what becomes of it: `error` is refused, `silent`
 nothing is said of its usage; all others are served.
 """
 
+from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any, Final, Self
 
 import msgspec
 from aiohttp import web
+
+from tests.local_app import serve_app
 
 TOKENS_IN: Final = 2
 TOKENS_OUT: Final = 8
@@ -40,15 +43,12 @@ class GeminiBatches:
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=1 << 26)
         app.router.add_route("*", "/{tail:.*}", self._serve)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        self._parts = AsyncExitStack()
+        self.port = await self._parts.enter_async_context(serve_app(app))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
+        await self._parts.aclose()
 
     def end(self, name: str, state: str = "SUCCEEDED") -> None:
         """Have a batch end now."""

@@ -5,6 +5,7 @@ made; so a call that goes to the wrong one is seen to fail.
 """
 
 import asyncio
+from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from tests.flow.rig import make_channel
+from tests.local_app import serve_app
 
 USAGE = {"input_tokens": 20, "output_tokens": 10, "total_tokens": 30}
 
@@ -44,16 +46,12 @@ class Provider:
         self.refusals: list[dict[str, Any]] = []
         """What is told instead of the next answers over a socket."""
         self._ids = count(1)
-        self._runner: web.AppRunner | None = None
+        self._parts = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=1 << 28)
         app.router.add_route("*", "/{tail:.*}", self._serve)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        self.port = await self._parts.enter_async_context(serve_app(app))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -61,9 +59,7 @@ class Provider:
 
     async def kill(self) -> None:
         """Be gone: nobody listens any more."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        await self._parts.aclose()
 
     def channel(self, **fields: Any) -> Any:
         """Return the channel to it."""

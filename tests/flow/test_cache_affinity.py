@@ -19,6 +19,7 @@ from relay.model import Dialect
 from relay.routing.affinity import CACHED_TOKENS_MIN, EIGHTHS_LONG
 from tests.flow.caching_providers import CachingProvider, Clock
 from tests.flow.rig import KEY, MODEL, Rig, make_channel, make_snapshot
+from tests.local_app import serve_app
 
 SYSTEM = "You are an agent that works in a repository of its user. " * 110
 SESSIONS, TURNS = 60, 8
@@ -95,12 +96,7 @@ async def standing(channels: int, dialect: Dialect) -> AsyncIterator["Agents"]:
         for number, provider in enumerate(providers, 1):
             app = web.Application()
             app.router.add_route("*", "/{tail:.*}", provider.answer)
-            runner = web.AppRunner(app)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+            port = await stack.enter_async_context(serve_app(app))
             root = "" if dialect is Dialect.GEMINI else "/v1"
             made.append(
                 make_channel(

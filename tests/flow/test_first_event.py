@@ -22,6 +22,7 @@ from relay.model import Dialect
 from tests.flow import test_spliced_messages as messages
 from tests.flow.rig import KEY, MODEL, Rig, make_channel, make_snapshot
 from tests.flow.test_spliced_responses import Answer
+from tests.local_app import serve_app
 
 ADDED_MS_MAX: Final = 50.0
 TURNS: Final = 30
@@ -46,15 +47,12 @@ class PacedUpstream:
     async def __aenter__(self) -> "PacedUpstream":
         app = web.Application(client_max_size=1 << 26)
         app.router.add_route("*", "/{tail:.*}", self._serve)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        self._parts = AsyncExitStack()
+        self.port = await self._parts.enter_async_context(serve_app(app))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
+        await self._parts.aclose()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() == "websocket":

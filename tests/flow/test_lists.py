@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 
 from relay.model import Price, Snapshot
 from tests.flow.rig import KEY, MODEL, Rig, make_channel, make_snapshot
+from tests.local_app import serve_app
 
 PICTURE = "data:image/png;base64," + base64.b64encode(bytes(range(256)) * 2_000).decode()
 INPUTS: list[Any] = [
@@ -63,13 +64,8 @@ async def judge() -> AsyncIterator[Judge]:
     found = Judge()
     application = web.Application(client_max_size=1 << 26)
     application.router.add_route("POST", "/{rest:.*}", found.serve)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    found.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-    yield found
-    await runner.cleanup()
+    async with serve_app(application) as found.port:
+        yield found
 
 
 def priced(port: int, **rates: int) -> Snapshot:

@@ -3,6 +3,7 @@
 Method: the official client over two relays, providers that each know their own uploads.
 """
 
+from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any
 
@@ -12,6 +13,7 @@ from openai import AsyncOpenAI, NotFoundError
 
 from tests.flow.rig import KEY, Rig, make_channel, make_snapshot
 from tests.flow.test_state import OTHER_KEY, SharedMemory, catalog, get
+from tests.local_app import serve_app
 
 
 class Shelf:
@@ -31,15 +33,12 @@ class Shelf:
         app.router.add_post("/v1/uploads/{id}/complete", self._complete)
         app.router.add_post("/v1/uploads/{id}/cancel", self._cancel)
         app.router.add_get("/v1/files/{id}/content", self._content)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        self._parts = AsyncExitStack()
+        self.port = await self._parts.enter_async_context(serve_app(app))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
+        await self._parts.aclose()
 
     def channel(self, **fields: Any) -> Any:
         """Return the channel to it."""

@@ -16,6 +16,7 @@ from relay.config import Alerts, Config
 from relay.control.watch.webhook import Alarm, Webhook, find_webhook
 from relay.errors import ConfigError
 from relay.model import Secret
+from tests.local_app import serve_app
 
 ALARM = Alarm(
     event="channel_alarm", channel="a", model="*", state="open", reason="denied", time="T"
@@ -52,15 +53,9 @@ async def receiving(*statuses: int) -> AsyncIterator[Receiver]:
     receiver = Receiver(*statuses)
     app = web.Application()
     app.router.add_post(PATH, receiver.answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}{PATH}"
-    try:
+    async with serve_app(app) as port:
+        receiver.url = f"http://127.0.0.1:{port}{PATH}"
         yield receiver
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager

@@ -5,11 +5,13 @@ It begins responses when it is asked to, and by itself when sound is committed.
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 from aiohttp import web
 
 from tests.flow.rig import MODEL, make_channel
+from tests.local_app import serve_app
 
 WRITER = "gpt-writer"
 USAGE = {
@@ -50,15 +52,12 @@ class Voice:
     async def __aenter__(self) -> "Voice":
         app = web.Application()
         app.router.add_get("/v1/realtime", self._serve)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        self._parts = AsyncExitStack()
+        self.port = await self._parts.enter_async_context(serve_app(app))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
+        await self._parts.aclose()
 
     def channel(self, **fields: Any) -> Any:
         models = {MODEL: f"up-{MODEL}", WRITER: WRITER, "free-writer": "free-writer"}

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import aiohttp
 import msgspec
 import orjson
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from relay.billing.purse import Purse
@@ -25,6 +24,7 @@ from relay.store.billing import credit_leases
 from relay.store.billing.audit import run_audit
 from relay.store.billing.ledger import CallCharge, book_calls, record_calls
 from relay.store.postgres import Connection
+from tests.local_app import serve_app
 
 USD = 1_000_000_000
 
@@ -170,15 +170,11 @@ async def opening(
     mailbox = Mailbox()
     notices = Notices(mailbox, time.monotonic)
     api = AdminApi(config, data_dir, Secret(TOKEN), CollectorRegistry(), notices)
-    runner = web.AppRunner(api.application(), access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
-            yield Shop(f"http://127.0.0.1:{runner.addresses[0][1]}", mailbox, session)
-    finally:
-        await runner.cleanup()
+    async with (
+        serve_app(api.application()) as port,
+        aiohttp.ClientSession(timeout=TIMEOUT) as session,
+    ):
+        yield Shop(f"http://127.0.0.1:{port}", mailbox, session)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from tests.live.relay_process import RelayProcess, ask, question, settle, until_told
+from tests.local_app import serve_app
 
 CATALOG = """
 [[account]]
@@ -60,13 +61,9 @@ async def deployment() -> AsyncIterator[Deployment]:
     found = Deployment()
     application = web.Application()
     application.router.add_route("*", "/{rest:.*}", found.answer)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    found.url = f"{site.name}/openai"
-    yield found
-    await runner.cleanup()
+    async with serve_app(application) as port:
+        found.url = f"http://127.0.0.1:{port}/openai"
+        yield found
 
 
 @pytest.mark.live

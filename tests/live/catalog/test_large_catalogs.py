@@ -18,6 +18,7 @@ from aiohttp import web
 from genai_prices.data import providers
 
 from tests.live.relay_process import RelayProcess, ask, question, settle, until
+from tests.local_app import serve_app
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -67,13 +68,9 @@ async def lists() -> AsyncIterator[Lists]:
     found = Lists()
     application = web.Application()
     application.router.add_route("*", "/{rest:.*}", found.serve)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    found.url = site.name
-    yield found
-    await runner.cleanup()
+    async with serve_app(application) as port:
+        found.url = f"http://127.0.0.1:{port}"
+        yield found
 
 
 def started(folder: Path) -> RelayProcess:

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from tests.live.relay_process import RelayProcess, ask, question, send, settle, until_told
+from tests.local_app import serve_app
 
 CATALOG = """
 [[account]]
@@ -69,13 +70,9 @@ async def provider() -> AsyncIterator[Provider]:
     application.router.add_get("/routed/models", found.list_routed)
     application.router.add_get("/google/v1beta/models", found.list_gemini)
     application.router.add_post("/{which}/chat/completions", found.answer)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    found.url = site.name
-    yield found
-    await runner.cleanup()
+    async with serve_app(application) as port:
+        found.url = f"http://127.0.0.1:{port}"
+        yield found
 
 
 async def add(relay: RelayProcess, name: str, preset: str, url: str, *more: str) -> None:

@@ -29,6 +29,7 @@ from relay.store.catalog.snapshot import load_snapshot
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Pepper, Vault
 from tests.live.relay_process import RelayProcess, ask, question, settle, until
+from tests.local_app import serve_app
 
 VAULT = Vault(bytes(range(32)))
 PEPPER = Pepper(b"p" * 32, "test")
@@ -131,13 +132,9 @@ async def server() -> AsyncIterator[TokenServer]:
     application.router.add_post("/token", found.token)
     application.router.add_post("/t-1/oauth2/v2.0/token", found.token)
     application.router.add_post("/v1/chat/completions", found.answer)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    found.url = site.name
-    yield found
-    await runner.cleanup()
+    async with serve_app(application) as port:
+        found.url = f"http://127.0.0.1:{port}"
+        yield found
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from relay.routing.policy import Reason
 from relay.store.health.gossip import Gossip
 from relay.wire.kinds.address import models_url
 from tests.live.limit_rig import until
+from tests.local_app import serve_app
 
 pytestmark = pytest.mark.live
 
@@ -51,14 +52,9 @@ async def serving() -> AsyncIterator[Upstream]:
     upstream = Upstream()
     app = web.Application()
     app.router.add_get("/{path:.*}", upstream.answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    try:
+    async with serve_app(app) as port:
+        upstream.url = f"http://127.0.0.1:{port}/v1"
         yield upstream
-    finally:
-        await runner.cleanup()
 
 
 def channel(url: str, **fields: Any) -> Channel:

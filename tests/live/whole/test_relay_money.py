@@ -18,6 +18,7 @@ from aiohttp import web
 
 from tests.live.money_rig import SECRET, payment, signed
 from tests.live.relay_process import RelayProcess, ask, send, settle
+from tests.local_app import serve_app
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
@@ -73,14 +74,9 @@ async def paging() -> AsyncIterator[Pager]:
     pager = Pager()
     app = web.Application()
     app.router.add_post("/page", pager.answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    pager.url = f"http://127.0.0.1:{runner.addresses[0][1]}/page"
-    try:
+    async with serve_app(app) as port:
+        pager.url = f"http://127.0.0.1:{port}/page"
         yield pager
-    finally:
-        await runner.cleanup()
 
 
 async def pay(relay: RelayProcess, order: str, **fields: Any) -> tuple[int, dict[str, Any]]:

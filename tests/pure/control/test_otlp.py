@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from relay.control.otlp.exporter import CALLS_MAX, OtlpExporter
 from relay.records import CallEnd, FailedTry
+from tests.local_app import serve_app
 from tests.pure.control.ended import ended
 
 REQUEST_ID = bytes(range(16))
@@ -55,14 +56,8 @@ async def collecting() -> AsyncIterator[tuple[Told, str]]:
     told = Told()
     app = web.Application()
     app.router.add_post("/{path:.*}", told.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield told, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serve_app(app) as port:
+        yield told, f"http://127.0.0.1:{port}"
 
 
 class Figures(Collector):
