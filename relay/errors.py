@@ -397,6 +397,15 @@ class DeadlineSpent(RelayError):
     should_retry = False
 
 
+class OwnFault(RelayError):
+    """500: a bug of ours fell on the call; nobody else is asked, and no channel is blamed.
+
+    Its cause is what was raised, until that is logged.
+    """
+
+    code = "internal_error"
+
+
 class DependencyDown(RelayError):
     """Postgres or Redis cannot be reached (exit code 69 on the command line)."""
 

@@ -27,7 +27,7 @@ from relay.errors import RelayError
 FIELDS: Final = (
     *("slot", "pid", "child", "reason", "wait_s", "address", "generation", "age_s", "count"),
     *("bytes", "channel", "line", "path", "status", "code", "attempt", "error", "at"),
-    *("account", "key_id", "order", "model", "rate", "times"),
+    *("account", "key_id", "order", "request", "model", "rate", "times"),
     *("gained", "lost", "vanished", "seconds_left"),
 )
 """Fields of `extra=` that may be shown: numbers, and names that an operator chose."""

@@ -70,6 +70,14 @@ class AnswerListener(Protocol):
         """Take the news that the connection broke before the message was whole."""
         ...
 
+    def on_fault(self, error: Exception) -> bool:
+        """Take what one of the methods above has raised: a bug of ours, and no more will come.
+
+        Returns:
+            False: nobody waits for the answer any more.
+        """
+        ...
+
 
 class Connection(Protocol):
     """One upstream connection, good for one question at a time."""

@@ -111,7 +111,7 @@ class ConsoleServer:
             answer = await self._fail(request, error.status, None, error.reason)
             answer.headers.update({k: v for k, v in error.headers.items() if k == "Allow"})
         except Exception as error:  # noqa: BLE001 - the one place where our own bugs become a 500
-            _log.error("console failed", extra={"request_id": request_id}, exc_info=error)
+            _log.error("console failed", extra={"request": request_id}, exc_info=error)
             answer = await self._fail(request, 500, None, "That is a mistake of ours.")
         if not answer.prepared:
             answer.headers.update({"x-request-id": request_id, "request-id": request_id})
@@ -395,7 +395,12 @@ def is_same_site(request: web.Request) -> bool:
     if site is not None:
         return site in {"same-origin", "none"}
     origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == request.host
+    if origin is None:
+        return True
+    try:
+        return urlsplit(origin).netloc == request.host
+    except ValueError:
+        return False  # it is no address at all
 
 
 def local_path(text: str) -> str:

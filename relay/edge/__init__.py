@@ -1,7 +1,6 @@
 """The client's side of a call: connections, heads, bodies, answers.
 
 answers   Whole answers of our own: errors, model lists, greetings
-bugs      Where bugs of ours are told: so often that nobody can fill the log with one
 cors      What lets web pages of other origins call the relay, where the operator wants that
 door     The door of a worker: which addresses get in, how many connections they have, what they
          may ask

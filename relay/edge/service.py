@@ -13,7 +13,6 @@ from aiohttp.streams import StreamReader
 from relay.clock import clock_s, dice, wall_ns
 from relay.config import Server
 from relay.edge.answers import error_answer, json_answer, without_body
-from relay.edge.bugs import BugLog
 from relay.edge.client.body import take_whole, too_large
 from relay.edge.client.body_room import RETRY_AFTER_S
 from relay.edge.client.head import (
@@ -51,6 +50,7 @@ from relay.errors import (
     forget_frames,
 )
 from relay.flow.admission import Admission
+from relay.flow.bugs import BugLog
 from relay.flow.call import Call, CallOwner
 from relay.flow.counters import Counters
 from relay.flow.exchange import Exchange
@@ -248,7 +248,7 @@ class Service(ServicePort, TurnService):
         """Settle a turn of which nothing is out; return what to tell its client."""
         told = error
         if not isinstance(told, RelayError):
-            self._bugs.tell(error)
+            self._bugs.tell(error, call.request_id)
             told = RelayError("The relay failed on this request.")
         self._settlement.fail(call, told)
         return told
@@ -267,7 +267,7 @@ class Service(ServicePort, TurnService):
         if isinstance(error, RelayError):
             self._refuse(call, client, error)
             return
-        self._bugs.tell(error)
+        self._bugs.tell(error, call.request_id)
         self._settlement.fail(call, RelayError("The relay failed on this request."))
         client.cut()
 

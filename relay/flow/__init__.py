@@ -6,6 +6,7 @@ admission    Who may do what: a call's key, its rights, its line and its price, 
 asker        Asking one channel: an attempt is made, sent, heard to its end, and judged
 balancer     What a worker knows of its channels, and the choice among them: health, load, retry
              budget
+bugs         Where bugs of ours are told: so often that nobody can fill the log with one
 call         A call while it lives: what is asked and by whom, how far it has come, what it has
              tried
 channel_log  Where channels that go out of service and come back are told of: never so often as to

@@ -16,6 +16,7 @@ from relay.errors import (
     ChannelSpent,
     ClientGone,
     ConnectionBroken,
+    OwnFault,
     RelayError,
 )
 from relay.flow.attempts.attempt import Attempt, Report
@@ -25,6 +26,7 @@ from relay.flow.attempts.spliced import SplicedAttempt
 from relay.flow.attempts.stream import StreamAttempt
 from relay.flow.attempts.unframed import UnframedAnswer
 from relay.flow.balancer import Balancer
+from relay.flow.bugs import BugLog
 from relay.flow.call import Call
 from relay.flow.ports import Sockets
 from relay.flow.state.owners import Owners
@@ -81,6 +83,7 @@ class Asker:
         self._committed = self._on_commit  # bound once, not for each attempt
         self._limits = limits
         self._owners = owners
+        self._bugs = BugLog()
 
     def attempt_on(
         self, call: Call, channel: Channel, continuation: Continuation | None = None
@@ -261,6 +264,8 @@ class Asker:
 
     def judge(self, attempt: Attempt, error: RelayError) -> None:
         """Hold what became of an attempt against its channel, where it is the channel's fault."""
+        if isinstance(error, OwnFault):
+            self._bugs.tell_cause(error, attempt.call.request_id)
         plan = attempt.call.translation
         if plan is None or not plan.counts:  # not all that answer count: no fault of theirs
             self._balancer.fail(attempt, classify_error(error), error)

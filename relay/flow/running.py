@@ -91,22 +91,32 @@ class RunningCalls:
         self.sweep(asyncio.get_running_loop().time())
 
     def sweep(self, now_s: float) -> None:
-        """Look at every call once."""
+        """Look at every call once; a bug of ours that one of them meets ends that one only."""
+        unheard: Exception | None = None
         for call in self.calls():
-            if now_s - call.begun_s > self._timeouts.total_s:
-                call.end_early(DeadlineSpent("The call took longer than the relay allows."))
-                continue
-            for attempt in list(call.open_attempts):
-                if attempt.stage is COMMITTED:
-                    self._look_at_stream(attempt, now_s)
-                else:
-                    self._look_at_attempt(attempt, now_s)
-                if not attempt.paused:
-                    self._look_for_last_word(attempt, now_s)
-            if call.committed and now_s - (call.checked_s or call.begun_s) > self._checkpoint_s:
-                call.checked_s = now_s
-                self._checkpoint(call)
-            self._speak(call, now_s)
+            try:
+                self._look(call, now_s)
+            except Exception as error:  # noqa: BLE001 - told by its attempts, or raised below
+                if not any([one.on_fault(error) for one in list(call.open_attempts)]):
+                    unheard = error
+        if unheard is not None:
+            raise unheard
+
+    def _look(self, call: Call, now_s: float) -> None:
+        if now_s - call.begun_s > self._timeouts.total_s:
+            call.end_early(DeadlineSpent("The call took longer than the relay allows."))
+            return
+        for attempt in list(call.open_attempts):
+            if attempt.stage is COMMITTED:
+                self._look_at_stream(attempt, now_s)
+            else:
+                self._look_at_attempt(attempt, now_s)
+            if not attempt.paused:
+                self._look_for_last_word(attempt, now_s)
+        if call.committed and now_s - (call.checked_s or call.begun_s) > self._checkpoint_s:
+            call.checked_s = now_s
+            self._checkpoint(call)
+        self._speak(call, now_s)
 
     def _look_at_attempt(self, attempt: Attempt, now_s: float) -> None:
         """Nothing real has come of it yet: is it late? Comments and pings are signs of life."""

@@ -19,6 +19,7 @@ from relay.errors import (
     ClientGone,
     DeadlineSpent,
     KeyRevoked,
+    OwnFault,
     RelayError,
     ShuttingDown,
     UpstreamRejected,
@@ -80,6 +81,8 @@ class Settlement:
         # The status is what the client saw: the 200 was out once the stream had begun.
         told = TABLES[call.head.dialect].error_status(error)
         status = 200 if call.stage is COMMITTED else told
+        if isinstance(error, OwnFault) and not call.response.opened:
+            status = told  # what was about to go out did not
         if reason is EndReason.CLIENT_GONE:
             status = told
             self._counters.client_gone += 1
@@ -131,6 +134,14 @@ class Settlement:
     def _settle(self, call: Call, status: int, reason: EndReason, error_code: str) -> None:
         if call.settled:
             return
+        try:
+            self._book(call, status, reason, error_code)
+        except Exception:
+            # A bug of ours: whoever ends the call by it writes it down, and nothing is charged.
+            call.settled, call.usage = call.usage is NOTHING, NOTHING
+            raise
+
+    def _book(self, call: Call, status: int, reason: EndReason, error_code: str) -> None:
         # Most calls are served by their first attempt, and none was made in vain.
         at_once = call.attempt_count == 1 and call.payer is not None
         retry_nanos = 0 if at_once else operator_cost_nanos(call)

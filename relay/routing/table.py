@@ -25,6 +25,7 @@ from relay.errors import (
     ConnectionBroken,
     DeadlineSpent,
     Fault,
+    OwnFault,
     RelayError,
     Unauthenticated,
     Unavailable,
@@ -63,6 +64,8 @@ class Outcome(enum.Enum):
     """The key was disabled or deleted while the call ran."""
     SHUT_DOWN = "shut down"
     """The worker's drain time is over."""
+    OWN_FAULT = "own fault"
+    """A bug of ours: it would fall on the next channel's answer as well."""
     DRAINED = "drained"
     """An operator wants the channel empty now (`relay channel drain --now`)."""
 
@@ -121,6 +124,7 @@ _ENDINGS: Final = {
     Outcome.OUT_OF_TIME: _FAIL,
     Outcome.REVOKED: _FAIL,
     Outcome.SHUT_DOWN: _FAIL,
+    Outcome.OWN_FAULT: _FAIL,
 }
 _UNCOMMITTED: Final = (
     dict.fromkeys(CHANNEL_FAILURES, _SWITCH)
@@ -140,6 +144,7 @@ TABLE: Final[dict[Stage, dict[Outcome, Cell]]] = {
         Outcome.OUT_OF_TIME: _TRUNCATE,
         Outcome.REVOKED: _TRUNCATE,
         Outcome.SHUT_DOWN: _TRUNCATE,
+        Outcome.OWN_FAULT: _TRUNCATE,
         Outcome.DRAINED: Cell(Action.SPLICE, Action.STAY),
     },
     Stage.ENDED: {},
@@ -200,6 +205,7 @@ _ERROR_OUTCOMES: Final[tuple[tuple[type[RelayError], Outcome], ...]] = (
     (DeadlineSpent, Outcome.OUT_OF_TIME),
     (Unauthenticated, Outcome.REVOKED),
     (Unavailable, Outcome.SHUT_DOWN),
+    (OwnFault, Outcome.OWN_FAULT),
 )
 
 

@@ -20,7 +20,7 @@ import httptools
 
 from relay.errors import ChannelGarbled, ConnectionBroken, RelayError
 from relay.ports import AnswerListener, Connection
-from relay.wire.http import FRAME_OF_EVENTS_END, plain_frame
+from relay.wire.http import FRAME_OF_EVENTS_END, lower_name, plain_frame
 
 READ_BYTES: Final = 64 * 1024
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -33,11 +33,6 @@ REFUSED_FROM: Final = 400
 """Statuses of refusals."""
 JOIN_BYTES_MAX: Final = 64 * 1024
 """Below this a head and body are joined into one write; above it the copy costs more."""
-
-
-NAMES_MAX: Final = 512
-NAME_BYTES_MAX: Final = 64
-"""Names of headers that are kept in lower case: the same ones come with every answer."""
 
 
 class ConnectionState(enum.Enum):
@@ -54,19 +49,6 @@ _IDLE: Final = ConnectionState.IDLE
 _ASKED: Final = ConnectionState.ASKED
 _HEADED: Final = ConnectionState.HEADED
 _CLOSED: Final = ConnectionState.CLOSED
-
-
-_lowered: Final[dict[bytes, bytes]] = {}
-
-
-def _lower(name: bytes) -> bytes:
-    """Return a header's name in lower case."""
-    known = _lowered.get(name)
-    if known is None:
-        known = name.lower()
-        if len(name) <= NAME_BYTES_MAX and len(_lowered) < NAMES_MAX:
-            _lowered[name] = known
-    return known
 
 
 class UpstreamConnection(Connection):
@@ -207,39 +189,23 @@ class UpstreamConnection(Connection):
         self._state = _IDLE
 
     def data_received(self, raw: bytes) -> None:
-        """Parse what was read and hand it on in one call."""
-        answer = self._answer
-        if answer is None or self._parser is None:
+        """Parse what was read and hand it on in one call; what its reader raises ends the call."""
+        answer, parser = self._answer, self._parser
+        if answer is None or parser is None:
             # Bytes nobody asked for (a late 408, a second answer): not to be taken for the next
             # call's answer, so the connection ends here.
             self.abort()
             return
-        if self._aligned and raw[-4:] == FRAME_OF_EVENTS_END:
-            payload = plain_frame(raw)
-            if payload is not None:
-                answer.on_frame(raw, payload)
-                return
-        self.silent = False
         try:
-            self._parser.feed_data(raw)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            # Garbage behind a whole message does not unmake the message, only the connection.
-            self._keep_alive = False
-            if not self._done:
-                self._fail(ChannelGarbled("The upstream answered with something not HTTP."))
-                return
-        if self._state is _ASKED:
-            self._head_bytes += len(raw)
-            if self._head_bytes > HEAD_BYTES_MAX or self._interims > INTERIM_MAX:
-                self._fail(ChannelGarbled("The upstream sent too long a response head."))
-            return
-        if self._head is not None:
-            (status, headers), self._head = self._head, None
-            answer.on_head(status, headers)
-            if self._answer is not answer:
-                self._parts.clear()
-                return  # it had no use for such a head and dropped us
-        self._deliver(raw, answer)
+            if self._aligned and raw[-4:] == FRAME_OF_EVENTS_END:
+                payload = plain_frame(raw)
+                if payload is not None:
+                    answer.on_frame(raw, payload)
+                    return
+            self._take(raw, answer, parser)
+        except Exception as error:
+            if not self._tell_fault(answer, error):
+                raise
 
     def pause_writing(self) -> None:
         """Nothing: what is written is bounded by a question."""
@@ -272,11 +238,15 @@ class UpstreamConnection(Connection):
         self._on_closed(self)
         if answer is None:
             return
-        if whole:
-            # HTTP/1.0 style: whether the body was whole, only its own terminal event can say.
-            answer.on_body(b"", [], done=True)
-        else:
-            answer.on_lost(ConnectionBroken("The upstream closed the connection."))
+        try:
+            if whole:
+                # HTTP/1.0 style: whether the body was whole, only its own terminal event can say.
+                answer.on_body(b"", [], done=True)
+            else:
+                answer.on_lost(ConnectionBroken("The upstream closed the connection."))
+        except Exception as error:
+            if not answer.on_fault(error):
+                raise
 
     # --- httptools' side ----------------------------------------------------------------------
 
@@ -305,7 +275,7 @@ class UpstreamConnection(Connection):
         # A refusal may come before a long question was read: the next one would lie behind it.
         unread = self._long and self._refused
         self._keep_alive = self._parser.should_keep_alive() and not unread
-        headers = {_lower(name): value for name, value in self._headers.items()}
+        headers = {lower_name(name): value for name, value in self._headers.items()}
         self._headers.clear()
         self._chunked = b"transfer-encoding" in headers
         self._sized = b"content-length" in headers
@@ -317,6 +287,41 @@ class UpstreamConnection(Connection):
             self._done = True
 
     # --- inside ---------------------------------------------------------------------------------
+
+    def _take(
+        self, raw: bytes, answer: AnswerListener, parser: httptools.HttpResponseParser
+    ) -> None:
+        self.silent = False
+        try:
+            parser.feed_data(raw)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            # Garbage behind a whole message does not unmake the message, only the connection.
+            self._keep_alive = False
+            if not self._done:
+                self._fail(ChannelGarbled("The upstream answered with something not HTTP."))
+                return
+        if self._state is _ASKED:
+            self._head_bytes += len(raw)
+            if self._head_bytes > HEAD_BYTES_MAX or self._interims > INTERIM_MAX:
+                self._fail(ChannelGarbled("The upstream sent too long a response head."))
+            return
+        if self._head is not None:
+            (status, headers), self._head = self._head, None
+            answer.on_head(status, headers)
+            if self._answer is not answer:
+                self._parts.clear()
+                return  # it had no use for such a head and dropped us
+        self._deliver(raw, answer)
+
+    def _tell_fault(self, answer: AnswerListener, error: Exception) -> bool:
+        """Tell an answer that its reader has failed: by now it may not be ours to end by.
+
+        Where it was whole we are back in the pool, and perhaps asked by somebody else already.
+        """
+        self._parts.clear()
+        if self._answer is None or self._answer is answer:
+            self.abort()
+        return answer.on_fault(error)
 
     def _reset(self) -> None:
         self._headers.clear()

@@ -44,6 +44,9 @@ REASONS: Final[dict[int, bytes]] = {
     529: b"Overloaded",
 }
 
+NAMES_MAX: Final = 512
+NAME_BYTES_MAX: Final = 64
+"""Names of headers that are kept in lower case: the same ones come with every answer."""
 RETURNED_BYTES_MAX: Final = 4096
 """Of one header's value."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -209,3 +212,16 @@ def is_canonical(raw: bytes, parts: list[bytes]) -> bool:
         size = len(part)
         length += size + ((size.bit_length() + 3) >> 2) + 4
     return length == len(raw)
+
+
+_lowered: Final[dict[bytes, bytes]] = {}
+
+
+def lower_name(name: bytes) -> bytes:
+    """Return a header's name in lower case."""
+    known = _lowered.get(name)
+    if known is None:
+        known = name.lower()
+        if len(name) <= NAME_BYTES_MAX and len(_lowered) < NAMES_MAX:
+            _lowered[name] = known
+    return known

@@ -54,7 +54,8 @@ async def _usage(ask: Ask) -> dict[str, Any]:
     query: DatesQuery = ask.query
     now = ask.services.now()
     start = _day(query.start_date, now - datetime.timedelta(days=USAGE_DAYS))
-    end = _day(query.end_date, now) + datetime.timedelta(days=1)
+    # There are no calls beyond today, and the last day there is has none behind it.
+    end = min(_day(query.end_date, now), now) + datetime.timedelta(days=1)
     async with ask.services.connect() as connection:
         wanted = CallFilter(account_id=ask.actor.own, since=start, until=end)
         totals = await sum_up(connection, wanted)

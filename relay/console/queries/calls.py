@@ -38,6 +38,8 @@ SLOW_US: Final = 300_000_000
 """Calls that took so long have an index of their own; see schema/0029_rare_calls.sql."""
 CALL_HOURS_MAX: Final = 26
 """A request id tells when its call came; it ended at most so much later."""
+MS_MAX: Final = 2**42
+"""An id of our form may name any moment; one behind the year 2109 is none of ours."""
 
 NO_ID: Final = UUID(int=0)
 """Before every call of its moment."""
@@ -225,7 +227,7 @@ def _narrow(wanted: Resolved, before: LogCursor | None) -> Resolved:
     if before is not None:
         until = min(until, from_us(before.ended_us) + datetime.timedelta(microseconds=1))
     if wanted.request_id is not None and wanted.request_id.version == 7:
-        came = from_us((wanted.request_id.int >> 80) * 1000)
+        came = from_us(min(wanted.request_id.int >> 80, MS_MAX) * 1000)
         since = max(since, came - datetime.timedelta(hours=1))
         until = min(until, came + datetime.timedelta(hours=CALL_HOURS_MAX))
     return msgspec.structs.replace(wanted, since=since, until=until)

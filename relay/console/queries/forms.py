@@ -203,6 +203,8 @@ def to_filter(
         BadRequest: CLIENT; a value that cannot be one.
     """
     until = parse_moment(query.until, now, "until", now + datetime.timedelta(minutes=1))
+    # There are no calls beyond; and the first and the last moments there are cannot be moved.
+    until = min(max(until, _EPOCH), now + datetime.timedelta(days=1))
     back = datetime.timedelta(days=days)
     since = parse_moment(query.since, now, "since", min(until, now) - back)
     status = None

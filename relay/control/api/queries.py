@@ -11,6 +11,7 @@ from relay.errors import BadRequest
 from relay.store.log.reports import CallFilter, ReportScope
 
 LOGS_MAX: Final = 1000
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 _SINCE: Final = {"minute": 1 / 24, "hour": 1.0, "day": 30.0}
 """Days looked back without `since`: a look at a log of millions must not read all of it."""
@@ -87,6 +88,7 @@ def _convert(query: Mapping[str, str], kind: type[_Query]) -> _Query:
 
 
 def _scope(asked: ScopeQuery, now: datetime.datetime, *, days: float) -> dict[str, Any]:
-    since = asked.since or (asked.until or now) - datetime.timedelta(days=days)
+    until = max(asked.until or now, _EPOCH)  # the first moments there are have none before them
+    since = asked.since or until - datetime.timedelta(days=days)
     names = {name: getattr(asked, name) for name in ("account", "key", "line", "model")}
     return {**names, "since": since, "until": asked.until}

@@ -16,6 +16,8 @@ from typing import Final
 from relay.edge.tunnel.opening import VoiceDesk, facts_of
 from relay.edge.tunnel.ports import TurnService
 from relay.errors import (
+    BadRequest,
+    ChannelGarbled,
     ChannelReportedError,
     KeyRevoked,
     RelayError,
@@ -33,12 +35,15 @@ from relay.wire.turns.realtime import (
     delta_tokens,
     heard_tokens,
     read_server_event,
+    read_voice_usage,
     response_of,
-    usage_of_voice,
 )
 from relay.wire.turns.realtime_shapes import ClientEvent, ErrorTold, ServerEvent
 
 DROPPED_MAX: Final = 256
+RESPONSES_MAX: Final = 64
+"""Of one session at once; providers make one after the other, but for a few beside it."""
+NAME_CHARS_MAX: Final = 256
 
 
 class Refusals:
@@ -86,7 +91,7 @@ class MeteredResponses:
         self._asked: deque[tuple[str | None, TunnelledAttempt]] = deque()
         """Those that the client asked for and the provider has not begun; with its event's id."""
         self._begun: dict[str, TunnelledAttempt] = {}
-        self._cancelled: set[str] = set()
+        self._cancelled: dict[str, None] = {}
         self._dropped: dict[str, None] = {}
         """Ids of those that were settled before their provider ended them."""
         self._paying: dict[TunnelledAttempt, asyncio.Task[None]] = {}
@@ -113,6 +118,8 @@ class MeteredResponses:
         Raises:
             RelayError: It may not run; it is settled.
         """
+        if len(self) >= RESPONSES_MAX:
+            raise BadRequest("Too many responses at once over one socket.", param="response")
         bound = event.response.max_output_tokens if event.response is not None else None
         call = self._admit(self._model, bound if isinstance(bound, int) else None, size)
         try:
@@ -146,6 +153,9 @@ class MeteredResponses:
         name = event.response.id if event is not None and event.response is not None else ""
         if name in self._begun:
             return
+        if len(name) > NAME_CHARS_MAX or (not self._asked and len(self) >= RESPONSES_MAX):
+            self._refusals.tell(ChannelGarbled("The upstream begins what nobody can follow."), None)
+            return
         if self._asked:
             self._begun[name] = self._asked.popleft()[1]
         else:
@@ -166,15 +176,15 @@ class MeteredResponses:
         if attempt is None:
             if name in self._dropped:
                 del self._dropped[name]
-                self._cancelled.discard(name)
+                self._cancelled.pop(name, None)
                 return
             self.created(text)
             attempt = self._begun.pop(name, None)
             if attempt is None:
                 return
-        self._cancelled.discard(name)
+        self._cancelled.pop(name, None)
         self._stop_paying(attempt)
-        usage = usage_of_voice(told.usage) if told is not None and told.usage is not None else None
+        usage = read_voice_usage(told.usage) if told is not None else None
         if usage is not None and usage.input_tokens:
             self._context_tokens = usage.input_tokens + usage.output_tokens
             self._heard_tokens = 0
@@ -203,9 +213,9 @@ class MeteredResponses:
         Raises:
             RelayError: It may no longer be; nothing was charged.
         """
-        if event.usage is None:
+        usage = read_voice_usage(event.usage)
+        if usage is None:
             return
-        usage = usage_of_voice(event.usage)
         call = self._desk.begin(self._service, self._head, facts_of(model))
         attempt = self._start(call, None)
         self._pay_behind(attempt, "")
@@ -266,7 +276,7 @@ class MeteredResponses:
         try:
             call = self._admit(self._model, None, 0)
         except RelayError as error:
-            self._note_dropped(name)
+            _note(self._dropped, name)
             self._cancel(name)
             self._refusals.tell(error, None)
             return
@@ -276,7 +286,7 @@ class MeteredResponses:
     def _cancel(self, name: str) -> None:
         """Have a response end, once."""
         if name not in self._cancelled:
-            self._cancelled.add(name)
+            _note(self._cancelled, name)
             self._refusals.cancel(name)
 
     def _pay_behind(self, attempt: TunnelledAttempt, name: str) -> None:
@@ -318,7 +328,7 @@ class MeteredResponses:
         for name, one in list(self._begun.items()):
             if one is attempt:
                 del self._begun[name]
-                self._note_dropped(name)
+                _note(self._dropped, name)
                 self._cancel(name)
         quiet = attempt.call.gone or isinstance(error, KeyRevoked)  # all of its session hears that
         self._end(attempt, error)
@@ -332,7 +342,9 @@ class MeteredResponses:
         self._service.let_go(call)
         forget_frames(error)
 
-    def _note_dropped(self, name: str) -> None:
-        if len(self._dropped) >= DROPPED_MAX:
-            del self._dropped[next(iter(self._dropped))]
-        self._dropped[name] = None
+
+def _note(names: dict[str, None], name: str) -> None:
+    """Keep a name; of many the oldest is forgotten."""
+    if len(names) >= DROPPED_MAX:
+        del names[next(iter(names))]
+    names[name] = None

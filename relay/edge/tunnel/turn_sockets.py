@@ -186,10 +186,19 @@ class TurnSocket(SocketListener):
     # --- edge.tunnel.upstream_socket.SocketListener -----------------------------------------------
 
     def heard(self, text: bytes) -> None:
-        """Hand a text on as the event that it is."""
+        """Hand a text on as the event that it is; what its reader raises ends the turn."""
         answer = self._answer
         if answer is None:
             return  # between turns a provider tells of its limits, or that it lives
+        try:
+            self._take(text, answer)
+        except Exception as error:
+            if self._answer is None or self._answer is answer:
+                self.abort()
+            if not answer.on_fault(error):
+                raise
+
+    def _take(self, text: bytes, answer: AnswerListener) -> None:
         kind = type_of(text)
         if kind == ERROR and not self._begun and self._refuse(answer, text):
             return

@@ -34,6 +34,9 @@ from relay.wire.websocket import (
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
+LENGTH_DIGITS_MAX: Final = 18
+UNSENT_BYTES_MAX: Final = 64 * 1024
+"""Beyond it no ping is answered: who takes nothing hears nothing."""
 SWITCHED: Final = 101
 NO_STATUS: Final = 1005
 _END: Final = b"\r\n\r\n"
@@ -154,11 +157,17 @@ class UpstreamSocket:
             data = self._shake_hands(data)
         if not data or self._closing:
             return
+        ping: bytes | None = None
         try:
             for message in self._reader.feed(data):
-                self._hear(message)
+                if message.kind == PING:
+                    ping = message.payload
+                else:
+                    self._hear(message)
         except WebSocketError as error:
             self.close(error.code)
+        if ping is not None:
+            self._pong(ping)
 
     def eof_received(self) -> bool:
         """Let the transport close."""
@@ -210,7 +219,8 @@ class UpstreamSocket:
                 status, headers, self._channel, model_gone_switches=self._gone_switches
             )
             length = headers.get(b"content-length", b"")
-            self._owed_bytes = int(length) if length.isdigit() else -1
+            known = length.isdigit() and len(length) <= LENGTH_DIGITS_MAX
+            self._owed_bytes = int(length) if known else -1
             self._refuse(self._refusal, rest)
             return b""
         accepted = (accept_of(self._key) or "").encode()
@@ -237,14 +247,19 @@ class UpstreamSocket:
     def _hear(self, message: Message) -> None:
         if message.kind == TEXT:
             self._listener.heard(message.payload)
-        elif message.kind == PING:
-            if self._transport is not None:
-                self._transport.write(frame_of(PONG, message.payload, os.urandom(4)))
         elif message.kind == CLOSE:
             self._code = message.close_code
             self.close(self._code if self._code != NO_STATUS else NORMAL)
         elif message.kind == TOO_LARGE:
             self.close(MESSAGE_TOO_BIG)
+
+    def _pong(self, payload: bytes) -> None:
+        """Answer the last ping of a read, as RFC 6455 allows in 5.5.3: of a flood no other."""
+        transport = self._transport
+        if transport is None or self._closing:
+            return
+        if transport.get_write_buffer_size() <= UNSENT_BYTES_MAX:
+            transport.write(frame_of(PONG, payload, os.urandom(4)))
 
 
 def _read_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:

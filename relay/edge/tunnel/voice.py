@@ -23,6 +23,7 @@ from relay.edge.tunnel.ports import TurnService
 from relay.edge.tunnel.upstream_socket import NO_STATUS, SocketListener, UpstreamSocket
 from relay.errors import (
     BadRequest,
+    ChannelGarbled,
     ChannelTruncated,
     ClientGone,
     QuotaExhausted,
@@ -387,8 +388,8 @@ class VoiceSession(ClientSocket, SocketListener):
         self.write(frame_of(TEXT, refusal_text(error, self._sessions.name(), event_id)))
         if isinstance(error, ShuttingDown):
             self.retire()
-        elif isinstance(error, (Unauthenticated, QuotaExhausted)):
-            self.close(POLICY, "not allowed")
+        elif isinstance(error, (ChannelGarbled, Unauthenticated, QuotaExhausted)):
+            self.close(POLICY, "it cannot go on")
         forget_frames(error)
 
     def _cancel(self, name: str) -> None:

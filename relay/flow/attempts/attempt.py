@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from relay.clock import clock_s, wall_s
 from relay.config import Switching
-from relay.errors import ChannelGarbled, RelayError
+from relay.errors import ChannelGarbled, OwnFault, RelayError
 from relay.flow.attempts.buffer import RefusalReader
 from relay.flow.call import Call
 from relay.flow.ports import Question
@@ -191,6 +191,18 @@ class Attempt(AnswerListener):
     @abc.abstractmethod
     def on_lost(self, error: RelayError) -> None:
         """Take the news that the response will not be whole."""
+
+    def on_fault(self, error: Exception) -> bool:
+        """End with a bug of ours, however far this has come."""
+        stage, report = self.stage, self.report
+        self.stop()
+        if self.error is not None or report is None:
+            return False
+        fault = OwnFault("The relay failed on this request.")
+        fault.__cause__ = error
+        self.error, self.stage = fault, stage
+        report(self, fault)
+        return True
 
     def last_word(self) -> LastWord:
         """Tell whether a silent answer is whole, so that only its connection was left open."""

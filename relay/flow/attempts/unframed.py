@@ -45,3 +45,7 @@ class UnframedAnswer(AnswerListener):
     def on_lost(self, error: RelayError) -> None:
         """Pass on that the answer will not be whole."""
         self._attempt.on_lost(error)
+
+    def on_fault(self, error: Exception) -> bool:
+        """Pass on a bug of ours."""
+        return self._attempt.on_fault(error)

@@ -60,6 +60,13 @@ class Answer(AnswerListener):
         if not self.whole.done():
             self.whole.set_exception(error)
 
+    def on_fault(self, error: Exception) -> bool:
+        """Hand a bug of ours to whoever waits."""
+        if self.whole.done():
+            return False
+        self.whole.set_exception(error)
+        return True
+
 
 async def fetch(
     connections: Connections, channel: Channel, path: str, lines: bytes = b""
@@ -157,6 +164,13 @@ class Lines(AnswerListener):
         """Take the news that the answer will not be whole."""
         if not self.whole.done():
             self.whole.set_exception(error)
+
+    def on_fault(self, error: Exception) -> bool:
+        """Hand a bug of ours to whoever waits."""
+        if self.whole.done():
+            return False
+        self.whole.set_exception(error)
+        return True
 
     def _split(self, part: bytes) -> None:
         *ended, rest = part.split(b"\n")

@@ -71,6 +71,10 @@ class ConversedAnswer(AnswerListener):
         """Pass on that the answer will not be whole."""
         self._attempt.on_lost(error)
 
+    def on_fault(self, error: Exception) -> bool:
+        """Pass on a bug of ours."""
+        return self._attempt.on_fault(error)
+
     def _tell(
         self, frames: EventStream, reader: ConverseReader, parts: list[bytes], *, done: bool
     ) -> None:

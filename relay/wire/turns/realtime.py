@@ -23,6 +23,7 @@ from relay.wire.turns.realtime_shapes import (
     ServerEvent,
     SessionSaid,
 )
+from relay.wire.usage.claims import mend
 from relay.wire.usage.shapes import TOKENS_MAX
 
 CREATE: Final = "response.create"
@@ -54,7 +55,9 @@ _APPEND: Final = re.compile(
 
 _client = msgspec.json.Decoder(ClientEvent)
 _server = msgspec.json.Decoder(ServerEvent)
+_usage = msgspec.json.Decoder(RealtimeUsage)
 _encode = msgspec.json.Encoder().encode
+_UNTOLD: Final = RealtimeUsage()
 _NO_INPUT: Final = InputParts()
 _NO_OUTPUT: Final = OutputParts()
 
@@ -108,11 +111,20 @@ def transcriber_param(session: SessionSaid | None) -> str:
     return "session.audio.input.transcription.model"
 
 
-def usage_of_voice(told: RealtimeUsage) -> Usage:
-    """Return a provider's count in our convention.
+def read_voice_usage(raw: msgspec.Raw) -> Usage | None:
+    """Return a provider's count in our convention, None where there is none; see wire.usage.claims.
 
     What was heard before and read from a cache counts as cached, and not as sound once more.
     """
+    if bytes(raw) == b"null":
+        return None
+    try:
+        told = _usage.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        mended = mend(bytes(raw), RealtimeUsage)
+        if mended is None or mended == _UNTOLD:
+            return None
+        told = mended
     inward, outward = told.input_token_details or _NO_INPUT, told.output_token_details or _NO_OUTPUT
     cached = inward.cached_tokens_details or _NO_INPUT
     extras = None

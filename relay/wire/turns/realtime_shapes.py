@@ -5,6 +5,8 @@ Source: OpenAI API reference, Realtime client events and server events.
 
 import msgspec
 
+from relay.wire.usage.shapes import NOTHING
+
 
 class Transcription(msgspec.Struct):
     """By which model what is said is written down."""
@@ -72,11 +74,11 @@ class RealtimeUsage(msgspec.Struct):
 
 
 class ResponseTold(msgspec.Struct):
-    """One response as its events tell it."""
+    """One response as its events tell it; its usage is read by itself, for it may be none."""
 
     id: str = ""
     status: str = ""
-    usage: RealtimeUsage | None = None
+    usage: msgspec.Raw = NOTHING
 
 
 class ErrorTold(msgspec.Struct):
@@ -94,4 +96,4 @@ class ServerEvent(msgspec.Struct):
     response: ResponseTold | None = None
     error: ErrorTold | None = None
     session: SessionSaid | None = None
-    usage: RealtimeUsage | None = None
+    usage: msgspec.Raw = NOTHING

@@ -5,7 +5,7 @@ What is a count is taken; what is none is as if it had not been said, and hides 
 
 import math
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ _NUMBER: Final = re.compile(r"\s*(\d{1,15})(?:\.\d{0,9})?\s*")
 _FRACTIONS: Final = frozenset({"seconds"})
 _WORDS: Final = frozenset({"service_tier", "serviceTier", "speed", "modality", "type"})
 DEPTH_MAX: Final = 4
+_Shape = TypeVar("_Shape", bound=msgspec.Struct)
 
 _decode = msgspec.json.Decoder(WireUsage).decode
 _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
@@ -25,7 +26,7 @@ def read_claim(raw: bytes) -> WireUsage | None:
     try:
         wire = _decode(raw)
     except msgspec.ValidationError:
-        mended = _mend(raw)
+        mended = mend(raw, WireUsage)
         if mended is None:
             return None
         wire = mended
@@ -54,8 +55,8 @@ def has_count(wire: WireUsage) -> bool:
     )
 
 
-def _mend(raw: bytes) -> WireUsage | None:
-    """Return what can be read of an object that is not written as it should be."""
+def mend(raw: bytes, kind: type[_Shape]) -> _Shape | None:
+    """Return what can be read of an object of counts that is not written as it should be."""
     try:
         fields = _decode_any(raw)
     except (msgspec.DecodeError, RecursionError):
@@ -66,11 +67,11 @@ def _mend(raw: bytes) -> WireUsage | None:
         if cleaned is None:
             continue
         try:
-            msgspec.convert({name: cleaned}, WireUsage)
+            msgspec.convert({name: cleaned}, kind)
         except (msgspec.ValidationError, RecursionError):
             continue
         good[name] = cleaned
-    return msgspec.convert(good, WireUsage)
+    return msgspec.convert(good, kind)
 
 
 def _clean(name: str, value: Any, depth: int) -> Any:

@@ -15,6 +15,7 @@ BLAMELESS = [
     Outcome.OUT_OF_TIME,
     Outcome.REVOKED,
     Outcome.SHUT_DOWN,
+    Outcome.OWN_FAULT,
     Outcome.DRAINED,
 ]
 
