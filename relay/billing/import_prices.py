@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relay.decoding import Decoder
 from relay.model import Price, PriceDetail, PriceTier
 from relay.units import NANOS_PER_USD, PPM, TOKENS_PER_PRICE
 
@@ -23,8 +24,8 @@ _HOUR_FACTOR: Final = Decimal("1.6")  # new-api: an hour's write = 6 / 3.75 of a
 _NUMBER_MAX: Final = 1_000_000  # USD a token or call, or a ratio: no true one comes near
 _NO_DETAIL: Final = PriceDetail()
 
-_COST_MAP: Final = msgspec.json.Decoder(dict[str, dict[str, Any]], float_hook=Decimal)
-_DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
+_COST_MAP: Final = Decoder(dict[str, dict[str, Any]], float_hook=Decimal)
+_DOCUMENT: Final = Decoder(dict[str, Any], float_hook=Decimal)
 
 
 class Imported(msgspec.Struct, frozen=True):

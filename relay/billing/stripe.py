@@ -15,6 +15,7 @@ import msgspec
 
 from relay.billing.recharge import Currency
 from relay.billing.signature import SIGNATURES_MAX, is_fresh
+from relay.decoding import Decoder, Undecodable
 
 SETTLED: Final = frozenset(
     {"checkout.session.completed", "checkout.session.async_payment_succeeded"}
@@ -50,6 +51,10 @@ class _Carried(msgspec.Struct, frozen=True):
 class _Envelope(msgspec.Struct, frozen=True):
     type: str
     data: _Carried
+
+
+_envelope = Decoder(_Envelope)
+_session = Decoder(Session)
 
 
 class StripeEvent(NamedTuple):
@@ -93,11 +98,11 @@ def read_event(body: bytes) -> StripeEvent | None:
         ValueError: It is no event at all, or lacks what money depends on.
     """
     try:
-        event = msgspec.json.decode(body, type=_Envelope)
+        event = _envelope.decode(body)
         if event.type not in SETTLED | GIVEN_UP:
             return None
         return StripeEvent(event.type, read_session(event.data.object))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except Undecodable:
         raise ValueError("this is no event of Stripe's") from None
 
 
@@ -108,8 +113,8 @@ def read_session(body: bytes | msgspec.Raw) -> Session:
         ValueError: It is none.
     """
     try:
-        return msgspec.json.decode(body, type=Session)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _session.decode(body)
+    except Undecodable:
         raise ValueError("this is no Checkout Session of Stripe's") from None
 
 

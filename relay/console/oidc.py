@@ -25,6 +25,7 @@ from joserfc.jwk import KeySet
 
 from relay.clock import wall_s
 from relay.console.signin import tokens
+from relay.decoding import Decoder, Undecodable
 from relay.errors import Unauthenticated, Unavailable
 from relay.model import Secret
 from relay.outside import WEBHOOK, Oidc
@@ -245,8 +246,8 @@ def _read(status: int, body: bytes, kind: Any) -> Any:
     if status != 200:
         raise _odd(f"it answers {status}")
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return Decoder(kind).decode(body)
+    except Undecodable as error:
         raise _odd("its answer is another than expected") from error
 
 

@@ -39,6 +39,7 @@ from relay.console.signin.actor import Actor, Permit
 from relay.console.signin.users import Side
 from relay.console.views import FailureView, Frame, Notice
 from relay.control.api.json import UNSTORABLE
+from relay.decoding import Decoder, Undecodable
 from relay.errors import BadRequest, Forbidden, RateLimited, RelayError, Unauthenticated
 from relay.wire.client_ip import client_ip
 
@@ -428,11 +429,9 @@ def _convert(query: Mapping[str, str], kind: type[msgspec.Struct]) -> msgspec.St
 
 def _decode(body: bytes, kind: type[msgspec.Struct]) -> msgspec.Struct:
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except msgspec.ValidationError as error:
-        raise BadRequest(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest("The body is not JSON.") from None
+        return Decoder(kind).decode(body or b"{}")
+    except Undecodable as error:
+        raise BadRequest(error.place or "The body is not JSON.") from None
 
 
 def _kind(status: int) -> str:

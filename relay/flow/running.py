@@ -97,7 +97,8 @@ class RunningCalls:
             try:
                 self._look(call, now_s)
             except Exception as error:  # noqa: BLE001 - told by its attempts, or raised below
-                if not any([one.on_fault(error) for one in list(call.open_attempts)]):
+                heard = [one.on_fault(error) for one in list(call.open_attempts)]
+                if not any(heard):
                     unheard = error
         if unheard is not None:
             raise unheard

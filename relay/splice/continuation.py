@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.model import Resume
 from relay.records import Endpoint
 from relay.splice.anchor import anchor_of, notice_of
@@ -32,9 +33,9 @@ FALSE: Final = msgspec.Raw(b"false")
 _VLLM_FLAGS: Final = ("add_generation_prompt", "continue_final_message")
 _TURN_FLAGS: Final = ("prefix", "partial")
 
-_fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_list_decoder: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_text_decoder: Final = msgspec.json.Decoder(str)
+_fields_decoder: Final = Decoder(dict[str, msgspec.Raw])
+_list_decoder: Final = Decoder(list[msgspec.Raw])
+_text_decoder: Final = Decoder(str)
 
 
 class ContinuedRequest(NamedTuple):
@@ -67,7 +68,7 @@ def continue_request(
             asked: ContinuedRequest | SpliceRefusal = _continue_prompt(fields, delivered.text)
         else:
             asked = _continue_messages(fields, delivered.text, resume)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except Undecodable:
         return SpliceRefusal.UNREADABLE
     if isinstance(asked, ContinuedRequest):
         _lower_bound(asked.fields, remaining_tokens(plan, delivered))

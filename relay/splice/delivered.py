@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.records import Endpoint
 from relay.splice.gates import EMPTY, Delivered, SpliceRefusal
 
@@ -97,9 +98,9 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
 
 
-_chunk_decoder: Final = msgspec.json.Decoder(_Chunk)
-_fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_texts_decoder: Final = msgspec.json.Decoder(list[str | None])
+_chunk_decoder: Final = Decoder(_Chunk)
+_fields_decoder: Final = Decoder(dict[str, msgspec.Raw])
+_texts_decoder: Final = Decoder(list[str | None])
 
 
 def read_delivered(payloads: Iterable[bytes], endpoint: Endpoint) -> Delivered:
@@ -138,7 +139,7 @@ def read_events(reading: Reading, payloads: Iterable[bytes]) -> Delivered:
             if payload:
                 reading.take(payload)
         return reading.result()
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except Undecodable:
         return Delivered(events=reading.events, refusal=SpliceRefusal.UNREADABLE)
 
 
@@ -194,7 +195,9 @@ class _Reading:
         if refusal is None:
             try:
                 parts = _texts_decoder.decode(b"[" + b",".join(self._texts) + b"]")
-            except msgspec.ValidationError:
+            except Undecodable as error:
+                if not error.place:
+                    raise  # no text at all
                 parts, refusal = [], SpliceRefusal.NOT_TEXT
             text = "".join(part for part in parts if part)
             tokens = count_tokens(text, sum(1 for part in parts if part))
@@ -238,7 +241,7 @@ class _Event(msgspec.Struct):
     delta: _Block = _Block()
 
 
-_event_decoder: Final = msgspec.json.Decoder(_Event)
+_event_decoder: Final = Decoder(_Event)
 _THINKING: Final = ("thinking", "redacted_thinking")
 _QUIET: Final = ("thinking_delta", "signature_delta")
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.model import Channel, Resume
 from relay.records import Endpoint
 from relay.routing.table import Outcome
@@ -150,9 +151,10 @@ class _Wishes(msgspec.Struct):
 
 
 NULL: Final = msgspec.Raw(b"null")
-_number = msgspec.json.Decoder(int | None)
-_stops = msgspec.json.Decoder(list[str] | None)
-_choice = msgspec.json.Decoder(_Format | None)
+_wishes = Decoder(_Wishes)
+_number = Decoder(int | None)
+_stops = Decoder(list[str] | None)
+_choice = Decoder(_Format | None)
 EMPTY: Final = frozenset({b"null", b"false", b"[]", b"{}", b'""'})
 """JSON values that say no more than an absent field."""
 _FREE_TOOL_CHOICES: Final = EMPTY | {b'"auto"', b'"none"'}
@@ -175,8 +177,8 @@ def plan_splice(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> Splice
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.ENDPOINT)
     named = {name: fields[name] for name in _Wishes.__struct_fields__ if name in fields}
     try:
-        wishes = msgspec.json.decode(msgspec.json.encode(named), type=_Wishes)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        wishes = _wishes.decode(msgspec.json.encode(named))
+    except Undecodable:
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.UNREADABLE)
     bounds = [n for n in (wishes.max_tokens, wishes.max_completion_tokens) if n is not None]
     stops = [wishes.stop] if isinstance(wishes.stop, str) else wishes.stop or []
@@ -198,7 +200,7 @@ def _plan_messages(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
         bound = _number.decode(fields.get("max_tokens", NULL))
         stops = _stops.decode(fields.get("stop_sequences", NULL)) or []
         choice = _choice.decode(fields.get("tool_choice", NULL))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except Undecodable:
         return SplicePlan(endpoint=Endpoint.MESSAGES, refusal=SpliceRefusal.UNREADABLE)
     if choice is not None and choice.type not in ("auto", "none", ""):
         refusal = SpliceRefusal.FORCED_TOOL
@@ -225,7 +227,7 @@ class _Generation(msgspec.Struct, rename="camel"):
     response_modalities: list[str] | None = None
 
 
-_generation = msgspec.json.Decoder(_Generation | None)
+_generation = Decoder(_Generation | None)
 
 
 def _plan_contents(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
@@ -235,7 +237,7 @@ def _plan_contents(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.PROMPT_FORM)
     try:
         asked = _generation.decode(fields.get("generationConfig", NULL)) or _Generation()
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except Undecodable:
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.UNREADABLE)
     refusal: SpliceRefusal | None = None
     schemas = (asked.response_schema, asked.response_json_schema)
@@ -260,8 +262,8 @@ class _TextWish(msgspec.Struct):
     format: _Format | None = None
 
 
-_text_wish = msgspec.json.Decoder(_TextWish | None)
-_degrees = msgspec.json.Decoder(float | None)
+_text_wish = Decoder(_TextWish | None)
+_degrees = Decoder(float | None)
 _ELSEWHERE: Final = ("background", "conversation", "previous_response_id", "prompt")
 
 
@@ -276,7 +278,7 @@ def _plan_response(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
         bound = _number.decode(fields.get("max_output_tokens", NULL))
         wish = _text_wish.decode(fields.get("text", NULL)) or _TextWish()
         degrees = _degrees.decode(fields.get("temperature", NULL))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except Undecodable:
         return SplicePlan(endpoint=endpoint, refusal=SpliceRefusal.UNREADABLE)
     refusal: SpliceRefusal | None = None
     kept = bytes(fields.get("store", b"")).strip() == b"true"

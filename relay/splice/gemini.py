@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder
 from relay.splice.anchor import notice_of
 from relay.splice.continuation import raw_of
 from relay.splice.delivered import count_tokens
@@ -22,11 +23,11 @@ from relay.splice.state import EventSplice, Fields, SpliceState
 IDENTITY: Final = ("responseId", "modelVersion")
 CONFIGS: Final = ("generationConfig", "generation_config")
 _BOUNDS: Final = ("maxOutputTokens", "max_output_tokens")
-_fields: Final = msgspec.json.Decoder(Fields)
-_list: Final = msgspec.json.Decoder(list[Fields])
-_raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_text: Final = msgspec.json.Decoder(str)
-_number: Final = msgspec.json.Decoder(int)
+_fields: Final = Decoder(Fields)
+_list: Final = Decoder(list[Fields])
+_raws: Final = Decoder(list[msgspec.Raw])
+_text: Final = Decoder(str)
+_number: Final = Decoder(int)
 _TRUE: Final = b"true"
 _EMPTY: Final = msgspec.Raw(b"{}")
 _NONE: Final = msgspec.Raw(b"[]")

@@ -12,14 +12,15 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder
 from relay.splice.continuation import raw_of
 from relay.splice.gates import Delivered
 from relay.splice.overlap import Overlap
 from relay.splice.state import EventSplice, Fields, SpliceState
 
-_fields: Final = msgspec.json.Decoder(Fields)
-_text: Final = msgspec.json.Decoder(str)
-_number: Final = msgspec.json.Decoder(int)
+_fields: Final = Decoder(Fields)
+_text: Final = Decoder(str)
+_number: Final = Decoder(int)
 _THINKING: Final = ("thinking", "redacted_thinking")
 _INPUT: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder
 from relay.splice.delivered import count_tokens
 from relay.splice.gates import Delivered, SpliceRefusal
 from relay.splice.state import Fields
@@ -22,9 +23,9 @@ _SAYINGS: Final = (
     "response.custom_tool_call_input.delta",
 )
 
-_fields: Final = msgspec.json.Decoder(Fields)
-_text: Final = msgspec.json.Decoder(str)
-_number: Final = msgspec.json.Decoder(int)
+_fields: Final = Decoder(Fields)
+_text: Final = Decoder(str)
+_number: Final = Decoder(int)
 
 
 class OpenItem(msgspec.Struct, kw_only=True):

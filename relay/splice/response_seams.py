@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder
 from relay.splice.continuation import raw_of
 from relay.splice.overlap import Overlap, ReplayOverlap
 from relay.splice.response_items import CALLS, MESSAGE, OpenItem, text_of
@@ -21,9 +22,9 @@ from relay.splice.state import Fields
 
 Told = tuple[str, Fields]
 """An event: its type, and its fields without type and number."""
-_fields: Final = msgspec.json.Decoder(Fields)
-_number: Final = msgspec.json.Decoder(int)
-_list: Final = msgspec.json.Decoder(list[msgspec.Raw] | None)
+_fields: Final = Decoder(Fields)
+_number: Final = Decoder(int)
+_list: Final = Decoder(list[msgspec.Raw] | None)
 _NONE: Final = msgspec.Raw(b"[]")
 
 

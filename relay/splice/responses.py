@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder
 from relay.splice.anchor import notice_of
 from relay.splice.continuation import raw_of
 from relay.splice.gates import SplicePlan, SpliceRefusal, anchored_bound
@@ -42,10 +43,11 @@ OWN: Final = (
 """What a last event says of its own; all else is as the first one said it."""
 OUTPUT_TOKENS_MIN: Final = 16
 """Source: OpenAI API reference, max_output_tokens."""
-_fields: Final = msgspec.json.Decoder(Fields)
-_raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_text: Final = msgspec.json.Decoder(str)
-_number: Final = msgspec.json.Decoder(int)
+_fields: Final = Decoder(Fields)
+_raws: Final = Decoder(list[msgspec.Raw])
+_text: Final = Decoder(str)
+_number: Final = Decoder(int)
+_counts: Final = Decoder(dict[str, int | None])
 _EMPTY: Final = (b"", b"null", b"{}")
 
 
@@ -234,7 +236,7 @@ class ResponsesSplice(EventSplice):
             usage["total_tokens"] = raw_of(left + written + before)
             details = usage.get("input_tokens_details", b"")
             if bytes(details) not in _EMPTY:
-                counts = msgspec.json.decode(details, type=dict[str, int | None])
+                counts = _counts.decode(details)
                 least = {name: min(count or 0, left) for name, count in counts.items()}
                 usage["input_tokens_details"] = raw_of(least)
         return raw_of(usage)

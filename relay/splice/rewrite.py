@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.model import Resume
 from relay.records import Endpoint
 from relay.splice.anchor import NOTICE_TOKENS, AnchorOverlap, anchor_of
@@ -47,10 +48,10 @@ class _LegUsage(msgspec.Struct):
     completion_tokens_details: dict[str, int | None] | None = None
 
 
-_usage_decoder: Final = msgspec.json.Decoder(_LegUsage)
-_fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_choices_decoder: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
-_text_decoder: Final = msgspec.json.Decoder(str | None)
+_usage_decoder: Final = Decoder(_LegUsage)
+_fields_decoder: Final = Decoder(dict[str, msgspec.Raw])
+_choices_decoder: Final = Decoder(list[dict[str, msgspec.Raw]])
+_text_decoder: Final = Decoder(str | None)
 
 
 class Continuation(NamedTuple):
@@ -139,7 +140,7 @@ def _continue(
             found = continue_input(fields, plan, response, anchor)
         else:
             found = continue_contents(fields, plan, delivered, anchor)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except Undecodable:
         return SpliceRefusal.UNREADABLE
     return found if isinstance(found, SpliceRefusal) else ContinuedRequest(*found)
 
@@ -231,7 +232,7 @@ class Splice:
                 self.state = SpliceState.BROKEN
                 return b""
             return self._rewrite(fields)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except Undecodable:
             self.state = SpliceState.BROKEN
             return b""
 

@@ -7,9 +7,11 @@ from typing import Final, Protocol
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
+
 Fields = dict[str, msgspec.Raw]
 """The top level of an event, values as they came."""
-_fields: Final = msgspec.json.Decoder(Fields)
+_fields: Final = Decoder(Fields)
 
 
 class SpliceState(enum.Enum):
@@ -64,7 +66,7 @@ class EventSplice(ABC):
                 continue
             try:
                 events.append(self._take(_fields.decode(payload)))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
+            except (Undecodable, KeyError):
                 self.state = SpliceState.BROKEN
         return b"".join(events)
 

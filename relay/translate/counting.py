@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.translate.fields import decode_json, encode
 from relay.translate.middle import JsonObject, TranslateDialect
 
@@ -25,6 +26,8 @@ _TAKEN: Final = {
     ),
 }
 _VERTEX: Final = ("contents", "systemInstruction", "tools", "generationConfig")
+_fields = Decoder(dict[str, msgspec.Raw])
+_count = Decoder(int)
 _COUNTS: Final = {
     _ANTHROPIC: "input_tokens",
     _GEMINI: "totalTokens",
@@ -60,9 +63,8 @@ def count_request(dialect: TranslateDialect, body: bytes, model: str, *, vertex:
 def read_count(dialect: TranslateDialect, body: bytes) -> int | None:
     """Return the count that an answer tells, None where it tells none."""
     try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        return msgspec.json.decode(fields[_COUNTS[dialect]], type=int)
-    except (msgspec.DecodeError, KeyError, RecursionError):
+        return _count.decode(_fields.decode(body)[_COUNTS[dialect]])
+    except (Undecodable, KeyError):
         return None
 
 

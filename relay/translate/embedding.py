@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.records import Endpoint
 from relay.translate.fields import encode, objects_in
 from relay.translate.middle import JsonObject, TranslateDialect, refusal
@@ -41,8 +42,8 @@ class _GeminiAnswer(msgspec.Struct):
     embeddings: list[_GeminiVector]
 
 
-_openai = msgspec.json.Decoder(_OpenAiAnswer)
-_gemini = msgspec.json.Decoder(_GeminiAnswer)
+_openai = Decoder(_OpenAiAnswer)
+_gemini = Decoder(_GeminiAnswer)
 
 
 def embedding_request(
@@ -71,7 +72,7 @@ def read_vectors(upstream: TranslateDialect, body: bytes) -> list[list[float]] |
         if upstream is _GEMINI:
             return [vector.values for vector in _gemini.decode(body).embeddings]
         data = sorted(_openai.decode(body).data, key=lambda one: one.index)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return None
     vectors = [one.embedding for one in data if isinstance(one.embedding, list)]
     return vectors if len(vectors) == len(data) else None

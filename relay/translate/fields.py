@@ -4,11 +4,12 @@ from typing import Any
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import BadRequest
 from relay.translate.middle import JsonObject, Refused
 
 encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
+_decode = Decoder(Any).decode
 
 
 def decode_object(body: bytes | JsonObject) -> JsonObject:
@@ -21,7 +22,7 @@ def decode_object(body: bytes | JsonObject) -> JsonObject:
         return body
     try:
         found = _decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         raise BadRequest("The body is not valid JSON.") from None
     if not isinstance(found, dict):
         raise BadRequest("The body must be a JSON object.")
@@ -37,7 +38,7 @@ def decode_json(text: str | bytes) -> Any:
     """Return a JSON value, None where the text is none."""
     try:
         return _decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return None
 
 

@@ -10,8 +10,7 @@ import enum
 import re
 from typing import Final
 
-import msgspec
-
+from relay.decoding import Decoder, Undecodable
 from relay.records import Endpoint
 from relay.wire.answer_shapes import Choice, Event
 from relay.wire.dialects.known import TABLES
@@ -51,7 +50,7 @@ class StreamEnding(enum.Enum):
     FAILED = "failed"
 
 
-_decode = msgspec.json.Decoder(Event).decode
+_decode = Decoder(Event).decode
 
 
 def judge_first(block: bytes, endpoint: Endpoint) -> FirstBlock:
@@ -259,5 +258,5 @@ def _is_utf8(block: bytes) -> bool:
 def _read(payload: bytes) -> Event | None:
     try:
         return _decode(payload)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return None

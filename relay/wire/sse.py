@@ -12,10 +12,9 @@ Source: docs/streams.md, "Boundaries".
 """
 
 import re
-from typing import Final
+from typing import Any, Final
 
-import msgspec
-
+from relay.decoding import Decoder, Undecodable
 from relay.errors import ChannelGarbled
 
 LIFE_BYTES_MAX: Final = 64
@@ -25,6 +24,9 @@ _BOUNDARY: Final = re.compile(rb"\n\r?\n")
 _LIFE: Final = re.compile(
     rb"(?::[^\n]*\n|\r?\n|event: ?ping\r?\n|data: ?\{\s*\"type\"\s*:\s*\"ping\"\s*\}\r?\n)+"
 )
+
+
+_any = Decoder(Any)
 
 
 class EventBuffer:
@@ -221,8 +223,8 @@ def event_name(event: bytes) -> bytes:
 def is_json_object(text: bytes) -> bool:
     """Tell whether bytes are a JSON object, whole to its last brace."""
     try:
-        return isinstance(msgspec.json.decode(text), dict)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return isinstance(_any.decode(text), dict)
+    except Undecodable:
         return False
 
 

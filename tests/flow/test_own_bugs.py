@@ -1,9 +1,8 @@
-"""Goal: a bug of ours is found from the log alone, and nothing of a request is in that; and it ends
-its own call at once, honestly, and nothing else.
+"""Goal: a bug of ours ends its call at once, and is found from the log, which tells no content.
 
-Method: a limiter that raises with the prompt in its message, in each way that a call can begin; what
-calls are paid from and who remembers what they made raise in the midst of answers. The log is read
-as an operator gets it.
+Method: a limiter that raises with the prompt in its message, in each way that a call can begin;
+what calls are paid from and who remembers what they made raise in the midst of answers. The log is
+read as an operator gets it.
 """
 
 import asyncio
@@ -20,10 +19,10 @@ import pytest
 
 from relay import event_log
 from relay.config import Config, JournalConfig, Timeouts
+from relay.errors import RelayError
 from relay.flow.call import Call
 from relay.flow.ports import Reservation
 from relay.flow.state.owners import OwnerStore
-from relay.errors import RelayError
 from relay.ports import AnswerListener, Limiter
 from relay.upstream.connection import UpstreamConnection
 from relay.usage import Usage
@@ -351,7 +350,10 @@ async def test_a_bug_in_looking_at_one_call_leaves_the_others_their_deadlines(
         async with Rig(snapshot, config, paid_by=[purse]) as rig:
             calls = [rig.say(post(CHAT, chat(stream=True))) for _ in range(3)]
             answers = await asyncio.gather(*calls)
-            codes = sorted(json.loads(a.rpartition(b"data: ")[2].partition(b"\n")[0])["error"]["code"] for a in answers)
+            codes = sorted(
+                json.loads(a.rpartition(b"data: ")[2].partition(b"\n")[0])["error"]["code"]
+                for a in answers
+            )
             assert codes.count("internal_error") == 1 and len(codes) == 3
             ends = await rig.ended(3)
             assert {end.status for end in ends} == {200}

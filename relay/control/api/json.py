@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import asyncpg
-import msgspec
 import orjson
 from aiohttp import web
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import BadRequest, RelayError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -56,8 +56,6 @@ def decode_body(body: bytes, kind: type[_Body]) -> _Body:
         BadRequest: CLIENT; it is not, and the message names the place.
     """
     try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise BadRequest(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest("The body is not JSON.") from None
+        return Decoder(kind).decode(body)
+    except Undecodable as error:
+        raise BadRequest(error.place or "The body is not JSON.") from None

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.model import Channel
 from relay.wire.kinds.address import models_url, request_headers
 
@@ -39,6 +40,9 @@ class _Named(msgspec.Struct):
 class _Listing(msgspec.Struct):
     data: list[_Named] = []
     models: list[_Named] = []
+
+
+_listing = Decoder(_Listing)
 
 
 def probe(channel: Channel) -> ProbeFinding:
@@ -97,8 +101,8 @@ def _get(channel: Channel) -> tuple[int, bytes]:
 
 def _names(body: bytes) -> set[str]:
     try:
-        listing = msgspec.json.decode(body, type=_Listing)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        listing = _listing.decode(body)
+    except Undecodable:
         return set()
     named = [*listing.data, *listing.models]
     return {(model.id or model.name).removeprefix("models/") for model in named} - {""}

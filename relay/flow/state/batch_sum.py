@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from relay.billing.charged import input_max
+from relay.decoding import Decoder, Undecodable
 from relay.errors import BadRequest
 from relay.extras import Asked
 from relay.records import Endpoint
@@ -37,9 +38,9 @@ _WORDLESS: Final = frozenset({Endpoint.EMBEDDINGS, Endpoint.MODERATIONS, Endpoin
 NAME: Final = b"\0model\0"
 """Stands for the model's name: no JSON holds these bytes."""
 _Told = TypeVar("_Told")
-_line = msgspec.json.Decoder(BatchRequest)
-_message = msgspec.json.Decoder(MessageRequest)
-_members = msgspec.json.Decoder(Fields)
+_line = Decoder(BatchRequest)
+_message = Decoder(MessageRequest)
+_members = Decoder(Fields)
 _CONTENT_MEMBERS: Final = frozenset({"request", "metadata"})
 _encode = msgspec.json.Encoder().encode
 
@@ -170,10 +171,10 @@ class BatchSum:
         else:
             self.output_tokens += request.output_tokens_max * request.n
 
-    def _decode(self, decoder: msgspec.json.Decoder[_Told], raw: bytes) -> _Told:
+    def _decode(self, decoder: Decoder[_Told], raw: bytes) -> _Told:
         try:
             return decoder.decode(raw)
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             pass
         raise self._wrong("it is not what a batch is made of")
 

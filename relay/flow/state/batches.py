@@ -20,6 +20,7 @@ import msgspec
 
 from relay.billing.tariff import Tariff
 from relay.clock import clock_s
+from relay.decoding import Decoder, Undecodable
 from relay.errors import (
     BadRequest,
     ChannelError,
@@ -69,10 +70,10 @@ _KINDS: Final = {
 }
 _UNHEARD: Final = frozenset({Outcome.CUT, Outcome.STALLED})
 _Told = TypeVar("_Told")
-_messages = msgspec.json.Decoder(MessageBatch)
-_file = msgspec.json.Decoder(FileBatch)
-_contents = msgspec.json.Decoder(ContentBatchBody)
-_object = msgspec.json.Decoder(dict[str, Any])
+_messages = Decoder(MessageBatch)
+_file = Decoder(FileBatch)
+_contents = Decoder(ContentBatchBody)
+_object = Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -325,7 +326,7 @@ class BatchDesk:
             raise Unavailable("A provider does not answer now; try again.", retry_after_s=AGAIN_S)
         try:
             told = _object.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             raise Unavailable(
                 "A provider does not answer now; try again.", retry_after_s=AGAIN_S
             ) from None
@@ -407,9 +408,9 @@ def _page(names: Sequence[str], asked: dict[str, list[str]]) -> tuple[list[str],
     return rest[:limit], len(rest) > limit
 
 
-def _read(decoder: msgspec.json.Decoder[_Told], body: bytes, param: str) -> _Told:
+def _read(decoder: Decoder[_Told], body: bytes, param: str) -> _Told:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         pass
     raise BadRequest("This is not what a batch is begun with.", param=param)

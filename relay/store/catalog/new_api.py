@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from relay.billing.import_prices import parse_ratios
+from relay.decoding import Decoder, Undecodable
 from relay.store.catalog.canonical import canonical_multiplier
 from relay.store.catalog.channel_entry import KEYS_MAX, ChannelEntry
 from relay.store.catalog.declaration import (
@@ -55,6 +56,9 @@ _RATIOS: Final = {
     "audio_completion_ratio": "AudioCompletionRatio",
     "model_price": "ModelPrice",
 }
+
+
+_fields = Decoder(dict[str, Any])
 
 
 class _Kind(msgspec.Struct, frozen=True):
@@ -155,11 +159,12 @@ class _Taking:
         """Return the channels, those of the highest priority in the first tier."""
         rows = self._by_id("channel", self._tables.channels)
         priorities = sorted({order(row) for row in rows.values()}, reverse=True)
+        tiers = {priority: at for at, priority in enumerate(priorities)}
         names, found = _Names(), []
         for number, row in rows.items():
             name = names.take(_text(row, "name").strip() or f"channel-{number}")
             with self._or_left_out("channel", name):
-                tier = min(priorities.index(whole(row, "priority")), TIERS_MAX)
+                tier = min(tiers[whole(row, "priority")], TIERS_MAX)
                 found.append(self._channel(row, name, tier))
         return found
 
@@ -368,15 +373,16 @@ class _Names:
     """Names that are given once: a second one gets a number."""
 
     def __init__(self) -> None:
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}
+        """Name -> the number that was given last behind it."""
 
     def take(self, wanted: str) -> str:
         wanted = wanted.replace("#", " ").strip()
-        name, number = wanted, 1
+        name = wanted
         while name in self._taken:
-            number += 1
-            name = f"{wanted} {number}"
-        self._taken.add(name)
+            self._taken[wanted] += 1
+            name = f"{wanted} {self._taken[wanted]}"
+        self._taken[name] = 1
         return name
 
 
@@ -421,6 +427,6 @@ def _object(told: object) -> Mapping[str, Any]:
     if not isinstance(told, str) or not told.strip():
         return {}
     try:
-        return msgspec.json.decode(told, type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _fields.decode(told)
+    except (Undecodable, ValueError):
         return {}

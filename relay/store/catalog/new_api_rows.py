@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import ConfigError
 
 _MAGIC: Final = b"SQLite format 3\x00"
@@ -47,7 +48,7 @@ def read_tables(path: Path) -> Tables:
         found = _of_database(path) if is_database else _of_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (sqlite3.Error, msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except (Undecodable, sqlite3.Error, ValueError) as error:
         raise ConfigError(f"{path}: not the tables of a new-api: {error}") from None
     if not (found.channels or found.tokens or found.users or found.options):
         raise ConfigError(f"{path}: none of the tables {', '.join(_NAMES)} has a row")
@@ -59,6 +60,8 @@ def _of_database(path: Path) -> Tables:
     address = f"{path.absolute().as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
         database.row_factory = sqlite3.Row
+        # A text that is none would end all of it, with its value in the error.
+        database.text_factory = lambda text: text.decode("utf-8", "replace")
         there = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
         for name in _NAMES:
             if name in there:
@@ -67,7 +70,7 @@ def _of_database(path: Path) -> Tables:
 
 
 def _of_json(raw: bytes) -> Tables:
-    return msgspec.json.decode(raw, type=Tables)
+    return Decoder(Tables).decode(raw)
 
 
 def _left(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

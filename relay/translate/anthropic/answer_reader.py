@@ -6,8 +6,7 @@ Source: Anthropic API reference, "Streaming Messages", "Handling stop reasons"; 
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
+from relay.decoding import Decoder, Undecodable
 from relay.translate.answer import (
     AnswerReader,
     AnswerSink,
@@ -43,7 +42,7 @@ _FIELDS: Final = (
     "output_tokens",
     "output_tokens_details",
 )
-_decode = msgspec.json.Decoder(Event).decode
+_decode = Decoder(Event).decode
 
 
 def read_usage(counts: Counts) -> Usage:
@@ -93,7 +92,7 @@ class AnthropicAnswerReader(AnswerReader):
             return
         try:
             event = _decode(payload)
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             self.fail(garbled())
             return
         if event.type == "content_block_delta":

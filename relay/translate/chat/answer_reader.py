@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.translate.answer import (
     AnswerReader,
     AnswerSink,
@@ -34,7 +35,7 @@ _ENDINGS: Final = {
     "content_filter": Finish.FILTERED,
 }
 _NO_DETAILS: Final = Details()
-_decode = msgspec.json.Decoder(Chunk).decode
+_decode = Decoder(Chunk).decode
 
 
 def read_usage(counts: Counts) -> Usage:
@@ -91,7 +92,7 @@ class ChatAnswerReader(AnswerReader):
             return
         try:
             chunk = _decode(payload)
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             self.fail(garbled())
             return
         self._read_chunk(chunk)

@@ -7,8 +7,7 @@ Source: Gemini API reference, `GenerateContentResponse`, `FinishReason`; recorde
 
 from typing import Final
 
-import msgspec
-
+from relay.decoding import Decoder, Undecodable
 from relay.translate.answer import (
     AnswerReader,
     AnswerSink,
@@ -41,8 +40,8 @@ _BROKEN: Final = frozenset(
 )
 """The model's own mistakes: no other dialect has an ending for them, so they are errors."""
 _UNSET: Final = "FINISH_REASON_UNSPECIFIED"
-_decode = msgspec.json.Decoder(Chunk).decode
-_decode_list = msgspec.json.Decoder(list[Chunk]).decode
+_decode = Decoder(Chunk).decode
+_decode_list = Decoder(list[Chunk]).decode
 
 
 def read_usage(counts: Counts) -> Usage:
@@ -71,7 +70,7 @@ class GeminiAnswerReader(AnswerReader):
             return
         try:
             chunk = _decode(payload)
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             self._read_list(payload)
             return
         self._read_chunk(chunk)
@@ -80,7 +79,7 @@ class GeminiAnswerReader(AnswerReader):
         """Read a body that is a list: of chunks, or of one error."""
         try:
             chunks = _decode_list(payload)
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             self.fail(garbled())
             return
         for chunk in chunks:

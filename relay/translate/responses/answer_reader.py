@@ -6,8 +6,7 @@ Source: OpenAI API reference, "Streaming events" of Responses; recorded streams.
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
+from relay.decoding import Decoder, Undecodable
 from relay.translate.answer import (
     AnswerReader,
     AnswerSink,
@@ -28,7 +27,7 @@ from relay.usage import Usage
 _INCOMPLETE: Final = {"max_output_tokens": Finish.LENGTH, "content_filter": Finish.FILTERED}
 _NO_DETAILS: Final = Details()
 _CALLS: Final = frozenset({"function_call", "custom_tool_call"})
-_decode = msgspec.json.Decoder(Event).decode
+_decode = Decoder(Event).decode
 
 
 def read_usage(counts: Counts) -> Usage:
@@ -79,7 +78,7 @@ class ResponsesAnswerReader(AnswerReader):
             return
         try:
             event = _decode(payload)
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             self.fail(garbled())
             return
         if event.type == "response.output_text.delta":

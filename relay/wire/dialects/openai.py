@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import RelayError, UpstreamRejected
 from relay.model import Dialect
 from relay.records import Endpoint
@@ -86,14 +87,14 @@ class _Opening(msgspec.Struct):
     response: _Response
 
 
-_opening_decoder = msgspec.json.Decoder(_Opening)
+_opening_decoder = Decoder(_Opening)
 
 
 def _read_opening(opening: bytes) -> _Response:
     for event in split_events(opening):
         try:
             return _opening_decoder.decode(event_payload(event)).response
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             continue
     return _Response()
 

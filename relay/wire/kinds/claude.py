@@ -11,11 +11,12 @@ reference, InvokeModelWithResponseStream.
 import base64
 import binascii
 import re
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.model import Channel
 from relay.reach import ClaudeHost
 from relay.wire.kinds.event_stream import Message, StreamGarbled
@@ -36,7 +37,9 @@ _VERSION: Final = re.compile(rb"(?mi)^anthropic-version: [^\r\n]*\r\n")
 _LENGTH: Final = re.compile(rb"(?mi)^content-length: \d+\r\n")
 _TYPE: Final = re.compile(r"[a-z_]{1,64}")
 
-_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode = Decoder(dict[str, msgspec.Raw]).decode
+_text = Decoder(str)
+_any = Decoder(Any)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -46,6 +49,10 @@ class _Typed(msgspec.Struct):
 
 class _Chunk(msgspec.Struct):
     bytes: str
+
+
+_typed = Decoder(_Typed)
+_chunk = Decoder(_Chunk)
 
 
 def host_claude(channel: Channel, head: bytes, body: bytes) -> tuple[bytes, bytes]:
@@ -59,7 +66,7 @@ def host_claude(channel: Channel, head: bytes, body: bytes) -> tuple[bytes, byte
     assert channel.reach is not None
     host = channel.reach.claude_on
     fields = _decode(body)
-    model = msgspec.json.decode(fields.get("model", msgspec.Raw(b'""')), type=str)
+    model = _text.decode(fields.get("model", msgspec.Raw(b'""')))
     streamed = bytes(fields.get("stream", b"")) == b"true"
     counted = b"/count_tokens" in head.partition(b" HTTP/")[0]
     if counted and host is ClaudeHost.VERTEX:
@@ -98,10 +105,10 @@ def event_of(message: Message) -> bytes:
         if message.headers.get(":event-type") != "chunk":
             return b""
         try:
-            found = msgspec.json.decode(message.payload, type=_Chunk)
+            found = _chunk.decode(message.payload)
             payload = base64.b64decode(found.bytes, validate=True)
-            name = msgspec.json.decode(payload, type=_Typed).type
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, binascii.Error):
+            name = _typed.decode(payload).type
+        except (Undecodable, binascii.Error):
             raise StreamGarbled("a chunk holds no event") from None
         if _TYPE.fullmatch(name) is None or b"\n" in payload or b"\r" in payload:
             raise StreamGarbled("a chunk holds no event")
@@ -113,8 +120,8 @@ def event_of(message: Message) -> bytes:
 
 def _said(payload: bytes) -> str:
     try:
-        said = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = _any.decode(payload)
+    except Undecodable:
         return "The upstream broke off."
     words = said.get("message") if isinstance(said, dict) else None
     return words if isinstance(words, str) else "The upstream broke off."

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import BadRequest
 from relay.model import Channel
 
@@ -50,7 +51,7 @@ _BETA: Final = re.compile(rb"(?mi)^anthropic-beta: ([^\r\n]*)\r\n")
 _VERSION: Final = re.compile(rb"(?mi)^anthropic-version: [^\r\n]*\r\n")
 _LENGTH: Final = re.compile(rb"(?mi)^content-length: \d+\r\n")
 
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_decode = Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -67,7 +68,7 @@ def host_converse(channel: Channel, head: bytes, body: bytes) -> tuple[bytes, by
     """
     try:
         return _host(channel, head, _decode(body))
-    except (msgspec.DecodeError, AttributeError, TypeError, ValueError, RecursionError):
+    except (Undecodable, RecursionError, AttributeError, TypeError, ValueError):
         raise BadRequest("A field of this request is not of the type it should be.") from None
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.wire.kinds.claude import event_of
 from relay.wire.kinds.event_stream import Message, StreamGarbled
 
@@ -23,7 +24,7 @@ _STOPS: Final = {
 }
 """Those that Anthropic has other words for."""
 _MALFORMED: Final = frozenset({"malformed_model_output", "malformed_tool_use"})
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_decode = Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -56,14 +57,7 @@ class ConverseReader:
         try:
             told = _decode(message.payload)
             return self._told(kind, told)
-        except (
-            msgspec.DecodeError,
-            UnicodeDecodeError,
-            RecursionError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ):
+        except (Undecodable, RecursionError, KeyError, TypeError, AttributeError):
             raise StreamGarbled("a frame holds no event") from None
 
     def end(self) -> bytes:
@@ -173,14 +167,7 @@ def message_of(body: bytes, name: str, model: str) -> bytes:
             **_ending(reason, told.get("additionalModelResponseFields")),
             "usage": usage_of_converse(told["usage"]),
         }
-    except (
-        msgspec.DecodeError,
-        UnicodeDecodeError,
-        RecursionError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):
+    except (Undecodable, RecursionError, KeyError, TypeError, AttributeError):
         return body
     return _encode(message)
 

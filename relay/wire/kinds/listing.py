@@ -11,6 +11,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
+
 NAME_CHARS_MAX: Final = 256
 TOKENS_MAX: Final = 2**31 - 1
 MODELS_MAX: Final = 20_000
@@ -21,6 +23,9 @@ _CONTEXT: Final = (
     *("inputTokenLimit", "max_input_tokens"),
 )
 _OUTPUT: Final = ("outputTokenLimit", "max_completion_tokens", "max_output_tokens", "max_tokens")
+
+
+_any = Decoder(Any)
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +52,8 @@ def parse_page(body: bytes) -> Page:
         ValueError: It is no such list.
     """
     try:
-        said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = _any.decode(body)
+    except Undecodable:
         raise ValueError("what it answers is not JSON") from None
     found: dict[str, Listed] = {}
     for entry in _entries(said):

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.reach import Auth
 
 GOOGLE_SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
@@ -29,6 +30,9 @@ LIFE_S_DEFAULT: Final = 3600
 _SAFE_URL: Final = re.compile(r"https://[^/?#\s]+\S*|http://(127\.0\.0\.1|localhost)(:\d+)?(/\S*)?")
 _CODE: Final = re.compile(r"[a-z_]{1,64}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+
+
+_any = Decoder(Any)
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +72,8 @@ def parse_account(auth: Auth, document: str) -> Account:
         ValueError: It is no such document; the message names the field, never a value.
     """
     try:
-        said = msgspec.json.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = _any.decode(document)
+    except Undecodable:
         raise ValueError("not a JSON document") from None
     if not isinstance(said, dict):
         raise ValueError("not a JSON object")
@@ -166,8 +170,8 @@ def parse_token(status: int, body: bytes) -> Token:
         TokenRefused: There is none in it.
     """
     try:
-        said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said: Any = _any.decode(body)
+    except Undecodable:
         said = None
     said = said if isinstance(said, dict) else {}
     if status != 200:

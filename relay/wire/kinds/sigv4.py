@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.model import Channel
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
@@ -43,8 +44,8 @@ def parse_key(document: str, base_url: str) -> AwsKey:
         ValueError: It is none, or nobody says for which region; no value is quoted.
     """
     try:
-        key = msgspec.json.decode(document, type=AwsKey)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        key = Decoder(AwsKey).decode(document)
+    except Undecodable:
         raise ValueError("not {access_key_id, secret_access_key, session_token, region}") from None
     if not (key.access_key_id and key.secret_access_key):
         raise ValueError("access_key_id and secret_access_key: missing")

@@ -11,9 +11,9 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-import msgspec
+from relay.decoding import Decoder, Undecodable
 
 PARAM_CHARS_MAX: Final = 256
 DEPTH: Final = 3
@@ -25,7 +25,7 @@ _PARAM: Final = re.compile(r"[\x20-\x7e]+")
 _SAFE: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _WAIT: Final = re.compile(r"(?:try again|retry) in (\d{1,9}(?:\.\d{1,12})?) ?(ms|s|seconds?)\b")
 _DELAY: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
-_decode = msgspec.json.Decoder().decode
+_decode = Decoder(Any).decode
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ def read_fault(body: bytes) -> FaultWords:
     words = FaultWords(html=_HTML.match(body) is not None)
     try:
         found = _decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return words
     words.whole = isinstance(found, dict)
     if isinstance(found, list) and found:

@@ -9,8 +9,7 @@ may quote the request.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import msgspec
-
+from relay.decoding import Decoder, Undecodable
 from relay.errors import (
     ChannelDenied,
     ChannelForbade,
@@ -40,7 +39,7 @@ _SHAPELESS: Final = SOUND_ENDPOINTS | {
 }
 """Their answers may be sound, film, text or a list, in JSON's name too; others are JSON objects."""
 _JSON_SPACE: Final = b" \t\r\n"
-_decoder = msgspec.json.Decoder(FaultBody)
+_decoder = Decoder(FaultBody)
 
 
 def read_refusal(  # noqa: PLR0913 - what a refusal is made of
@@ -184,7 +183,7 @@ def is_error_body(body: bytes) -> bool:
         return False
     try:
         _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return False
     return True
 

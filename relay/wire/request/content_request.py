@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import BadRequest
 from relay.wire.request.json_request import (
     CHOICES_MAX,
@@ -26,9 +27,9 @@ _WRAPPED: Final = ("generateContentRequest", "generate_content_request")
 RESOURCE: Final = "models/"
 """What stands before a model's name in a body."""
 
-_config = msgspec.json.Decoder(GenerationConfig | None)
-_raw = msgspec.json.Decoder(Fields)
-_raws = msgspec.json.Decoder(list[Fields])
+_config = Decoder(GenerationConfig | None)
+_raw = Decoder(Fields)
+_raws = Decoder(list[Fields])
 _encoder = msgspec.json.Encoder()
 
 
@@ -81,7 +82,7 @@ def _renamed(fields: Fields, name: bytes) -> Fields:
 def _decode_inner(raw: msgspec.Raw, name: str) -> Fields:
     try:
         return _raw.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         pass
     raise BadRequest(f"{name} must be an object.", param=name)
 
@@ -89,7 +90,7 @@ def _decode_inner(raw: msgspec.Raw, name: str) -> Fields:
 def _decode_list(raw: msgspec.Raw) -> list[Fields]:
     try:
         return _raws.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         pass
     raise BadRequest("requests must be a list of objects.", param="requests")
 
@@ -97,7 +98,7 @@ def _decode_list(raw: msgspec.Raw) -> list[Fields]:
 def _read_config(raw: msgspec.Raw, name: str) -> GenerationConfig:
     try:
         return _config.decode(raw) or GenerationConfig()
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         pass
     raise BadRequest(f"{name} must be an object, its bounds integers.", param=name)
 

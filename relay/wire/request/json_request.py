@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import BadRequest
 from relay.records import Endpoint
 from relay.wire.request.shapes import Fields, StreamOptions
@@ -26,13 +27,13 @@ PIECE_BYTES: Final = 64 * 1024
 _Value = TypeVar("_Value")
 
 
-_fields = msgspec.json.Decoder(Fields)
-_text = msgspec.json.Decoder(str)
-_flag = msgspec.json.Decoder(bool | None)
-_format = msgspec.json.Decoder(str | None)
-_count = msgspec.json.Decoder(int | None)
-_options = msgspec.json.Decoder(StreamOptions | None)
-_raw_options = msgspec.json.Decoder(Fields | None)
+_fields = Decoder(Fields)
+_text = Decoder(str)
+_flag = Decoder(bool | None)
+_format = Decoder(str | None)
+_count = Decoder(int | None)
+_options = Decoder(StreamOptions | None)
+_raw_options = Decoder(Fields | None)
 _encoder = msgspec.json.Encoder()
 
 _UNSTREAMED: Final = frozenset(
@@ -204,12 +205,10 @@ def decode_fields(body: bytes) -> Fields:
         reason = f"it has more than {FIELDS_MAX:,} fields"
     except UnicodeDecodeError:
         reason = "it is not UTF-8"
-    except msgspec.ValidationError:
-        reason = "it is not an object"
-    except msgspec.DecodeError:
-        reason = "it is not JSON"
-    except RecursionError:
-        reason = "it is nested too deeply"
+    except Undecodable as error:
+        reason = "it is not an object" if error.place else "it is not JSON"
+        if error.deep:
+            reason = "it is nested too deeply"
     # Raised out here, so that no exception that saw the body hangs on to this one.
     raise BadRequest(f"The request body could not be read: {reason}.")
 
@@ -229,14 +228,12 @@ def check_utf8(body: bytes) -> None:
         at += utf_8_decode(view[at:end], "strict", end == size)[1]
 
 
-def _field(
-    fields: Fields, name: str, decoder: msgspec.json.Decoder[_Value], kind: str
-) -> _Value | None:
+def _field(fields: Fields, name: str, decoder: Decoder[_Value], kind: str) -> _Value | None:
     raw = fields.get(name)
     if raw is None:
         return None
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         pass
     raise BadRequest(f"{name} must be {kind}.", param=name)

@@ -8,8 +8,7 @@ the items that a later request may refer to are named again in the last event.
 import re
 from typing import Final
 
-import msgspec
-
+from relay.decoding import Decoder, Undecodable
 from relay.records import Endpoint
 from relay.wire.sse import event_payload, split_events
 from relay.wire.state.content_batches import read_content_batch
@@ -52,8 +51,8 @@ _CONVERSATION: Final = re.compile(rb'"conversation"\s*:\s*\{\s*"id"\s*:\s*"([^"\
 _CONTAINER: Final = re.compile(rb'"container"\s*:\s*\{\s*"id"\s*:\s*"([^"\\]{1,256})"')
 _FILE_ID: Final = re.compile(rb'"file"\s*:\s*\{[^{}]*?"id"\s*:\s*"([^"\\]{1,256})"')
 _ITEM: Final = re.compile(rb'"id"\s*:\s*"([a-z]{2,6}_[A-Za-z0-9_\-]{8,120})"')
-_opening = msgspec.json.Decoder(Opening)
-_kept = msgspec.json.Decoder(Kept)
+_opening = Decoder(Opening)
+_kept = Decoder(Kept)
 
 
 def opened(block: bytes) -> list[bytes]:
@@ -67,7 +66,7 @@ def _opened_slowly(block: bytes) -> bytes:
     for event in split_events(block):
         try:
             response = _opening.decode(event_payload(event)).response
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             continue
         if response is not None and response.id:
             return response.id.encode()
@@ -110,7 +109,7 @@ def read_kept(body: bytes) -> Kept:
     """Return how a response stands that its provider keeps; all empty where it is none."""
     try:
         return _kept.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return Kept()
 
 

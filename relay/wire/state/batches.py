@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import ChannelGarbled
 from relay.extras import NO_EXTRAS
 from relay.usage import COUNTS, INPUT_UNTOLD, NOTHING, OUTPUT_UNTOLD, Usage, bounded
@@ -37,16 +38,16 @@ _SUMMED: Final = ("searches", "sessions", "audio_ms", "characters", "search_unit
 _RESULTS: Final = re.compile(
     rb'("results_url"\s*:\s*)"https?://[^/"\\]+(?:/[^"\\]*?)?(/v1/messages/batches/[^"\\]+)"'
 )
-_kept = msgspec.json.Decoder(KeptBatch)
-_line = msgspec.json.Decoder(BatchLine)
-_message = msgspec.json.Decoder(MessageLine)
+_kept = Decoder(KeptBatch)
+_line = Decoder(BatchLine)
+_message = Decoder(MessageLine)
 
 
 def read_batch(body: bytes) -> KeptBatch:
     """Return what a provider says of a batch; all empty where it is none."""
     try:
         return _kept.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return KeptBatch()
 
 
@@ -100,7 +101,7 @@ class BatchResults:
         """
         try:
             body = answer_of(line)
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             raise ChannelGarbled("A line of a batch's results cannot be read.") from None
         if body is not None:
             self.take_answer(body)

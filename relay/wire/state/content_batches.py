@@ -12,8 +12,7 @@ google-genai clients, which read `metadata.state` and `metadata.output`.
 from functools import partial
 from typing import Final
 
-import msgspec
-
+from relay.decoding import Decoder, Undecodable
 from relay.usage import NOTHING, Usage
 from relay.wire.state.batches import BatchResults, Read
 from relay.wire.state.shapes import ContentBatch, ContentOutput, EmbeddedText, InlinedResponse
@@ -21,16 +20,16 @@ from relay.wire.state.shapes import ContentBatch, ContentOutput, EmbeddedText, I
 MADE: Final = "SUCCEEDED"
 _UNMADE: Final = frozenset({"FAILED", "CANCELLED", "EXPIRED"})
 
-_batch = msgspec.json.Decoder(ContentBatch)
-_response = msgspec.json.Decoder(InlinedResponse)
-_embedded = msgspec.json.Decoder(EmbeddedText)
+_batch = Decoder(ContentBatch)
+_response = Decoder(InlinedResponse)
+_embedded = Decoder(EmbeddedText)
 
 
 def read_content_batch(body: bytes) -> ContentBatch:
     """Return what a provider says of a batch; all empty where it is none."""
     try:
         return _batch.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return ContentBatch()
 
 
@@ -72,7 +71,7 @@ def _sum_up(output: ContentOutput | None, input_each: int) -> BatchResults:
                 found.take_usage(Usage(input_tokens=tokens))
             else:
                 found.take_answer(response)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return found  # what it holds is not known
     found.told = found.usage()
     return found

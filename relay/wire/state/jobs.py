@@ -13,8 +13,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 from urllib.parse import quote
 
-import msgspec
-
+from relay.decoding import Decoder, Undecodable
 from relay.extras import Extras
 from relay.records import Endpoint
 from relay.usage import NOTHING, Usage
@@ -38,7 +37,7 @@ MADE: Final = frozenset({"completed", "succeeded"})
 _UNMADE: Final = frozenset({"failed", "cancelled", "canceled", "expired", "deleted"})
 _SIZE_CHARS_MAX: Final = 32
 
-_video = msgspec.json.Decoder(KeptVideo)
+_video = Decoder(KeptVideo)
 
 
 class Results(Protocol):
@@ -164,7 +163,7 @@ def read_video(body: bytes) -> KeptVideo:
     """Return what a provider says of a video; all empty where it says nothing."""
     try:
         return _video.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return KeptVideo()
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import ClientError
 from relay.wire.state.marks import (
     BATCH,
@@ -31,8 +32,8 @@ from relay.wire.state.marks import (
 )
 from relay.wire.state.shapes import Item
 
-_items = msgspec.json.Decoder(list[msgspec.Raw])
-_item = msgspec.json.Decoder(Item)
+_items = Decoder(list[msgspec.Raw])
+_item = Decoder(Item)
 _encode = msgspec.json.Encoder().encode
 
 Words = tuple[int, str, str, str]
@@ -107,6 +108,6 @@ def without_reasoning(fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Ra
             read = _item.decode(item)
             if read.type != "reasoning":
                 return None
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return None
     return {**fields, "input": msgspec.Raw(_encode(kept))} if kept else None

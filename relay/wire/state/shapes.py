@@ -35,6 +35,7 @@ class NamedItem(msgspec.Struct):
 
     type: object = None
     id: object = None
+    role: object = None
 
 
 class Kept(msgspec.Struct):

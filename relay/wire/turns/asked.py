@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.wire.turns.frames import CREATE, Delta
 from relay.wire.turns.shapes import RefusalTold
 
@@ -25,9 +26,9 @@ _HTTPS_OWN: Final = ("type", "stream", "stream_options", "background")
 _TYPE: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"([A-Za-z0-9_.]+)"')
 _BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_text = msgspec.json.Decoder(str)
-_refusal = msgspec.json.Decoder(RefusalTold)
+_fields = Decoder(dict[str, msgspec.Raw])
+_text = Decoder(str)
+_refusal = Decoder(RefusalTold)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -85,7 +86,7 @@ def type_of(text: bytes) -> bytes:
         return found[1]
     try:
         return _text.decode(_fields.decode(text)["type"]).encode()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+    except (Undecodable, KeyError):
         return b""
 
 
@@ -100,7 +101,7 @@ def read_refusal_text(text: bytes) -> ToldRefusal:
     """Return what an error that comes instead of an answer amounts to."""
     try:
         told = _refusal.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except Undecodable:
         return ToldRefusal(0, "", {}, b"")
     status = told.status or told.status_code or 0
     if not STATUS_MIN <= status <= STATUS_MAX:

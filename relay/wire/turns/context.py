@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.wire.turns.frames import Create, Delta
 from relay.wire.turns.shapes import Done, ItemHead
 
@@ -20,10 +21,10 @@ ALL_BYTES_MAX: Final = 512 * 1024 * 1024
 TURNS_MAX: Final = 3
 ITEM_DONE: Final = b"response.output_item.done"
 _NOTHING: Final = msgspec.Raw(b"[]")
-_done = msgspec.json.Decoder(Done)
-_head = msgspec.json.Decoder(ItemHead)
-_raws = msgspec.json.Decoder(list[msgspec.Raw])
-_text = msgspec.json.Decoder(str)
+_done = Decoder(Done)
+_head = Decoder(ItemHead)
+_raws = Decoder(list[msgspec.Raw])
+_text = Decoder(str)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -116,7 +117,7 @@ def items_of(create: Create) -> bytes | None:
             said = {"type": "message", "role": "user", "content": _text.decode(given)}
             return _encode(said)
         _raws.decode(given)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return None
     return given[1:-1].strip()
 
@@ -129,7 +130,7 @@ def _item_of(event: bytes) -> bytes:
     try:
         item = bytes(_done.decode(event).item)
         head = _head.decode(item)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return b""
     if head.type == "reasoning" and not head.encrypted_content:
         return b""

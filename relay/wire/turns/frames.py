@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import BadRequest, RelayError, TooLarge
 from relay.wire.request.json_request import decode_fields
 from relay.wire.turns.shapes import ToldError
@@ -23,8 +24,8 @@ LANE_CHARS_MAX: Final = 128
 _SOCKETS_OWN: Final = ("type", "event_id", "stream_id", "generate", "background", "stream")
 _LANE: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
 _TRUE: Final = msgspec.Raw(b"true")
-_text = msgspec.json.Decoder(str)
-_error = msgspec.json.Decoder(ToldError)
+_text = Decoder(str)
+_error = Decoder(ToldError)
 _encode = msgspec.json.Encoder().encode
 
 Fields = dict[str, msgspec.Raw]
@@ -65,7 +66,7 @@ class Create:
         raw = self.fields.get(name)
         try:
             return _text.decode(raw) if raw is not None else ""
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             return ""
 
     def is_false(self, name: str) -> bool:
@@ -134,7 +135,7 @@ def error_text(error: RelayError, request_id: str, lane: str) -> bytes:
 def _own_words(body: bytes) -> dict[str, object]:
     try:
         return dict(_error.decode(body).error)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return {}
 
 

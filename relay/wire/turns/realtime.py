@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.errors import RelayError
 from relay.extras import Extras
 from relay.model import Channel
@@ -53,9 +54,9 @@ _APPEND: Final = re.compile(
     rb'"input_audio_buffer\.append"\s*,\s*"audio"\s*:\s*"[^"\\]*"\s*\}\s*'
 )
 
-_client = msgspec.json.Decoder(ClientEvent)
-_server = msgspec.json.Decoder(ServerEvent)
-_usage = msgspec.json.Decoder(RealtimeUsage)
+_client = Decoder(ClientEvent)
+_server = Decoder(ServerEvent)
+_usage = Decoder(RealtimeUsage)
 _encode = msgspec.json.Encoder().encode
 _UNTOLD: Final = RealtimeUsage()
 _NO_INPUT: Final = InputParts()
@@ -71,7 +72,7 @@ def read_client_event(payload: bytes) -> ClientEvent:
     """Return what is read of a client's event; what is none is told by its provider."""
     try:
         return _client.decode(payload)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return ClientEvent()
 
 
@@ -91,7 +92,7 @@ def read_server_event(payload: bytes) -> ServerEvent | None:
     """Return what is read of a provider's event, None where it is not as it should be."""
     try:
         return _server.decode(payload)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return None
 
 
@@ -120,7 +121,7 @@ def read_voice_usage(raw: msgspec.Raw) -> Usage | None:
         return None
     try:
         told = _usage.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         mended = mend(bytes(raw), RealtimeUsage)
         if mended is None or mended == _UNTOLD:
             return None

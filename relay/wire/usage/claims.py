@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.wire.usage.shapes import TOKENS_MAX, WireUsage
 
 _NUMBER: Final = re.compile(r"\s*(\d{1,15})(?:\.\d{0,9})?\s*")
@@ -17,21 +18,19 @@ _WORDS: Final = frozenset({"service_tier", "serviceTier", "speed", "modality", "
 DEPTH_MAX: Final = 4
 _Shape = TypeVar("_Shape", bound=msgspec.Struct)
 
-_decode = msgspec.json.Decoder(WireUsage).decode
-_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
+_decode = Decoder(WireUsage).decode
+_decode_any = Decoder(dict[str, Any]).decode
 
 
 def read_claim(raw: bytes) -> WireUsage | None:
     """Return a usage object, None where it is no JSON or holds no count."""
     try:
         wire = _decode(raw)
-    except msgspec.ValidationError:
+    except Undecodable:
         mended = mend(raw, WireUsage)
         if mended is None:
             return None
         wire = mended
-    except (msgspec.DecodeError, RecursionError):
-        return None
     return wire if has_count(wire) else None
 
 
@@ -59,7 +58,7 @@ def mend(raw: bytes, kind: type[_Shape]) -> _Shape | None:
     """Return what can be read of an object of counts that is not written as it should be."""
     try:
         fields = _decode_any(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return None
     good: dict[str, Any] = {}
     for name, value in fields.items():

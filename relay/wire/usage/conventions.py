@@ -13,8 +13,7 @@ Source: the recorded answers of 20 providers (tests/pure/wire/test_usage_shapes.
 import dataclasses
 from typing import Final
 
-import msgspec
-
+from relay.decoding import Decoder, Undecodable
 from relay.extras import Extras
 from relay.usage import INPUT_UNTOLD, OUTPUT_UNTOLD, Usage, bounded
 from relay.wire.usage.shapes import (
@@ -36,7 +35,7 @@ STANDARD_TIERS: Final = frozenset(
 )
 """What providers call service at their list price (OpenAI's scale tier is paid beforehand)."""
 
-_decode_iterations = msgspec.json.Decoder(list[Iteration] | None).decode
+_decode_iterations = Decoder(list[Iteration] | None).decode
 _NO_INPUT_DETAILS: Final = InputDetails()
 _NO_OUTPUT_DETAILS: Final = OutputDetails()
 
@@ -184,7 +183,7 @@ def _written_1h(creation: CacheCreation | None) -> int:
 def _beside(wire: WireUsage) -> list[Iteration]:
     try:
         iterations = _decode_iterations(wire.iterations) or []
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return []
     return [one for one in iterations if one.type in BESIDE]
 

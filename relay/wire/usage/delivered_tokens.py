@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.wire.request.text_size import BYTES_PER_TOKEN, estimate_tokens
 from relay.wire.sse import event_payload, split_events
 
@@ -27,7 +28,7 @@ TEXT_KEYS: Final = frozenset(
 """Members whose strings are written by the model, in any dialect."""
 _ESCAPED: Final = b"\\u"
 
-_decode = msgspec.json.Decoder().decode
+_decode = Decoder(Any).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -35,7 +36,7 @@ def tokens_of_body(body: bytes) -> int:
     """Return about how many tokens the model wrote in a plain JSON answer, 0 if it is none."""
     try:
         texts = _texts_of(_decode(body))
-    except (msgspec.DecodeError, RecursionError):
+    except (Undecodable, RecursionError):
         return 0
     return estimate_tokens("".join(texts).encode("utf-8", "replace"))
 
@@ -83,7 +84,7 @@ def _read_event(event: bytes) -> list[str]:
         return []
     try:
         return _texts_of(_decode(payload))
-    except (msgspec.DecodeError, RecursionError):
+    except (Undecodable, RecursionError):
         return []
 
 

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from relay.decoding import Decoder, Undecodable
 from relay.extras import Extras
 from relay.records import SOUND_ENDPOINTS, Endpoint
 from relay.usage import INPUT_UNTOLD, OUTPUT_UNTOLD, Usage
@@ -51,11 +52,11 @@ _QUERIES: Final = re.compile(  # possessive, so that no bytes make it go back an
 _OLD_GEMINI: Final = re.compile(rb'"modelVersion"\s*:\s*"(?:models/)?gemini-[12]')
 _ITEM: Final = re.compile(rb'"type"\s*:\s*"(web_search|file_search|code_interpreter)_call"')
 
-_decode_rest = msgspec.json.Decoder(UsageRest).decode
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_word = msgspec.json.Decoder(str).decode
-_decode_duration = msgspec.json.Decoder(Duration).decode
-_decode_reranked = msgspec.json.Decoder(RerankAnswer).decode
+_decode_rest = Decoder(UsageRest).decode
+_decode_members = Decoder(dict[str, msgspec.Raw]).decode
+_decode_word = Decoder(str).decode
+_decode_duration = Decoder(Duration).decode
+_decode_reranked = Decoder(RerankAnswer).decode
 
 
 def find_usage(first: bytes, tail: bytes) -> Usage | None:
@@ -94,7 +95,7 @@ def find_usage_of_body(body: bytes) -> Usage | None:
         wire: WireUsage | None
         try:
             wire = _decode_rest(b"{" + body[at:]).usage
-        except (msgspec.DecodeError, RecursionError):
+        except Undecodable:
             found, wire = _read_members(body)
             if found and wire is None:
                 return None
@@ -114,7 +115,7 @@ def find_media_usage(body: bytes, endpoint: Endpoint) -> Usage | None:
         if endpoint is Endpoint.RERANK:
             units = _decode_reranked(body).meta.billed_units.search_units
             return None if units is None else _untold(Extras(search_units=max(0, round(units))))
-    except (msgspec.DecodeError, ValueError, RecursionError):
+    except (Undecodable, ValueError):
         pass
     return None
 
@@ -168,7 +169,7 @@ def _read_member(line: bytes) -> WireUsage | None:
         return None
     try:
         wire = _decode_rest(line[len(_DATA) :]).usage
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return None
     return wire if has_count(wire) else None
 
@@ -207,7 +208,7 @@ def _members(line: bytes) -> dict[str, msgspec.Raw] | None:
         return None
     try:
         return _decode_members(line[start:])
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return None
 
 
@@ -302,7 +303,7 @@ def _word(raw: msgspec.Raw | None) -> str | None:
         return None
     try:
         return _decode_word(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except Undecodable:
         return None
 
 

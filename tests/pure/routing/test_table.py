@@ -63,7 +63,9 @@ def test_nobody_reads_an_answer_once_the_client_is_gone() -> None:
         assert act(stage, Outcome.CLIENT_GONE) is Action.STOP
 
 
-@pytest.mark.parametrize("outcome", [Outcome.OUT_OF_TIME, Outcome.REVOKED, Outcome.SHUT_DOWN, Outcome.OWN_FAULT])
+@pytest.mark.parametrize(
+    "outcome", [Outcome.OUT_OF_TIME, Outcome.REVOKED, Outcome.SHUT_DOWN, Outcome.OWN_FAULT]
+)
 def test_what_ends_the_call_itself_never_switches(outcome: Outcome) -> None:
     for stage in (Stage.ADMITTED, *BEFORE_COMMIT):
         assert act(stage, outcome) is Action.FAIL

@@ -46,7 +46,7 @@ async def read_list(
     """
     try:
         found = _PARSERS[form](source)
-    except (msgspec.DecodeError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"not a price list of the form {form}: {error}") from None
     if not (found.prices or found.skipped):
         raise ConfigError(f"not a price list of the form {form}: it names no model")
