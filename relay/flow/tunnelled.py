@@ -76,7 +76,9 @@ class TunnelledAttempt(Attempt):
         )
         if used and self.stage is not COMMITTED:
             self._commit()
-        self.call.usage = usage
+        # A count of nothing is none where something was told.
+        told = self._sound_thousandths or self._text_thousandths
+        self.call.usage = usage if used or not told else None
         self._complete()
 
     def _begin(self, kind: bytes, content_type: bytes, headers: dict[bytes, bytes]) -> None:

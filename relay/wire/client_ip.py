@@ -63,6 +63,17 @@ def _is_trusted(address: IPv4Address | IPv6Address, trusted: tuple[Network, ...]
     return any(address in network for network in trusted)
 
 
+def network_of(text: str, *, strict: bool = True) -> Network:
+    """Return the network that a text names; Postgres keeps it, and knows no zone (`fe80::1%eth0`).
+
+    Raises:
+        ValueError: It names none.
+    """
+    if "%" in text:
+        raise ValueError(f"{text[:60]!r} names a zone, which no address of a client has here")
+    return ip_network(text, strict=strict)
+
+
 def read_networks(cidrs: Sequence[str]) -> tuple[Network, ...]:
     """Return the proxies that are believed.
 

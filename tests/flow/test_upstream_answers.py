@@ -98,6 +98,29 @@ async def test_an_answer_that_is_nested_without_end_has_an_end(depth: int) -> No
     assert (end.status, end.input_tokens, end.output_tokens) == (200, 4, 1)
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["with usage", "without"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_text_that_is_no_utf8_passes_as_it_is_and_is_charged(
+    *, stream: bool, told: bool
+) -> None:
+    """What cannot be read is passed on all the same: some servers cut in the midst of a letter."""
+    if stream:
+        cut = TEXT.replace(b"hello", b"hel\xe4\xb8")
+        said = TEXT + cut + FINISH + (USAGE if told else b"") + DONE
+        answer = SSE_HEAD + chunked(TEXT) + chunked(said[len(TEXT) :]) + b"0\r\n\r\n"
+    else:
+        said = JSON.replace(b'"hi"', b'"h\xe4\xb8"')
+        said = said if told else said.replace(b'"usage"', b'"usagi"')
+        answer = JSON_HEAD + chunked(said) + b"0\r\n\r\n"
+    wish = {"stream_options": {"include_usage": True}} if stream else {}
+    async with Peer(says(answer)) as peer:
+        body, end, took_s = await ask(peer, stream=stream, **wish)
+    assert (body, took_s < 5) == (said, True)
+    assert end.status == 200 and end.estimated is not told and end.input_tokens > 0
+    if told:
+        assert end.output_tokens == (3 if stream else 1)
+
+
 ENDLESS: list[Callable[[int], bytes]] = [
     lambda n: b"x-%d: a\r\n" % n * 1000,
     lambda n: b"x: %d\r\n" % n * 1000,

@@ -20,6 +20,7 @@ from relay.store.catalog.blocks import (
     list_blocks,
     remove_block,
 )
+from relay.wire.client_ip import network_of
 
 COLUMNS: Final = ("code", "does", "network", "path", "reason", "actor", "created_at", "expires_at")
 MEANINGS: Final = {
@@ -54,7 +55,7 @@ def add(
     """
     as_json = fields.pop("as_json")
     try:
-        network = None if network is None else str(ip_network(network, strict=False))
+        network = None if network is None else str(network_of(network, strict=False))
         until = parse_expiry(expires, datetime.datetime.now(datetime.UTC)) if expires else None
     except ValueError as error:
         raise click.UsageError(str(error)) from error

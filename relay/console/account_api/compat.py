@@ -53,9 +53,7 @@ async def _subscription(ask: Ask) -> dict[str, Any]:
 async def _usage(ask: Ask) -> dict[str, Any]:
     query: DatesQuery = ask.query
     now = ask.services.now()
-    start = _day(query.start_date, now - datetime.timedelta(days=USAGE_DAYS))
-    # There are no calls beyond today, and the last day there is has none behind it.
-    end = min(_day(query.end_date, now), now) + datetime.timedelta(days=1)
+    start, end = days_of(query, now)
     async with ask.services.connect() as connection:
         wanted = CallFilter(account_id=ask.actor.own, since=start, until=end)
         totals = await sum_up(connection, wanted)
@@ -89,6 +87,19 @@ async def _spent_nanos(connection: Any, ask: Ask) -> int:
         ask.actor.own,
     )
     return nanos
+
+
+def days_of(
+    query: DatesQuery, now: datetime.datetime
+) -> tuple[datetime.datetime, datetime.datetime]:
+    """Return where the days of a query begin and end.
+
+    Raises:
+        BadRequest: CLIENT; one is none.
+    """
+    start = _day(query.start_date, now - datetime.timedelta(days=USAGE_DAYS))
+    # There are no calls beyond today, and the last day there is has none behind it.
+    return start, min(_day(query.end_date, now), now) + datetime.timedelta(days=1)
 
 
 def _day(text: str, default: datetime.datetime) -> datetime.datetime:

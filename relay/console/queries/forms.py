@@ -6,7 +6,6 @@ filter and the account come with each request, never out of it.
 
 import base64
 import datetime
-import ipaddress
 import re
 from typing import Annotated, Final, TypeVar
 from uuid import UUID
@@ -17,6 +16,7 @@ from msgspec import Meta
 from relay.errors import BadRequest
 from relay.store.log.reports import format_moment, parse_request_id
 from relay.units import parse_usd
+from relay.wire.client_ip import network_of
 
 ROWS_MAX: Final = 1_000
 SPANS: Final = {"m": 60, "h": 3_600, "d": 86_400}
@@ -231,7 +231,7 @@ def _parse_network(text: str) -> str | None:
     if not text:
         return None
     try:
-        return str(ipaddress.ip_network(text.strip(), strict=False))
+        return str(network_of(text.strip(), strict=False))
     except ValueError:
         problem = "ip: expected an address or a CIDR such as 203.0.113.0/24"
         raise BadRequest(problem, param="ip") from None

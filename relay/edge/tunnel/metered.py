@@ -120,13 +120,16 @@ class MeteredResponses:
         """
         if len(self) >= RESPONSES_MAX:
             raise BadRequest("Too many responses at once over one socket.", param="response")
-        bound = event.response.max_output_tokens if event.response is not None else None
-        call = self._admit(self._model, bound if isinstance(bound, int) else None, size)
+        said = event.response.max_output_tokens if event.response is not None else None
+        # "inf", 0 and less bound nothing.
+        bound = said if isinstance(said, int) and said > 0 else None
+        call = self._admit(self._model, bound, size)
         try:
             return call, self._desk.calls.take(call, self._channel)
-        except RelayError as error:
-            self._refuse(call, error)
-            raise
+        except Exception as error:  # noqa: BLE001 - the service sorts them
+            told = self._service.fail_turn(call, error)
+        self._service.let_go(call)
+        raise told
 
     async def pay(self, call: Call) -> Grant:
         """Have a call pay; raises as `begin`."""
@@ -234,10 +237,15 @@ class MeteredResponses:
     # --- ends -----------------------------------------------------------------------------------
 
     def end_all(self, error: RelayError) -> None:
-        """End all that run, charged for what was told of them."""
-        for _, attempt in list(self._asked):
-            attempt.fail(error)
-        for attempt in list(self._begun.values()):
+        """End all that run, charged for what was told of them; it is one failure of the channel.
+
+        A client may have many, and may well be why their provider closed: no one of them takes a
+        channel from all others.
+        """
+        running = [*(attempt for _, attempt in self._asked), *self._begun.values()]
+        for attempt in running[1:]:
+            attempt.struck = True
+        for attempt in running:
             attempt.fail(error)
 
     def abandon(self) -> None:

@@ -5,12 +5,12 @@ ValueError that begins with the field's name and says what is wrong. Pure.
 """
 
 import fnmatch
-import ipaddress
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
 from relay.units import format_multiplier, format_usd, parse_multiplier, parse_usd
+from relay.wire.client_ip import network_of
 
 MODEL_CHARS_MAX: Final = 256
 """As in a request: a longer model name could never be asked for."""
@@ -106,7 +106,7 @@ def canonical_multiplier(field: str, text: str, *, optional: bool = False) -> st
 def canonical_networks(field: str, texts: Iterable[str]) -> list[str]:
     """Return CIDRs sorted and without repeats; a bare address is a network of one."""
     try:
-        return sorted({str(ipaddress.ip_network(text)) for text in texts})
+        return sorted({str(network_of(text)) for text in texts})
     except ValueError as error:
         raise ValueError(f"{field}: {error}") from None
 

@@ -17,6 +17,7 @@ from relay.wire.request.asked import (
     HOUR_CACHE,
     SEARCHES_MAX,
     asks_for_an_hour,
+    holds_escape,
     read_asked,
     read_form,
     strip_fields,
@@ -278,3 +279,24 @@ def test_tools_that_cannot_be_read_cost_what_a_search_does(tools: bytes, count: 
 def test_a_tier_that_cannot_be_read_is_one_without_a_price(tier: bytes) -> None:
     assert read(b'{"model":"m","messages":[],"service_tier":%b}' % tier).tier == "unread"
     assert read(b'{"model":"m","messages":[],"service_tier":null}').tier == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "there"),
+    [
+        (b"", False),
+        (b"00", False),
+        (b"u00", False),
+        (b"\\u00", True),
+        (b"\\u000a", True),
+        (b"\\u0000", True),
+        (b"x\\u00e9" + b"1000 " * 9_000, True),
+        (b"0" * 9_000 + b"\\u0069" + b"0" * 9_000, True),
+        (b"0" * 9_000 + b"\\u0169" + b"0" * 9_000, False),
+        (b"\\u00" * 100, True),
+        (b"1000 " * 9_000, False),
+        (b"\\\\u 00 \\u0 0" * 9_000, False),
+    ],
+)
+def test_an_escape_is_found_however_many_zeros_there_are(body: bytes, there: bool) -> None:
+    assert holds_escape(body) is there is (body.find(b"\\u00") >= 0)

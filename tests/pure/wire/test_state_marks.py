@@ -190,3 +190,44 @@ def test_no_spelling_of_json_hides_what_is_named(
 def test_an_item_is_named_whatever_stands_beside_it(items: list[Any], *, spaced: bool) -> None:
     found = read(Endpoint.RESPONSES, {"model": "m", "input": items}, spaced=spaced)
     assert found == [ITEM + b"msg_1"]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        b'{"id":"msg_1"}',
+        b'{ "id" : "msg_1" }',
+        b'{"id":"msg_1","type":null}',
+        b'{"type":null,"id":"msg_1"}',
+        b'{"id":"msg_1","status":null}',
+        b'{"\\u0069d":"msg\\u005f1"}',
+    ],
+)
+@pytest.mark.parametrize("endpoint", [Endpoint.RESPONSES, Endpoint.INPUT_TOKENS, Endpoint.COMPACT])
+def test_an_item_that_says_nothing_but_an_id_is_a_reference(
+    endpoint: Endpoint, item: bytes
+) -> None:
+    """`type` may be left out of one: no other item has an id and neither a type nor a role."""
+    body = b'{"input":[{"role":"user","content":"hi"},%b]}' % item
+    raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    assert marks_of(endpoint, raw, body, reaches_out=True) == (ITEM + b"msg_1",)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'[{"id":"msg_1","role":"assistant","content":"hi"}]',
+        b'[{"id":"fc_1","type":"function_call","name":"f"}]',
+        b'[{"id":"msg_1","type":"message","role":"user"}]',
+        b'[{"id":5}]',
+        b'[{"id":""}]',
+        b'"say {\\"id\\": \\"msg_1\\"}"',
+        b'[{"role":"user","content":"{\\"id\\":\\"msg_1\\"}"}]',
+        b'[{"role":"user","content":[{"id":"msg_1"}]}]',
+        b'{"id":"msg_1"}',
+    ],
+)
+def test_what_has_an_id_and_is_no_reference_names_nothing(said: bytes) -> None:
+    body = b'{"input":%b}' % said
+    raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    assert marks_of(Endpoint.RESPONSES, raw, body, reaches_out=True) == ()
