@@ -147,6 +147,8 @@ def _add_asked(usage: Usage, facts: Delivered, *, whole: bool) -> Usage:
         sessions=sessions,
         video_ms=_video_ms(asked, extras.video_ms),
         video_class=asked.video_class or extras.video_class,
+        # No more were served than were asked, whatever their provider counts.
+        requests=min(extras.requests, asked.requests),
     )
     images = asked.images or usage.images
     return dataclasses.replace(usage, images=images, extras=None if added == NO_EXTRAS else added)

@@ -498,7 +498,7 @@ async def test_a_bound_that_bounds_nothing_is_none(bound: Any) -> None:
             held.append(call.request.output_tokens_max)
             return super().take(call)
 
-    async with standing(Holding()) as (rig, provider), voice(rig) as socket:
+    async with standing(Holding()) as (rig, _), voice(rig) as socket:
         await hear(socket, "session.created")
         for _ in range(2):
             asked = {"type": "response.create", "response": {"max_output_tokens": bound}}

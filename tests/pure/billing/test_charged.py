@@ -159,3 +159,18 @@ def test_nothing_is_ever_charged_beyond_what_can_be(
     assert not usage.untold
     assert reported == before
     assert facts.asked is NOTHING_ASKED
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "charged"),
+    [(2, 2, 2), (1, 2, 1), (0, 2, 0), (3, 2, 2), (10**9, 2, 2), (10**9, 50_000, 50_000)],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_no_more_requests_of_a_batch_were_served_than_it_had(
+    told: int, asked: int, charged: int, *, whole: bool
+) -> None:
+    """Its provider counts them, in results that may be gone: a price for each call is by that."""
+    extras = msgspec.structs.replace(NO_EXTRAS, requests=told)
+    facts = msgspec.structs.replace(WHOLE, whole=whole, asked=Asked(requests=asked))
+    found = complete(Usage(90, output_tokens=50, extras=extras, tier_told=True), facts)
+    assert (found.extras or NO_EXTRAS).requests == charged
