@@ -112,7 +112,7 @@ async def test_text_that_is_no_utf8_passes_as_it_is_and_is_charged(
         said = JSON.replace(b'"hi"', b'"h\xe4\xb8"')
         said = said if told else said.replace(b'"usage"', b'"usagi"')
         answer = JSON_HEAD + chunked(said) + b"0\r\n\r\n"
-    wish = {"stream_options": {"include_usage": True}} if stream else {}
+    wish: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
     async with Peer(says(answer)) as peer:
         body, end, took_s = await ask(peer, stream=stream, **wish)
     assert (body, took_s < 5) == (said, True)

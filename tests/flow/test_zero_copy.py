@@ -92,6 +92,9 @@ class Bench:
     def on_lost(self, error: Exception) -> None:
         raise error
 
+    def on_fault(self, error: Exception) -> bool:
+        raise error
+
     def read(self, raw: bytes) -> None:
         self.connection.data_received(raw)
 
