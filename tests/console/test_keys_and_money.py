@@ -52,6 +52,44 @@ async def test_a_key_is_told_once_and_kept_as_a_digest(console: ConsoleRig, owne
     assert (await owner.call("POST", "/account/v1/keys", {"name": "ci"}))[0] == 400
 
 
+@pytest.mark.parametrize(
+    "name", ["a\nb", "a\tb", "\x1b[31mred", "\u202eevil", "a\u200bb", "a\u2028b"]
+)
+async def test_a_name_is_one_that_logs_and_tables_can_show(owner: Browser, name: str) -> None:
+    for path in ("keys", "management-keys"):
+        status, told = await owner.call("POST", f"/account/v1/{path}", {"name": name})
+        assert status == 400 and "control character" in told["error"]["message"], told
+    assert (await owner.get("/account/v1/keys"))["keys"] == []
+    for name in ("=cmd|calc", "<b>", "caf\u00e9 \u4e2d", "a b"):
+        assert (await owner.call("POST", "/account/v1/keys", {"name": name}))[0] == 201
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "until=0001-01-01T00:00:00Z",
+        "until=9999-12-31T23:59:59Z",
+        "id=req_ffffffffffff7fffbfffffffffffffff",
+        "since=9999-12-31",
+    ],
+)
+async def test_a_filter_at_the_edge_of_time_finds_nothing(owner: Browser, query: str) -> None:
+    for path in ("logs", "usage"):
+        if path == "usage" and query.startswith("id"):
+            continue
+        status, text, _ = await owner.ask("GET", f"/account/v1/{path}?{query}")
+        assert status == 200 and '"request_id"' not in text, text
+
+
+@pytest.mark.parametrize("ip", ["::%25eth0", "fe80::1%251/64"])
+async def test_an_address_with_a_zone_is_refused_everywhere(owner: Browser, ip: str) -> None:
+    for path in ("logs", "logs/export"):
+        status, text, _ = await owner.ask("GET", f"/account/v1/{path}?ip={ip}")
+        assert status == 400 and "expected an address" in text
+    body = {"name": "ci", "networks": [ip.replace("%25", "%")]}
+    assert (await owner.call("POST", "/account/v1/keys", body))[0] == 400
+
+
 async def test_a_key_is_switched_limited_and_deleted(console: ConsoleRig, owner: Browser) -> None:
     _, made = await owner.call("POST", "/account/v1/keys", {"name": "ci", "tpm": 5})
     path = f"/account/v1/keys/{made['id']}"

@@ -10,6 +10,7 @@ from relay.console.queries.forms import format_moment
 from relay.console.rows import FreshKey, KeyRow
 from relay.console.signin import tokens
 from relay.errors import Conflict, NotFound
+from relay.store.catalog.keys import check_shown
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Pepper
 
@@ -48,6 +49,7 @@ async def make_key(
     """
     key = tokens.mint_management()
     name = name or f"manage-{key[-4:]}"
+    check_shown(name)
     try:
         key_id: int | None = await connection.fetchval(
             """INSERT INTO management_keys (account_id, name, digest, last4, expires_at)

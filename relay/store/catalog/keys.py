@@ -15,6 +15,7 @@ from relay.billing.budget import read_budgets
 from relay.errors import BadRequest, ConfigError, NotFound
 from relay.model import Allowance, Secret
 from relay.store.billing.budget_leases import begin
+from relay.store.catalog.canonical import check_name
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Pepper
 from relay.wire import api_keys
@@ -138,6 +139,18 @@ async def create_key(
     return FreshKey(key_id, name, Secret(key))
 
 
+def check_shown(name: str) -> None:
+    """Refuse a name that a log or a table could not show faithfully.
+
+    Raises:
+        BadRequest: CLIENT; it has such characters.
+    """
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise BadRequest(str(error), param="name") from None
+
+
 async def insert_key(
     connection: Connection, account: str, name: str, mark: KeyMark, terms: KeyTerms
 ) -> int:
@@ -145,8 +158,9 @@ async def insert_key(
 
     Raises:
         NotFound: There is no such account.
-        BadRequest: The name is in use, or the key is stored already, or was once.
+        BadRequest: The name is in use or cannot be shown, or the key is stored already, or was.
     """
+    check_shown(name)
     await check_lines(connection, terms.lines or ())
     try:
         key_id: int | None = await connection.fetchval(
