@@ -342,8 +342,6 @@ class ConsoleServer:
         """Return whether the browser's side of the connection is TLS."""
         return request.headers.get("x-forwarded-proto", "") == "https" or request.secure
 
-    # --- common -------------------------------------------------------------------------------
-
     def _ask(self, request: web.Request) -> Ask:
         if self._side == "operator":
             peer = request.headers.get(PEER_HEADER, "")
@@ -396,10 +394,8 @@ def is_same_site(request: web.Request) -> bool:
     if site is not None:
         return site in {"same-origin", "none"}
     origin = request.headers.get("Origin")
-    if origin is None:
-        return True
     try:
-        return urlsplit(origin).netloc == request.host
+        return origin is None or urlsplit(origin).netloc == request.host
     except ValueError:
         return False  # it is no address at all
 
