@@ -288,7 +288,9 @@ def main() -> None:
     job.check()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if job.rate:
+    if job.idle:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    elif job.rate:
         _take_precedence()
 
     async def run() -> Outcome:

@@ -63,6 +63,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     patience_s: float = 30.0
     """How long after the window answers are waited for."""
     hold: bool = False
+    idle: bool = False
+    """It takes the processor from nobody: for noise, whose own latencies say nothing then."""
     seed: int = 1
 
     def check(self) -> None:

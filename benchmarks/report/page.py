@@ -200,6 +200,11 @@ def _details(entries: list[dict[str, Any]]) -> str:
         if "log_rows_missing" in e
     ]
     lines += [
+        f"{e['target']}: {e['log_rows_bounded']} refused calls are counted and have no row of it"
+        for e in entries
+        if "log_rows_bounded" in e
+    ]
+    lines += [
         f"{e['target']}: errors {', '.join(f'{k} {n}' for k, n in e['errors_by_kind'].items())}"
         for e in entries
         if e.get("errors_by_kind")

@@ -72,7 +72,7 @@ def run_isolation(options: Options, say: Say) -> list[dict[str, Any]]:
 def _run_setting(options: Options, setting: Setting, say: Say) -> dict[str, Any]:
     with _hosts(options, setting) as (hosts, upstreams):
         stage = Stage(options, hosts, upstreams)
-        books = Books(hosts[0])  # of all hosts: they share the log
+        books = Books(*hosts)  # they share the log
         calm = stage.run(WARM_S, WINDOW_S)
         flooded = stage.run(WARM_S, WINDOW_S, flood_warm_s=WARM_S)
         # The floods have begun long before, and have spent whatever stood idle.

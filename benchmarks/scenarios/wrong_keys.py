@@ -1,15 +1,28 @@
 """What everybody else feels of one address that tries 10,000 wrong keys a second.
 
-The same load without and with it, in one sitting. What becomes of the flood is the door's to say:
-an answer, 429, 403, a connection that is not read or not taken.
+    alone, flooded, alone, flooded ...    the same load; figures are the medians of each
+
+The stranger (`load.stranger`) is a process that takes the processor from nobody: its own work is
+elsewhere in truth. What becomes of its tries is the door's to say: an answer, 429, 403, a
+connection that is not read or not taken. What they cost the worker is the CPU that it used beyond
+that of the same load without them, which a wait for a processor does not change.
 """
 
-import threading
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 
+from benchmarks.load.drive import ROOT, START_S
 from benchmarks.load.job import Call, Job
+from benchmarks.load.stranger import Heard, Plan
 from benchmarks.report.figures import note_disturbed
 from benchmarks.scenarios.measure import measure
 from benchmarks.scenarios.staging import entry_of, staged
@@ -19,14 +32,21 @@ from benchmarks.targets.upstream import Script
 
 WRONG_PER_S: Final = 10_000
 STRANGER: Final = "127.0.0.2"
+STRANGERS_CONNECTIONS: Final = 1_024
 CALLS_PER_S: Final = 400
-WARM_S: Final = 4.0
-WINDOW_S: Final = 10.0
+ROUNDS: Final = 3
+WARM_S: Final = 2.0
+WINDOW_S: Final = 8.0
 P99_RISE_MAX: Final = 0.10
+
+Figures = dict[str, Any]
 
 
 def run_wrong_keys(options: Options, say: Say) -> list[dict[str, Any]]:
-    """Measure a load alone, then beside the flood; the added latency is what counts."""
+    """Measure a load alone and beside the flood, in turn; the added latency is what counts."""
+    calm: list[Figures] = []
+    flooded: list[Figures] = []
+    heard: list[Heard] = []
     with staged(options, Script(chunks=40)) as (server, upstreams):
         job = Job(
             host="127.0.0.1",
@@ -38,30 +58,86 @@ def run_wrong_keys(options: Options, say: Say) -> list[dict[str, Any]]:
             warm_s=WARM_S,
             window_s=WINDOW_S,
         )
-        wrong = msgspec.structs.replace(
-            job, key="relay_wrong", rate=WRONG_PER_S, source=STRANGER, patience_s=1.0
-        )
-        calm, _ = measure(options.bench, job, server, upstreams)
-        found: list[dict[str, Any]] = []
-
-        def flood() -> None:
-            found.append(measure(options.bench, wrong, server, upstreams)[0])
-
-        thread = threading.Thread(target=flood)
-        thread.start()
-        figures, _ = measure(options.bench, job, server, upstreams)
-        thread.join()
+        for seed in range(1, ROUNDS + 1):
+            job = msgspec.structs.replace(job, seed=seed)
+            calm.append(measure(options.bench, job, server, upstreams)[0])
+            with _stranger(server.port, options.bench.load_cores, heard):
+                flooded.append(measure(options.bench, job, server, upstreams)[0])
+    figures = sorted(flooded, key=_p99)[ROUNDS // 2]
     note_disturbed(figures)
-    before, after = (one["request_latency_ms"]["p99"] for one in (calm, figures))
-    rise = after / before - 1 if before and after else float("nan")
-    figures |= {"p99_rise": rise, "flood_errors": found[0]["errors_by_kind"]}
+    before, after = (statistics.median(map(_p99, found)) for found in (calm, flooded))
+    rise = after / before - 1
+    tries_per_s = sum(one.tries for one in heard) / ROUNDS / (WARM_S + WINDOW_S)
+    used = statistics.median(map(_worker_share, flooded)) - statistics.median(
+        map(_worker_share, calm)
+    )
+    fates = _fates(heard)
+    figures |= {
+        "p99_rise": rise,
+        "calm_p99_ms": [round(_p99(one), 3) for one in calm],
+        "flooded_p99_ms": [round(_p99(one), 3) for one in flooded],
+        "tries_per_s": tries_per_s,
+        "worker_share_of_tries": used,
+        "fates": fates,
+    }
     held = "within" if rise < P99_RISE_MAX else "NOT within"
     notes = [
-        f"p99 {before} ms alone, {after} ms beside the flood: {rise:+.1%}, {held} "
+        f"p99 {before:.2f} ms alone, {after:.2f} ms beside the flood: {rise:+.1%}, {held} "
         f"{P99_RISE_MAX:.0%}",
-        f"{found[0]['asked']} wrong keys of {int(WRONG_PER_S * (WARM_S + WINDOW_S))} were read: "
-        f"{found[0]['errors_by_kind']}",
+        f"{tries_per_s:,.0f} keys a second were tried, at {max(o.cpu_share for o in heard):.0%} of "
+        f"a core; they cost the worker {used:.1%} of one, {used / tries_per_s * 1e6:.1f} us each",
+        "of the tries: " + ", ".join(f"{name} {count}" for name, count in fates.items()),
     ]
     say(f"wrong_keys: {brief(figures)}; {'; '.join(notes)}")
     about = f"{CALLS_PER_S} JSON calls a second while one address tries {WRONG_PER_S} wrong keys"
     return [entry_of("wrong_keys", about, figures, notes)]
+
+
+@contextmanager
+def _stranger(port: int, cores: frozenset[int], heard: list[Heard]) -> Iterator[None]:
+    """Have a stranger try keys for as long as a load goes on that is put on within the block."""
+    plan = Plan(
+        port=port,
+        source=STRANGER,
+        rate=WRONG_PER_S,
+        connections=STRANGERS_CONNECTIONS,
+        begin_ns=time.monotonic_ns() + int(START_S * 1e9),
+        seconds=WARM_S + WINDOW_S,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.load.stranger"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    try:
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(plan))
+        process.stdin.close()
+        process.stdin = None
+        yield
+        output, _ = process.communicate(timeout=30)
+        heard.append(msgspec.json.decode(output, type=Heard))
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _fates(heard: list[Heard]) -> dict[str, int]:
+    """Return what became of the tries of all rounds, by what the stranger saw."""
+    found: Counter[str] = Counter()
+    for one in heard:
+        found.update({f"http_{status}": count for status, count in one.answers.items()})
+        found.update(closed=one.closed, given_up=one.dropped)
+    return dict(found)
+
+
+def _p99(figures: Figures) -> float:
+    return float(figures["request_latency_ms"]["p99"])
+
+
+def _worker_share(figures: Figures) -> float:
+    """Return what part of a core the worker used."""
+    return float(figures["worker_cpu_us_per_request"] * figures["rps"] / 1e6)

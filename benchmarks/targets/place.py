@@ -46,7 +46,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """A target that runs.
 
     `redis`: the socket of its Redis, None = it has none of its own. `logged`: asks how many calls
-    its request log holds, None = it keeps none. `headers`: what a call must carry besides the key.
+    its request log holds, None = it keeps none; `bounded`: how many refused calls it has left out of
+    it. `headers`: what a call must carry besides the key.
     `console`: the port of its console, 0 = it has none.
     `data_dir`: the relay's.
     """
@@ -56,6 +57,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     does: str
     redis: Path | None = None
     logged: Callable[[], int] | None = None
+    bounded: Callable[[], int] | None = None
     headers: dict[str, str] = {}
     console: int = 0
     data_dir: Path | None = None

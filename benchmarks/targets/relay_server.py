@@ -11,6 +11,7 @@ from typing import Final
 
 from benchmarks.targets.place import KEY, MODEL, Place, Server
 from benchmarks.targets.processes import NotStarted, await_answer, free_port, running
+from relay.store import metrics as worker_metrics
 
 RELAY_DOES: Final = (
     "everything on: key looked up, rights, limits, routing, metering, journal, request log"
@@ -124,6 +125,7 @@ def start_relay(place: Place) -> Iterator[Server]:
             does=RELAY_DOES,
             redis=redis if redis.exists() else None,
             logged=lambda: _count_logged([_RELAY, "usage", "--by", "day", "--json", *options]),
+            bounded=lambda: _count_unlogged(var),
             console=console,
             data_dir=var,
         )
@@ -135,6 +137,7 @@ def start_beside(first: Server, place: Place) -> Iterator[Server]:
     assert first.data_dir is not None
     record = json.loads((first.data_dir / "run" / "embedded.json").read_bytes())
     secrets = first.data_dir / "secrets"
+    var = place.folder / "var"
     env = {
         "RELAY_DATABASE__URL": record["postgres"]["url"],
         "RELAY_REDIS__URL": record["valkey"]["url"],
@@ -143,12 +146,14 @@ def start_beside(first: Server, place: Place) -> Iterator[Server]:
     }
     place.folder.mkdir(parents=True)
     port, admin = free_port(), free_port()
-    command = _serve(place, place.folder / "var", port, admin)
+    command = _serve(place, var, port, admin)
     log = place.folder / "output.log"
     with running(command, cores=set(place.cores), port=port, log=log, env=env) as pid:
         await_answer(f"http://127.0.0.1:{admin}/readyz")
         await_answer(f"http://127.0.0.1:{port}/v1/models", _BEARER)
-        yield Server(port=port, pid=pid, does=RELAY_DOES)
+        yield Server(
+            port=port, pid=pid, does=RELAY_DOES, bounded=lambda: _count_unlogged(var), data_dir=var
+        )
 
 
 def _serve(place: Place, var: Path, port: int, admin: int, console: int = 0) -> list[str]:
@@ -165,6 +170,14 @@ def _count_logged(command: list[str]) -> int:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     return sum(int(row["requests"]) for row in rows)
+
+
+def _count_unlogged(var: Path) -> int:
+    """Return how many refused calls its workers have counted and not written down."""
+    published = worker_metrics.read_all(var / "run" / "metrics").values()
+    return sum(
+        one.counters.get("unlogged", {}).get((), 0) for slot in published for one in slot
+    )
 
 
 def _apply(command: list[str], env: dict[str, str]) -> None:

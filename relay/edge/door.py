@@ -16,6 +16,7 @@ from relay.clock import clock_s, wall_s
 from relay.door_rules import DoorRules
 from relay.edge.client.body_room import RETRY_AFTER_S, BodyRoom
 from relay.edge.client.socket import DOOR_HOLDS, ClientSocket
+from relay.edge.shutter import Shutter
 from relay.errors import AddressLimited, AddressRefused, RelayError, Unavailable
 from relay.flow.call import Call
 from relay.flow.counters import Counters
@@ -52,6 +53,8 @@ class Door:
         self.addresses = Addresses(rules)
         self.room = room
         """The memory that bodies take."""
+        self.shutter = Shutter()
+        """Keeps away who dials on and on while it is refused."""
         self.pressure = Pressure(rules.shed_lag_ms / 1_000)
         self.calls_max = 0
         """So many calls have a connection each; 0 = nobody knows yet."""
@@ -135,6 +138,8 @@ class Door:
         if self.addresses.crowds(visitor, now_s, refused_max=REFUSED_CONNECTIONS_MAX):
             self._tell(visitor, Rule.CONNECTIONS, rule_code(Rule.CONNECTIONS, visitor.key))
             connection.cut()
+            if self.addresses.is_refused(visitor, now_s) and not connection.told_ip:
+                self.shutter.note_cut(visitor.key)
         elif self.addresses.is_refused(visitor, now_s):
             # The loop begins to read a connection when this callback has returned.
             asyncio.get_running_loop().call_soon(hold, connection)

@@ -173,6 +173,7 @@ class DataServer:
                 extra={"count": allowed},
             )
         self._socket = sock
+        self._door.shutter.watch(sock)
         renew_date(formatdate(usegmt=True))
         await self._accept()
         self.engine.running_calls.start()
@@ -244,6 +245,7 @@ class DataServer:
         if self._listener is not None:
             await asyncio.sleep(POLL_S)  # who queues in the kernel has connected: take them in
         self._stop_accepting()
+        self._door.shutter.stop()
         if self._socket is not None:
             self._socket.close()
             self._socket = None

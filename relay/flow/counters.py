@@ -80,6 +80,7 @@ class Counters:
         "translated",
         "truncated",
         "ttft",
+        "unlogged",
         "upstream_errors",
     )
 
@@ -114,6 +115,8 @@ class Counters:
         """(line, scope, what ran out) -> calls that a limit refused."""
         self.refused: defaultdict[str, int] = defaultdict(int)
         """Rule of the door -> connections and requests that it refused."""
+        self.unlogged = 0
+        """Refused calls of accounts that have no row in the log (flow.rejections)."""
         self.line_tokens: defaultdict[str, int] = defaultdict(int)
         """Line -> tokens that its limited calls used, input that was read from a cache left out."""
         self.limiter_fallback_ms = 0
@@ -166,6 +169,7 @@ class Counters:
                     "attempts": {(): self.attempts},
                     "client_gone": {(): self.client_gone},
                     "truncated": {(): self.truncated},
+                    "unlogged": {(): self.unlogged},
                     "bytes_out": {(): self.bytes_out},
                     "events": {(): self.events},
                 },

@@ -214,7 +214,10 @@ class Settlement:
         """Tell whether a refused call gets a row: it does where its start was written already."""
         if call.attempt_count or call.on_leave is not None or call.stage is COMMITTED:
             return True
-        return self._rejections.take(account_id, clock_s())
+        written = self._rejections.take(account_id, clock_s())
+        if not written:
+            self._counters.unlogged += 1
+        return written
 
     def _learn(self, call: Call) -> None:
         """Learn from a whole stream how its model counts, for those that end before they say."""

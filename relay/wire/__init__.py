@@ -8,6 +8,8 @@ client_ip      Whose address a call comes from: the socket's peer, or what trust
 http           HTTP/1.1 heads, written by us in both directions and never passed through
 model_lines    Which lines serve each model, told in a list of models of any dialect: a field of our
                own
+packet_filter  A filter that has the kernel drop what comes from some addresses: a program in
+               classic BPF
 proxy_protocol  The PROXY protocol, versions 1 and 2: a balancer tells who its client is
 retry_headers  The headers by which official clients are told whether and when to come back
 sse            Where server-sent events begin and end, as bytes

@@ -15,6 +15,8 @@ import pytest
 from relay.config import Config
 from relay.config import Server as ServerConfig
 from relay.door_rules import DoorRules
+from relay.edge.door import REFUSED_CONNECTIONS_MAX
+from relay.edge.shutter import CUT_MAX, Shutter
 from relay.limits.addresses import Rule, rule_code
 from relay.model import Block
 from tests.flow.rig import KEY, Peer, Rig, chat, make_channel, make_snapshot, post
@@ -79,11 +81,20 @@ class Crowd:
             client.writer.transport.abort()
         await asyncio.sleep(0)
 
+    async def leave(self, client: Client) -> None:
+        self._clients.remove(client)
+        client.writer.transport.abort()
+        await asyncio.sleep(0.05)
+
     async def connect(self, ip: str = OTHER) -> Client:
         sock = socket.socket()
         sock.setblocking(False)
         sock.bind((ip, 0))
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._rig.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._rig.port))
+        except BaseException:
+            sock.close()
+            raise
         client = Client(*await asyncio.open_connection(sock=sock))
         self._clients.append(client)
         return client
@@ -127,6 +138,64 @@ async def test_a_refused_address_has_few_connections() -> None:
         await asyncio.sleep(0.1)
         assert sum(client.reader.at_eof() for client in many) >= 30
         assert (await first.ask())[0] == 200
+
+
+async def test_a_refused_address_that_dials_on_is_shut_out_for_a_moment() -> None:
+    async with Peer(answer_json) as peer, rig_of(peer) as rig, Crowd(rig) as crowd:
+        first = await crowd.connect()
+        for _ in range(9):
+            await (await crowd.connect()).ask("relay_wrong")
+        dialed = 0
+        with pytest.raises(TimeoutError):
+            while dialed < 1_000:
+                async with asyncio.timeout(0.5):
+                    await crowd.connect()
+                dialed += 1
+        # The kernel drops its SYNs; they cost nobody here anything, and others get in.
+        assert REFUSED_CONNECTIONS_MAX <= dialed < REFUSED_CONNECTIONS_MAX + 3 * CUT_MAX
+        assert (await first.ask())[0] == 200
+        neighbour = await crowd.connect("127.0.0.8")
+        assert (await neighbour.ask())[0] == 200
+        # Its client comes back a second later by itself, and is served if it has a good key.
+        await crowd.leave(first)
+        begun_s = asyncio.get_running_loop().time()
+        async with asyncio.timeout(8):
+            while (await (await crowd.connect()).ask())[0] != 200:
+                await asyncio.sleep(0.1)
+        assert asyncio.get_running_loop().time() - begun_s > 0.2
+
+
+async def test_the_shutter_is_open_again_when_its_worker_goes() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    shutter, successor = Shutter(), Shutter()
+    shutter.watch(listener)
+    for _ in range(CUT_MAX):
+        shutter.note_cut(OTHER)
+    assert not await reaches(listener)
+    shutter.stop()
+    assert await reaches(listener)
+    # One that was killed leaves its socket, and what is on it, to the next.
+    shutter.watch(listener)
+    for _ in range(CUT_MAX):
+        shutter.note_cut(OTHER)
+    assert not await reaches(listener)
+    successor.watch(listener)
+    assert await reaches(listener)
+    shutter.stop()
+    listener.close()
+
+
+async def reaches(listener: socket.socket) -> bool:
+    """Tell whether OTHER can connect within a moment."""
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        sock.bind((OTHER, 0))
+        try:
+            async with asyncio.timeout(0.3):
+                await asyncio.get_running_loop().sock_connect(sock, listener.getsockname())
+        except TimeoutError:
+            return False
+        return True
 
 
 async def test_a_list_holds_at_once_on_open_connections_and_paths() -> None:

@@ -80,6 +80,9 @@ COUNTERS: Final = {
         "relay_translated", "Calls that a channel of another dialect was asked.", ("way",)
     ),
     "truncated": Family("relay_truncated", "Streams ended by an error event after their start."),
+    "unlogged": Family(
+        "relay_unlogged_refusals", "Refused calls beyond those of an account that get a row."
+    ),
     "splices": Family(
         "relay_splices",
         "Broken streams of lines that splice, by how they were carried on or why not.",
