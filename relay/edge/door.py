@@ -24,7 +24,7 @@ from relay.flow.request import RequestHead
 from relay.limits.addresses import Addresses, Rule, Verdict, Visitor, rule_code
 from relay.limits.lending import CLASSES
 from relay.limits.pressure import BEAT_S, DEDICATED, TRAINING, Pressure
-from relay.model import Snapshot, lines_of
+from relay.model import Account, Key, Snapshot, lines_of
 from relay.wire.client_ip import Network
 
 HOLD_S: Final = 1.0
@@ -115,13 +115,26 @@ class Door:
     def _rank_of(self, call: Call) -> int:
         """Return the class of the line that a call is about to take, as far as its head says."""
         key, account = call.rights.key, call.rights.account
-        if key is None or account is None or self._snapshot is None:
+        return TRAINING if key is None or account is None else self._class_of(key, account, call.head)
+
+    def goes_first(self, head: RequestHead) -> bool:
+        """Tell whether a request is one of a dedicated line, as far as its head says."""
+        if not self._has_dedicated or self._snapshot is None or head.credential is None:
+            return False
+        key = self._snapshot.keys.get(head.credential)
+        account = self._snapshot.accounts.get(key.account_id) if key is not None else None
+        if key is None or account is None:
+            return False
+        return self._class_of(key, account, head) == DEDICATED
+
+    def _class_of(self, key: Key, account: Account, head: RequestHead) -> int:
+        if self._snapshot is None:
             return TRAINING
-        place = (key.id, call.head.line)
+        place = (key.id, head.line)
         rank = self._ranks.get(place)
         if rank is None:
             lines = lines_of(self._snapshot, key, account)
-            line = next((one for one in lines if one.name == call.head.line), None)
+            line = next((one for one in lines if one.name == head.line), None)
             line = line or (lines[0] if lines else None)
             rank = CLASSES.index(line.kind) if line is not None else TRAINING
             self._ranks[place] = rank
@@ -135,11 +148,11 @@ class Door:
             return
         visitor = connection.visitor = self.addresses.enter(connection.peer_ip)
         now_s = clock_s()
+        if visitor.wrong and self.addresses.is_throttled(visitor, now_s) and not connection.told_ip:
+            self.shutter.note_dial(visitor.key)
         if self.addresses.crowds(visitor, now_s, refused_max=REFUSED_CONNECTIONS_MAX):
             self._tell(visitor, Rule.CONNECTIONS, rule_code(Rule.CONNECTIONS, visitor.key))
             connection.cut()
-            if self.addresses.is_refused(visitor, now_s) and not connection.told_ip:
-                self.shutter.note_cut(visitor.key)
         elif self.addresses.is_refused(visitor, now_s):
             # The loop begins to read a connection when this callback has returned.
             asyncio.get_running_loop().call_soon(hold, connection)

@@ -28,6 +28,7 @@ from relay.edge.service import Service
 from relay.errors import ShuttingDown
 from relay.flow.counters import Counters
 from relay.flow.engine import Engine
+from relay.flow.request import RequestHead
 from relay.model import Snapshot
 from relay.tls import Handshakes, ListenerTls
 from relay.upstream.descriptors import few_left
@@ -69,7 +70,8 @@ class ConnectionServer(web.Server):
         self.files_max = 2 * config.server.connections_max
         self.on_full: Callable[[], None] = _nothing
         self.upstreams: Callable[[], int] = _none
-        self.arrivals = Arrivals()
+        self.arrivals, self.first_arrivals = Arrivals(), Arrivals()
+        """Who waits where too many come at once; who is of a dedicated line, among its own."""
         self.open: dict[ClientConnection, None] = {}
         """In the order in which they came."""
 
@@ -94,6 +96,10 @@ class ConnectionServer(web.Server):
         else:
             connection.cut()
             self.on_full()
+
+    def goes_first(self, request_head: RequestHead) -> bool:
+        """Tell whether a request goes before those of others, as far as its head says."""
+        return self._door.goes_first(request_head)
 
     @property
     def has_room(self) -> bool:

@@ -1,12 +1,12 @@
 """Addresses whose new connections the kernel drops for a moment, before they cost a worker anything.
 
-    cut so often within a moment --> their SYNs are dropped for SHUT_S --> open again
+    dials DIALS_MAX times in SHUT_S --> its SYNs are dropped until these are over --> open again
 
-A connection that is taken and cut costs a worker some 50 us, and whoever tries ten thousand keys a
-second dials as often where it is refused. A filter on the listening socket stops that in the
-kernel. Connections that are there do not see it: who shows a good key on one is served on. A client
-whose SYN was dropped sends it again after a second (RFC 6298, section 2.1). Where a system takes no
-such filter all are cut, as before.
+A connection that is taken and let go costs a worker 20 to 50 us, and whoever tries ten thousand
+keys a second dials as often where it is not read. A filter on the listening socket stops that in
+the kernel. Connections that are there do not see it: who shows a good key on one is served on. A
+client whose SYN was dropped sends it again after a second (RFC 6298, section 2.1). Where a system
+takes no such filter every connection is taken.
 """
 
 import array
@@ -18,10 +18,10 @@ from typing import Final
 
 from relay.wire.packet_filter import ADDRESSES_MAX, drop_program
 
-CUT_MAX: Final = 16
-"""Connections of an address that are taken and cut, since it was open again."""
+DIALS_MAX: Final = 64
+"""New connections of an address in a SHUT_S: as many as one that is refused may have at all."""
 SHUT_S: Final = 1.0
-"""For how long an address is shut out, and what is counted of the others is forgotten."""
+"""How long connections are counted; it begins with one, and with its end all are let in again."""
 
 _ATTACH_FILTER: Final = 26
 _DETACH_FILTER: Final = 27
@@ -36,8 +36,8 @@ class Shutter:
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
-        self._cut: dict[str, int] = {}
-        """Address -> connections that were cut, since the last look."""
+        self._dials: dict[str, int] = {}
+        """Address -> its new connections since it was open."""
         self._shut: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -54,8 +54,8 @@ class Shutter:
         self._open()
         self._socket = None
 
-    def note_cut(self, key: str) -> None:
-        """Note that a connection of an address was cut; shut it out where there were too many.
+    def note_dial(self, key: str) -> None:
+        """Note a new connection of an address that is watched; shut it out where it dials on.
 
         `key`: see limits.addresses.address_key.
         """
@@ -63,8 +63,8 @@ class Shutter:
             return
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SHUT_S, self._forget)
-        count = self._cut[key] = self._cut.get(key, 0) + 1
-        if count == CUT_MAX and len(self._shut) < ADDRESSES_MAX:
+        count = self._dials[key] = self._dials.get(key, 0) + 1
+        if count == DIALS_MAX and len(self._shut) < ADDRESSES_MAX:
             self._shut.add(key)
             with contextlib.suppress(ValueError):  # no address of the Internet
                 self._put(drop_program(self._shut))
@@ -74,7 +74,7 @@ class Shutter:
         self._open()
 
     def _open(self) -> None:
-        self._cut.clear()
+        self._dials.clear()
         if self._shut:
             self._shut.clear()
             self._put(b"")

@@ -145,6 +145,13 @@ class Addresses:
         """Tell whether an address is refused for its wrong keys."""
         return visitor.refused_until_s > now_s
 
+    def is_throttled(self, visitor: Visitor, now_s: float) -> bool:
+        """Tell whether a wrong key of an address would be answered by more than 401."""
+        rules, refused = self._rules, visitor.refused_until_s > now_s
+        if refused or not rules.wrong_keys_max or now_s - visitor.since_s > WINDOW_S:
+            return refused
+        return visitor.wrong > rules.wrong_keys_max
+
     def find(self, ip: str) -> Visitor:
         """Return what is remembered of an address; it is remembered from now on."""
         key = address_key(ip) if ":" in ip else ip

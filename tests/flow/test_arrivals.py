@@ -11,9 +11,10 @@ from itertools import pairwise
 import pytest
 
 from relay.clock import clock_s
-from relay.edge.client.arrivals import AT_ONCE, SLICE_S, Arrivals
+from relay.edge.client.arrivals import AT_ONCE, REQUEST_BYTES, SLICE_S, Arrivals
+from relay.model import LineKind
 from tests.flow.rig import Peer, Rig, chat, make_channel, make_snapshot, post
-from tests.flow.test_isolation import answer
+from tests.flow.test_isolation import answer, rig_of
 
 COUNT = 900
 A_TURN_MAX = COUNT // 2
@@ -110,3 +111,103 @@ async def test_few_requests_a_turn_never_wait() -> None:
     for _ in range(10 * AT_ONCE):
         assert not arrivals.crowded()
         await asyncio.sleep(0)
+
+
+async def test_large_requests_count_for_several() -> None:
+    arrivals = Arrivals()
+    begun: list[int] = []
+    large = AT_ONCE // 2 * REQUEST_BYTES
+    assert [arrivals.crowded(large) for _ in range(3)] == [False, False, True]
+    arrivals.wait(lambda: begun.append(1))
+    assert arrivals.crowded()
+    arrivals.wait(lambda: begun.append(2))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert begun == [1, 2]
+    assert not arrivals.crowded(10 * large)  # whatever its size, the first goes
+
+
+async def test_tasks_that_wait_have_a_turn_of_the_loop_each() -> None:
+    arrivals = Arrivals()
+    turns = [0]
+    begun: list[tuple[int, int]] = []
+
+    async def work(number: int) -> None:
+        if arrivals.crowded(AT_ONCE * REQUEST_BYTES):
+            await arrivals.turn()
+        begun.append((number, turns[0]))
+
+    works = [asyncio.create_task(work(number)) for number in range(6)]
+    await asyncio.sleep(0)
+    works[2].cancel()
+    while len(begun) < 5:
+        turns[0] += 1
+        await asyncio.sleep(0)
+    assert [number for number, _ in begun] == [0, 1, 3, 4, 5]
+    found = [turn for _, turn in begun]
+    assert sorted(set(found)) == found, found
+
+
+LARGE = 40
+TEXT = "The quick brown fox jumps over the lazy dog. " * 4_000
+
+
+def ask_line(kind: LineKind, text: str) -> bytes:
+    body = chat(messages=[{"role": "user", "content": text}])
+    raw = post("/v1/chat/completions", body, f"x-relay-line: {kind.value}")
+    return raw.replace(b"Connection: close", b"Connection: keep-alive")
+
+
+async def test_a_dedicated_line_goes_before_large_requests_of_others() -> None:
+    async with Peer(answer) as peer, rig_of(peer) as rig:
+        flood = [await connect(rig.port) for _ in range(LARGE)]
+        own = await connect(rig.port)
+        loop = asyncio.get_running_loop()
+        large = ask_line(LineKind.TRAINING, TEXT)
+        for sock in flood:  # so that each has a head that is known
+            await loop.sock_sendall(sock, ask_line(LineKind.TRAINING, "hi"))
+            assert (await read_answer(sock)).startswith(b"HTTP/1.1 200")
+        await loop.sock_sendall(own, ask_line(LineKind.DEDICATED, "hi"))
+        assert (await read_answer(own)).startswith(b"HTTP/1.1 200")
+        for sock in flood:  # all but the last byte is read before the moment that counts
+            await loop.sock_sendall(sock, large[:-1])
+        await asyncio.sleep(0.1)
+        lines = rig.server.counters.requests
+
+        def served() -> int:
+            return sum(count for (line, *_), count in lines.items() if line == "training")
+
+        before = served()
+        for sock in flood:
+            sock.send(large[-1:])
+        own.send(ask_line(LineKind.DEDICATED, "hi"))
+        answers = [asyncio.create_task(read_answer(sock)) for sock in flood]
+        assert (await read_answer(own)).startswith(b"HTTP/1.1 200")
+        ahead = served() - before
+        async with asyncio.timeout(20):
+            said = await asyncio.gather(*answers)
+        assert {one[:12] for one in said} == {b"HTTP/1.1 200"}
+        assert served() - before == LARGE
+        assert ahead < LARGE // 2, ahead
+        for sock in (*flood, own):
+            sock.close()
+
+
+async def test_a_client_that_leaves_behind_a_large_body_is_forgotten() -> None:
+    async with Peer(answer) as peer, rig_of(peer) as rig:
+        loop = asyncio.get_running_loop()
+        flood = [await connect(rig.port) for _ in range(LARGE)]
+        for sock in flood:
+            await loop.sock_sendall(sock, ask_line(LineKind.TRAINING, "hi"))
+            await read_answer(sock)
+        large = ask_line(LineKind.TRAINING, TEXT)
+        for sock in flood:
+            await loop.sock_sendall(sock, large[:-1])
+        await asyncio.sleep(0.1)
+        for sock in flood:
+            sock.send(large[-1:])
+            sock.close()
+        async with asyncio.timeout(20):
+            while rig.server.counters.connections or rig.server.counters.inflight:
+                await asyncio.sleep(0.01)
+        assert rig.server._door.room.held_bytes == 0

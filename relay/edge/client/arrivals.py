@@ -2,12 +2,14 @@
 
     the first of a turn of the loop --> begun at once
     the rest                        --> kept; a slice of them a turn, in their order
+    of dedicated lines              --> are counted by themselves, so they pass those of others
 
 One read of the kernel's list of sockets may tell of a thousand requests. Begun one after the other
 they would take the loop for 50 to 100 ms, and each event of each stream would come that much later.
-No loop tells when a turn of it begins, and no clock does either: a worker may have been waiting for
-a processor. So of each AT_ONCE requests the last one asks the loop to call when its turn is over;
-until then who comes waits. That costs a call of the loop in AT_ONCE requests.
+Large ones take longer, so they count for several. No loop tells when a turn of it begins, and no
+clock does either: a worker may have been waiting for a processor. So whoever makes the count reach
+AT_ONCE asks the loop to call when its turn is over; until then who comes waits. That costs a call
+of the loop in AT_ONCE requests.
 """
 
 import asyncio
@@ -17,9 +19,11 @@ from typing import Final
 
 from relay.clock import clock_s
 
-AT_ONCE: Final = 64
-"""So many are begun before others have their turn: 2 ms, or 6 where nothing is compiled."""
-SLICE_S: Final = 0.002
+AT_ONCE: Final = 32
+"""So many are begun before others have their turn: 1 ms, or 3 where nothing is compiled."""
+REQUEST_BYTES: Final = 20_000
+"""A request counts once more for each of these: joining and reading them takes as long."""
+SLICE_S: Final = 0.001
 """How long a turn begins those that had to wait."""
 
 
@@ -30,25 +34,41 @@ class Arrivals:
         self._begun = 0
         """Requests since the loop last called, those that had to wait as well."""
         self._waiting: deque[Callable[[], None]] = deque()
+        self._resting = False
+        """What was begun last is done by a task, so its turn is what the slice has to leave."""
 
-    def crowded(self) -> bool:
-        """Count a request that comes; tell whether it has to wait."""
-        self._begun += 1
-        if self._begun == AT_ONCE:
+    def crowded(self, size: int = 0) -> bool:
+        """Count a request, or a body, of so many bytes; tell whether it has to wait."""
+        before = self._begun
+        self._begun = begun = before + 1 + size // REQUEST_BYTES
+        if before < AT_ONCE <= begun:
             asyncio.get_running_loop().call_soon(self._begin_some)
-        return self._begun > AT_ONCE
+        return before >= AT_ONCE
 
     def wait(self, begin: Callable[[], None]) -> None:
         """Have a request begun when all that came before it are; only where it is crowded."""
         self._waiting.append(begin)
 
+    async def turn(self) -> None:
+        """Wait for the turn of a task, which has one of the loop for itself; only where crowded."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def begin() -> None:
+            if not turn.done():
+                turn.set_result(None)
+                self._resting = True
+
+        self._waiting.append(begin)
+        await turn
+
     def _begin_some(self) -> None:
         """Begin those that have waited longest; where none is left, a new count begins."""
         ends_s = clock_s() + SLICE_S
         waiting = self._waiting
+        self._resting = False
         while waiting:
             waiting.popleft()()
-            if clock_s() > ends_s:
+            if self._resting or clock_s() > ends_s:
                 break
         if waiting:
             asyncio.get_running_loop().call_soon(self._begin_some)

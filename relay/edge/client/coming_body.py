@@ -20,12 +20,12 @@ class ComingBody:
         timeouts: How long a client may take for it.
     """
 
-    __slots__ = ("_begun_s", "_head", "_pieces", "_size", "_timeouts", "call", "owed_bytes")
+    __slots__ = ("_begun_s", "_head", "_pieces", "_timeouts", "call", "owed_bytes", "size")
 
     def __init__(self, call: Call, head: bytes, size: int, timeouts: Timeouts) -> None:
         self.call = call
         self._head = head
-        self._size = size
+        self.size = size
         self._timeouts = timeouts
         self._begun_s = clock_s()
         self._pieces: list[bytes] = []
@@ -48,6 +48,6 @@ class ComingBody:
     @property
     def deadline_s(self) -> float:
         """Until when more of it has to come, in seconds of time.monotonic."""
-        come = self._size - self.owed_bytes
+        come = self.size - self.owed_bytes
         times = self._timeouts
         return self._begun_s + times.body_s + come / times.body_bytes_per_s_min

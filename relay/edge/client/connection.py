@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from relay.clock import clock_s
 from relay.config import Timeouts
+from relay.edge.client.arrivals import REQUEST_BYTES, Arrivals
 from relay.edge.client.coming_body import ComingBody
 from relay.edge.client.head_cache import HeadCache
 from relay.edge.client.phase import CLOSING, GONE, HEAD, HELD, QUEUED, RECEIVING, RESTING, RUNNING
@@ -42,7 +43,7 @@ class ClientConnection(RequestLoop):
         body_bytes_max: Of a request that may be served at once.
     """
 
-    __slots__ = ("_arrivals", "_body_bytes_max", "_coming")
+    __slots__ = ("_arrivals", "_body_bytes_max", "_coming", "_whole")
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class ClientConnection(RequestLoop):
         self._body_bytes_max = body_bytes_max
         self._coming: ComingBody | None = None
         """A body that comes in several reads and needs no parser."""
+        self._whole: ComingBody | None = None
+        """One that is whole and waits for its turn."""
 
     # --- asyncio's and the sweep's side ---------------------------------------------------------
 
@@ -69,12 +72,21 @@ class ClientConnection(RequestLoop):
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent; a request waits where too many have come at once."""
-        if self._phase < HEAD and self._early is None and self._arrivals.crowded():
-            self._keep(data)
-            self._move(HELD)
-            self._arrivals.wait(self._begin_late)
-            return
+        if self._phase < HEAD and self._early is None and self._arrivals.crowded(len(data)):
+            crowd = self._crowd(len(data))
+            if crowd is not None:
+                self._keep(data)
+                self._move(HELD)
+                crowd.wait(self._begin_late)
+                return
         self._receive(data)
+
+    def _crowd(self, size: int) -> Arrivals | None:
+        """Return among whom a request has to wait, where all wait; None: it goes before them."""
+        if self._head_cache is None or not self._server.goes_first(self._head_cache.request_head):
+            return self._arrivals
+        first = self._server.first_arrivals
+        return first if first.crowded(size) else None
 
     def _begin_late(self) -> None:
         """Begin what had to wait because too many came at once."""
@@ -119,6 +131,9 @@ class ClientConnection(RequestLoop):
         if self._coming is not None:
             self._service.let_go(self._coming.call)
             self._coming = None
+        if self._whole is not None:
+            self._service.let_go(self._whole.call)
+            self._whole = None
         self.let_out()
         self._server.forget_connection(self)
         if self._parsing is not None:
@@ -184,6 +199,21 @@ class ClientConnection(RequestLoop):
         self._coming = None
         self._move(RUNNING)
         self.bodiless = False
+        if coming.size >= REQUEST_BYTES and self._arrivals.crowded(coming.size):
+            crowd = self._crowd(coming.size)
+            if crowd is not None:
+                self._whole = coming
+                crowd.wait(self._serve_late)
+                return
+        self._serve_whole_body(coming)
+
+    def _serve_late(self) -> None:
+        """Serve a body that had to wait because too much came at once."""
+        coming, self._whole = self._whole, None
+        if coming is not None:
+            self._serve_whole_body(coming)
+
+    def _serve_whole_body(self, coming: ComingBody) -> None:
         if not self._service.serve_received(self, coming.call, coming.body()):
             self._rest()
 

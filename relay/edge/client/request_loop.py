@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp.streams import StreamReader
 
 from relay.config import Timeouts
+from relay.edge.client.arrivals import REQUEST_BYTES
 from relay.edge.client.body import TakeBytes, drop_rest, read_paced, take_whole
 from relay.edge.client.early import EarlyBytes
 from relay.edge.client.head import HEAD_BYTES_MAX, survey
@@ -360,10 +361,14 @@ class RequestLoop(ClientSocket, CallOwner):
             return body
         self._move(RECEIVING)
         try:
-            return await read_paced(payload, bytes_max, self._timeouts, self._expect_by, take)
+            body = await read_paced(payload, bytes_max, self._timeouts, self._expect_by, take)
         finally:
             if self._phase < CLOSING:
                 self._move(ANSWERING)
+        arrivals = self._server.arrivals
+        if len(body) >= REQUEST_BYTES and arrivals.crowded(len(body)):
+            await arrivals.turn()
+        return body
 
     def _expect_by(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s

@@ -162,3 +162,20 @@ def test_what_is_no_code_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"no code"):
         read_code(text)
     assert read_code("b-7") == (Rule.BLOCKED, 7)
+
+
+def test_an_address_is_throttled_from_where_401_ends_until_its_minute_is_over() -> None:
+    table = Addresses(DoorRules(wrong_keys_max=2, wrong_keys_refused=4, refused_s=90.0))
+    visitor = table.find("203.0.113.9")
+    found = []
+    for _ in range(5):
+        table.note_wrong_key(visitor, 10.0, 0.0)
+        found.append(table.is_throttled(visitor, 10.0))
+    assert found == [False, False, True, True, True]
+    assert table.is_throttled(visitor, 99.0)  # refused, though its minute is over
+    assert not table.is_throttled(visitor, 101.0)
+    for rules in (DoorRules(wrong_keys_max=0, wrong_keys_refused=0), DoorRules(wrong_keys_max=9)):
+        calm = Addresses(rules)
+        other = calm.find("203.0.113.9")
+        calm.note_wrong_key(other, 10.0, 0.0)
+        assert not calm.is_throttled(other, 10.0)
