@@ -4,8 +4,8 @@
               may be, the one that has waited longest is dropped for it
 
 So neither a door that does not read nor one that does not answer slows it down. It is elsewhere in
-truth: here it takes the processor from nobody (SCHED_IDLE), and its bytes stand ready. It has
-sockets and no loop: a try costs it some 15 us on a connection that is kept, twice that on a new one.
+truth: here it takes the processor from nobody (SCHED_IDLE), its bytes stand ready, and it has
+sockets and no loop.
 
 Run: python -m benchmarks.load.stranger < plan.json > heard.json
 """
@@ -116,8 +116,7 @@ class Stranger:
         self._dial()
 
     def _dial(self) -> None:
-        sock = socket.socket()
-        sock.setblocking(False)
+        sock = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _CLOSE_AT_ONCE)
         sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         sock.bind((self._plan.source, 0))

@@ -46,8 +46,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """A target that runs.
 
     `redis`: the socket of its Redis, None = it has none of its own. `logged`: asks how many calls
-    its request log holds, None = it keeps none; `bounded`: how many refused calls it has left out of
-    it. `headers`: what a call must carry besides the key.
+    its request log holds, None = it keeps none; `bounded`: how many refused calls it has left out.
+    `headers`: what a call must carry besides the key.
     `console`: the port of its console, 0 = it has none.
     `data_dir`: the relay's.
     """

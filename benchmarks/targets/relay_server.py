@@ -175,9 +175,7 @@ def _count_logged(command: list[str]) -> int:
 def _count_unlogged(var: Path) -> int:
     """Return how many refused calls its workers have counted and not written down."""
     published = worker_metrics.read_all(var / "run" / "metrics").values()
-    return sum(
-        one.counters.get("unlogged", {}).get((), 0) for slot in published for one in slot
-    )
+    return sum(one.counters.get("unlogged", {}).get((), 0) for slot in published for one in slot)
 
 
 def _apply(command: list[str], env: dict[str, str]) -> None:

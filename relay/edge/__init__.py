@@ -11,7 +11,7 @@ question  A request's body: read for what routing and billing need, framed anew 
 routes    Which path is what: exact paths only, never built from, never passed on
 server    The data plane of one worker behind its listener, whose connections and descriptors it
           counts
-shutter   Addresses whose new connections the kernel drops for a moment, before they cost a worker
+shutter   Addresses whose new connections the kernel drops for a moment, before they cost us
           anything
 service   One request from its head to its answer: route, key, body, rights, then the exchange
 client/   One client's connection: from bytes to requests whose bodies are read

@@ -115,7 +115,9 @@ class Door:
     def _rank_of(self, call: Call) -> int:
         """Return the class of the line that a call is about to take, as far as its head says."""
         key, account = call.rights.key, call.rights.account
-        return TRAINING if key is None or account is None else self._class_of(key, account, call.head)
+        return (
+            TRAINING if key is None or account is None else self._class_of(key, account, call.head)
+        )
 
     def goes_first(self, head: RequestHead) -> bool:
         """Tell whether a request is one of a dedicated line, as far as its head says."""

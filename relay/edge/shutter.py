@@ -1,4 +1,4 @@
-"""Addresses whose new connections the kernel drops for a moment, before they cost a worker anything.
+"""Addresses whose new connections the kernel drops for a moment, before they cost us anything.
 
     dials DIALS_MAX times in SHUT_S --> its SYNs are dropped until these are over --> open again
 
@@ -82,7 +82,7 @@ class Shutter:
     def _put(self, program: bytes) -> None:
         """Put a program on the socket in place of the one there; b"" = none.
 
-        The kernel copies it. What it cannot do, and a socket that is closed already, change nothing.
+        The kernel copies it. Where it can do no such thing, or the socket is closed, all is left.
         """
         if self._socket is None:
             return

@@ -1,5 +1,8 @@
-"""Goal: the kernel drops what it should and nothing else. Method: an interpreter of the few
-instructions that there are, over heads of IP packets; `tests/flow/test_door.py` asks the kernel."""
+"""Goal: the kernel drops what it should and nothing else.
+
+Method: an interpreter of the few instructions that there are, over heads of IP packets. The kernel
+itself is asked in tests/flow/test_door.py.
+"""
 
 import ipaddress
 import struct
