@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from benchmarks.targets.place import Server
 
-_WAIT_S: Final = 15.0
-_PAUSE_S: Final = 0.5
-_PUBLISHED_S: Final = 1.5
+WAIT_S: Final = 15.0
+PUBLISHED_S: Final = 1.5
 """Workers publish what they count once a second."""
+_PAUSE_S: Final = 0.5
 
 
 class Books:
@@ -21,9 +21,19 @@ class Books:
     Args:
         server: It need not keep a log; then there is nothing to check.
         beside: Others that write into the same log.
+        wait_s: How long rows may be on their way.
+        published_s: How old what workers say of their counts may be.
     """
 
-    def __init__(self, server: Server, *beside: Server) -> None:
+    def __init__(
+        self,
+        server: Server,
+        *beside: Server,
+        wait_s: float = WAIT_S,
+        published_s: float = PUBLISHED_S,
+    ) -> None:
+        self._wait_s = wait_s
+        self._published_s = published_s
         self.asked = 0
         """Calls that were sent to all of them; to be counted by whoever sends them."""
         self._logged = server.logged
@@ -39,9 +49,9 @@ class Books:
         """
         if self._logged is None:
             return {}
-        time.sleep(_PUBLISHED_S)
+        time.sleep(self._published_s)
         bounded = self._count_bounded() - self._bounded_before
-        until_s = time.monotonic() + _WAIT_S
+        until_s = time.monotonic() + self._wait_s
         while True:
             missing = self._before + self.asked - bounded - self._logged()
             if missing <= 0 or time.monotonic() > until_s:

@@ -28,3 +28,5 @@ async def test_refusals_beyond_the_pace_are_counted_and_not_written_down() -> No
         assert len(await rig.ended(3)) == 3
         told = sum(rig.server.counters.requests.values())
         assert told == 10
+        # So who compares the log with what was asked knows that none of the others was lost.
+        assert rig.server.counters.unlogged == 7
