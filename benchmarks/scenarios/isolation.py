@@ -99,7 +99,7 @@ def _run_setting(options: Options, setting: Setting, say: Say) -> dict[str, Any]
     note_disturbed(flooded)
     flooded["quota_used"] = _median(floodeds, "all_tokens_per_min") / QUOTA_TPM
     flooded["admitted_ratio"] = statistics.median(
-        beside["tokens_per_min"] / alone["tokens_per_min"]
+        beside["tokens_per_min"] / (alone["tokens_per_min"] or float("nan"))
         for alone, beside in zip(calms, floodeds, strict=True)
     )
     notes = [
