@@ -8,5 +8,6 @@ drive       starts the processes of a load and joins what they saw
 connection  one keep-alive connection: asks, and reads just enough
 clock       a timer that is precise to some microseconds
 tally       what the connections count
+diary       what a load tells while it is under way: failed calls, counts
 histogram   percentiles of bounded error
 """

@@ -251,4 +251,4 @@ class Connection(asyncio.Protocol):
             if kind in _UNANSWERED:
                 self._tally.leave(kind, self._intended_ns, wordless=self._token_due)
             else:
-                self._tally.fail(kind)
+                self._tally.fail(kind, self._intended_ns)

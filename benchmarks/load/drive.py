@@ -6,6 +6,7 @@ put_load(target, load) --> n processes, pinned, one shared begin --> Merged
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +27,19 @@ class LoadFailed(Exception):
     """A generator process ended without an outcome."""
 
 
-def put_load(job: Job, *, processes: int, cores: set[int], on_begin: Mark, on_end: Mark) -> Merged:
+def put_load(
+    job: Job,
+    *,
+    processes: int,
+    cores: set[int],
+    on_begin: Mark,
+    on_end: Mark,
+    stop: threading.Event | None = None,
+) -> Merged:
     """Run `job`, its rate and connections divided among processes; block until it is over.
 
     `on_begin` and `on_end` are called at the edges of the window: that is when a caller reads the
-    target's CPU time.
+    target's CPU time. Once `stop` is set the window closes early; nothing else is different.
 
     Raises:
         LoadFailed: A process failed; nothing was measured.
@@ -41,8 +50,11 @@ def put_load(job: Job, *, processes: int, cores: set[int], on_begin: Mark, on_en
         window_s = begin_ns / 1e9 + job.warm_s
         _sleep_until(window_s)
         on_begin()
-        _sleep_until(window_s + job.window_s)
+        _sleep_until(window_s + job.window_s, stop)
         on_end()
+        if stop is not None and stop.is_set():
+            for process in running:
+                process.terminate()
         outcomes = [_collect(process, job) for process in running]
     finally:
         for process in running:
@@ -90,6 +102,9 @@ def _collect(process: subprocess.Popen[bytes], job: Job) -> Outcome:
     return msgspec.json.decode(output, type=Outcome)
 
 
-def _sleep_until(at_s: float) -> None:
+def _sleep_until(at_s: float, stop: threading.Event | None = None) -> None:
     while (left_s := at_s - time.monotonic()) > 0:
-        time.sleep(left_s)
+        if stop is None:
+            time.sleep(left_s)
+        elif stop.wait(left_s):
+            return

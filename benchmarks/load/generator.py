@@ -15,10 +15,12 @@ import gc
 import os
 import random
 import resource
+import signal
 import ssl
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from time import monotonic_ns
 from typing import Final
 
@@ -27,6 +29,7 @@ import uvloop
 
 from benchmarks.load.clock import Alarm
 from benchmarks.load.connection import Connection
+from benchmarks.load.diary import EVERY_S, Diary
 from benchmarks.load.job import Job, Outcome
 from benchmarks.load.request import make_request
 from benchmarks.load.tally import Tally
@@ -68,16 +71,22 @@ class Generator:
         self._dialing: set[asyncio.Task[None]] = set()
         self._closed_loop = job.rate == 0
         self._settled = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._over = False
+
+    def stop(self) -> None:
+        """Close the window now, and end as at its end."""
+        self._stopped.set()
 
     async def run(self) -> Outcome:
         """Put the load on."""
         tally = self._tally
         closing = self._begin()
         await _until(self._window_ns)
-        before, begun_s = tally.counts(), time.process_time()
-        await _until(self._end_ns)
+        before, begun_s, begun_ns = tally.counts(), time.process_time(), monotonic_ns()
+        await _until(self._end_ns, self._stopped)
         after, used_s = tally.counts(), time.process_time() - begun_s
+        window_s = (monotonic_ns() - begun_ns) / 1e9
         open_streams = tally.open_streams
         self._over = True
         for alarm in closing:
@@ -89,7 +98,7 @@ class Generator:
             answered=tally.answered,
             **{name: after[name] - before[name] for name in after},
             open_streams=open_streams,
-            cpu_share=used_s / self._job.window_s,
+            cpu_share=used_s / window_s,
             errors=tally.errors,
             histograms={name: getattr(tally, name).to_json() for name in _HISTOGRAMS},
         )
@@ -97,6 +106,8 @@ class Generator:
     def _begin(self) -> list[Alarm]:
         """Start what makes calls, and the heartbeat; return what is to be closed in the end."""
         alarms = [self._beat()]
+        if self._job.diary:
+            alarms.append(self._keep_diary(Diary(Path(self._job.diary))))
         if self._closed_loop:
             for _ in range(self._job.connections):
                 self._dial(0)
@@ -120,6 +131,24 @@ class Generator:
                 alarm.set(due_ns)
 
         alarm = Alarm(start_due)
+        alarm.set(due_ns)
+        return alarm
+
+    def _keep_diary(self, diary: Diary) -> Alarm:
+        """Tell of each failed call, and of the counts every so often, to the end."""
+        tally, every_ns = self._tally, int(EVERY_S * 1e9)
+        due_ns = self._job.begin_ns + every_ns
+        tally.on_fail = diary.failed
+
+        def tell() -> None:
+            nonlocal due_ns
+            diary.tell(
+                asked=tally.asked, done=tally.done, errors=tally.errors, at_s=monotonic_ns() / 1e9
+            )
+            due_ns += every_ns
+            alarm.set(due_ns)
+
+        alarm = Alarm(tell)
         alarm.set(due_ns)
         return alarm
 
@@ -181,7 +210,7 @@ class Generator:
             if booked_ns:
                 self._miss("connect", booked_ns)
                 return
-            self._tally.fail("connect")
+            self._tally.fail("connect", monotonic_ns())
             await asyncio.sleep(_REDIAL_S)
             self._redial()
         except asyncio.CancelledError:
@@ -255,9 +284,9 @@ class Generator:
             self._tally.age(monotonic_ns())
 
 
-async def _until(at_ns: int) -> None:
-    """Return at a moment of time.monotonic_ns(), precisely."""
-    reached = asyncio.Event()
+async def _until(at_ns: int, reached: asyncio.Event | None = None) -> None:
+    """Return at a moment of time.monotonic_ns(), precisely, or when it is said to be reached."""
+    reached = reached or asyncio.Event()
     alarm = Alarm(reached.set)
     alarm.set(at_ns)
     try:
@@ -295,6 +324,7 @@ def main() -> None:
 
     async def run() -> Outcome:
         generator = Generator(job, make_tls(job))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, generator.stop)
         # A full collection in the middle of a run would show in its p99.
         gc.collect()
         gc.freeze()

@@ -66,6 +66,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     idle: bool = False
     """It takes the processor from nobody: for noise, whose own latencies say nothing then."""
     seed: int = 1
+    diary: str = ""
+    """A file that is told of what fails as it fails, see `diary`; "" = none."""
 
     def check(self) -> None:
         """Refuse a load without bounds.

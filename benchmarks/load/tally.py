@@ -1,5 +1,7 @@
 """What the connections of one generator process count."""
 
+from collections.abc import Callable
+from time import monotonic_ns
 from typing import Final
 
 from benchmarks.load.histogram import Histogram
@@ -12,7 +14,8 @@ class Tally:
 
     `asked`: calls sent. `open_streams`: streams that have begun and not ended. `answered`: measured
     calls that got a whole good answer. `unanswered`, `wordless`: when those that never got one, or
-    never a first token, were intended.
+    never a first token, were intended. `on_fail`: told of each failed call: how, when it was due,
+    when it was known.
     """
 
     __slots__ = (
@@ -25,6 +28,7 @@ class Tally:
         "latency",
         "loop_lag",
         "measured",
+        "on_fail",
         "open_streams",
         "pending",
         "ttft",
@@ -46,6 +50,7 @@ class Tally:
         self.unanswered: list[int] = []
         self.wordless: list[int] = []
         self.errors: dict[str, int] = {}
+        self.on_fail: Callable[[str, int, int], None] | None = None
         self.latency = Histogram()
         self.ttft = Histogram()
         self.gap = Histogram()
@@ -56,13 +61,15 @@ class Tally:
         """Return the counts as they stand."""
         return {name: getattr(self, name) for name in COUNTS}
 
-    def fail(self, kind: str) -> None:
+    def fail(self, kind: str, intended_ns: int) -> None:
         """Count a measured call that did not get a whole good answer."""
         self.errors[kind] = self.errors.get(kind, 0) + 1
+        if self.on_fail is not None:
+            self.on_fail(kind, intended_ns, monotonic_ns())
 
     def leave(self, kind: str, intended_ns: int, *, wordless: bool = True) -> None:
         """Count a measured call that failed without an answer; its caller waits for ever."""
-        self.fail(kind)
+        self.fail(kind, intended_ns)
         self.unanswered.append(intended_ns)
         if wordless:
             self.wordless.append(intended_ns)

@@ -9,6 +9,9 @@ staging  the relay before scripted upstreams, for those that are more than one l
 measure  one load on one target, and what all used meanwhile
 url      a load on any URL
 soak     hours of load: does anything grow?
+samples  how a target stands every so often, and whether that grows
 faults   what goes wrong each minute of a soak, if asked to
+night    the night's work in the middle of one
+witness  which calls of a soak failed while a channel was well
 listing  `relay bench list`
 """

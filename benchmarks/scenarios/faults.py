@@ -5,8 +5,9 @@
     upstream refusing    503 to every second call
     Valkey frozen        limits live on their leases
     Postgres frozen      rows wait in the journal, credit on its leases
+    all upstreams killed where asked for: no channel is well, calls fail and say so
 
-None of them may fail a call where a line has a second channel.
+None of them but the last may fail a call where a line has a second channel.
 """
 
 import json
@@ -16,7 +17,7 @@ import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -49,6 +50,7 @@ class Mischief:
         stand: How one of them is started anew.
         seed: Of the dice.
         say: Told of each fault.
+        outages: Whether there are moments without any upstream, too.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Mischief:
         *,
         seed: int,
         say: Say,
+        outages: bool = False,
     ) -> None:
         assert len(upstreams) > 1, "one channel is to be well"
         self.struck: list[dict[str, Any]] = []
@@ -67,6 +70,7 @@ class Mischief:
         self._stand = stand
         self._dice = random.Random(seed)  # noqa: S311  which fault, no secret
         self._say = say
+        self._outages = outages
         self._stack = ExitStack()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -83,12 +87,14 @@ class Mischief:
 
     def _run(self) -> None:
         kinds: dict[str, Callable[[], None]] = {
-            "upstream killed": self._kill_upstream,
+            "upstream killed": lambda: self._kill([self._draw()]),
             "upstream frozen": self._freeze_upstream,
             "upstream refusing": self._refuse,
             "Valkey frozen": lambda: self._freeze("valkey"),
             "Postgres frozen": lambda: self._freeze("postgres"),
         }
+        if self._outages:
+            kinds["all upstreams killed"] = lambda: self._kill(range(len(self._upstreams)))
         while not self._stopped.wait(EVERY_S):
             name = self._dice.choice(list(kinds))
             at_s = round(time.monotonic() - self._begun_s, 1)
@@ -103,15 +109,16 @@ class Mischief:
     def _draw(self) -> int:
         return self._dice.randrange(len(self._upstreams))
 
-    def _kill_upstream(self) -> None:
-        which = self._draw()
-        old = self._upstreams[which]
-        os.kill(old.pid, signal.SIGKILL)
+    def _kill(self, which: Sequence[int]) -> None:
+        for each in which:
+            os.kill(self._upstreams[each].pid, signal.SIGKILL)
         self._stopped.wait(LAST_S)
         script, cores, folder = self._stand
-        self._upstreams[which] = self._stack.enter_context(
-            start_upstream(script, cores=cores, folder=folder, port=old.port)
-        )
+        for each in which:
+            port = self._upstreams[each].port
+            self._upstreams[each] = self._stack.enter_context(
+                start_upstream(script, cores=cores, folder=folder, port=port)
+            )
 
     def _freeze_upstream(self) -> None:
         self._hold([self._upstreams[self._draw()].pid])

@@ -1,6 +1,7 @@
 """One run: a load on a running target, with everything that the processes used meanwhile."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -97,10 +98,11 @@ def measure(
     server: Server | None,
     upstreams: list[Upstream],
     on_end: Callable[[], None] = lambda: None,
+    stop: threading.Event | None = None,
 ) -> tuple[dict[str, Any], Merged]:
     """Put `job` on a target; return the figures, and what they were derived from.
 
-    `on_end` is called when the window closes, while everything still runs.
+    `on_end` is called when the window closes, while everything still runs; `stop` closes it early.
     """
     watch = Watch(bench, server, upstreams)
 
@@ -114,6 +116,7 @@ def measure(
         cores=set(bench.load_cores),
         on_begin=watch.begin,
         on_end=end,
+        stop=stop,
     )
     streams = any(call.stream for call in job.calls)
     return derive(seen, watch.usage, offered_rps=job.rate, streams=streams), seen

@@ -1,10 +1,17 @@
 """`relay bench soak`: hours of mixed load, to see whether anything grows.
 
-RSS, open files and threads of the relay are sampled all along; the slope of each is the least
-squares line over the samples after the first tenth, in which caches and pools fill. With --faults
-something goes wrong behind it each minute (`faults`).
+How the relay stands is sampled all along (`samples`); with --faults something goes wrong behind it
+each minute (`faults`), with --night the night's work is done in the middle (`night`), and there are
+moments without any channel. In the end the books are checked and audited, what an idle relay still
+holds is compared with what it held before, and failed calls are told apart (`witness`).
+
+Whatever is found is also added to progress.jsonl beside the report as it is found. SIGTERM or
+SIGINT ends the load at once, and the report is of what was until then.
 """
 
+import datetime
+import json
+import signal
 import tempfile
 import threading
 import time
@@ -15,24 +22,42 @@ from typing import Any, Final
 import click
 import msgspec
 
+from benchmarks.load.diary import Diary, read_failures
+from benchmarks.load.job import Job
 from benchmarks.report.document import RESULTS, begin_report, write_report
 from benchmarks.report.terminal import print_report, say
 from benchmarks.scenarios.faults import Mischief, Stand
 from benchmarks.scenarios.measure import bench_here, measure
+from benchmarks.scenarios.night import ENVIRON, Night, archived_days, plant
+from benchmarks.scenarios.samples import (
+    Sample,
+    Sampler,
+    await_idle,
+    conclude,
+    left_over,
+    take_sample,
+)
 from benchmarks.scenarios.staging import staged
 from benchmarks.scenarios.suite import Options, Stage, make_job
 from benchmarks.scenarios.table import SCENARIOS, Scenario
+from benchmarks.scenarios.witness import Witness, is_well, tell_apart
 from benchmarks.targets import target
 from benchmarks.targets.books import Books
 from benchmarks.targets.place import Server
-from benchmarks.targets.processes import open_files, rss_bytes, threads
-from benchmarks.targets.upstream import Script
+from benchmarks.targets.upstream import Script, Upstream
 
-_SETTLE_SHARE: Final = 0.1
-_RSS_MIB_PER_HOUR_MAX: Final = 4.0
-"""Beyond this the soak says so; an allocator's wobble over an hour is below it."""
-_SPAN_S_MIN: Final = 600.0
-"""Of samples, before a slope is judged: pools, caches and the collector's own rhythm come first."""
+PROGRESS: Final = "progress.jsonl"
+_NIGHT_SHARE: Final = 0.5
+_TOLD: Final = (
+    "asked",
+    "errors_by_kind",
+    "log_rows_missing",
+    "errors_while_a_channel_was_well",
+    "errors_while_none_was",
+    "left_over",
+    "audit",
+    "night",
+)
 
 _SCENARIO: Final = Scenario(
     name="soak",
@@ -44,139 +69,154 @@ _SCENARIO: Final = Scenario(
 )
 
 
-class Sample(msgspec.Struct, frozen=True):
-    """How a target stood at a moment, seconds after the beginning."""
+class Soak(msgspec.Struct, frozen=True, kw_only=True):
+    """How long, how often to look, and what is to happen; `folder`: where progress is told."""
 
-    at_s: float
-    rss_mib: float
-    open_files: int
-    threads: int
-
-
-class Sampler:
-    """Looks at a server every so often, in a thread, until it is stopped."""
-
-    def __init__(self, server: Server, every_s: float) -> None:
-        self.samples: list[Sample] = []
-        self._server = server
-        self._every_s = every_s
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> "Sampler":
-        self._begun_s = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._every_s):
-            pids = self._server.carriers()
-            sample = Sample(
-                time.monotonic() - self._begun_s,
-                rss_bytes(pids) / 2**20,
-                open_files(pids),
-                threads(pids),
-            )
-            self.samples.append(sample)
-            say(
-                f"soak {sample.at_s:.0f} s: RSS {sample.rss_mib:.1f} MiB, "
-                f"{sample.open_files} files, {sample.threads} threads"
-            )
-
-
-def slope_per_hour(points: list[tuple[float, float]]) -> float:
-    """Return the slope of the least squares line through (seconds, value), an hour."""
-    if len(points) < 2:
-        return 0.0
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    if spread == 0:
-        return 0.0
-    return 3600 * sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
-
-
-def conclude(samples: list[Sample]) -> dict[str, Any]:
-    """Return the slopes, and notes on what grows."""
-    settled = samples[int(len(samples) * _SETTLE_SHARE) :]
-    slopes = {
-        "rss_mib_per_hour": slope_per_hour([(s.at_s, s.rss_mib) for s in settled]),
-        "open_files_per_hour": slope_per_hour([(s.at_s, s.open_files) for s in settled]),
-        "threads_per_hour": slope_per_hour([(s.at_s, s.threads) for s in settled]),
-    }
-    long = bool(settled) and settled[-1].at_s - settled[0].at_s >= _SPAN_S_MIN
-    grows = long and slopes["rss_mib_per_hour"] > _RSS_MIB_PER_HOUR_MAX
-    notes = [f"{name.replace('_', ' ')} {value:+.2f}" for name, value in slopes.items()]
-    verdict = "RSS GROWS" if grows else "RSS does not grow"
-    notes.append(verdict if long else "too short to tell whether RSS grows")
-    return {**slopes, "rss_grows": grows, "notes": notes}
+    hours: float
+    every_s: float
+    faults: bool
+    night: bool
+    seed: int
+    folder: Path
 
 
 @click.command()
 @click.option("--hours", type=click.FloatRange(0.01, 24), default=2.0, show_default=True)
 @click.option("--every-s", type=click.FloatRange(1, 600), default=30.0, show_default=True)
 @click.option("--faults", is_flag=True, help="Each minute something goes wrong behind the relay.")
+@click.option(
+    "--night",
+    is_flag=True,
+    help="The night's work in the middle; with --faults also moments without any channel.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the faults' dice.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context
-def command(
-    ctx: click.Context, hours: float, every_s: float, seed: int, out: Path | None, *, faults: bool
-) -> None:
-    """Run the relay under load for hours; exit 1 where its memory grows or calls fail."""
+def command(ctx: click.Context, out: Path | None, **asked: Any) -> None:
+    """Run the relay under load for hours; exit 1 where anything grows, fails or drifts."""
     report = begin_report("soak")
-    entry = run_soak(Soak(hours=hours, every_s=every_s, faults=faults, seed=seed))
+    folder = out or RESULTS / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    entry = run_soak(Soak(**asked, folder=folder), stop)
     report["scenarios"].append(entry)
-    write_report(report, out or RESULTS / "tmp")
+    write_report(report, folder)
     print_report(report)
-    ctx.exit(1 if entry["rss_grows"] or entry["errors"] or entry.get("log_rows_missing") else 0)
+    for reason in entry["faulty"]:
+        click.echo(f"soak: {reason}", err=True)
+    ctx.exit(1 if entry["faulty"] else 0)
 
 
-class Soak(msgspec.Struct, frozen=True, kw_only=True):
-    """How long, how often to look, and whether something is to go wrong."""
-
-    hours: float
-    every_s: float
-    faults: bool
-    seed: int
-
-
-def run_soak(soak: Soak) -> dict[str, Any]:
-    """Soak the relay; return the entry of the report."""
+def run_soak(soak: Soak, stop: threading.Event) -> dict[str, Any]:
+    """Soak the relay; return the entry of the report, `faulty` = what it should not have done."""
+    progress = soak.folder / PROGRESS
+    progress.unlink(missing_ok=True)
     options = Options(bench=bench_here())
-    script, place = _SCENARIO.script, {"line_tpm": _SCENARIO.line_tpm, "splice": soak.faults}
+    place = {
+        "line_tpm": _SCENARIO.line_tpm,
+        "splice": soak.faults,
+        "environ": ENVIRON if soak.night else {},
+    }
     with ExitStack() as stack:
         server, upstreams = stack.enter_context(
-            staged(options, script, upstreams=2 if soak.faults else 1, **place)
+            staged(options, _SCENARIO.script, upstreams=2 if soak.faults else 1, **place)
         )
-        books = Books(server)
+        if soak.night:
+            plant(_database_url(server), datetime.datetime.now(datetime.UTC).date())
+        diary = Diary(progress)
+        stack.callback(diary.close)
         stage = Stage(upstream=upstreams[0], servers={target.RELAY: server})
         job = make_job(_SCENARIO, stage, target.RELAY, options)
-        job = msgspec.structs.replace(job, window_s=soak.hours * 3600)
-        sampler = stack.enter_context(Sampler(server, soak.every_s))
-        mischief = None
-        if soak.faults:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-soak-")))
-            stand = Stand(script, set(options.bench.load_cores), folder)
-            mischief = stack.enter_context(
-                Mischief(server, upstreams, stand, seed=soak.seed, say=say)
-            )
-        figures, _ = measure(options.bench, job, server, upstreams)
-        books.asked += figures["asked"]
-        figures |= books.check()
-    found = conclude(sampler.samples)
-    if mischief is not None:
-        found["faults"] = mischief.struck
-        found["notes"].append(f"{len(mischief.struck)} faults, dice of seed {soak.seed}")
+        window_s = soak.hours * 3600
+        job = msgspec.structs.replace(job, window_s=window_s, diary=str(progress))
+        found = _watched(soak, stop, diary, job, server, upstreams)
     return {
         "name": "soak",
         "target": target.RELAY,
         "about": f"{_SCENARIO.about}: {soak.hours:g} h",
         "does": target.does(target.RELAY),
-        **figures,
         **found,
-        "samples": msgspec.to_builtins(sampler.samples),
+        "faulty": find_faults(found),
     }
+
+
+def _watched(
+    soak: Soak,
+    stop: threading.Event,
+    diary: Diary,
+    job: Job,
+    server: Server,
+    upstreams: list[Upstream],
+) -> dict[str, Any]:
+    """Put the load on with everything that happens beside it; return all that was found."""
+    options = Options(bench=bench_here())
+    books, before = Books(server), take_sample(server, 0.0)
+
+    def tell(sample: Sample) -> None:
+        diary.tell(sample=msgspec.to_builtins(sample))
+        say(
+            f"soak {sample.at_s:.0f} s: RSS {sample.rss_mib:.1f} MiB, {sample.open_files} files, "
+            f"{sample.threads} threads, {sample.tasks} tasks, "
+            f"others {sample.others_rss_mib:.0f} MiB"
+        )
+
+    def hear(text: str) -> None:
+        diary.tell(said=text, at_s=time.monotonic())
+        say(text)
+
+    mischief = night = None
+    with ExitStack() as stack:
+        ports = [upstream.port for upstream in upstreams]
+        witness = stack.enter_context(Witness(ports, is_well))
+        sampler = stack.enter_context(Sampler(server, soak.every_s, tell))
+        if soak.faults:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-soak-")))
+            stand = Stand(_SCENARIO.script, set(options.bench.load_cores), folder)
+            mischief = stack.enter_context(
+                Mischief(server, upstreams, stand, seed=soak.seed, say=hear, outages=soak.night)
+            )
+        if soak.night:
+            after_s = job.warm_s + job.window_s * _NIGHT_SHARE
+            night = stack.enter_context(Night(server.maintain, after_s, hear))
+        figures, _ = measure(options.bench, job, server, upstreams, stop=stop)
+    books.asked += figures["asked"]
+    figures |= books.check()
+    after = await_idle(server, before)
+    figures |= conclude(sampler.samples)
+    figures |= tell_apart(read_failures(Path(job.diary)), witness.outages)
+    figures["idle"] = msgspec.to_builtins({"before": before, "after": after})
+    figures["left_over"] = left_over(before, after)
+    figures["audit"] = server.audited() if server.audited is not None else None
+    if mischief is not None:
+        figures["faults"] = mischief.struck
+        figures["notes"].append(f"{len(mischief.struck)} faults, dice of seed {soak.seed}")
+    if night is not None:
+        figures["night"] = night.found
+        if server.data_dir is not None:
+            figures["night"]["archived_days"] = archived_days(server.data_dir)
+    diary.tell(found={name: figures[name] for name in _TOLD if name in figures})
+    return figures | {"samples": msgspec.to_builtins(sampler.samples)}
+
+
+def find_faults(found: dict[str, Any]) -> list[str]:
+    """Return what a relay should not have done in a soak, each a sentence; empty where it held."""
+    audit, night = found.get("audit"), found.get("night")
+    reasons = {
+        "its memory grows": found["rss_grows"],
+        "calls failed while a channel was well": found["errors_while_a_channel_was_well"],
+        f"rows of the log: {found.get('log_rows_missing')} missing": found.get("log_rows_missing"),
+        f"once idle it held more than before: {found['left_over']}": found["left_over"],
+        "its books drift": bool(audit and audit["drifts"]),
+        f"the night was not done: {night}": night is not None
+        and (bool(night.get("failed")) or "works" not in night),
+    }
+    return [reason for reason, true in reasons.items() if true]
+
+
+def _database_url(server: Server) -> str:
+    assert server.data_dir is not None
+    record = json.loads((server.data_dir / "run" / "embedded.json").read_bytes())
+    url: str = record["postgres"]["url"]
+    return url

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -23,6 +23,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     speaks Anthropic's dialect, whatever clients speak. `quota_tpm`: of each channel, 0 = none; then
     there are a standard and a training line on the same channels, named after their kinds.
     `database`: the URL of its Postgres, which has a console then; "" = one of its own, and none.
+    `environ`: what else the relay is told.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     splice: bool = False
     quota_tpm: int = 0
     database: str = ""
+    environ: dict[str, str] = {}
 
     @property
     def scheme(self) -> str:
@@ -46,9 +48,10 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """A target that runs.
 
     `redis`: the socket of its Redis, None = it has none of its own. `logged`: asks how many calls
-    its request log holds, None = it keeps none; `bounded`: how many refused calls it has left out.
-    `headers`: what a call must carry besides the key.
-    `console`: the port of its console, 0 = it has none.
+    its request log holds, None = it keeps none; `bounded`: how many refused calls it has left out;
+    `audited`: has its books audited; `maintain`: the command that has it do the night's work now,
+    [] = none. `headers`: what a call must carry besides the key.
+    `console`, `admin`: the ports of its console and of its admin listener, 0 = it has none.
     `data_dir`: the relay's.
     """
 
@@ -58,8 +61,11 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     redis: Path | None = None
     logged: Callable[[], int] | None = None
     bounded: Callable[[], int] | None = None
+    audited: Callable[[], dict[str, Any]] | None = None
+    maintain: list[str] = []
     headers: dict[str, str] = {}
     console: int = 0
+    admin: int = 0
     data_dir: Path | None = None
 
     def pids(self) -> list[int]:

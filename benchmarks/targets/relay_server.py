@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.targets.place import KEY, MODEL, Place, Server
 from benchmarks.targets.processes import NotStarted, await_answer, free_port, running
@@ -106,7 +106,7 @@ def start_relay(place: Place) -> Iterator[Server]:
     options = ("--data-dir", str(var))
     catalog = place.folder / "catalog.toml"
     catalog.write_text(make_catalog(place))
-    env = {"BENCH_KEY": KEY, "BENCH_UPSTREAM_KEY": "sk-upstream"}
+    env = {"BENCH_KEY": KEY, "BENCH_UPSTREAM_KEY": "sk-upstream", **place.environ}
     if place.trust:
         env["SSL_CERT_FILE"] = place.trust
     if place.database:
@@ -126,7 +126,10 @@ def start_relay(place: Place) -> Iterator[Server]:
             redis=redis if redis.exists() else None,
             logged=lambda: _count_logged([_RELAY, "usage", "--by", "day", "--json", *options]),
             bounded=lambda: _count_unlogged(var),
+            audited=lambda: _audit([_RELAY, "audit", "--json", *options]),
+            maintain=[_RELAY, "maintenance", "run", "--json", *options],
             console=console,
+            admin=admin,
             data_dir=var,
         )
 
@@ -176,6 +179,13 @@ def _count_unlogged(var: Path) -> int:
     """Return how many refused calls its workers have counted and not written down."""
     published = worker_metrics.read_all(var / "run" / "metrics").values()
     return sum(one.counters.get("unlogged", {}).get((), 0) for slot in published for one in slot)
+
+
+def _audit(command: list[str]) -> dict[str, Any]:
+    """Return what the relay's own audit says of its books; it exits with 1 where they drift."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def _apply(command: list[str], env: dict[str, str]) -> None:

@@ -70,6 +70,7 @@ def test_an_upstream_that_was_killed_answers_again_on_its_port(
             server, upstreams, Stand(script, cores, tmp_path), seed=1, say=lambda _: None
         )
         with mischief:
-            mischief._kill_upstream()
+            mischief._kill([0])
+            mischief._kill([0, 1])
             for upstream in upstreams:
                 await_answer(f"http://127.0.0.1:{upstream.port}/health")
