@@ -23,7 +23,7 @@ RETENTION_DAYS: Final = 90
 """The relay's default."""
 DAYS: Final = (*range(70, 74), *range(95, 111))
 """How many days ago: four that stay, sixteen that are dropped."""
-ROWS_A_DAY: Final = 5_000
+ROWS_A_DAY: Final = 30_000
 ARCHIVE: Final = "archive"
 """Below the relay's folder."""
 ENVIRON: Final = {"RELAY_MAINTENANCE__ARCHIVE_DIR": ARCHIVE}

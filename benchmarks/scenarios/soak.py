@@ -61,18 +61,22 @@ _TOLD: Final = (
 
 _SCENARIO: Final = Scenario(
     name="soak",
-    about="the enterprise mix at a quarter of 30M tokens a minute, for hours",
+    about="the enterprise mix, for hours",
     script=Script(chunks=1000, interval_ms=40, tokens_per_event=4),
     calls=SCENARIOS["mixed_30m"].calls,
-    rate=SCENARIOS["mixed_30m"].rate / 4,
+    rate=SCENARIOS["mixed_30m"].rate,
     warm_s=10,
 )
 
 
 class Soak(msgspec.Struct, frozen=True, kw_only=True):
-    """How long, how often to look, and what is to happen; `folder`: where progress is told."""
+    """How long, how often to look, and what is to happen.
+
+    `share`: of 30M tokens a minute. `folder`: where progress is told.
+    """
 
     hours: float
+    share: float
     every_s: float
     faults: bool
     night: bool
@@ -82,6 +86,13 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command()
 @click.option("--hours", type=click.FloatRange(0.01, 24), default=2.0, show_default=True)
+@click.option(
+    "--share",
+    type=click.FloatRange(0.01, 1),
+    default=0.25,
+    show_default=True,
+    help="Of 30M tokens a minute.",
+)
 @click.option("--every-s", type=click.FloatRange(1, 600), default=30.0, show_default=True)
 @click.option("--faults", is_flag=True, help="Each minute something goes wrong behind the relay.")
 @click.option(
@@ -130,12 +141,13 @@ def run_soak(soak: Soak, stop: threading.Event) -> dict[str, Any]:
         stage = Stage(upstream=upstreams[0], servers={target.RELAY: server})
         job = make_job(_SCENARIO, stage, target.RELAY, options)
         window_s = soak.hours * 3600
-        job = msgspec.structs.replace(job, window_s=window_s, diary=str(progress))
+        rate = job.rate * soak.share
+        job = msgspec.structs.replace(job, rate=rate, window_s=window_s, diary=str(progress))
         found = _watched(soak, stop, diary, job, server, upstreams)
     return {
         "name": "soak",
         "target": target.RELAY,
-        "about": f"{_SCENARIO.about}: {soak.hours:g} h",
+        "about": f"{_SCENARIO.about}: {soak.share * 30:g}M tokens a minute, {soak.hours:g} h",
         "does": target.does(target.RELAY),
         **found,
         "faulty": find_faults(found),

@@ -30,6 +30,9 @@ WAIT_S: Final = 2.0
 """No call waits longer for Redis. A batch is bound by 50 ms, and a full queue is many batches: a
 busy worker needs longer for them, which is no reason to send calls away that may run."""
 
+SHORT_MS: Final = 200
+"""While Redis is lost, what a worker's share lacks for so short a time is waited for."""
+
 BROKER_SWEEPS: Final = 2
 """Leases are swept every other time: every 250 ms."""
 
@@ -125,7 +128,7 @@ class Limiter(ports.Limiter):
             return Grant(limit_set, costs, has_permits=bool(concurrencies))
         if concurrencies:
             self._permits.release(concurrencies)
-        return decision
+        return None if self._passes_soon(decision) else decision
 
     async def wait(self, limit_set: LimitSet, costs: Costs) -> Grant | Denied:
         """Take what `admit` could not decide on; if cancelled, it has taken nothing.
@@ -142,11 +145,15 @@ class Limiter(ports.Limiter):
             if refusal is not None:
                 return refusal
             grant.has_permits = True
-        refusal = await self._heard(grant, self._broker.ask(limit_set, costs, self._now_ms()))
-        if refusal is not None:
-            self.release(grant)
-            return refusal
-        return grant
+        until_ms = self._now_ms() + SHORT_MS
+        while True:
+            refusal = await self._heard(grant, self._broker.ask(limit_set, costs, self._now_ms()))
+            if refusal is None:
+                return grant
+            if not self._passes_soon(refusal, until_ms - self._now_ms()):
+                self.release(grant)
+                return refusal
+            await self._rest(grant, refusal.wait_ms)
 
     def foresee(self, limit_set: LimitSet, costs: Costs) -> Denied | None:
         """Return why a call would be denied now without asking anybody; takes nothing."""
@@ -176,6 +183,26 @@ class Limiter(ports.Limiter):
     def standings(self, limit_set: LimitSet) -> list[BucketLevel]:
         """Return how full a call's buckets are, for the headers of its answer."""
         return self._broker.leases.standings(limit_set, self._now_ms())
+
+    def _passes_soon(self, decision: Denied | None, within_ms: float = SHORT_MS) -> bool:
+        """Tell whether a call lacks what its worker's share will have in a moment.
+
+        A share is empty when Redis is lost, for others may have spent the burst: whoever comes just
+        then is not to be refused for some milliseconds.
+        """
+        return (
+            decision is not None
+            and decision.why is Why.EMPTY
+            and 0 < decision.wait_ms <= within_ms
+            and self.lost
+        )
+
+    async def _rest(self, grant: Grant, wait_ms: int) -> None:
+        try:
+            await asyncio.sleep(wait_ms / 1_000)
+        except asyncio.CancelledError:
+            self.release(grant)
+            raise
 
     async def _heard(
         self, grant: Grant, decision: Admitted | Denied | Waiter | PermitWaiter

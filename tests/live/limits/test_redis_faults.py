@@ -84,6 +84,25 @@ async def test_stopped_and_continued(server: Server) -> None:
         assert await spend(limiter, LINE, COST, 1.0) < (1.2 + refilled_s) * PER_S
 
 
+async def test_nobody_is_refused_for_coming_when_it_stops(server: Server) -> None:
+    """What a share lacks in its first moment is there milliseconds later."""
+    async with limiter_on(server.url) as limiter:
+        await until(lambda: limiter.batches > 0)
+        assert isinstance(await ask(limiter, LINE, COST), Grant)
+        await asyncio.sleep(1.2)
+        await server.send(signal.SIGSTOP)
+        try:
+            asked = [asyncio.create_task(ask(limiter, LINE, 10 * COST)) for _ in range(5)]
+            decisions = await asyncio.gather(*asked)
+            assert limiter.lost
+            assert [one for one in decisions if isinstance(one, Denied)] == []
+            alone_at_once = [ask(limiter, LINE, PER_S // 2) for _ in range(2)]
+            late = await asyncio.gather(*alone_at_once)
+            assert any(isinstance(one, Denied) for one in late), "the share is still a bound"
+        finally:
+            await server.send(signal.SIGCONT)
+
+
 async def test_scripts_flushed(server: Server) -> None:
     async with limiter_on(server.url) as limiter:
         await warm_up(limiter)
