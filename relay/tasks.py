@@ -1,10 +1,29 @@
 """Wait for the first of several things to happen; end those that are not waited for."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
 CANCEL_AGAIN_S: Final = 0.25
+
+
+class Bell:
+    """Rings for whoever waits for it at that moment."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake all who wait."""
+        self._rung.set()
+        self._rung = asyncio.Event()
+
+    async def wait(self, within_s: float) -> None:
+        """Return when it rings, or `within_s` seconds have passed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._rung.wait()
 
 
 async def first_of(*works: Awaitable[Any], within_s: float | None = None) -> None:

@@ -22,6 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
+from relay.clock import until_beat_s
 from relay.console.queries.forms import format_moment
 from relay.console.services import Services
 from relay.errors import RelayError
@@ -88,6 +89,7 @@ _CLAIM: Final = """
     SELECT account_id, name, event, told, told_at, webhook_sealed
     FROM claimed JOIN found USING (account_id, event, subject)
     JOIN contacts USING (account_id) JOIN accounts ON accounts.id = account_id"""
+_ANYBODY: Final = "SELECT EXISTS (SELECT FROM account_contacts WHERE webhook_sealed <> '')"
 # An account's owners, and whose key it is; somebody who never came, or is switched off, is nobody.
 _RECIPIENTS: Final = """
     SELECT email FROM users WHERE account_id = $1 AND NOT disabled AND password IS NOT NULL
@@ -172,12 +174,15 @@ class AccountNotices:
             while True:
                 with contextlib.suppress(RelayError, asyncpg.PostgresError, OSError):
                     await self.look(session)
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(until_beat_s(LOOK_S))
 
     async def look(self, session: aiohttp.ClientSession) -> int:
         """Tell what is new; return how much there was."""
+        writes = self._services.mailer is not None
         async with self._services.connect() as connection:
-            rows = await connection.fetch(_CLAIM, TOLD_PER_LOOK, self._services.mailer is not None)
+            if not writes and not await connection.fetchval(_ANYBODY):
+                return 0
+            rows = await connection.fetch(_CLAIM, TOLD_PER_LOOK, writes)
         for row in rows:
             await self._write(row)
             if row["webhook_sealed"]:

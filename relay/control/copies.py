@@ -20,11 +20,12 @@ from relay.errors import RelayError
 from relay.model import Snapshot
 from relay.store import postgres
 from relay.store.catalog.follower import CatalogFollower
+from relay.store.kept import Kept
 from relay.store.metrics import is_fresh, read_all
 from relay.store.outage import balances, catalog, checked, fleet
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Vault
-from relay.tasks import first_of
+from relay.tasks import Bell, first_of
 
 LOOK_S: Final = 1.0
 SPENT_S: Final = 30.0
@@ -44,6 +45,8 @@ class Copies:
         data_dir: Where they go.
         vault: Seals the channels' credentials.
         connect: Dials Postgres for the balances.
+        poll_s: How often Postgres is asked for changes that it did not tell of.
+        changed: Is rung where the catalog has changed.
     """
 
     def __init__(
@@ -52,18 +55,23 @@ class Copies:
         data_dir: Path,
         vault: Vault,
         connect: Callable[[], Awaitable[Connection]],
+        *,
+        poll_s: float,
+        changed: Bell,
     ) -> None:
         self._catalog_path = catalog.copy_path(data_dir)
         self._balances_path = balances.copy_path(data_dir)
         self._fleet_path = fleet.copy_path(data_dir)
         self._metrics_dir = data_dir / "run" / "metrics"
         self._vault = vault
-        self._connect = connect
+        self._kept = Kept(connect, postgres.hang_up)
         self._newest: Snapshot | None = None
         self._written: Snapshot | None = None
         self._written_s = -float("inf")
         self._url = url
-        self._follower = CatalogFollower(url, vault, self._take)
+        self._poll_s = poll_s
+        self._changed = changed
+        self._follower = self._make_follower()
         self._failing = False
 
     @property
@@ -78,6 +86,7 @@ class Copies:
                 self._follow(), self._keep_catalog(), self._keep_balances(), self._keep_fleet()
             )
         finally:
+            self._kept.close()
             await self._follower.stop()
 
     async def _follow(self) -> None:
@@ -90,10 +99,15 @@ class Copies:
                 _log.warning("no copy of the catalog is made: %s", type(error).__name__)
             await asyncio.sleep(AGAIN_S)
             await self._follower.stop()
-            self._follower = CatalogFollower(self._url, self._vault, self._take)
+            self._follower = self._make_follower()
+
+    def _make_follower(self) -> CatalogFollower:
+        return CatalogFollower(self._url, self._vault, self._take, poll_s=self._poll_s)
 
     def _take(self, snapshot: Snapshot) -> None:
-        self._newest = snapshot
+        before, self._newest = self._newest, snapshot
+        if before is None or before.generation != snapshot.generation:
+            self._changed.ring()
 
     async def _keep_catalog(self) -> None:
         confirmed_s = -float("inf")
@@ -124,12 +138,9 @@ class Copies:
             await asyncio.sleep(until_beat_s(BALANCES_S))
 
     async def _copy_balances(self) -> None:
-        connection = await self._connect()
-        try:
-            with postgres.border():
+        with postgres.border():
+            async with self._kept.use() as connection:
                 found = await balances.read_balances(connection)
-        finally:
-            connection.terminate()
         await self._write(lambda: balances.write_balances(self._balances_path, found))
 
     async def _keep_fleet(self) -> None:

@@ -11,6 +11,7 @@ from relay.clock import until_beat_s
 from relay.errors import RelayError
 from relay.store.kept import Kept
 from relay.store.postgres import Connection, border, hang_up
+from relay.tasks import Bell
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ async def look_forever(
     name: str,
     every_s: float,
     most_s: float,
+    changed: Bell | None = None,
 ) -> None:
     """Look until cancelled, on one connection as long as it holds.
 
@@ -31,8 +33,10 @@ async def look_forever(
         name: Who waits, as the log has it when Postgres fails.
         every_s: Between two looks.
         most_s: The longest wait after failures in a row.
+        changed: Rings where there is something to look at sooner.
     """
     backoff = Backoff(first_s=every_s, most_s=most_s)
+    bell = Bell() if changed is None else changed
     kept = Kept(connect, hang_up)
     try:
         while True:
@@ -44,6 +48,9 @@ async def look_forever(
             except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
                 if backoff.fail():
                     _log.warning(f"{name} waits", extra={"error": type(exc).__name__})
-            await asyncio.sleep(backoff.wait_s() if backoff.failures else until_beat_s(every_s))
+            if backoff.failures:
+                await asyncio.sleep(backoff.wait_s())
+            else:
+                await bell.wait(until_beat_s(every_s))
     finally:
         kept.close()

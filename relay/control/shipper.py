@@ -55,6 +55,8 @@ LOCK_NAME: Final = "shipper.lock"
 LOCK_RETRY_S: Final = 0.5
 QUIET_LOOKS: Final = 20
 """So many looks in a row that found nothing, and the next ones come half as often."""
+GLANCES_MAX: Final = 3
+"""Of the looks that come seldom, so many in a row may be glances."""
 
 Connect = Callable[[], Awaitable[Connection]]
 Observe = Callable[[Sequence[CallEnd]], None]
@@ -110,6 +112,9 @@ class Shipper:
         self._batch: list[Part] = []
         self._files = ThreadPoolExecutor(1, thread_name_prefix="shipper")
         self._looks_in_vain = 0
+        self._glances = 0
+        self._directory_ns = 0
+        """When the directory had last changed as it was last looked at."""
         self.rows_shipped = 0
         self._backoff = Backoff(first_s=2 * BACKOFF_S_MIN, most_s=BACKOFF_S_MAX)
 
@@ -155,6 +160,8 @@ class Shipper:
 
     async def _try_once(self) -> float:
         """Ship once; return the seconds to wait before the next time."""
+        if self._is_still():
+            return until_beat_s(2 * self._poll_s)
         try:
             rows = await self.ship_once()
         except (RelayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
@@ -171,6 +178,22 @@ class Shipper:
         if self._looks_in_vain < QUIET_LOOKS:
             return self._poll_s
         return until_beat_s(2 * self._poll_s)
+
+    def _is_still(self) -> bool:
+        """Tell at a glance whether nothing seems to have happened since a look in vain.
+
+        What two things at one moment hide from it is found by the look that comes after a few.
+        """
+        quiet = self._looks_in_vain >= QUIET_LOOKS and not self._backoff.failures
+        if not quiet or self._glances == GLANCES_MAX:
+            self._glances = 0
+            return False
+        self._glances += 1
+        try:
+            changed_ns = self._directory.stat().st_mtime_ns
+        except OSError:
+            return False
+        return changed_ns == self._directory_ns and all(tail.is_still() for tail in self._tails)
 
     async def ship_once(self) -> int:
         """Ship a batch of what is there, and tidy up behind it; return how many rows it had.
@@ -206,6 +229,7 @@ class Shipper:
     def _look(self) -> list[Path]:
         """Return the generations that are not known yet; where all are, read what they say."""
         known = {tail.generation for tail in self._tails}
+        self._directory_ns = self._directory.stat().st_mtime_ns
         found = list_generations(self._directory)
         new = [folder for folder in found if folder.name not in known]
         if not new and not self._batch:

@@ -224,7 +224,8 @@ class DataServer:
         A loop that cannot accept drops who waits, or gives its listener up for good: both are seen
         here, a second later at most.
         """
-        short = few_left()
+        unused = not self._connections.open and not self.pool.open_count
+        short = few_left(1) if unused else few_left()  # others have used up what is short then
         if short or not self._connections.has_room:
             self.pool.close_idle(math.inf)
         if short:

@@ -13,6 +13,8 @@ import msgspec
 from relay.limits.lease import Lease
 
 BEAT_MS: Final = 1_000
+IDLE_BEAT_MS: Final = 2_000
+"""Of a worker that has no leases, and so only tells that it lives."""
 SILENT_MS_MAX: Final = 5_000
 """After this a worker that tells nothing new has no part any more."""
 GONE_MS_MAX: Final = 30_000

@@ -45,7 +45,8 @@ class Child:
     """A running process at the other end of a lifeline.
 
     `assigned_s` and `seen_s` are monotonic seconds: when it was told what to be, and its last sign
-    of life; None before. Until it is assigned it is called "spare".
+    of life; None before. Until it is assigned it is called "spare". Once it is ready it is heard
+    only by `hear`: nobody wakes up for each beat of each child.
     """
 
     def __init__(self, process: Running, sock: socket.socket) -> None:
@@ -59,7 +60,7 @@ class Child:
         self._ready = asyncio.Event()
         self._sock = sock
         self._stopped = False
-        asyncio.get_running_loop().add_reader(sock, self._receive)
+        asyncio.get_running_loop().add_reader(sock, self.hear)
 
     @classmethod
     async def start(cls, command: Sequence[str], environ: Mapping[str, str]) -> "Child":
@@ -99,7 +100,7 @@ class Child:
         child.assigned_s = child.seen_s = time.monotonic()
         child._stopped = handed.stopped
         if handed.ready:
-            child._ready.set()
+            child._become_ready()
         return child
 
     def hand(self, *, current: bool, drains: bool) -> HandedChild:
@@ -179,19 +180,33 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
-    def _receive(self) -> None:
-        try:
-            packet = self._sock.recv(lifeline.PACKET_BYTES_MAX)
-        except BlockingIOError:
+    def hear(self) -> None:
+        """Take in all that it has said by now."""
+        while self._sock.fileno() >= 0:
+            try:
+                packet = self._sock.recv(lifeline.PACKET_BYTES_MAX)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                packet = b""
+            if not packet:
+                asyncio.get_running_loop().remove_reader(self._sock)
+                return
+            self._take(packet)
+
+    def _become_ready(self) -> None:
+        self._ready.set()
+        asyncio.get_running_loop().remove_reader(self._sock)
+
+    def _take(self, packet: bytes) -> None:
+        now_s = time.monotonic()
+        word, _, at = packet.partition(b" ")
+        if word == lifeline.BEAT and at:
+            self.seen_s = min(float(at), now_s)
             return
-        except ConnectionError:
-            packet = b""
-        if not packet:
-            asyncio.get_running_loop().remove_reader(self._sock)
-            return
-        self.seen_s = time.monotonic()
+        self.seen_s = now_s
         if packet == lifeline.READY:
-            self._ready.set()
+            self._become_ready()
         elif packet.startswith(lifeline.RENEW) and len(self.renewals) < RENEWALS_MAX:
             self.renewals.add(packet.removeprefix(lifeline.RENEW).decode(errors="replace"))
 

@@ -49,12 +49,13 @@ from relay.process.succession import outcome
 from relay.process.succession.outcome import Result
 from relay.records import CallEnd
 from relay.store import postgres
+from relay.store.catalog.follower import poll_s
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.postgres import Connection
 from relay.store.secrets.files import keep_secret
 from relay.store.secrets.refs import resolve
 from relay.store.secrets.vault import open_vault
-from relay.tasks import first_of
+from relay.tasks import Bell, first_of
 
 if TYPE_CHECKING:
     from relay.control.otlp.exporter import OtlpExporter
@@ -98,16 +99,30 @@ class Control:
         )
         webhook = find_webhook(self._config, os.environ)
         vault = open_vault(self._config, self._data_dir, os.environ)
+        changed = Bell()
         self._watch = ChannelWatch(
-            lambda: redis_url(self._config, self._data_dir), self._connect_watch, vault, webhook
+            lambda: redis_url(self._config, self._data_dir),
+            self._connect_watch,
+            vault,
+            webhook,
+            changed,
         )
         url = database_url(self._config, self._data_dir)
-        self._copies = Copies(url, self._data_dir, vault, self._connect_copies)
+        self._copies = Copies(
+            url,
+            self._data_dir,
+            vault,
+            self._connect_copies,
+            poll_s=poll_s(self._config),
+            changed=changed,
+        )
         # Couriers of its own: an outage that refuses every channel must not delay what is told of
         # money and keys.
         self._webhook = None if webhook is None else Webhook(webhook)
         notices = Notices(self._webhook, clock_s)
-        self._money = MoneyWatch(self._config, self._connect_money, notices)
+        self._money = MoneyWatch(
+            self._config, self._connect_money, notices, logged=lambda: self._shipper.rows_shipped
+        )
         metrics_dir = self._data_dir / "run" / "metrics"
         send = None if self._webhook is None else self._webhook.send
         self._journals = JournalWatch(metrics_dir, send, wall_s)
@@ -119,7 +134,10 @@ class Control:
             clock_s,
         )
         self._minter = TokenMinter(
-            self._connect_minter, open_vault(self._config, self._data_dir, os.environ), send
+            self._connect_minter,
+            open_vault(self._config, self._data_dir, os.environ),
+            send,
+            changed=changed,
         )
         host = f"{socket.gethostname()} {self._data_dir.absolute()}"
         works = make_works(self._config, self._data_dir, vault, lifeline.ask_renewal, wall_s)

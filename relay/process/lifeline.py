@@ -3,7 +3,8 @@
 It is a pair of SOCK_SEQPACKET sockets, so a message is a packet and needs no framing:
 
     supervisor -> child    Settings (msgpack), once, and with them the listening socket (SCM_RIGHTS)
-    child -> supervisor    READY once, BEAT every second; control: RENEW and a slot, at night
+    child -> supervisor    READY once; BEAT and the moment, each second; control: RENEW and a slot,
+                           at night
     end of file            the other side is gone, however it went
 
 Settings travel this way and not by file or command line: a child runs under exactly the
@@ -23,12 +24,13 @@ from typing import Final
 
 import msgspec
 
-from relay.clock import until_beat_s
+from relay.clock import clock_s, until_beat_s
 from relay.config import Config
 from relay.errors import Unavailable
 
 READY: Final = b"ready"
 BEAT: Final = b"beat"
+"""...and when, in seconds of the monotonic clock: the supervisor hears once a second, of all."""
 RENEW: Final = b"renew "
 """...and the name of a slot: its worker is to be followed by a new one."""
 BEAT_S: Final = 1.0
@@ -100,7 +102,7 @@ class Lifeline:
         loop.add_reader(self._sock, self._receive, gone)
         try:
             while not gone.is_set():
-                self._send(BEAT)
+                self._send(BEAT + b" %.3f" % clock_s())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(until_beat_s(BEAT_S)):
                         await gone.wait()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.clock import clock_s
+from relay.clock import clock_s, until_beat_s
 from relay.tls import Handshakes, ListenerTls, TlsFiles
 
 LOOK_S: Final = 1.0
@@ -51,7 +51,7 @@ async def serve_site(
 
 async def _look_forever(visitors: "Visitors", tls: ListenerTls | None) -> None:
     while True:
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(until_beat_s(LOOK_S))
         visitors.look(clock_s())
         if tls is not None:
             tls.refresh()

@@ -252,6 +252,8 @@ class Supervisor:
         last_s = time.monotonic()
         while True:
             now_s = time.monotonic()
+            for child in self._alive:
+                child.hear()
             # After a stop of this very process the beats of all are still unread: next time.
             if now_s - last_s < 2 * TICK_S:
                 for child in list(self._alive):

@@ -33,7 +33,7 @@ from relay.process.lifeline import Lifeline, Settings, end_within
 from relay.process.memory import fit_bodies, keep_freed_memory, memory_bytes
 from relay.store import metrics as worker_metrics
 from relay.store.billing.credit_lender import PostgresBudgetLender, PostgresLender
-from relay.store.catalog.follower import CatalogFollower, Copy
+from relay.store.catalog.follower import CatalogFollower, Copy, poll_s
 from relay.store.embedded.locate import database_url, redis_url
 from relay.store.health.sharing import HealthSharing
 from relay.store.limits.limiter import Limiter
@@ -98,8 +98,8 @@ class Worker:
         self._config = config
         self._lifeline = lifeline
         self._listener = listener
-        self._file = f"{settings.name}-{os.getpid()}"
-        self._metrics_dir = data_dir / "run" / "metrics"
+        file = f"{settings.name}-{os.getpid()}"
+        self._publisher = worker_metrics.Publisher(data_dir / "run" / "metrics", file)
         self._counters = Counters()
         journal_dir = Path(config.journal.dir) if config.journal.dir else data_dir / "journal"
         self._journal = Journal(journal_dir, settings.name, config.journal)
@@ -107,7 +107,7 @@ class Worker:
         vault = open_vault(config, data_dir, os.environ)
         self._thinking = SharedThinking(lambda: redis_url(config, data_dir), vault)
         # Host and pid are for people; containers may share both.
-        name = f"{socket.gethostname()}-{self._file}-{secrets.token_hex(4)}"
+        name = f"{socket.gethostname()}-{file}-{secrets.token_hex(4)}"
         self._sharing = HealthSharing(lambda: redis_url(config, data_dir), name)
         self._owners = RedisOwners(lambda: redis_url(config, data_dir))
         self._limiter = Limiter(nodes, name, clock_ms)
@@ -153,7 +153,9 @@ class Worker:
         url = database_url(config, data_dir)
         age_s_max = config.database.copy_age_max_s
         copy = Copy(catalog.copy_path(data_dir), age_s_max) if age_s_max else None
-        self._follower = CatalogFollower(url, vault, self._server.swap, copy=copy)
+        self._follower = CatalogFollower(
+            url, vault, self._server.swap, poll_s=poll_s(config), copy=copy
+        )
         self._draining = False
 
     def _recall(self, account_id: int) -> None:
@@ -249,7 +251,7 @@ class Worker:
         with contextlib.suppress(OSError):
             unread = self._server.engine.background.looks.unread()
             figures = self._counters.snapshot(gauges, unread)
-            worker_metrics.publish(self._metrics_dir, self._file, figures)
+            self._publisher.publish(figures)
 
 
 def _on_sigterm(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio.Event]:

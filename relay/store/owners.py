@@ -20,7 +20,7 @@ from typing import Any, Final
 import hiredis
 
 from relay.backoff import Backoff
-from relay.clock import dice
+from relay.clock import dice, until_beat_s
 from relay.errors import ConfigError, DependencyDown
 from relay.store.limits.resp import Command, RespConnection, connect
 from relay.store.redis_room import ASK, RedisRoom
@@ -143,7 +143,7 @@ class RedisOwners:
             if self._backoff.succeed():
                 _log.warning("who made what is shared again")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_S_MAX):
+                async with asyncio.timeout(until_beat_s(RETRY_S_MAX)):
                     await self._wake.wait()
                 raise DependencyDown("Redis refuses to keep who made what")
 

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from relay.backoff import Backoff
-from relay.clock import clock_s, dice
+from relay.clock import clock_s, dice, until_beat_s
 from relay.errors import ConfigError, DependencyDown
 from relay.model import Secret
 from relay.store import redis
@@ -135,7 +135,7 @@ class SharedThinking:
             self._backoff.succeed()
             self._client = client
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PING_S):
+                async with asyncio.timeout(until_beat_s(PING_S)):
                     await self._wake.wait()
             self._wake.clear()
             while self._queue:

@@ -14,11 +14,11 @@ FEW: Final = 8
 """Who failed for want of one has closed what it had by the time that somebody looks."""
 
 
-def few_left() -> bool:
+def few_left(few: int = FEW) -> bool:
     """Tell whether less than a few are left; some microseconds of work."""
     taken: list[int] = []
     try:
-        for _ in range(FEW):
+        for _ in range(few):
             file = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             taken.append(file)  # one by one: those before the one that fails are closed
     except OSError as error:

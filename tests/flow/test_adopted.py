@@ -4,6 +4,7 @@ Method: notes as a worker leaves them, a provider that tells how its responses e
 only remembers; the sums are done here by hand.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from relay.clock import wall_us
 from relay.errors import DependencyDown
 from relay.extras import Asked
-from relay.flow.state.adopted import AdoptedCalls, end_of, lost_end_of
+from relay.flow.state.adopted import VAIN_LOOKS, AdoptedCalls, end_of, lost_end_of
 from relay.flow.state.background import GONE_MAX
 from relay.model import Price, PriceDetail
 from relay.process.composition import adopt
@@ -54,8 +55,10 @@ class Store:
         self.ends: list[CallEnd] = []
         self.gone = 0
         self.down = False
+        self.looks = 0
 
     async def claim(self, count: int) -> list[UnendedCall]:
+        self.looks += 1
         return self.calls[:count]
 
     async def settle(self, end: CallEnd) -> bool:
@@ -210,3 +213,18 @@ async def test_a_video_that_nobody_knows_any_more_costs_nothing() -> None:
         await adopted.look()
         (end,) = store.ends
         assert (end.cost_nanos, end.reason, end.price_id) == (0, "interrupted", 0)
+
+
+async def test_where_nothing_is_left_it_is_looked_for_seldom() -> None:
+    async with Provider(1) as provider, Rig(make_snapshot([provider.channel()])) as rig:
+        store = Store()
+        adopted = AdoptedCalls(lambda: None, store, rig.server.engine.background, look_s=0.02)
+        adopted.start()
+        try:
+            await asyncio.sleep(0.02 * (VAIN_LOOKS + 5))
+            looks = store.looks
+            assert looks >= VAIN_LOOKS
+            await asyncio.sleep(0.5)
+            assert store.looks - looks <= 8
+        finally:
+            await adopted.stop()

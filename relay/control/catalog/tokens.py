@@ -27,6 +27,7 @@ from relay.model import Secret
 from relay.reach import MINTED, Reach
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Vault, channel_owner, token_owner
+from relay.tasks import Bell
 from relay.wire.kinds.oauth import (
     Account,
     Token,
@@ -38,7 +39,8 @@ from relay.wire.kinds.oauth import (
     statement,
 )
 
-LOOK_S: Final = 1.0
+LOOK_S: Final = 10.0
+"""Looked at sooner is what has changed, and whoever refused a token."""
 BACKOFF_S_MAX: Final = 30.0
 DEADLINE_S: Final = 10.0
 ANSWER_BYTES_MAX: Final = 64 * 1024
@@ -92,6 +94,7 @@ class TokenMinter(Collector):
         vault: Opens credentials, seals tokens.
         send: Sends a notice to the operator; None = only log and metrics tell.
         clock_s: The monotonic clock.
+        changed: Rings where the catalog has changed, and here where it is time to try again.
     """
 
     def __init__(
@@ -100,8 +103,10 @@ class TokenMinter(Collector):
         vault: Vault,
         send: Callable[[Notice], None] | None,
         clock_s: Callable[[], float] = clock_s,
+        changed: Bell | None = None,
     ) -> None:
         self._connect = connect
+        self._changed = Bell() if changed is None else changed
         self._clock_s = clock_s
         self._vault = vault
         self._send = send
@@ -116,7 +121,12 @@ class TokenMinter(Collector):
             await self.look(connection, datetime.datetime.now(datetime.UTC))
 
         await look_forever(
-            self._connect, look, name="token minter", every_s=LOOK_S, most_s=BACKOFF_S_MAX
+            self._connect,
+            look,
+            name="token minter",
+            every_s=LOOK_S,
+            most_s=BACKOFF_S_MAX,
+            changed=self._changed,
         )
 
     def collect(self) -> Iterator[Metric]:
@@ -178,6 +188,7 @@ class TokenMinter(Collector):
         standing.failures += 1
         wait_s = RETRY_S[min(standing.failures, len(RETRY_S)) - 1]
         standing.renew_s = self._clock_s() + wait_s
+        asyncio.get_running_loop().call_later(wait_s, self._changed.ring)
         if not standing.told and (refused or standing.failures >= SILENT_TRIES):
             standing.told = True
             self._tell(row, reason, now)

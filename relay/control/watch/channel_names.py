@@ -18,8 +18,10 @@ from relay.store.catalog.snapshot import load_channels, read_generation
 from relay.store.kept import Kept
 from relay.store.postgres import Connection, hang_up
 from relay.store.secrets.vault import Vault
+from relay.tasks import Bell
 
-POLL_S: Final = 2.0
+POLL_S: Final = 10.0
+"""Whoever follows the catalog rings where it has changed; this is for what that would miss."""
 NAME_S: Final = 5.0
 
 
@@ -29,9 +31,13 @@ class ChannelBook:
     Args:
         connect: Returns a new connection to the catalog.
         vault: Opens the channels' credentials.
+        changed: Rings where the catalog has changed.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], vault: Vault) -> None:
+    def __init__(
+        self, connect: Callable[[], Awaitable[Connection]], vault: Vault, changed: Bell
+    ) -> None:
+        self._changed = changed
         self.channels: Mapping[int, Channel] = {}
         self._connect = connect
         self._vault = vault
@@ -46,7 +52,7 @@ class ChannelBook:
                 # The shipper says that Postgres is away; this only waits for it.
                 with contextlib.suppress(RelayError, asyncpg.PostgresError):
                     await self._look(kept)
-                await asyncio.sleep(until_beat_s(POLL_S))
+                await self._changed.wait(until_beat_s(POLL_S))
         finally:
             kept.close()
 
@@ -68,6 +74,7 @@ class ChannelBook:
             async with asyncio.timeout(NAME_S):
                 while channel_id not in self.channels:
                     self._loaded.clear()
+                    self._changed.ring()
                     await self._loaded.wait()
         channel = self.channels.get(channel_id)
         return f"#{channel_id}" if channel is None else channel.name

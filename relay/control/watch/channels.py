@@ -25,7 +25,7 @@ from relay.routing.overview import Overview, look_at
 from relay.store.health.gossip import Gossip
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Vault
-from relay.tasks import first_of
+from relay.tasks import Bell, first_of
 
 STATE_VALUES: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 ALL_MODELS: Final = "*"
@@ -39,6 +39,7 @@ class ChannelWatch(Collector):
         connect: Returns a new connection to the catalog.
         vault: Opens the channels' credentials.
         webhook: Where alarms go; None = nowhere.
+        changed: Rings where the catalog has changed.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class ChannelWatch(Collector):
         connect: Callable[[], Awaitable[Connection]],
         vault: Vault,
         webhook: Secret | None,
+        changed: Bell,
     ) -> None:
         self._overview = Overview()
         self._gossip = Gossip(redis_url, f"control-{secrets.token_hex(8)}", self._hear)
-        self._book = ChannelBook(connect, vault)
+        self._book = ChannelBook(connect, vault, changed)
         self._webhook = None if webhook is None else Webhook(webhook)
         self._alarms = Alarms(self._book.name, self._conditions, redis_url, self._webhook)
         self._prober = Prober(lambda: self._book.channels, self._conditions, redis_url)

@@ -22,7 +22,7 @@ from relay.backoff import Backoff
 from relay.billing.charged import complete
 from relay.billing.shapes import Delivered
 from relay.billing.tariff import NO_TARIFF, Tariff
-from relay.clock import dice, wall_us
+from relay.clock import dice, until_beat_s, wall_us
 from relay.errors import DependencyDown
 from relay.extras import NOTHING_ASKED
 from relay.flow.state.background import GONE_MAX, BackgroundCalls
@@ -40,6 +40,10 @@ from relay.usage import NOTHING, Usage
 from relay.wire.state.jobs import Job, JobEnd, job_of
 
 LOOK_S: Final = 2.0
+VAIN_LOOKS: Final = 10
+"""After so many that found nothing there is no such job, or one that takes hours."""
+SELDOM: Final = 5
+"""So many times as long it is until the next look then."""
 BACKOFF_S_MAX: Final = 30.0
 ASKED_AT_ONCE: Final = 8
 LOOK_MOST_S: Final = 10.0
@@ -101,6 +105,8 @@ class AdoptedCalls:
         self._asking: dict[bytes, asyncio.Task[None]] = {}
         """Calls that are asked for now, by their ids."""
         self._backoff = Backoff(first_s=look_s, most_s=max(look_s, BACKOFF_S_MAX), jitter=0.3)
+        self._look_s = look_s
+        self._looks_in_vain = 0
         self._task: asyncio.Task[None] | None = None
         self.settled = 0
         """Calls that were settled here."""
@@ -125,8 +131,15 @@ class AdoptedCalls:
                 self._backoff.succeed()
             except DependencyDown:
                 self._backoff.fail()
+            self._looks_in_vain = 0 if found else self._looks_in_vain + 1
             if found < ASKED_AT_ONCE:
-                await asyncio.sleep(self._backoff.wait_s(dice()))
+                await asyncio.sleep(self._wait_s())
+
+    def _wait_s(self) -> float:
+        if self._backoff.failures:
+            return self._backoff.wait_s(dice())
+        seldom = self._looks_in_vain >= VAIN_LOOKS
+        return until_beat_s(SELDOM * self._look_s if seldom else self._look_s)
 
     async def look(self) -> int:
         """Ask for what is due, a few at once; return how many that were.

@@ -5,7 +5,8 @@
     every poll_s ----------+
 
 A notification is the fast way (milliseconds); the poll finds what a lost one would have hidden
-(a pooler in between, a connection being re-made). While Postgres is down the last snapshot stays
+(a pooler in between, a connection being re-made). Nothing is in between where Postgres is embedded:
+there the poll is a sign of life, and seldom. While Postgres is down the last snapshot stays
 in force and `age_s` grows: serving old rights is better than serving nobody, and readiness can say
 when it has gone on for too long. Who starts then begins with the copy on this host's disk, where
 there is one that is young enough.
@@ -23,6 +24,7 @@ import msgspec
 
 from relay.backoff import Backoff
 from relay.clock import clock_s, dice, until_beat_s, wall_s
+from relay.config import Config
 from relay.errors import ConfigError, DependencyDown, NotFound
 from relay.model import Snapshot
 from relay.store import postgres
@@ -35,6 +37,10 @@ from relay.tasks import first_of
 CHANNEL: Final = "relay_catalog"
 POLL_S: Final = 1.0
 """A disabled key is refused within about a second even where notifications do not arrive."""
+EMBEDDED_POLL_S: Final = 4.0
+SPENT: Final = "spent"
+"""A notification that says so is of what keys with a quota have spent, and can wait a moment."""
+SPENT_POLL_S: Final = 1.0
 ANSWER_S: Final = 3.0
 """A poll not answered by then is a connection whose other end is gone without a word."""
 SPENT_OVERLAP_S: Final = 120.0
@@ -48,6 +54,11 @@ RECONNECT_S_MAX: Final = 5.0
 """A fleet must not storm a Postgres that has just come back; nor wait long for it."""
 
 _log = logging.getLogger(__name__)
+
+
+def poll_s(config: Config) -> float:
+    """Return how often a follower asks a Postgres of this configuration unasked."""
+    return POLL_S if config.database.url else EMBEDDED_POLL_S
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -90,6 +101,8 @@ class CatalogFollower:
         self._poll_s = poll_s
         self._dice = dice
         self._notified = asyncio.Event()
+        self._later: asyncio.TimerHandle | None = None
+        """Looks at what was spent."""
         self._loaded = asyncio.Event()
         self._confirmed_s = -float("inf")
         self._backoff = Backoff(first_s=RECONNECT_S_MIN, most_s=RECONNECT_S_MAX, jitter=0.5)
@@ -164,12 +177,14 @@ class CatalogFollower:
         connection = await postgres.connect(self._url, application="relay follower")
         try:
             with postgres.border():
-                await connection.add_listener(CHANNEL, self._wake)
+                connection.add_termination_listener(self._wake)
+                await connection.add_listener(CHANNEL, self._hear)
                 while True:
-                    self._notified.clear()
+                    self._forget_notified()
                     await self._catch_up(connection)
                     await self._wait()
         finally:
+            self._forget_notified()
             connection.terminate()  # A polite close could wait for a peer that is gone.
 
     async def _catch_up(self, connection: Connection) -> None:
@@ -195,8 +210,21 @@ class CatalogFollower:
             async with asyncio.timeout(until_beat_s(self._poll_s)):
                 await self._notified.wait()
 
-    def _wake(self, *_notification: object) -> None:
+    def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        if payload != SPENT:
+            self._wake()
+        elif self._later is None:
+            wait_s = until_beat_s(SPENT_POLL_S)
+            self._later = asyncio.get_running_loop().call_later(wait_s, self._wake)
+
+    def _wake(self, *_connection: object) -> None:
         self._notified.set()
+
+    def _forget_notified(self) -> None:
+        self._notified.clear()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
 
     def _note_failure(self, error: Exception) -> None:
         self._failed.set()

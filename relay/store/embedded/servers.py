@@ -62,7 +62,7 @@ VALKEY_SETTINGS: Final = {
     # Leases and buckets are rebuilt from nothing, so nothing is written to disk.
     "save": "",
     "appendonly": "no",
-    "hz": "2",  # its housekeeping; it wakes up ten times a second for that, unless it is told
+    "hz": "1",  # its housekeeping; it wakes up ten times a second for that, unless it is told
     # A limiter must not forget a bucket under pressure: refuse the write instead.
     "maxmemory": "256mb",
     "maxmemory-policy": "noeviction",

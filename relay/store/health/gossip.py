@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from relay.backoff import Backoff
-from relay.clock import dice
+from relay.clock import dice, until_beat_s
 from relay.errors import ConfigError, DependencyDown
 from relay.store import redis
 from relay.store.redis import ANSWER_S, tagged
@@ -167,7 +167,7 @@ class Gossip:
     async def _told(self) -> bool:
         """Wait for the next message or the next refreshing; return whether it is a message."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._pace.refresh_s):
+            async with asyncio.timeout(until_beat_s(self._pace.refresh_s)):
                 await self._fresh.wait()
         told = self._fresh.is_set()
         self._fresh.clear()
@@ -177,7 +177,7 @@ class Gossip:
         hints = _at(client, HINT_TOPIC).encode()
         asked = False
         while True:
-            heard = await ears.get_message(timeout=self._pace.ping_s)
+            heard = await ears.get_message(timeout=until_beat_s(self._pace.ping_s))
             if heard is not None:
                 asked = False
                 if heard["type"] == "message":

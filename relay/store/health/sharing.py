@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from relay.clock import now_us, wall_us
+from relay.clock import now_us, until_beat_s, wall_us
 from relay.routing.health import Health, HealthChange
 from relay.store.health.gossip import Gossip
 
@@ -67,14 +67,18 @@ class HealthSharing:
         self._gossip.publish(self._health.encode(now_us=now_us(), wall_us=wall_us()))
         if self._later is not None:
             self._later.cancel()
-        self._later = asyncio.get_running_loop().call_later(self._retell_s, self._retell)
+        self._retell_later()
+
+    def _retell_later(self) -> None:
+        wait_s = until_beat_s(self._retell_s)
+        self._later = asyncio.get_running_loop().call_later(wait_s, self._retell)
 
     def _retell(self) -> None:
         assert self._health is not None, "the timers end with it"
         if self._health.troubled:
             self._tell()
         else:
-            self._later = asyncio.get_running_loop().call_later(self._retell_s, self._retell)
+            self._retell_later()
 
     def _hear(self, message: bytes) -> None:
         if self._health is not None:

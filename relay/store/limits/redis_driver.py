@@ -21,12 +21,13 @@ import hiredis
 import msgspec
 
 from relay.backoff import Backoff
+from relay.clock import until_beat_s
 from relay.errors import DependencyDown
 from relay.limits.batch import Batch
 from relay.limits.broker import Broker
 from relay.limits.bucket import BucketReply, read_reply
 from relay.limits.decision import PermitRequest
-from relay.limits.heartbeat import BEAT_MS, SILENT_MS_MAX, Heartbeat
+from relay.limits.heartbeat import BEAT_MS, IDLE_BEAT_MS, SILENT_MS_MAX, Heartbeat
 from relay.limits.permits import TTL_MS, Permits
 from relay.limits.scopes import PREFIX
 from relay.store.limits.nodes import Locate
@@ -180,7 +181,9 @@ class RedisDriver:
         self._regain(names)
         now_ms = self._now_ms()
         if beating:
-            self._beat_ms = now_ms + BEAT_MS
+            # Where no batch comes by, it goes when all else here looks around.
+            every_ms = BEAT_MS if len(self._broker.leases) else IDLE_BEAT_MS
+            self._beat_ms = now_ms + until_beat_s(every_ms / 1_000) * 1_000 - BEAT_LATE_MS
             self._hear(replies[-1], now_ms)
         for batch, reply in zip(batches, read, strict=True):
             self._broker.land(batch, reply, now_ms)

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from relay.records import CallEnd
+from relay.store.catalog.follower import CHANNEL, SPENT
 from relay.store.log.hours import (
     STEPS,
     add_steps,
@@ -47,12 +48,17 @@ _MINUTES: Final = f"""
         ttft_counts = {add_steps("ttft_counts")}"""  # noqa: S608
 _LOCK_KEYS: Final = """
     SELECT FROM keys WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE"""
+# Workers are told where a quota moved: they need not ask all the time then.
 _KEYS: Final = """
-    UPDATE keys SET
-        spent_nanos = spent_nanos + used.nanos,
-        last_used_at = greatest(last_used_at, used.at)
-    FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS used (key_id, nanos, at)
-    WHERE keys.id = used.key_id"""
+    WITH booked AS (
+        UPDATE keys SET
+            spent_nanos = spent_nanos + used.nanos,
+            last_used_at = greatest(last_used_at, used.at)
+        FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS used (key_id, nanos, at)
+        WHERE keys.id = used.key_id
+        RETURNING quota_nanos
+    )
+    SELECT pg_notify($4, $5) FROM booked WHERE quota_nanos IS NOT NULL LIMIT 1"""
 _ADDRESSES: Final = """
     INSERT INTO key_addresses AS kept (key_id, ip, first_seen, last_seen, requests)
     SELECT key_id, ip::inet, first_seen, last_seen, requests
@@ -175,6 +181,8 @@ async def _write_keys(connection: Connection, folds: dict[Place, Fold]) -> None:
         list(keys),
         [fold.cost_nanos for fold in keys.values()],
         [_moment(fold.last_us) for fold in keys.values()],
+        CHANNEL,
+        SPENT,
     )
 
 

@@ -44,6 +44,8 @@ class JournalTail:
         self._lock_fd = os.open(folder / LOCK_NAME, os.O_RDWR)
         self._dead = False
         self._foreign = False
+        self._folder_ns = 0
+        """When the folder had last changed as it was last looked at."""
 
     @property
     def mark(self) -> Mark:
@@ -57,6 +59,7 @@ class JournalTail:
             # In this order: a writer that is dead, or has a later segment, writes no more to this
             # one. Asked after the reading, it could have written in between.
             dead = self._is_dead()
+            self._folder_ns = self._folder.stat().st_mtime_ns
             later = [number for number in list_segments(self._folder) if number > self._segment]
             reading = self._read_chunk()
             if reading.offset:
@@ -69,6 +72,15 @@ class JournalTail:
             else:
                 self._leave_segment(later)
         return ends
+
+    def is_still(self) -> bool:
+        """Tell at little cost whether the writer lives and seems to have written nothing since."""
+        try:
+            size = segment_path(self._folder, self._segment).stat().st_size
+            changed_ns = self._folder.stat().st_mtime_ns
+        except OSError:
+            return False
+        return size == self._offset and changed_ns == self._folder_ns and not self._is_dead()
 
     def open_calls(self) -> list[tuple[CallStart, CallCheckpoint | None]]:
         """Return the calls that were started and not ended, with their last checkpoints."""

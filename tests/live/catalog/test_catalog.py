@@ -26,9 +26,11 @@ from relay.store.catalog.snapshot import (
     refresh,
     refresh_spent,
 )
+from relay.store.log.sums import write_folds
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Pepper, Vault
 from relay.wire.api_keys import digest
+from tests.live.journals import make_end, make_start
 
 VAULT = Vault(bytes(range(32)))
 PEPPER = Pepper(b"p" * 32, "test")
@@ -250,6 +252,43 @@ async def test_spent_quota_reaches_a_follower(connection: Connection, database_u
         await follower.start()
         await connection.execute("UPDATE keys SET spent_nanos = 100")
         await seen.until(lambda new: new.keys[digest_of(key)].spent_nanos == 100, within_s=2)
+    finally:
+        await follower.stop()
+
+
+async def test_spent_quota_is_told_to_a_follower_that_hardly_asks(
+    connection: Connection, database_url: str
+) -> None:
+    key = await make_key(connection, KeyTerms(quota_nanos=100))
+    free = await make_key(connection)
+    seen = Seen()
+    follower = CatalogFollower(database_url, VAULT, seen, poll_s=600)
+    try:
+        await follower.start()
+        for one in (free, key):
+            start = make_start(key_id=one.id)
+            await write_folds(connection, [make_end(start, cost_nanos=40)])
+        took_s = await seen.until(
+            lambda new: new.keys[digest_of(key)].spent_nanos == 40, within_s=3
+        )
+        assert took_s < 1.5
+    finally:
+        await follower.stop()
+
+
+async def test_follower_that_hardly_asks_sees_a_cut_at_once(
+    connection: Connection, database_url: str
+) -> None:
+    seen = Seen()
+    follower = CatalogFollower(database_url, VAULT, seen, poll_s=600)
+    try:
+        await follower.start()
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        key = await make_key(connection)
+        await seen.until(lambda new: digest_of(key) in new.keys, within_s=5)
     finally:
         await follower.stop()
 

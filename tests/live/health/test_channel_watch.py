@@ -28,6 +28,7 @@ from relay.store.catalog.declaration import parse_catalog
 from relay.store.health.gossip import Gossip
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Pepper, Vault
+from relay.tasks import Bell
 from tests.flow.test_webhook import receiving
 from tests.live.limit_rig import until
 
@@ -103,7 +104,8 @@ async def watching(
     async def connect() -> Connection:
         return await postgres.connect(database_url)
 
-    watch = ChannelWatch(lambda: redis_url, connect, VAULT, Secret(webhook) if webhook else None)
+    told = Secret(webhook) if webhook else None
+    watch = ChannelWatch(lambda: redis_url, connect, VAULT, told, Bell())
     task = asyncio.create_task(watch.run())
     try:
         await until(lambda: ("north", "*") in states(watch))
@@ -263,7 +265,7 @@ async def test_states_nobody_tells_of_are_not_made_up(
     async def connect() -> Connection:
         return await postgres.connect(database_url)
 
-    watch = ChannelWatch(nowhere, connect, VAULT, None)
+    watch = ChannelWatch(nowhere, connect, VAULT, None, Bell())
     task = asyncio.create_task(watch.run())
     await until(lambda: watch._book.channels.keys() == set(ids.values()))
     assert states(watch) == {}

@@ -46,6 +46,57 @@ def test_what_is_published_is_read_back(tmp_path: Path) -> None:
     assert found.histograms["ttft"].sum_us == 1_500
 
 
+def test_a_worker_s_file_is_written_in_place_and_says_the_newest(tmp_path: Path) -> None:
+    publisher = worker_metrics.Publisher(tmp_path, "worker-0-11")
+    try:
+        publisher.publish(counted(1, 7).snapshot())
+        before = (tmp_path / "worker-0-11").stat()
+        for count in range(2, 9):
+            publisher.publish(counted(count, 7).snapshot())
+            assert requests_total(tmp_path) == count
+        after = (tmp_path / "worker-0-11").stat()
+        assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
+    finally:
+        publisher.close()
+    worker_metrics.retire(tmp_path, "worker-0", 11)
+    assert [path.name for path in tmp_path.iterdir()] == ["worker-0-retired"]
+    assert requests_total(tmp_path) == 8
+
+
+@pytest.mark.parametrize("kept", [0, 1, 9, 17, 21, 30])
+def test_of_a_half_that_is_being_written_nothing_is_read(tmp_path: Path, kept: int) -> None:
+    publisher = worker_metrics.Publisher(tmp_path, "worker-0-11")
+    path = tmp_path / "worker-0-11"
+    publisher.publish(counted(1, 7).snapshot())
+    publisher.publish(counted(2, 7).snapshot())
+    before = path.read_bytes()
+    publisher.publish(counted(3, 7).snapshot())
+    publisher.close()
+    after = path.read_bytes()
+    half = len(after) // 2
+    path.write_bytes(before[:half] + after[half : half + kept] + before[half + kept :])
+    assert requests_total(tmp_path) == 2
+
+
+def test_a_file_grows_with_what_a_worker_counts(tmp_path: Path) -> None:
+    publisher = worker_metrics.Publisher(tmp_path, "worker-0-11")
+    counters = counted(0, 7)
+    try:
+        for count in range(1, 2_000):
+            counters.requests[f"line-{count}", "chat/completions", "2xx"] += 1
+            if count % 100 == 99:
+                publisher.publish(counters.snapshot())
+                assert requests_total(tmp_path) == count
+    finally:
+        publisher.close()
+
+
+def test_what_a_worker_of_the_release_before_has_written_whole_is_read(tmp_path: Path) -> None:
+    (tmp_path / "worker-0-11").write_bytes(counted(5, 7).snapshot())
+    (tmp_path / "worker-0-12").write_bytes(worker_metrics.HALVES)
+    assert requests_total(tmp_path) == 5
+
+
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=30))
 def test_a_slot_s_totals_survive_its_workers(
