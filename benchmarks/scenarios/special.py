@@ -12,6 +12,7 @@ from benchmarks.load.drive import START_S
 from benchmarks.load.job import Call, Job
 from benchmarks.report.figures import add_direct, join_repeats, note_disturbed
 from benchmarks.report.goals import ACCURACY
+from benchmarks.scenarios.idle import run_idle
 from benchmarks.scenarios.isolation import run_isolation
 from benchmarks.scenarios.measure import Bench, measure
 from benchmarks.scenarios.staging import entry_of, staged
@@ -142,6 +143,7 @@ def run_scaling(options: Options, say: Say) -> list[dict[str, Any]]:
 
 SPECIAL: Final[dict[str, Run]] = {
     "failover": run_failover,
+    "idle": run_idle,
     "isolation": run_isolation,
     "limit_accuracy": run_limit_accuracy,
     "scaling": run_scaling,

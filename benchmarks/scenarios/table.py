@@ -77,6 +77,7 @@ _MIX_ABOUT: Final = (
 _PROMPT_BYTES: Final = {
     "1k": 1_000,
     "4k": 4_000,
+    "12k": 12_500,
     "39k": 39_000,
     "64k": 64 * 1024,
     "76k": 76_000,
@@ -231,6 +232,18 @@ SCENARIOS: Final = {
             hold=10_000,
             warm_s=12,
             window_s=5,
+            once=True,
+        ),
+        Scenario(
+            name="open_streams_tls",
+            about="as open_streams, the upstream over TLS and verified, an event each two seconds",
+            script=Script(chunks=90, interval_ms=2000),
+            calls=(Call(stream=True),),
+            hold=10_000,
+            warm_s=60,
+            window_s=5,
+            tls=True,
+            among=("relay", "nginx"),
             once=True,
         ),
         Scenario(

@@ -22,8 +22,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     dedicated one; `splice`: whether it carries broken streams on. `messages`: whether the upstream
     speaks Anthropic's dialect, whatever clients speak. `quota_tpm`: of each channel, 0 = none; then
     there are a standard and a training line on the same channels, named after their kinds.
-    `database`: the URL of its Postgres, which has a console then; "" = one of its own, and none.
-    `environ`: what else the relay is told.
+    `database`: the URL of its Postgres, "" = one of its own. `console`: whether it has one, which
+    it has too where a database is named. `environ`: what else the relay is told.
     """
 
     folder: Path
@@ -36,6 +36,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     splice: bool = False
     quota_tpm: int = 0
     database: str = ""
+    console: bool = False
     environ: dict[str, str] = {}
 
     @property

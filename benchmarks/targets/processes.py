@@ -131,7 +131,7 @@ class CpuMeter:
     """CPU time, user and system, that processes use from now on."""
 
     def __init__(self, pids: list[int]) -> None:
-        self._begun = {pid: (_scheduled_ns(pid), _ticks_ns(pid)) for pid in pids}
+        self._begun = {pid: (scheduled_ns(pid), _ticks_ns(pid)) for pid in pids}
 
     def used_s(self) -> float:
         """Return the seconds used since it was made.
@@ -141,13 +141,14 @@ class CpuMeter:
         """
         total_ns = 0
         for pid, (scheduled_ns, ticks_ns) in self._begun.items():
-            exact_ns = _scheduled_ns(pid) - scheduled_ns
+            exact_ns = scheduled_ns(pid) - scheduled_ns
             coarse_ns = _ticks_ns(pid) - ticks_ns - _TICK_NS
             total_ns += max(exact_ns, coarse_ns, 0)
         return total_ns / 1e9
 
 
-def _scheduled_ns(pid: int) -> int:
+def scheduled_ns(pid: int) -> int:
+    """Return the nanoseconds that a process's threads of now have run."""
     total = 0
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():

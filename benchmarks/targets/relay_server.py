@@ -101,7 +101,7 @@ def make_catalog(place: Place) -> str:
 def start_relay(place: Place) -> Iterator[Server]:
     """Run the whole relay, embedded servers and all, on the cores of the place."""
     port, admin = free_port(), free_port()
-    console = free_port() if place.database else 0
+    console = free_port() if place.database or place.console else 0
     var = place.folder / "var"
     options = ("--data-dir", str(var))
     catalog = place.folder / "catalog.toml"
