@@ -22,6 +22,7 @@ IMAGE_TOKENS: Final = 1_000
 SAMPLE_BYTES: Final = 256
 """Of each window that is looked at: as it is written, so is the rest."""
 WINDOWS: Final = 4
+LONG_BYTES: Final = 48 * 1024
 
 BYTES_PER_TOKEN: Final = 4.3
 """Of ASCII: between English (5.2), its neighbours (4.4), code (3.9) and Italian (3.5)."""
@@ -99,8 +100,12 @@ def _look_at(text: bytes) -> tuple[int, int, int]:
 
 
 def _sample(text: bytes) -> bytes:
-    """Return windows all over the text, those left out that a picture fills."""
-    if text.isascii() and _BACKSLASH not in text:
+    """Return windows all over the text, those left out that a picture fills.
+
+    Of text in ASCII one tells as much as several; but to look whether all of it is costs more than
+    they do where it is long.
+    """
+    if len(text) <= LONG_BYTES and text.isascii() and _BACKSLASH not in text:
         return text[:SAMPLE_BYTES]
     step = (len(text) - SAMPLE_BYTES) // (WINDOWS - 1)
     windows = [text[at * step : at * step + SAMPLE_BYTES] for at in range(WINDOWS)]

@@ -6,7 +6,14 @@ Method: bodies made of known parts.
 import msgspec
 import pytest
 
-from relay.wire.request.text_size import IMAGES_MAX, SMALL_BYTES, weigh
+from relay.wire.request.text_size import (
+    BYTES_PER_TOKEN,
+    IMAGES_MAX,
+    LONG_BYTES,
+    SMALL_BYTES,
+    estimate_prompt,
+    weigh,
+)
 
 PICTURE = "data:image/png;base64," + "A" * 40_000
 
@@ -42,3 +49,9 @@ def test_escapes_count_as_what_they_stand_for(word: str) -> None:
     size, _ = weigh(b'{"content":"' + escaped.encode() + b'"}')
     plain = len(word.encode()) * 400
     assert 0.9 * plain < size < 1.1 * plain
+
+
+@pytest.mark.parametrize("size", [2_000, LONG_BYTES - 100, LONG_BYTES + 100, 300_000])
+def test_ascii_counts_the_same_however_long_it_is(size: int) -> None:
+    text = (b"lorem ipsum dolor sit amet, " * (size // 28 + 1))[:size]
+    assert estimate_prompt(text, size, 0) == round(size / BYTES_PER_TOKEN + 0.5)
