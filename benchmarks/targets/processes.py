@@ -140,8 +140,8 @@ class CpuMeter:
         all, in ticks of 10 ms.
         """
         total_ns = 0
-        for pid, (scheduled_ns, ticks_ns) in self._begun.items():
-            exact_ns = scheduled_ns(pid) - scheduled_ns
+        for pid, (ran_ns, ticks_ns) in self._begun.items():
+            exact_ns = scheduled_ns(pid) - ran_ns
             coarse_ns = _ticks_ns(pid) - ticks_ns - _TICK_NS
             total_ns += max(exact_ns, coarse_ns, 0)
         return total_ns / 1e9

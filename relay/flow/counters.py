@@ -136,6 +136,12 @@ class Counters:
         """From a request's arrival until its first channel is asked, limits waited for included:
         what the relay itself adds to a call's first byte."""
 
+    @property
+    def moved(self) -> int:
+        """A number that changes with whatever clients and channels do."""
+        answered = sum(self.requests.values())
+        return answered + self.attempts + self.bytes_out + self.inflight + self.connections
+
     def snapshot(
         self, gauges: dict[str, float] | None = None, unread: dict[str, int] | None = None
     ) -> bytes:

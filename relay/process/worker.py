@@ -50,6 +50,8 @@ from relay.tasks import first_of
 from relay.units import parse_usd
 
 PUBLISH_S: Final = 1.0
+QUIET_TURNS: Final = 2
+"""So many times as long it is until what nobody has moved is published again."""
 CLOSE_S: Final = 2.0
 """Seconds for the journal's last sync and for closing the connections to Postgres and Redis."""
 
@@ -222,12 +224,15 @@ class Worker:
         self._lifeline.tell_ready()
 
     async def _publish_forever(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, moved, quiet = asyncio.get_running_loop(), -1, 0
         while True:
             wait_s = until_beat_s(PUBLISH_S)
             due_s = loop.time() + wait_s
             await asyncio.sleep(wait_s)
-            self._publish(max(0, round((loop.time() - due_s) * 1e6)))
+            before, moved = moved, self._counters.moved
+            quiet = quiet + 1 if moved == before else 0
+            if quiet % QUIET_TURNS == 0:
+                self._publish(max(0, round((loop.time() - due_s) * 1e6)))
 
     def _publish(self, lag_us: int) -> None:
         self._counters.loop_lag_us = lag_us

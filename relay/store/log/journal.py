@@ -34,6 +34,8 @@ from relay.store.log.frames import join_frames
 
 PROBE_S: Final = 1.0
 """How often free space is looked at, and a new segment tried while there is none."""
+QUIET_PROBE_S: Final = 4.0
+"""...where there was room, and nothing has been written since."""
 
 PLAIN_BYTES_MAX: Final = 2048
 """A record over this has its words cut: a model's name is whatever a client says it is."""
@@ -239,13 +241,20 @@ class Journal(ports.Journal):
         self._poisoned.clear()
 
     async def _probe_forever(self) -> None:
+        seen_bytes = -1
         while True:
-            await asyncio.sleep(until_beat_s(PROBE_S))
+            quiet = self.healthy and seen_bytes == self._tail_bytes()
+            seen_bytes = self._tail_bytes()
+            await asyncio.sleep(until_beat_s(QUIET_PROBE_S if quiet else PROBE_S))
             self._disk_low = await self._loop.run_in_executor(self._disk, self._is_disk_low)
             if self._segment is None:
                 self._renew(self._unsynced)
                 self._flush()
             self._tell_health()
+
+    def _tail_bytes(self) -> int:
+        """Return how much of the segment was written; a new one begins anew."""
+        return -1 if self._segment is None else self._segment.tail_bytes
 
     def _tell_health(self) -> None:
         """Say in the log that paid work stops, and that it goes on."""
