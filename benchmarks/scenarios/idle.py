@@ -25,7 +25,7 @@ _EMBEDDED: Final = ("postgres", "valkey")
 
 
 def run_idle(options: Options, say: Say) -> list[dict[str, Any]]:
-    """Leave the relay alone, a worker for each core and all that is embedded: what it uses of one."""
+    """Leave the relay alone, with a worker for each core: what all of it uses of one core."""
     cores = options.bench.target_cores | options.bench.load_cores
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as name:
         folder = Path(name)
