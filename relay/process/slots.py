@@ -80,9 +80,10 @@ class Slot:
         return backoff_s(self.young_deaths - 1, first_s=AGAIN_S, most_s=AGAIN_S_MAX)
 
 
-def hear_renewals(children: Iterable[Child], slots: Iterable[Slot]) -> None:
-    """Take over which slots children ask new workers for."""
+def hear_all(children: Iterable[Child], slots: Iterable[Slot]) -> None:
+    """Take in what children have said, and take over which slots they ask new workers for."""
     for child in children:
+        child.hear()
         for slot in slots:
             if slot.name in child.renewals:
                 slot.renew = True

@@ -28,7 +28,7 @@ from relay.config import Config
 from relay.errors import ConfigError
 from relay.process.child import Child, all_gone, all_ready, describe_exit
 from relay.process.lifeline import Settings
-from relay.process.slots import RestartBackoff, Slot, hand_all, hear_renewals
+from relay.process.slots import RestartBackoff, Slot, hand_all, hear_all
 from relay.process.succession.outcome import Result
 from relay.process.succession.successor import Successor, hear_signals
 from relay.process.systemd import Notifier
@@ -252,8 +252,7 @@ class Supervisor:
         last_s = time.monotonic()
         while True:
             now_s = time.monotonic()
-            for child in self._alive:
-                child.hear()
+            hear_all(self._alive, self._slots)
             # After a stop of this very process the beats of all are still unread: next time.
             if now_s - last_s < 2 * TICK_S:
                 for child in list(self._alive):
@@ -268,7 +267,6 @@ class Supervisor:
 
     def _relieve(self, now_s: float) -> None:
         """Have the queue of a worker that is silent, or too large, served by another one."""
-        hear_renewals(self._alive, self._slots)
         for slot in self._slots:
             child = slot.child
             if not slot.drains or child is None or not child.is_ready or slot.relieving:

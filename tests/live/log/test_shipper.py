@@ -9,7 +9,6 @@ import contextlib
 import datetime
 import itertools
 import shutil
-import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -19,16 +18,14 @@ import msgspec
 import pytest
 
 from relay.config import JournalConfig
-from relay.control.shipper import QUIET_LOOKS, Connect, Shipper
+from relay.control.shipper import Connect, Shipper
 from relay.errors import DependencyDown
 from relay.records import CallCheckpoint, CallEnd
 from relay.store import postgres
-from relay.store.log.files import list_segments, segment_path
+from relay.store.log.files import list_segments
 from relay.store.log.frames import join_frames
 from relay.store.log.journal import Journal
 from relay.store.log.rows import COLUMNS
-from relay.store.log.tail import JournalTail
-from relay.store.log.writer import Mark
 from relay.store.postgres import Connection
 from relay.units import PPM
 from tests.live.journals import (
@@ -89,10 +86,6 @@ async def running(shipper: Shipper) -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-
-def has_shipped(shipper: Shipper, rows: int) -> bool:
-    return shipper.rows_shipped == rows
 
 
 def list_folders(directory: Path) -> list[Path]:
@@ -215,46 +208,6 @@ async def test_rows_gather_but_a_backlog_is_not_waited_for(
                 await asyncio.sleep(0)
             assert shipper.rows_waiting == 0
     await assert_log(database, ends[:7])
-
-
-async def test_a_shipper_that_only_glances_sees_all_the_same(
-    tmp_path: Path, connect: Connect, database: Connection
-) -> None:
-    first, second, third = ([end] for end in make_ends(3))
-    folder = write_generation(tmp_path, "w", first)
-    async with shipping(tmp_path, connect, ship_poll_ms=10) as shipper, running(shipper):
-        with alive(folder):
-            await until(lambda: shipper.rows_shipped == 1)
-            for rows, number in ((second, 2), (third, 3)):
-                await asyncio.sleep(0.01 * (QUIET_LOOKS + 20))  # it looks seldom by then
-                began_s = time.monotonic()
-                write_segment(folder, number, rows)
-                await until(partial(has_shipped, shipper, number))
-                assert time.monotonic() - began_s < 0.5
-            await asyncio.sleep(0.01 * (QUIET_LOOKS + 20))
-        await until(lambda: not folder.exists())
-    await assert_log(database, [*first, *second, *third])
-
-
-def test_a_journal_is_still_until_something_is_written_or_its_writer_dies(tmp_path: Path) -> None:
-    first, second = make_ends(2)
-    folder = write_generation(tmp_path, "w", [first])
-    tail = JournalTail(folder, Mark())
-    try:
-        with alive(folder):
-            assert not tail.is_still()
-            assert tail.read(10) == [first]
-            assert tail.read(10) == []
-            assert tail.is_still()
-            with segment_path(folder, 1).open("ab") as segment:
-                segment.write(join_frames([msgspec.msgpack.encode(second)]))
-            assert not tail.is_still()
-            assert tail.read(10) == [second]
-            assert tail.read(10) == []
-            assert tail.is_still()
-        assert not tail.is_still()
-    finally:
-        tail.close()
 
 
 # --- a worker that died -----------------------------------------------------------------------
