@@ -211,3 +211,4 @@ async def test_a_client_that_leaves_behind_a_large_body_is_forgotten() -> None:
             while rig.server.counters.connections or rig.server.counters.inflight:
                 await asyncio.sleep(0.01)
         assert rig.server._door.room.held_bytes == 0
+        assert len(await rig.ended(2 * LARGE)) == 2 * LARGE  # it was whole: it is written down

@@ -132,7 +132,7 @@ class ClientConnection(RequestLoop):
             self._service.let_go(self._coming.call)
             self._coming = None
         if self._whole is not None:
-            self._service.let_go(self._whole.call)
+            self._service.desert(self._whole.call)
             self._whole = None
         self.let_out()
         self._server.forget_connection(self)
