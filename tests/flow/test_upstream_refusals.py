@@ -326,21 +326,34 @@ async def test_what_another_account_keeps_is_asked_for_once_more_then_told() -> 
         assert len(second.requests) == 1 and not third.requests and conditions(rig) == []
 
 
-async def test_content_filtered_inside_a_200_is_the_clients_400() -> None:
-    body = {"error": {"message": "Filtered.", "code": "content_filter", "param": None}}
+@pytest.mark.parametrize(
+    ("code", "param"),
+    [
+        ("content_filter", None),
+        ("content_policy_violation", None),
+        ("context_length_exceeded", "messages"),
+        ("invalid_prompt", "messages"),
+        ("string_above_max_length", "messages[0].content"),
+    ],
+)
+async def test_content_filtered_inside_a_200_is_the_clients_400(
+    code: str, param: str | None
+) -> None:
+    body = {"error": {"message": "Filtered.", "code": code, "param": param}}
     async with (
         Peer(saying(200, body)) as first,
         Peer(saying(200, GOOD)) as second,
         Rig(two_accounts(first, second)) as rig,
     ):
         status, said, _ = await ask(rig)
-        assert (status, said["error"]["code"]) == (400, "content_filter")
+        assert (status, said["error"]["code"], said["error"]["param"]) == (400, code, param)
         assert said["error"]["message"].startswith("Filtered.")
         assert not second.requests and conditions(rig) == []
 
 
-async def test_any_other_error_inside_a_200_is_the_channels() -> None:
-    body = {"error": {"message": "Oops.", "code": "server_error"}}
+@pytest.mark.parametrize("code", ["server_error", "overloaded", "rate_limit_exceeded", None, 500])
+async def test_any_other_error_inside_a_200_is_the_channels(code: object) -> None:
+    body = {"error": {"message": "Oops.", "code": code}}
     async with (
         Peer(saying(200, body)) as first,
         Peer(saying(200, GOOD)) as second,
@@ -360,11 +373,18 @@ async def test_a_stream_that_begins_with_the_clients_fault_is_its_400() -> None:
         assert body["error"]["message"].startswith("Too long: 9 > 8 tokens")
 
 
-async def test_an_error_event_tells_what_was_used_until_then() -> None:
-    failing = (
-        b'data: {"error":{"message":"Oops","code":"server_error"},'
-        b'"usage":{"prompt_tokens":11,"completion_tokens":7,"total_tokens":18}}\n\n'
-    )
+@pytest.mark.parametrize(
+    "usage",
+    [
+        b'{"prompt_tokens":11,"completion_tokens":7,"total_tokens":18}',
+        b'{"prompt_tokens":11,"completion_tokens":7}',
+        b'{"input_tokens":11,"output_tokens":7}',
+        b'{"prompt_tokens":11.0,"completion_tokens":"7"}',
+        b'{"prompt_tokens":11,"completion_tokens":2,"total_tokens":18}',
+    ],
+)
+async def test_an_error_event_tells_what_was_used_until_then(usage: bytes) -> None:
+    failing = b'data: {"error":{"message":"Oops","code":"server_error"},"usage":%b}\n\n' % usage
     async with (
         Peer(streaming(chunked(event("a") + failing))) as peer,
         Rig(two_accounts(peer)) as rig,
