@@ -212,3 +212,79 @@ async def test_a_client_that_leaves_behind_a_large_body_is_forgotten() -> None:
                 await asyncio.sleep(0.01)
         assert rig.server._door.room.held_bytes == 0
         assert len(await rig.ended(2 * LARGE)) == 2 * LARGE  # it was whole: it is written down
+
+
+async def test_who_sends_ahead_has_a_slice_a_turn_however_many_they_are() -> None:
+    """And one request of each connection before the next one of any."""
+    arrivals = Arrivals()
+    begun: list[int] = []
+    turns: list[int] = []
+
+    def begin(number: int) -> None:
+        begun.append(number)
+        ends_s = clock_s() + SLICE_S
+        while clock_s() < ends_s:
+            pass
+        if len(begun) < 30:
+            arrivals.wait_ahead(lambda: begin(number))
+
+    for number in range(5):
+        arrivals.wait_ahead(lambda number=number: begin(number))  # type: ignore[misc]
+    while len(begun) < 30:
+        assert not arrivals.crowded()  # nobody else waits for them
+        turns.append(len(begun))
+        await asyncio.sleep(0)
+    assert begun[:30] == list(range(5)) * 6
+    assert max(after - before for before, after in pairwise(turns)) <= 2
+
+
+async def test_one_that_fails_does_not_hold_up_who_waits_behind_it() -> None:
+    arrivals = Arrivals()
+    begun: list[str] = []
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    def fail() -> None:
+        raise AssertionError("a bug of ours")
+
+    while not arrivals.crowded():
+        pass
+    arrivals.wait(fail)
+    arrivals.wait(lambda: begun.append("waited"))
+    arrivals.wait_ahead(fail)
+    arrivals.wait_ahead(lambda: begun.append("sent ahead"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert sorted(begun) == ["sent ahead", "waited"] and len(told) == 2
+    assert not arrivals.crowded()
+
+
+async def test_pipelines_of_many_strangers_hold_nobody_up() -> None:
+    """Each turn begins a few of them, so that a call beside them is soon served."""
+    strangers, requests = 600, 30
+    nope = b"GET /nope HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with Peer(answer) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        counters, loop = rig.server.counters, asyncio.get_running_loop()
+        payer = await connect(rig.port)
+        await loop.sock_sendall(payer, ONE)
+        assert (await read_answer(payer)).startswith(b"HTTP/1.1 200")
+        socks = [await connect(rig.port) for _ in range(strangers)]
+        before = sum(counters.requests.values())
+        answered, served_at = [before], 0
+        for sock in socks:
+            sock.send(nope * requests)
+        payer.send(ONE)
+        paid = asyncio.create_task(read_answer(payer))
+        while answered[-1] < before + strangers * requests + 1:
+            await asyncio.sleep(0)
+            answered.append(sum(counters.requests.values()))
+            if paid.done() and not served_at:
+                served_at = answered[-1]
+        assert (await paid).startswith(b"HTTP/1.1 200")
+        steps = [after - before for before, after in pairwise(answered)]
+        assert max(steps) < strangers // 2, max(steps)
+        assert served_at < answered[-1] // 4, "it went before nearly all of theirs"
+        for sock in socks:
+            assert (await loop.sock_recv(sock, 4096)).startswith(b"HTTP/1.1 404")
+            sock.close()
+        payer.close()

@@ -39,16 +39,21 @@ LIMITS = Switching()
 CHANNEL = make_channel(1, 1)
 REQUEST = peek_json(b'{"model":"a","stream":true}', Endpoint.CHAT)
 QUESTION = JsonQuestion(REQUEST, (), strips_usage=False)
-LAST_WORDS = {"message_stop", "response.completed", "response.incomplete", "message-end"}
+LAST_WORDS = {
+    *("message_stop", "response.completed", "response.incomplete", "message-end"),
+    "transcript.text.done",
+}
 KINDS = {
     "-responses-": Endpoint.RESPONSES,
     "-completions-": Endpoint.COMPLETIONS,
     "-gemini-": Endpoint.STREAM_GENERATE,
+    "-audio-": Endpoint.TRANSCRIPTIONS,
     "anthropic-": Endpoint.MESSAGES,
 }
 CASES = 200
 QUICK = (Endpoint.CHAT, Endpoint.MESSAGES)
-STREAMS = recorded_streams("chat", "completions", "responses", "anthropic", "gemini", "sdkfixture")
+STREAMS = recorded_streams()
+"""Those of endpoints that are not served here too, as chats: their events are events as well."""
 
 
 class Reader:

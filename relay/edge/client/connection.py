@@ -43,7 +43,7 @@ class ClientConnection(RequestLoop):
         body_bytes_max: Of a request that may be served at once.
     """
 
-    __slots__ = ("_arrivals", "_body_bytes_max", "_coming", "_whole")
+    __slots__ = ("_body_bytes_max", "_coming", "_whole")
 
     def __init__(
         self,
@@ -53,7 +53,6 @@ class ClientConnection(RequestLoop):
         body_bytes_max: int,
     ) -> None:
         super().__init__(server, service, timeouts)
-        self._arrivals = server.arrivals
         self._body_bytes_max = body_bytes_max
         self._coming: ComingBody | None = None
         """A body that comes in several reads and needs no parser."""
@@ -160,7 +159,7 @@ class ClientConnection(RequestLoop):
         """The client has caught up: its next request may be served."""
         super().resume_writing()
         if self._phase == HELD:
-            asyncio.get_running_loop().call_soon(self._take_turn)
+            self._arrivals.wait_ahead(self._take_turn)
 
     # --- requests whose head came before --------------------------------------------------------
 

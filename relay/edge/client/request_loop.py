@@ -55,6 +55,7 @@ class RequestLoop(ClientSocket, CallOwner):
     """
 
     __slots__ = (
+        "_arrivals",
         "_body_bytes",
         "_early",
         "_head",
@@ -75,6 +76,7 @@ class RequestLoop(ClientSocket, CallOwner):
         super().__init__(timeouts)
         self._server = server
         self._service = service
+        self._arrivals = server.arrivals
         self._parsing: RequestParser | None = None
         self._task: asyncio.Task[None] | None = None
         """Serves one request, or carries a call on."""
@@ -183,6 +185,8 @@ class RequestLoop(ClientSocket, CallOwner):
         if not waiting:
             self._wait_for_head(len(piece))
             return
+        if waiting > 1:
+            self._arrivals.count(waiting - 1)
         message, payload = parsing.first()
         if begins and waiting == 1 and message is not None:
             self._owed_bytes, self._head = survey(message, piece)
@@ -258,7 +262,7 @@ class RequestLoop(ClientSocket, CallOwner):
         if self._early is not None or self._has_requests():
             self._move(HELD)
             if not self._writing_paused:
-                asyncio.get_running_loop().call_soon(self._take_turn)
+                self._arrivals.wait_ahead(self._take_turn)
 
     def _take_turn(self) -> None:
         """Go on with what came early, unless its client has answers to take first."""
