@@ -80,6 +80,8 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._crowd.lost += 1
+        if self in self._crowd.idle:
+            self._crowd.idle.remove(self)
 
 
 class Crowd:

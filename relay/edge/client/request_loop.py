@@ -369,7 +369,7 @@ class RequestLoop(ClientSocket, CallOwner):
         finally:
             if self._phase < CLOSING:
                 self._move(ANSWERING)
-        arrivals = self._server.arrivals
+        arrivals = self._arrivals
         if len(body) >= REQUEST_BYTES and arrivals.crowded(len(body)):
             await arrivals.turn()
         return body

@@ -12,11 +12,13 @@ import msgspec
 
 from relay.decoding import Decoder, Undecodable
 from relay.wire.request.text_size import BYTES_PER_TOKEN, estimate_tokens
-from relay.wire.sse import event_payload, split_events
+from relay.wire.sse import event_payload, event_start, split_events
 
 DEPTH_MAX: Final = 16
 TEXTS_MAX: Final = 4_096
 TAIL_EVENTS_MAX: Final = 64
+TAIL_BYTES: Final = 16 * 1024
+"""Of a longer tail its end is looked at first: 64 events are seldom more."""
 OPENING_BYTES: Final = 2_048
 """Of the events before any text: a response is announced with all that it was asked for."""
 TEXT_KEYS: Final = frozenset(
@@ -51,7 +53,7 @@ def tokens_of_stream(tail: bytes, bytes_out: int, events_out: int) -> int:
             counts where the last events show no text.
     """
     text, text_bytes, envelope_bytes, events = "", 0, 0, 0
-    last = split_events(tail)[-TAIL_EVENTS_MAX:]
+    last = last_events(tail)
     for event in last:
         texts = _read_event(event)
         if not texts:
@@ -71,6 +73,17 @@ def tokens_of_stream(tail: bytes, bytes_out: int, events_out: int) -> int:
     rest_bytes = bytes_out - events_out * envelope_bytes // events - OPENING_BYTES
     all_bytes = max(rest_bytes, text_bytes * events_out // events, text_bytes)
     return -(-tokens * all_bytes // max(text_bytes, 1))
+
+
+def last_events(tail: bytes) -> list[bytes]:
+    """Return the last events, TAIL_EVENTS_MAX at most, and split little more of a long tail."""
+    size = TAIL_BYTES
+    while size < len(tail):
+        events = split_events(tail[event_start(tail, len(tail) - size) :])
+        if len(events) >= TAIL_EVENTS_MAX:
+            return events[-TAIL_EVENTS_MAX:]
+        size *= 4
+    return split_events(tail)[-TAIL_EVENTS_MAX:]
 
 
 def tokens_of_bytes(body_bytes: int) -> int:

@@ -5,14 +5,14 @@ pipelines (read and unread) and guessed keys, each kind out of a process of its 
 the processors what nobody else wants (tests/live/noise.py). Whom the relay turns away is counted. A
 client calls forty times a second over kept connections, in windows before them, among them and
 after them: what is compared is the median of the windows' p99. The same client calls its upstream
-without the relay at the same pace: by how much that becomes slower is the machine's doing, which
-client, upstream and strangers share with the relay, and is taken off. Told are all figures, with
-and without it, and who had the processors meanwhile.
+at the same pace by a process that only passes bytes on (tests/live/plain_way.py): by how much that
+becomes slower is the machine's doing, and is taken off. Told are all figures, with and without it,
+and who had the processors meanwhile.
 
 For a machine of two cores or more where little else runs: where the windows before and after are
 further apart than what may be added, nothing can be said, and the test says so. RELAY_NOISE_KINDS
-names the kinds that come (all), RELAY_NOISE_MS_MAX, RELAY_NOISE_IDLE, RELAY_NOISE_READERS and
-RELAY_NOISE_WINDOW_S change its size.
+names the kinds that come (all), RELAY_NOISE_MS_MAX, RELAY_NOISE_IDLE, RELAY_NOISE_READERS,
+RELAY_NOISE_PIPELINES and RELAY_NOISE_WINDOW_S change its size.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
 
 from relay.edge.server import connections_allowed
-from tests.live.flood import Crowd, Upstream, quantile, request_of
+from tests.live.flood import Crowd, quantile, request_of
 from tests.live.processors import Processors
 from tests.live.relay_process import RelayProcess, family
 
@@ -43,7 +43,7 @@ STRANGERS: Final = {
     "readers": int(os.environ.get("RELAY_NOISE_READERS", "1000")),
     "idle": int(os.environ.get("RELAY_NOISE_IDLE", "18000")),
     "guesses": 8,
-    "pipelines": 4,
+    "pipelines": int(os.environ.get("RELAY_NOISE_PIPELINES", "4")),
 }
 KINDS: Final = os.environ.get("RELAY_NOISE_KINDS", ",".join(STRANGERS)).split(",")
 ADDED_MS_MAX: Final = float(os.environ.get("RELAY_NOISE_MS_MAX", "20"))
@@ -166,21 +166,47 @@ def check_strangers(crowds: list[Strangers], connections: float) -> None:
         assert sum(crowd.went[kind] for kind in crowd.went if kind not in {"fallen"}) > 0
 
 
+@contextlib.contextmanager
+def complaining(relay: RelayProcess) -> Iterator[None]:
+    """Tell in the end what the relay had to say of it all."""
+    try:
+        yield
+    finally:
+        events = Counter(json.loads(line)["event"] for line in relay.complaints())
+        tell(f"the relay says: {dict(events)}")
+
+
+@contextlib.asynccontextmanager
+async def plain_way(*words: str) -> AsyncIterator[tuple[int, int]]:
+    """Run a process of tests.live.plain_way; yield its port and its pid."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.live.plain_way", *words),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield int(await process.stdout.readline()), process.pid
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
 # --- the client -----------------------------------------------------------------------------------
 
 
 class Window(NamedTuple):
-    """What a client saw in one window, in milliseconds, over the relay and without it."""
+    """What a client saw in one window, in milliseconds, over the relay and by the plain way."""
 
     p50_ms: float
     p99_ms: float
-    direct_p50_ms: float
-    direct_p99_ms: float
+    plain_p50_ms: float
+    plain_p99_ms: float
 
     def __str__(self) -> str:
         return (
             f"p50 {self.p50_ms:.1f}, p99 {self.p99_ms:.1f} ms "
-            f"(without the relay {self.direct_p50_ms:.1f}, {self.direct_p99_ms:.1f})"
+            f"(by the plain way {self.plain_p50_ms:.1f}, {self.plain_p99_ms:.1f})"
         )
 
 
@@ -189,22 +215,22 @@ def median(windows: list[Window]) -> Window:
 
 
 class PayingClient:
-    """A client that calls over the relay, and the upstream itself for comparison."""
+    """A client that calls over the relay, and by the plain way for comparison."""
 
     def __init__(self, request: bytes) -> None:
-        self.relayed, self.direct = Crowd(request), Crowd(request)
+        self.relayed, self.plain = Crowd(request), Crowd(request)
         self.statuses: Counter[int] = Counter()
 
-    async def connect(self, relay: int, upstream: int) -> None:
+    async def connect(self, relay: int, plain: int) -> None:
         await self.relayed.connect(relay, CONNECTIONS)
-        await self.direct.connect(upstream, CONNECTIONS)
+        await self.plain.connect(plain, CONNECTIONS)
 
     async def windows(self, count: int) -> list[Window]:
         """Call for so many windows."""
         return [await self._window() for _ in range(count)]
 
     async def _window(self) -> Window:
-        crowds = self.relayed, self.direct
+        crowds = self.relayed, self.plain
         for crowd in crowds:
             crowd.calls.clear()
         await asyncio.gather(*[crowd.offer(CALLS_PER_S, WINDOW_S) for crowd in crowds])
@@ -215,27 +241,30 @@ class PayingClient:
 
 
 class Stage:
-    """One part of the test: how long it took, and who had the processors."""
+    """One part of the test: how long it took, and who had the processors.
 
-    def __init__(self, relay: RelayProcess, crowds: list[Strangers]) -> None:
-        workers = {f"worker {slot}": [pid] for slot, (pid, _) in sorted(relay.workers().items())}
+    Args:
+        relay: Whose processes are told apart: workers, and the rest.
+        others: Further processes, by name.
+    """
+
+    def __init__(self, relay: RelayProcess, others: dict[str, int]) -> None:
+        workers = {slot: [pid] for slot, (pid, _) in sorted(relay.workers().items())}
         known = {pid for pids in workers.values() for pid in pids}
         rest = {one.pid for one in family(relay.process.pid)} - known
-        self._processors = Processors(
-            {
-                **workers,
-                "rest of the relay": rest,
-                "client and upstream": [os.getpid()],
-                **{crowd.kind: [crowd.process.pid] for crowd in crowds},
-            }
-        )
+        more = {name: [pid] for name, pid in others.items()}
+        groups = {**workers, "rest of the relay": rest, "client": [os.getpid()], **more}
+        self._processors = Processors(groups)
         self._begun_s = time.monotonic()
 
-    def tell(self, name: str, windows: list[Window]) -> None:
-        """Say what was found."""
-        tell(f"{name}, {time.monotonic() - self._begun_s:.0f} s: {median(windows)}")
+    def tell(self, name: str, windows: list[Window]) -> Window:
+        """Say what was found; return the median of the windows."""
+        found = median(windows)
+        tell(f"{name}, {time.monotonic() - self._begun_s:.0f} s: {found}")
         tell(f"  windows' p99: {[round(one.p99_ms, 1) for one in windows]}")
+        tell(f"  by the plain way: {[round(one.plain_p99_ms, 1) for one in windows]}")
         tell(f"  processors: {self._processors}")
+        return found
 
 
 def tell(words: str) -> None:
@@ -243,44 +272,74 @@ def tell(words: str) -> None:
     sys.stdout.flush()
 
 
+class Found(NamedTuple):
+    """What a paying client met before, among and after the strangers, and what was left of them."""
+
+    before: Window
+    among: Window
+    after: Window
+    crowds: list[Strangers]
+    gauges: list[dict[str, float]]
+    """Of each worker, among them."""
+
+    @property
+    def grew_ms(self) -> float:
+        """By how much the p99 grew."""
+        return self.among.p99_ms - (self.before.p99_ms + self.after.p99_ms) / 2
+
+    @property
+    def added_ms(self) -> float:
+        """How much of that the relay added, and not the machine."""
+        plain_ms = (
+            self.among.plain_p99_ms - (self.before.plain_p99_ms + self.after.plain_p99_ms) / 2
+        )
+        return self.grew_ms - max(0.0, plain_ms)
+
+
+async def measure(
+    relay: RelayProcess, client: PayingClient, others: dict[str, int], key: str, slow: int
+) -> Found:
+    """Have a client call before, among and after strangers; tell of each."""
+    await client.windows(1)  # caches fill, connections to the upstream are made
+    stage = Stage(relay, others)
+    before = stage.tell("before", await client.windows(WINDOWS))
+    async with noise(relay, key, slow) as crowds:
+        stage = Stage(relay, {**others, **{one.kind: one.process.pid for one in crowds}})
+        among = stage.tell("among strangers", await client.windows(WINDOWS))
+        await relay.figures_published()
+        gauges = [figure.gauges for _, figure in relay.workers().values()]
+    tell("\n".join(map(str, crowds)))
+    stage = Stage(relay, others)
+    after = stage.tell("after", await client.windows(WINDOWS))
+    return Found(before, among, after, crowds, gauges)
+
+
 async def test_a_paying_client_hardly_notices_the_strangers(reachable: Path) -> None:
-    loop, slow, begun_s = asyncio.get_running_loop(), free_port(), time.monotonic()
-    server = await loop.create_server(lambda: Upstream(10, 5), "127.0.0.1", 0)
-    calm = server.sockets[0].getsockname()[1]
-    async with RelayProcess.start(reachable / "noisy") as relay:
-        await relay.apply(CATALOG.format(calm=calm, slow=slow))
-        client = PayingClient(request_of(await relay.make_key("payer"), "calm", 600, 5))
-        key = await relay.make_key("slow", "slow")
-        await client.connect(int(relay.address.rpartition(":")[2]), calm)
-        await client.windows(1)  # caches fill, connections to the upstream are made
-        tell(f"serves after {time.monotonic() - begun_s:.0f} s")
-        stage = Stage(relay, [])
-        before = await client.windows(WINDOWS)
-        stage.tell("before", before)
-        async with noise(relay, key, slow) as crowds:
-            stage = Stage(relay, crowds)
-            among = await client.windows(WINDOWS)
-            stage.tell("among strangers", among)
-            await relay.figures_published()
-            gauges = [figure.gauges for _, figure in relay.workers().values()]
-        tell("\n".join(map(str, crowds)))
-        stage = Stage(relay, [])
-        after = await client.windows(WINDOWS)
-        stage.tell("after", after)
-        client.direct.leave()
-    server.close()
-    connections = sum(one["connections"] for one in gauges)
-    memory = [int(one["resident_memory_bytes"]) for one in gauges]
+    begun_s = time.monotonic()
+    async with (
+        plain_way("upstream") as (upstream, upstream_pid),
+        plain_way("forward", str(upstream)) as (forward, forward_pid),
+        RelayProcess.start(reachable / "noisy") as relay,
+    ):
+        with complaining(relay):
+            slow = free_port()
+            await relay.apply(CATALOG.format(calm=upstream, slow=slow))
+            client = PayingClient(request_of(await relay.make_key("payer"), "calm", 600, 5))
+            key = await relay.make_key("slow", "slow")
+            await client.connect(int(relay.address.rpartition(":")[2]), forward)
+            tell(f"serves after {time.monotonic() - begun_s:.0f} s")
+            others = {"upstream": upstream_pid, "plain way": forward_pid}
+            found = await measure(relay, client, others, key, slow)
+            late, lost = client.relayed.late, client.relayed.lost
+    connections = sum(one["connections"] for one in found.gauges)
+    memory = [int(one["resident_memory_bytes"]) for one in found.gauges]
     tell(f"{connections:.0f} connections, {[size >> 20 for size in memory]} MiB")
-    tell(f"{dict(client.statuses)}, late {client.relayed.late}, lost {client.relayed.lost}")
+    tell(f"{dict(client.statuses)}, late {late}, lost {lost}")
+    tell(f"p99 grew by {found.grew_ms:.1f} ms, {found.added_ms:.1f} ms of it the relay's")
     tell(f"in all {time.monotonic() - begun_s:.0f} s")
-    quiet, noisy = median(before + after), median(among)
-    machine_ms = max(0.0, noisy.direct_p99_ms - quiet.direct_p99_ms)
-    added_ms = noisy.p99_ms - quiet.p99_ms - machine_ms
-    tell(f"p99 grew by {noisy.p99_ms - quiet.p99_ms:.1f} ms, {added_ms:.1f} ms of it the relay's")
-    check_strangers(crowds, connections)
-    assert set(client.statuses) == {200} and not client.relayed.lost
+    check_strangers(found.crowds, connections)
+    assert set(client.statuses) == {200} and not lost
     assert max(memory) < MEMORY_BYTES_MAX
-    apart_ms = abs(median(before).p99_ms - median(after).p99_ms)
+    apart_ms = abs(found.before.p99_ms - found.after.p99_ms)
     assert apart_ms < ADDED_MS_MAX, "this machine is too busy otherwise to tell"
-    assert added_ms < ADDED_MS_MAX
+    assert found.added_ms < ADDED_MS_MAX

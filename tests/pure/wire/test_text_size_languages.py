@@ -8,7 +8,13 @@ import json
 import pytest
 
 from relay.wire.request.text_size import estimate_prompt, estimate_tokens, weigh
-from relay.wire.usage.delivered_tokens import tokens_of_body, tokens_of_stream
+from relay.wire.sse import split_events
+from relay.wire.usage.delivered_tokens import (
+    TAIL_EVENTS_MAX,
+    last_events,
+    tokens_of_body,
+    tokens_of_stream,
+)
 
 # ruff: noqa: RUF001 - other scripts
 
@@ -252,3 +258,14 @@ def test_events_without_text_count_as_a_token_each(
 )
 def test_only_what_the_model_wrote_counts(body: bytes, tokens: int) -> None:
     assert tokens_of_body(body) == tokens
+
+
+@pytest.mark.parametrize("ending", [b"\n\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("size", [10, 300, 2_000, 30_000])
+@pytest.mark.parametrize("rest", [b"", b"data: {"])
+def test_of_a_long_tail_the_last_events_are_the_same_as_of_all(
+    ending: bytes, size: int, rest: bytes
+) -> None:
+    events = [b"data: %d %b" % (number, b"x" * size) + ending for number in range(300)]
+    for tail in (b"".join(events[-count:]) + rest for count in (0, 1, 2, 63, 64, 65, 300)):
+        assert last_events(tail) == split_events(tail)[-TAIL_EVENTS_MAX:]
