@@ -184,7 +184,9 @@ class Readers(Noise):
         self._answered = asyncio.Semaphore(0)
 
     async def come(self, count: int) -> None:
-        await asyncio.get_running_loop().create_server(Source, "127.0.0.1", self._upstream)
+        await asyncio.get_running_loop().create_server(
+            Source, "127.0.0.1", self._upstream, backlog=count
+        )
         for _ in range(count):
             self.begin(self._read_for_ever())
         with contextlib.suppress(TimeoutError):
