@@ -2,8 +2,8 @@
 
 Method: a real relay, a client that pays, and beside it each way in which strangers, customers and
 upstreams misbehave, again and again. Memory, descriptors and tasks of the workers are compared
-after a tenth, a half and all of it; everything there is (canary.py) and every answer is searched for
-prompts, keys and upstream keys; a planted one is found. RELAY_SOAK_CALLS makes it shorter.
+after a tenth, a half and all of it; everything there is (canary.py) and every answer is searched
+for prompts, keys and upstream keys; a planted one is found. RELAY_SOAK_CALLS makes it shorter.
 """
 
 import asyncio
