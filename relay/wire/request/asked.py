@@ -62,8 +62,6 @@ _UNDERSCORE: Final = ord("_")
 UNDERSCORES_MAX: Final = 64
 """Looked behind for `id`; with more of them a body counts as one that names what is elsewhere."""
 _ESCAPE: Final = b"\\u00"
-ZEROS_MAX: Final = 32
-"""Beyond it the whole escape is looked for."""
 _SPELLED: Final = re.compile(rb"\\u00(?:2[fF]|[46][0-9a-fA-F]|5[0-9aAfF]|7[0-9aA])")
 _PICTURES: Final = ("image_generation",)
 _HOUR: Final = re.compile(rb'"(?:1|\\u0031)(?:h|\\u0068)"')
@@ -153,17 +151,9 @@ def _is_spelled_out(body: bytes) -> bool:
 def holds_escape(body: bytes) -> bool:
     r"""Tell whether a body has an escape of a character that names are made of: `\u00`.
 
-    Backslashes, and the letter behind one, are in every line of a program that is sent as JSON; two
-    zeros beside each other are rare there, and found in a thirtieth of the time.
+    From its end: that takes less than any other search where a text has many backslashes.
     """
-    at = body.rfind(b"00")
-    for _ in range(ZEROS_MAX):
-        if at < 2:
-            return False
-        if body.startswith(b"\\u", at - 2):
-            return True
-        at = body.rfind(b"00", 0, at + 1)
-    return body.rfind(_ESCAPE, 0, at + 2) >= 0
+    return body.rfind(_ESCAPE) >= 0
 
 
 def strip_fields(fields: Fields, names: frozenset[str]) -> Fields | None:
