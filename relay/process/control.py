@@ -133,12 +133,8 @@ class Control:
             send,
             clock_s,
         )
-        self._minter = TokenMinter(
-            self._connect_minter,
-            open_vault(self._config, self._data_dir, os.environ),
-            send,
-            changed=changed,
-        )
+        opener = open_vault(self._config, self._data_dir, os.environ)
+        self._minter = TokenMinter(self._connect_minter, opener, send, changed=changed)
         host = f"{socket.gethostname()} {self._data_dir.absolute()}"
         works = make_works(self._config, self._data_dir, vault, lifeline.ask_renewal, wall_s)
         self._nights = Nights(self._config.maintenance, host, works, self._connect_nights, _utc_now)
