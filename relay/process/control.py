@@ -48,9 +48,9 @@ from relay.process.site import RUNNER, serve_site
 from relay.process.succession import outcome
 from relay.process.succession.outcome import Result
 from relay.records import CallEnd
-from relay.store import postgres
 from relay.store.catalog.follower import poll_s
 from relay.store.embedded.locate import database_url, redis_url
+from relay.store.migrate import connect_migrated
 from relay.store.postgres import Connection
 from relay.store.secrets.files import keep_secret
 from relay.store.secrets.refs import resolve
@@ -192,33 +192,30 @@ class Control:
         if self._otlp is not None:
             self._otlp.take(ends)
 
-    async def _connect(self) -> Connection:
+    async def _dial(self, application: str) -> Connection:
         url = database_url(self._config, self._data_dir)
-        return await postgres.connect(url, application="relay shipper")
+        return await connect_migrated(url, application=application)
+
+    async def _connect(self) -> Connection:
+        return await self._dial("relay shipper")
 
     async def _connect_watch(self) -> Connection:
-        url = database_url(self._config, self._data_dir)
-        return await postgres.connect(url, application="relay channel watch")
+        return await self._dial("relay channel watch")
 
     async def _connect_money(self) -> Connection:
-        url = database_url(self._config, self._data_dir)
-        return await postgres.connect(url, application="relay money watch")
+        return await self._dial("relay money watch")
 
     async def _connect_copies(self) -> Connection:
-        url = database_url(self._config, self._data_dir)
-        return await postgres.connect(url, application="relay copies")
+        return await self._dial("relay copies")
 
     async def _connect_keeper(self) -> Connection:
-        url = database_url(self._config, self._data_dir)
-        return await postgres.connect(url, application="relay catalog keeper")
+        return await self._dial("relay catalog keeper")
 
     async def _connect_nights(self) -> Connection:
-        url = database_url(self._config, self._data_dir)
-        return await postgres.connect(url, application="relay maintenance")
+        return await self._dial("relay maintenance")
 
     async def _connect_minter(self) -> Connection:
-        url = database_url(self._config, self._data_dir)
-        return await postgres.connect(url, application="relay token minter")
+        return await self._dial("relay token minter")
 
     async def _all_shipped(self) -> None:
         """Wait until the log has all that the workers wrote, and nothing is leased to them."""

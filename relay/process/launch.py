@@ -13,10 +13,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,8 @@ from relay.store.secrets.vault import load_pepper
 
 REVIVE_S: Final = 1.0
 PREPARE_S_MAX: Final = 5.0
+SCHEMA_S: Final = 8.0
+"""A start waits so long for its schema where it can begin with copies: callers queue meanwhile."""
 DEMO_HOST: Final = "127.0.0.1"
 
 _log = logging.getLogger(__name__)
@@ -117,9 +119,8 @@ async def _build(
     await embedded.start(adopt=handed is not None)
     parts.push_async_callback(embedded.stop)
     prepared = await _prepare_or_go_on(config, data_dir, demo_port, handed)
-    if not prepared.migrated:
-        later = asyncio.create_task(_prepare_later(config, data_dir), name="schema")
-        parts.callback(later.cancel)
+    if prepared.later is not None:
+        parts.callback(asyncio.create_task(prepared.later, name="schema").cancel)
     reviver = asyncio.create_task(_revive_forever(embedded), name="reviver")
     parts.callback(reviver.cancel)
     if handed is None and prepared.demo is None:
@@ -142,27 +143,39 @@ def describe_release() -> str:
     return f"{version('relay')} {Path(sys.prefix).name}"
 
 
-class _Prepared(msgspec.Struct, frozen=True):
-    """Whether the schema is up to date, and the demonstration, if one was declared."""
+class _Prepared(NamedTuple):
+    """What is left to do for the schema, and the demonstration, if one was declared."""
 
-    migrated: bool
+    later: Coroutine[None, None, None] | None
     demo: Demo | None
 
 
 async def _prepare_or_go_on(
     config: Config, data_dir: Path, demo_port: int | None, handed: Handover | None
 ) -> _Prepared:
-    """Bring the schema up to date; where Postgres is away, begin with the copies on this host."""
+    """Bring the schema up to date; where that takes long, begin with the copies on this host.
+
+    Postgres may be away, or a migration wait for a table that a dump is reading, or take minutes.
+    """
     demo_port = demo_port if handed is None else None
+    copied = bool(config.database.copy_age_max_s) and catalog.copy_path(data_dir).exists()
+    preparing = asyncio.create_task(_prepare(config, data_dir, demo_port), name="prepare")
+    # The release before serves while one that follows it waits; behind a start's sockets is nobody.
+    waits = not copied or handed is not None or demo_port is not None
     try:
-        return _Prepared(True, await _prepare(config, data_dir, demo_port))  # noqa: FBT003
+        async with asyncio.timeout(None if waits else SCHEMA_S):
+            return _Prepared(None, await asyncio.shield(preparing))
+    except TimeoutError:
+        reason = "its schema is still being migrated"
     except DependencyDown as exc:
-        if not (config.database.copy_age_max_s and catalog.copy_path(data_dir).exists()):
-            raise
-        if handed is not None and isinstance(exc, MigrationDelayed):
-            raise  # the release before has all that it needs
-        _log.error("starting without Postgres", extra={"reason": exc.message})
-        return _Prepared(False, None)  # noqa: FBT003
+        if not copied or (handed is not None and isinstance(exc, MigrationDelayed)):
+            raise  # there is nothing to begin with, or the release before has all that it needs
+        reason = exc.message
+    except BaseException:
+        preparing.cancel()
+        raise
+    _log.error("starting without Postgres", extra={"reason": reason})
+    return _Prepared(_prepare_later(config, data_dir, preparing), None)
 
 
 def _free_port() -> int:
@@ -195,20 +208,23 @@ async def _prepare(config: Config, data_dir: Path, demo_port: int | None) -> Dem
         await connection.close()
 
 
-async def _prepare_later(config: Config, data_dir: Path) -> None:
-    """Bring the schema up to date when Postgres is back."""
+async def _prepare_later(config: Config, data_dir: Path, begun: asyncio.Task[Demo | None]) -> None:
+    """Go on until the schema is up to date: with what has begun, then again and again."""
     backoff = Backoff(first_s=REVIVE_S, most_s=PREPARE_S_MAX)
     while True:
-        backoff.fail()
-        await asyncio.sleep(backoff.wait_s())
         try:
-            await _prepare(config, data_dir, None)
+            await begun
+        except TimeoutError:
+            pass  # Postgres did not even hear that we hung up
         except RelayError as exc:
-            if not isinstance(exc, DependencyDown):
+            if not isinstance(exc, DependencyDown) or isinstance(exc, MigrationDelayed):
                 _log.error("the schema cannot be brought up to date", extra={"reason": exc.message})
         else:
-            _log.warning("Postgres is back, and its schema up to date")
+            _log.warning("Postgres is there, and its schema up to date")
             return
+        backoff.fail()
+        await asyncio.sleep(backoff.wait_s())
+        begun = asyncio.create_task(_prepare(config, data_dir, None), name="prepare")
 
 
 def _slots(sockets: Sockets, demo_port: int | None) -> list[Slot]:

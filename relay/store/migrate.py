@@ -11,6 +11,7 @@ away says so in its first line, `-- contract`: no start applies it, only `relay 
 """
 
 import asyncio
+import functools
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ import asyncpg
 
 from relay.backoff import Backoff
 from relay.errors import ConfigError, DependencyDown
-from relay.store.postgres import DOWN, Connection, border
+from relay.store.postgres import DOWN, Connection, border, connect
 
 NUMBER_DIGITS: Final = 4
 FILE_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
@@ -137,6 +138,34 @@ def read_scripts(folder: Traversable | None = None) -> list[Migration]:
             raise ConfigError(f"migrations {scripts[-1].name} and {file.name} share a number")
         scripts.append(Migration(file.name, content.decode(), digest))
     return scripts
+
+
+@functools.cache
+def _scripts() -> tuple[Migration, ...]:
+    return tuple(read_scripts())
+
+
+async def connect_migrated(url: str, *, application: str) -> Connection:
+    """Return a connection, as `connect`, to a database that has all that this code reads.
+
+    A start that finds tables in use serves on while it migrates (`launch`); until then a database
+    counts as away, for a row without a column of ours would be taken for a mistake of ours.
+
+    Raises:
+        DependencyDown: Postgres cannot be reached, or its schema is still to be migrated.
+        ConfigError: Postgres refused the login, or the database has lost what this code needs.
+    """
+    connection = await connect(url, application=application)
+    try:
+        with border():
+            missing = pending(_scripts(), *await read_records(connection))
+    except BaseException:
+        connection.terminate()
+        raise
+    if missing:
+        connection.terminate()
+        raise DependencyDown(f"the schema of the database is still without {missing[0].name}")
+    return connection
 
 
 async def check_schema(connection: Connection) -> None:

@@ -29,6 +29,7 @@ from relay.errors import ConfigError, DependencyDown, NotFound
 from relay.model import Snapshot
 from relay.store import postgres
 from relay.store.catalog.snapshot import EMPTY, read_generation, refresh, refresh_spent
+from relay.store.migrate import connect_migrated
 from relay.store.outage.catalog import read_catalog_copy
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Vault
@@ -95,6 +96,8 @@ class CatalogFollower:
         self._from_copy = False
         """Nobody knows whether the copy is of the database that is found later."""
         self._failed = asyncio.Event()
+        self._reason = ""
+        """Why Postgres could not be followed last."""
         self._url = url
         self._vault = vault
         self._on_snapshot = on_snapshot
@@ -141,7 +144,8 @@ class CatalogFollower:
         if age_s > copy.age_s_max:
             _log.error("the catalog is waited for: the copy on disk is %d s old", age_s)
             return
-        _log.error("Postgres is away: serving by the catalog on disk, %d s old", age_s)
+        why = self._reason or f"Postgres did not answer within {COPY_S:.0f} s"
+        _log.error("serving by the catalog on disk, %d s old: %s", age_s, why)
         self.snapshot = found.snapshot
         self._from_copy = True
         self._confirmed_s = clock_s() - age_s
@@ -174,7 +178,7 @@ class CatalogFollower:
             await asyncio.sleep(self._backoff.wait_s(self._dice()))
 
     async def _follow_connection(self) -> None:
-        connection = await postgres.connect(self._url, application="relay follower")
+        connection = await connect_migrated(self._url, application="relay follower")
         try:
             with postgres.border():
                 connection.add_termination_listener(self._wake)
@@ -228,8 +232,10 @@ class CatalogFollower:
 
     def _note_failure(self, error: Exception) -> None:
         self._failed.set()
+        # Others quote what is in the tables.
+        self._reason = error.message if isinstance(error, DependencyDown) else type(error).__name__
         if self._backoff.fail():
-            _log.warning("the catalog cannot be followed: %s", type(error).__name__)
+            _log.warning("the catalog cannot be followed: %s", self._reason)
 
     def _note_success(self) -> None:
         if tries := self._backoff.succeed():

@@ -7,6 +7,7 @@ one without, notifications; the connection cut under it.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -16,17 +17,18 @@ from relay.model import Dialect, Snapshot
 from relay.store import postgres
 from relay.store.catalog.apply import apply, resolve_credentials
 from relay.store.catalog.declaration import parse_catalog
-from relay.store.catalog.follower import CatalogFollower
+from relay.store.catalog.follower import CatalogFollower, Copy
 from relay.store.catalog.keys import FreshKey, KeyTerms, create_key, delete_key, set_disabled
 from relay.store.catalog.listings import set_drained
 from relay.store.catalog.snapshot import (
-    EMPTY,
     load_snapshot,
     read_generation,
     refresh,
     refresh_spent,
 )
 from relay.store.log.sums import write_folds
+from relay.store.migrate import migrate, read_scripts
+from relay.store.outage.catalog import write_catalog
 from relay.store.postgres import Connection
 from relay.store.secrets.vault import Pepper, Vault
 from relay.wire.api_keys import digest
@@ -308,7 +310,7 @@ async def test_follower_survives_a_cut(
         await seen.until(lambda new: digest_of(key) in new.keys, within_s=5)
         assert first.keys == {}
         assert [record.getMessage() for record in caplog.records] == [
-            "the catalog cannot be followed: DependencyDown",
+            "the catalog cannot be followed: the connection to Postgres is closed",
             "the catalog is followed again after 1 tries",
         ]
     finally:
@@ -350,12 +352,52 @@ async def test_fault_that_ends_a_follower_is_seen(
     await follower.stop()
 
 
-async def test_follower_without_a_schema_says_so(empty_database_url: str) -> None:
+async def test_follower_waits_for_its_schema(
+    empty_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     follower = CatalogFollower(empty_database_url, VAULT, lambda _: None)
-    with pytest.raises(asyncpg.UndefinedTableError):
-        await follower.start()
-    await follower.stop()
-    assert follower.snapshot is EMPTY
+    starting = asyncio.create_task(follower.start())
+    connection = await postgres.connect(empty_database_url)
+    try:
+        async with asyncio.timeout(20):
+            while "is still without 0001_catalog.sql" not in caplog.text:
+                await asyncio.sleep(0.01)
+            assert not starting.done()
+            await migrate(connection)
+            assert (await starting).generation >= 0
+    finally:
+        await follower.stop()
+        await connection.close()
+
+
+async def test_follower_begins_with_the_copy_while_its_schema_is_behind(
+    connection: Connection, database_url: str, tmp_path: Path
+) -> None:
+    """As a start finds it whose migration waits for a table in use."""
+    await make_key(connection)
+    newest = read_scripts()[-1]
+    copy = Copy(tmp_path / "copies" / "catalog", 60.0)
+    before = CatalogFollower(database_url, VAULT, lambda _: None)
+    write_catalog(copy.path, await before.start(), VAULT)
+    await before.stop()
+    forget = "DELETE FROM schema_migrations WHERE name = $1"
+    await connection.execute(forget, newest.name)
+    follower = CatalogFollower(database_url, VAULT, lambda _: None, copy=copy)
+    try:
+        async with asyncio.timeout(20):
+            assert len((await follower.start()).keys) == 1
+            await make_key(connection)
+            await asyncio.sleep(1.5)
+            assert len(follower.snapshot.keys) == 1, "it must not read what it may misread"
+            await connection.execute(
+                "INSERT INTO schema_migrations (name, sha256) VALUES ($1, $2)",
+                newest.name,
+                newest.sha256,
+            )
+            while len(follower.snapshot.keys) != 2:
+                await asyncio.sleep(0.01)
+    finally:
+        await follower.stop()
 
 
 async def test_follower_without_a_database_says_so(database_url: str) -> None:

@@ -7,6 +7,9 @@ locked for long. Calls that cost money are made all the time; a stand-in for sys
     fails     refused, and said; nothing of it is in the database; the release before never stopped
     waits     tried again and again, a few seconds each; given up, and said, or done when it can
     is long   calls go on meanwhile by what is leased, the watchdog is fed; then all is booked once
+
+A restart has no release before that serves: the new one begins with the copies on the disk, and
+reads nothing of a database that lacks what it needs.
 """
 
 import asyncio
@@ -22,6 +25,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from relay.process.launch import SCHEMA_S
 from relay.process.succession import outcome
 from relay.process.succession.outcome import Result
 from relay.store import postgres
@@ -39,6 +43,8 @@ WATCHDOG_S: Final = 10.0
 """deploy/relay.service's WatchdogSec."""
 LONG_S: Final = 14
 CALL_S_MAX: Final = 1.5
+START_S: Final = 40.0
+"""Of a relay, without what it waits for its schema; on a machine that does other things too."""
 CALL_NANOS: Final = 1_000_000
 LEASED_USD: Final = 0.3
 """What each worker has leased ahead of an account that has been in use for some seconds."""
@@ -64,6 +70,14 @@ def with_few_tries(sources: Path) -> None:
     """Have a release bring a migration along that it tries three times."""
     with_migration(sources)
     replace(sources / "store" / "migrate.py", "LOCK_TRIES: Final = 10", "LOCK_TRIES: Final = 3")
+
+
+def reads_its_column(sources: Path) -> None:
+    """Have a release that reads all accounts by the column that its migration brings."""
+    with_few_tries(sources)
+    accounts = '_ACCOUNTS: Final = "SELECT * FROM accounts'
+    named = '_ACCOUNTS: Final = "SELECT *, next_release FROM accounts'
+    replace(sources / "store" / "catalog" / "snapshot.py", accounts, named)
 
 
 def from_before(sources: Path) -> None:
@@ -224,6 +238,7 @@ async def serving(
     bad: Callable[[Path], None],
     *,
     before: Callable[[Path], None] | None = None,
+    activated: bool = False,
 ) -> AsyncIterator[Stage]:
     """Serve by release `one`, which `before` changes; `bad` changes the next one."""
     releases = Releases(folder)
@@ -232,7 +247,8 @@ async def serving(
     releases.point("one")
     manager = Manager(folder)
     environ = {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": f"{WATCHDOG_S * 1e6:.0f}"}
-    found = one_host(folder / "host", url, servers.redis_url, environ, program=[releases.program])
+    options = {"program": [releases.program], "activated": activated}
+    found = one_host(folder / "host", url, servers.redis_url, environ, **options)
     async with manager.listening(), found as (host, key):
         yield Stage(host, key, releases, manager, url)
 
@@ -242,6 +258,7 @@ async def in_use(url: str, table: str) -> AsyncIterator[None]:
     """Hold a table as a dump does: it may be read and written, and not be changed."""
     connection = await postgres.connect(url)
     try:
+        await connection.execute("SET idle_in_transaction_session_timeout = 0")
         async with connection.transaction():
             await connection.execute(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
             yield
@@ -319,6 +336,43 @@ async def test_a_migration_that_keeps_tables_locked_for_long(
         assert time.monotonic() - begun_s > LONG_S
         await only(stage.host, "bad")
         await settle(stage.host, stage.key, 200)
+
+
+async def test_a_restart_into_a_release_whose_migration_waits(
+    folder: Path, empty_database_url: str, servers: Embedded
+) -> None:
+    found = serving(folder, empty_database_url, servers, reads_its_column, activated=True)
+    async with found as stage:
+        host, caller = stage.host, Caller(stage.host, stage.key)
+        while not stage.leased_ahead():
+            await caller.call()
+        await until((host.data_dir / "copies" / "balances").exists, "all is copied", 40)
+        async with in_use(empty_database_url, "accounts"):
+            stage.releases.point("bad")
+            assert await host.stop() == 0
+            begun_s = time.monotonic()
+            await host.begin()
+            print(f"served {time.monotonic() - begun_s:.1f} s after its start")  # noqa: T201
+            assert time.monotonic() - begun_s < SCHEMA_S + START_S
+            assert host.said("starting without Postgres")
+            assert host.said("serving by the catalog on disk")
+            for _ in range(30):
+                await caller.call()
+            await settle(host, stage.key, 200)
+            await only(host, "bad")
+            await until(lambda: host.said("waits for a table"), "why, and which migration", 80)
+            assert await migrations(empty_database_url) == []
+            assert not host.said("child died")
+        assert set(caller.statuses) == {200}, caller.statuses
+
+        async def migrated() -> bool:
+            return await migrations(empty_database_url) == ["9001_next_release.sql"]
+
+        await until_told(migrated, "it is migrated once it can be")
+        await until(lambda: host.said("the catalog is followed again"), "it follows")
+        key = await host.make_key("later", "folk")
+        await settle(host, key, 200)
+        await check_books(empty_database_url, caller.statuses[200])
 
 
 async def test_a_supervisor_that_leaves_migrations_to_the_next_program(

@@ -15,6 +15,7 @@ from relay.store.migrate import (
     LOCK_S,
     Migration,
     apply_scripts,
+    connect_migrated,
     migrate,
     pending,
     read_scripts,
@@ -48,6 +49,19 @@ async def tables(connection: Connection) -> set[str]:
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
     )
     return {row["table_name"] for row in rows}
+
+
+async def test_a_database_counts_as_away_until_its_schema_is_whole(
+    connection: Connection, empty_database_url: str
+) -> None:
+    with pytest.raises(DependencyDown, match=r"is still without 0001_catalog\.sql"):
+        await connect_migrated(empty_database_url, application="test")
+    await migrate(connection)
+    found = await connect_migrated(empty_database_url, application="test")
+    await found.close()
+    # What takes something away is no part of it: no start applies that.
+    await connection.execute("INSERT INTO schema_migrations VALUES ('9000_later.sql', '', now())")
+    await (await connect_migrated(empty_database_url, application="test")).close()
 
 
 async def test_the_whole_schema_applies_to_an_empty_database_and_only_once(
