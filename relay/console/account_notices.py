@@ -45,7 +45,8 @@ _CLAIM: Final = """
             json_build_object('key_id', keys.id, 'key_name', keys.name, 'address', host(ip)) AS told
         FROM contacts JOIN keys USING (account_id)
         JOIN key_addresses AS seen ON seen.key_id = keys.id
-        WHERE first_seen > now() - interval '1 hour' AND EXISTS (
+        -- By a host's clock, which may be behind; what was told once is not told again.
+        WHERE first_seen > now() - interval '3 hours' AND EXISTS (
             SELECT FROM key_addresses AS older
             WHERE older.key_id = seen.key_id AND older.first_seen < seen.first_seen)
         UNION ALL

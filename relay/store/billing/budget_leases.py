@@ -25,6 +25,7 @@ from relay.billing.budget import (
 )
 from relay.billing.purse import lease_nanos
 from relay.billing.shapes import BudgetRequest, CreditLease
+from relay.clock import wall_s
 from relay.errors import Conflict
 from relay.model import Budget, BudgetMeasure
 from relay.records import CallEnd, EndReason
@@ -127,11 +128,13 @@ _CLAIM_LOW: Final = """
         (SELECT accounts.name FROM accounts WHERE id = CASE scope WHEN 'account' THEN owner_id
             ELSE (SELECT account_id FROM keys WHERE keys.id = owner_id) END) AS account,
         (SELECT keys.name FROM keys WHERE scope = 'key' AND keys.id = owner_id) AS key"""
+# Windows end by the clocks of hosts, and one that is over is carried on for nothing.
 _CARRY_ON: Final = """
     INSERT INTO budget_windows (name, scope, owner_id, measure, starts_at, ends_at, amount, used)
     SELECT format('key:%s:%s', $2::bigint, substring(name FROM 'key:[0-9]+:(.*)')), scope, $2,
         measure, starts_at, ends_at, amount, used
-    FROM budget_windows WHERE scope = 'key' AND owner_id = $1 AND ends_at > now()"""
+    FROM budget_windows
+    WHERE scope = 'key' AND owner_id = $1 AND ends_at > now() - interval '1 day'"""
 _SHOW: Final = """
     SELECT name, used, held FROM budget_windows WHERE name = ANY($1::text[])"""
 
@@ -251,7 +254,7 @@ async def begin(
     """
     scope, owner_id = ("account", account_id) if key_id is None else ("key", key_id)
     await connection.execute(_LOCK_KEYS, account_id, key_id)
-    now_s = int(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::bigint"))
+    now_s = int(wall_s())  # behind the locks, and by a host's clock, as calls are stamped
     counted = {window_at(scope, owner_id, budget, now_s) for budget in before}
     windows = {window_at(scope, owner_id, budget, now_s): budget.amount for budget in budgets}
     await _open(connection, windows)

@@ -4,13 +4,14 @@
     settle         held -> spent, as its calls arrive in the ledger (ledger.book_calls)
     set_apart      held for a call whose worker is gone -> held for it by itself
     close_owner    all that is left of a dead worker -> free, once its journal is settled
-    free_abandoned the same for one whose journal never came, a day after it fell silent
+    free_abandoned the same for one whose journal never came, a day after it fell silent and a look
 
 A worker that has not renewed for its lease's time to live must stop spending. Nobody closes a lease
 by the clock alone while its journal may still come; where that happens all the same, what it spent
 is taken from the balance, as debts are.
 """
 
+import datetime
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
@@ -101,7 +102,7 @@ _SET_APART: Final = """
     INSERT INTO credit_leases (account_id, owner, open_nanos, granted_nanos)
     SELECT account_id, $2, nanos, nanos FROM moved WHERE nanos > 0"""
 _EXPIRED: Final = """
-    SELECT owner FROM credit_owners
+    SELECT owner, expires_at FROM credit_owners
     WHERE closed_at IS NULL AND expires_at < now() - make_interval(secs => $1) ORDER BY owner"""
 _FORGET: Final = """
     DELETE FROM credit_owners WHERE closed_at < now() - make_interval(secs => $1)
@@ -228,13 +229,26 @@ async def list_expired_owners(connection: Connection, *, for_s: float = 0.0) -> 
     return [row["owner"] for row in await connection.fetch(_EXPIRED, for_s)]
 
 
-async def free_abandoned(connection: Connection, *, silent_s: float = ABANDONED_S) -> int:
+async def free_abandoned(
+    connection: Connection, suspects: dict[str, datetime.datetime], *, silent_s: float = ABANDONED_S
+) -> int:
     """Close owners that fell silent so long ago that nobody will settle them; return their money.
 
     Owners that were closed as long ago are forgotten: no question of theirs is still on its way.
+
+    Args:
+        connection: To the database of the ledger.
+        suspects: Who was silent at the last look, and until when they had renewed; renewed here.
+            Only who has not renewed since is closed: a clock of Postgres that was set forward by a
+            day makes the living look silent too, once.
+        silent_s: For how long.
     """
     freed = 0
-    for owner in await list_expired_owners(connection, for_s=silent_s):
-        freed += await close_owner(connection, owner)
+    silent = {row["owner"]: row["expires_at"] for row in await connection.fetch(_EXPIRED, silent_s)}
+    for owner, expires_at in silent.items():
+        if suspects.get(owner) == expires_at:
+            freed += await close_owner(connection, owner)
+    suspects.clear()
+    suspects.update(silent)
     await connection.execute(_FORGET, silent_s)
     return freed

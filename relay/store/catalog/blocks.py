@@ -1,6 +1,7 @@
 """The blocklist and the allow-list in Postgres: entries are added, removed and explained."""
 
 import datetime
+from collections.abc import Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -14,23 +15,22 @@ Row = dict[str, Any]
 BLOCKS_MAX: Final = 100_000
 """Entries in force: each worker holds them all."""
 
-OPEN: Final = """
-    SELECT * FROM blocks
-    WHERE removed_at IS NULL AND (expires_at IS NULL OR expires_at > now()) ORDER BY id"""
-_ADD: Final = """
+# Who asks looks at the hour by a clock of its own, as workers do at each call: one of Postgres that
+# is ahead must not let in who is kept out. What it counts as over for a day is over by any.
+_STANDS: Final = """
+    removed_at IS NULL AND (expires_at IS NULL OR expires_at > now() - interval '1 day')"""
+OPEN: Final = f"SELECT * FROM blocks WHERE {_STANDS} ORDER BY id"  # noqa: S608  (of this module)
+_ADD: Final = f"""
     INSERT INTO blocks (network, path, allow, reason, actor, expires_at)
     SELECT $1, $2, $3, $4, $5, $6
-    WHERE (SELECT count(*) FROM blocks
-        WHERE removed_at IS NULL AND (expires_at IS NULL OR expires_at > now())) < $7
-    RETURNING *"""
+    WHERE (SELECT count(*) FROM blocks WHERE {_STANDS}) < $7
+    RETURNING *"""  # noqa: S608
 _REMOVE: Final = """
     UPDATE blocks SET removed_at = now(), removed_by = $2 WHERE id = $1 AND removed_at IS NULL
     RETURNING *"""
-_COVERING: Final = """
-    SELECT * FROM blocks
-    WHERE removed_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-        AND (network IS NULL OR network >>= $1)
-    ORDER BY allow DESC, masklen(network) DESC NULLS LAST, id"""
+_COVERING: Final = f"""
+    SELECT * FROM blocks WHERE {_STANDS} AND (network IS NULL OR network >>= $1)
+    ORDER BY allow DESC, masklen(network) DESC NULLS LAST, id"""  # noqa: S608
 
 
 async def add_block(  # noqa: PLR0913 - a column a line
@@ -71,7 +71,7 @@ async def add_block(  # noqa: PLR0913 - a column a line
 
 async def list_blocks(connection: Connection) -> list[Row]:
     """Return the entries in force."""
-    return [to_row(row) for row in await connection.fetch(OPEN)]
+    return _in_force(await connection.fetch(OPEN))
 
 
 async def remove_block(connection: Connection, block_id: int, actor: str) -> Row:
@@ -100,7 +100,12 @@ async def find_block(connection: Connection, block_id: int) -> Row:
 
 async def find_covering(connection: Connection, network: str) -> list[Row]:
     """Return the entries in force that an address or network is in."""
-    return [to_row(row) for row in await connection.fetch(_COVERING, network)]
+    return _in_force(await connection.fetch(_COVERING, network))
+
+
+def _in_force(rows: Sequence[asyncpg.Record]) -> list[Row]:
+    now = datetime.datetime.now(datetime.UTC)
+    return [to_row(row) for row in rows if row["expires_at"] is None or row["expires_at"] > now]
 
 
 def read_block(row: asyncpg.Record) -> Block:

@@ -27,9 +27,11 @@ _ADD: Final = f"""
     INSERT INTO price_changes ({_FIELDS}, effective_at, actor)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id"""  # noqa: S608
 _WAITING: Final = "price_id IS NULL AND cancelled_at IS NULL"
-# One of many hosts takes each: who holds the row books it, the others pass it by.
+# One of many hosts takes each: who holds the row books it, the others pass it by. It is due once
+# Postgres and the host agree that it is: no clock alone that is ahead may raise a price too early.
 _DUE: Final = f"""
-    SELECT *, NULL AS detail FROM price_changes WHERE {_WAITING} AND effective_at <= now()
+    SELECT *, NULL AS detail FROM price_changes
+    WHERE {_WAITING} AND effective_at <= least(now(), $2)
     ORDER BY effective_at, id LIMIT $1 FOR UPDATE SKIP LOCKED"""  # noqa: S608
 _FORCE: Final = f"""
     INSERT INTO prices ({_FIELDS}, detail)
@@ -108,7 +110,8 @@ async def force_due(connection: Connection, ceiling: str = "") -> Forced:
     refused: list[Breach] = []
     models: list[str] = []
     async with connection.transaction():
-        for row in await connection.fetch(_DUE, DUE_MAX):
+        now = datetime.datetime.now(datetime.UTC)
+        for row in await connection.fetch(_DUE, DUE_MAX, now):
             price = read_price(row)
             breaches = await breaches_of(connection, price, ceiling) if ceiling else []
             if breaches:

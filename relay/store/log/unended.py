@@ -40,9 +40,11 @@ ANSWER_S: Final = 10.0
 _KEEP: Final = """
     INSERT INTO unended_calls (request_id, owner, start, checkpoint) VALUES ($1, $2, $3, $4)
     ON CONFLICT DO NOTHING"""
+# None is due later than in $6 seconds, unless Postgres's clock was set back: then it is due now.
 _CLAIM: Final = """
     WITH due AS (
-        SELECT request_id FROM unended_calls WHERE due_at <= now()
+        SELECT request_id FROM unended_calls
+        WHERE due_at <= now() OR due_at > now() + make_interval(secs => $6)
         ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )
     UPDATE unended_calls AS kept SET looks = looks + 1,

@@ -324,8 +324,11 @@ class TestLeases:
         asks = [CreditRequest(account_id, 20, 20)]
         await credit_leases.lease(connection, "silent", asks, ttl_s=-100)
         await credit_leases.lease(connection, "alive", asks, ttl_s=60)
-        assert await credit_leases.free_abandoned(connection) == 0
-        assert await credit_leases.free_abandoned(connection, silent_s=50) == 20
+        suspects: dict[str, datetime] = {}
+        assert await credit_leases.free_abandoned(connection, suspects) == 0
+        assert await credit_leases.free_abandoned(connection, suspects, silent_s=50) == 0
+        assert set(suspects) == {"silent"}
+        assert await credit_leases.free_abandoned(connection, suspects, silent_s=50) == 20
         # Its journal comes after all: what it spent is taken from the balance.
         ended = [CallCharge(call_id(1), account_id, 15, owner="silent")]
         await settle_batch(connection, ended)
