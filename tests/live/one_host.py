@@ -45,14 +45,16 @@ async def one_host(
 
     Args:
         folder: Its own.
-        database_url: Postgres.
+        database_url: Postgres; "" = as its configuration says.
         redis_url: Redis.
         environ: What it is told beside.
         options: Of Host.
     """
     loop = asyncio.get_running_loop()
     upstream = await loop.create_server(lambda: Upstream(10, 5), "127.0.0.1", 0)
-    urls = {"RELAY_DATABASE__URL": database_url, "RELAY_REDIS__URL": redis_url}
+    urls = {"RELAY_REDIS__URL": redis_url}
+    if database_url:
+        urls["RELAY_DATABASE__URL"] = database_url
     async with upstream:
         host = Host(folder, None, environ={**urls, **(environ or {})}, **options)
         try:
