@@ -32,7 +32,7 @@ import uvloop
 
 from tests.live.whole.hostile_upstream import EVENT, STREAM, chunk
 
-COME_S: Final = 45.0
+COME_S: Final = 30.0
 """Who has not come by then stays away, and is counted."""
 ANSWER_S: Final = 15.0
 PER_ADDRESS: Final = 3_000

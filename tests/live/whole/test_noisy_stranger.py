@@ -50,7 +50,7 @@ ADDED_MS_MAX: Final = float(os.environ.get("RELAY_NOISE_MS_MAX", "20"))
 CONNECTIONS: Final = 16
 CALLS_PER_S: Final = 40.0
 WINDOWS: Final = 3
-WINDOW_S: Final = float(os.environ.get("RELAY_NOISE_WINDOW_S", "10"))
+WINDOW_S: Final = float(os.environ.get("RELAY_NOISE_WINDOW_S", "8"))
 UNDER_WAY_S: Final = 60.0
 HELD_SHARE_MIN: Final = 0.95
 """Of those who come, as far as the limit of open files allows."""
@@ -160,7 +160,7 @@ def check_strangers(crowds: list[Strangers], connections: float) -> None:
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = 2 * connections_allowed(20_000, files)
     asked = sum(STRANGERS[kind] for kind in KINDS)
-    assert connections >= HELD_SHARE_MIN * min(asked, room), held
+    assert connections >= HELD_SHARE_MIN * min(asked, room), f"too few could come: {held}"
     for crowd in crowds:
         assert crowd.went and not crowd.went["fallen"], crowd
         assert sum(crowd.went[kind] for kind in crowd.went if kind not in {"fallen"}) > 0
