@@ -102,8 +102,7 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the faults' dice.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path))
-@click.pass_context
-def command(ctx: click.Context, out: Path | None, **asked: Any) -> None:
+def command(out: Path | None, **asked: Any) -> None:
     """Run the relay under load for hours; exit 1 where anything grows, fails or drifts."""
     report = begin_report("soak")
     folder = out or RESULTS / "tmp"
@@ -117,7 +116,7 @@ def command(ctx: click.Context, out: Path | None, **asked: Any) -> None:
     print_report(report)
     for reason in entry["faulty"]:
         click.echo(f"soak: {reason}", err=True)
-    ctx.exit(1 if entry["faulty"] else 0)
+    click.get_current_context().exit(1 if entry["faulty"] else 0)
 
 
 def run_soak(soak: Soak, stop: threading.Event) -> dict[str, Any]:

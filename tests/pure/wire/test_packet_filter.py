@@ -39,7 +39,7 @@ def drops(program: bytes, ip: str) -> bool:
             at += yes if accumulator == operand else no
         else:
             assert code == 0x06, "none of ours"
-            return operand == 0
+            return bool(operand == 0)
 
 
 @pytest.mark.parametrize(
