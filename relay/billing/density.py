@@ -77,6 +77,11 @@ class Densities:
         known.seen += 1
         known.ratio += max(ALPHA, 1 / known.seen) * (ratio - known.ratio)
 
+    def knows(self, model: str) -> bool:
+        """Tell whether enough of a model's streams were looked at to say how it counts."""
+        known = self._known.get(model)
+        return known is not None and known.seen >= SEEN_MIN
+
     def tokens(self, model: str, estimate: int) -> int:
         """Return an estimate of a model's output as its own tokenizer would count it."""
         known = self._known.get(model)

@@ -68,7 +68,7 @@ class Exchange:
         self._limits = config.switching
         self._total_us = int(config.timeouts.total_s * 1e6)
         complete = settlement.complete
-        self._splicer = Splicer(balancer, config.timeouts, complete)
+        self._splicer = Splicer(balancer, config.timeouts, complete, settlement.delivered_tokens)
         self._asker = Asker(connections, balancer, complete, config.switching, state.owners)
         self._abandoned = AbandonedAnswers(self._asker, settlement, self._close, config.billing)
         self._rooms = ChannelQueues(
@@ -409,7 +409,7 @@ class Exchange:
 
     def _tell_in_band(self, call: Call, error: RelayError) -> None:
         """End an answer that has begun: a stream with an error event, a body by breaking off."""
-        call.client.keeps_alive = False
+        # A stream ends whole, and its connection stays as its head said: it may be in use by now.
         if call.request.stream:
             endpoint = call.head.endpoint
             if call.background is not None and call.background.taken:

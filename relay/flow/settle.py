@@ -99,6 +99,12 @@ class Settlement:
         self.checkpoint(call)  # before its client hears the last of this answer
         return True
 
+    def delivered_tokens(self, call: Call) -> int | None:
+        """Return about how many tokens went out as the call's model counts; None = nobody knows."""
+        if not self._densities.knows(call.served_model):
+            return None
+        return _delivered_tokens(call, self._densities)
+
     def checkpoint(self, call: Call) -> None:
         """Write down what a running stream would be charged now, and tell those it has paid."""
         if call.settled or call.rights.key is None:

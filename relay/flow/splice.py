@@ -51,12 +51,20 @@ class Splicer:
         balancer: Chooses who carries on.
         timeouts: Bounds of a call.
         complete: Settles a call whose answer is whole.
+        counted: Tells about how many tokens of a call's answer went out as its model counts them,
+            None = nobody knows yet: a token is then an event, or four bytes of long ones, which
+            takes a third too many for English words.
     """
 
     def __init__(
-        self, balancer: Balancer, timeouts: Timeouts, complete: Callable[[Call], None]
+        self,
+        balancer: Balancer,
+        timeouts: Timeouts,
+        complete: Callable[[Call], None],
+        counted: Callable[[Call], int | None],
     ) -> None:
         self._complete = complete
+        self._counted = counted
         self._balancer = balancer
         self._timeouts = timeouts
         self._budget = DeliveredBudget()
@@ -174,11 +182,15 @@ class Splicer:
             for block in call.delivered_text.blocks
             for event in split_events(block)
         )
+        delivered: Delivered
         if call.head.endpoint is Endpoint.STREAM_GENERATE:
-            return read_events(GeminiReading(), payloads)
-        if call.head.endpoint is Endpoint.RESPONSES:
-            return read_events(ResponsesReading(), payloads)
-        return read_delivered(payloads, call.head.endpoint)
+            delivered = read_events(GeminiReading(), payloads)
+        elif call.head.endpoint is Endpoint.RESPONSES:
+            delivered = read_events(ResponsesReading(), payloads)
+        else:
+            delivered = read_delivered(payloads, call.head.endpoint)
+        tokens = self._counted(call)
+        return delivered if tokens is None else msgspec.structs.replace(delivered, tokens=tokens)
 
 
 def note_carried(call: Call, continuation: Continuation) -> None:

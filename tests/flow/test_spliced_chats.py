@@ -8,6 +8,7 @@ import json
 from contextlib import AsyncExitStack
 from typing import Any
 
+import aiohttp
 import msgspec
 from openai import AsyncOpenAI
 
@@ -131,3 +132,49 @@ async def test_a_chat_that_an_operator_moves_is_counted_once() -> None:
             assert rig.server.counters.splices == {("line", "carried_on_by_anchor"): 1}
             (end,) = await rig.ended()
             assert [one.outcome for one in end.tries] == ["drained, carried on by anchor"]
+
+
+LONG = [event(f"alpha{n} bravo charlie delta ") for n in range(20)]
+TOLD = event("", usage={"prompt_tokens": 5, "completion_tokens": 110, "total_tokens": 115})
+ASK = {"model": MODEL, "messages": [{"role": "user", "content": "go"}], "stream": True}
+
+
+def learning(before: int) -> Any:
+    """Answer whole, so that it is known how the model counts, and break off in the next one."""
+    asked = 0
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        whole = asked <= before
+        events = (*LONG, FINISH, TOLD, DONE) if whole else LONG[:18]
+        writer.write(SSE_HEAD + chunked(b"".join(events)) + (b"0\r\n\r\n" if whole else b""))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+    return script
+
+
+async def test_what_is_left_of_a_bound_is_told_as_the_model_counts() -> None:
+    """Four bytes are no token of long words: by them nothing would be left of 120."""
+    async with (
+        Peer(learning(6)) as one,
+        Peer(says(*LONG[18:], FINISH, TOLD, DONE, whole=True)) as other,
+    ):
+        channels = [
+            make_channel(number, peer.port, tier=number, resume=Resume.TRAILING)
+            for number, peer in enumerate((one, other), 1)
+        ]
+        snapshot = make_snapshot(channels)
+        line = msgspec.structs.replace(snapshot.lines[1], splice=True)
+        async with Rig(msgspec.structs.replace(snapshot, lines={1: line})) as rig:
+            url = f"{rig.url}/chat/completions"
+            headers = {"authorization": f"Bearer {KEY}"}
+            async with aiohttp.ClientSession() as session:
+                for _ in range(7):
+                    asked = {**ASK, "max_tokens": 120}
+                    async with session.post(url, json=asked, headers=headers) as answer:
+                        text = await answer.text()
+            assert "bravo" in text and "error" not in text
+            assert sum(rig.server.counters.splices.values()) == 1
+            assert [why for _, why in rig.server.counters.splices] == ["carried_on_by_continue"]
