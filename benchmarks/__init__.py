@@ -10,6 +10,7 @@ load          the load generator: calls at intended times, and what came back
 targets       what is measured: the relay, a peer, the scripted upstream behind them
 peers         the peers as data, and how each is set up
 scenarios     what is asked, how often, and how a run goes
+soak          hours of load, in which things go wrong: does anything grow, fail or drift?
 report        from counts to figures, pages, tables, and the gate
 micro         parts of the relay alone, without a load
 """

@@ -29,7 +29,7 @@ _SUBCOMMANDS: Final = {
     "readme": "benchmarks.report.readme:command",
     "rows": "benchmarks.micro.rows:command",
     "settlements": "benchmarks.micro.settlements:command",
-    "soak": "benchmarks.scenarios.soak:command",
+    "soak": "benchmarks.soak.run:command",
 }
 _REPEATS_MAX: Final = 20
 

@@ -9,10 +9,5 @@ wrong_keys  what everybody else feels of one address that tries 10,000 wrong key
 staging  the relay before scripted upstreams, for those that are more than one load
 measure  one load on one target, and what all used meanwhile
 url      a load on any URL
-soak     hours of load: does anything grow?
-samples  how a target stands every so often, and whether that grows
-faults   what goes wrong each minute of a soak, if asked to
-night    the night's work in the middle of one
-witness  which calls of a soak failed while a channel was well
 listing  `relay bench list`
 """

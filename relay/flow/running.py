@@ -108,8 +108,7 @@ class RunningCalls:
             try:
                 self._look(call, now_s)
             except Exception as error:  # noqa: BLE001 - told by its attempts, or raised below
-                heard = [one.on_fault(error) for one in list(call.open_attempts)]
-                if not any(heard):
+                if not _is_told(call, error):
                     unheard = error
         if self._due and not called:
             self._check_some()
@@ -140,12 +139,19 @@ class RunningCalls:
             while due:
                 call = due.popleft()
                 if call.id in self._calls:  # it may have ended meanwhile
-                    self._checkpoint(call)
+                    self._check(call)
                 if clock_s() > ends_s:
                     break
         finally:  # whatever became of one, the others are written down
             if due:
                 asyncio.get_running_loop().call_soon(self._check_some)
+
+    def _check(self, call: Call) -> None:
+        try:
+            self._checkpoint(call)
+        except Exception as error:
+            if not _is_told(call, error):
+                raise
 
     def _look_at_attempt(self, attempt: Attempt, now_s: float) -> None:
         """Nothing real has come of it yet: is it late? Comments and pings are signs of life."""
@@ -215,3 +221,9 @@ class RunningCalls:
             comment = TABLES[call.head.dialect].keep_alive
             if comment is not None:
                 response.send_comment(comment)
+
+
+def _is_told(call: Call, error: Exception) -> bool:
+    """Tell whether an attempt of the call ends it for a bug of ours that it has met."""
+    heard = [one.on_fault(error) for one in list(call.open_attempts)]
+    return any(heard)

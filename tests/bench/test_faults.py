@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scenarios import faults
-from benchmarks.scenarios.faults import Mischief, Stand
+from benchmarks.soak import faults
+from benchmarks.soak.faults import Mischief, Stand
 from benchmarks.targets.place import Server
 from benchmarks.targets.processes import await_answer, free_port, running
 from benchmarks.targets.upstream import Script, read_state, start_upstream

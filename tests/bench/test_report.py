@@ -14,7 +14,7 @@ from benchmarks.report.chart import Bar, draw_bars, draw_lines
 from benchmarks.report.figures import Usage, add_direct, derive, join_repeats
 from benchmarks.report.goals import judge
 from benchmarks.report.page import make_page
-from benchmarks.scenarios.samples import Sample, conclude, slope_per_hour
+from benchmarks.soak.samples import Sample, conclude, slope_per_hour
 from benchmarks.targets.redis_counters import RedisCounters, parse_counters
 from benchmarks.targets.relay_server import RELAY_DOES
 

@@ -19,11 +19,11 @@ import pytest
 from benchmarks.load.diary import Diary, Failure, read_failures
 from benchmarks.load.drive import put_load
 from benchmarks.load.job import Call, Job
-from benchmarks.scenarios import night, samples, witness
-from benchmarks.scenarios.night import Night, archived_days, plant_days
-from benchmarks.scenarios.samples import Sample, Sampler, left_over, take_sample
-from benchmarks.scenarios.soak import find_faults
-from benchmarks.scenarios.witness import Outage, Witness, tell_apart
+from benchmarks.soak import night, samples, witness
+from benchmarks.soak.night import Night, archived_days, plant_days
+from benchmarks.soak.samples import Sample, Sampler, left_over, take_sample
+from benchmarks.soak.run import find_faults
+from benchmarks.soak.witness import Outage, Witness, tell_apart
 from benchmarks.targets.place import Server
 from relay.control.night.retention import Retention
 from relay.control.night.shapes import Turn

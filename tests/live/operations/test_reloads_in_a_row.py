@@ -48,7 +48,11 @@ async def test_a_wrong_database_and_the_right_one_again_while_the_first_is_tried
             await until(
                 lambda: result(host.data_dir) is Result.DONE, "the second one is done", 60.0
             )
-            assert not before & {pid for pid, _ in host.workers().values()}
+            await until(
+                lambda: not before & {pid for pid, _ in host.workers().values()},
+                "those of before have gone",
+                60.0,
+            )
             await settle(host, key, 200)
             assert (await host.readiness())[0] == 200
             for _ in range(5):

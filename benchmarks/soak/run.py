@@ -26,10 +26,10 @@ from benchmarks.load.diary import Diary, read_failures
 from benchmarks.load.job import Job
 from benchmarks.report.document import RESULTS, begin_report, write_report
 from benchmarks.report.terminal import print_report, say
-from benchmarks.scenarios.faults import Mischief, Stand
+from benchmarks.soak.faults import Mischief, Stand
 from benchmarks.scenarios.measure import bench_here, measure
-from benchmarks.scenarios.night import ENVIRON, Night, archived_days, plant
-from benchmarks.scenarios.samples import (
+from benchmarks.soak.night import ENVIRON, Night, archived_days, plant
+from benchmarks.soak.samples import (
     Sample,
     Sampler,
     await_idle,
@@ -40,7 +40,7 @@ from benchmarks.scenarios.samples import (
 from benchmarks.scenarios.staging import staged
 from benchmarks.scenarios.suite import Options, Stage, make_job
 from benchmarks.scenarios.table import SCENARIOS, Scenario
-from benchmarks.scenarios.witness import Witness, is_well, tell_apart
+from benchmarks.soak.witness import Witness, is_well, tell_apart
 from benchmarks.targets import target
 from benchmarks.targets.books import Books
 from benchmarks.targets.place import Server
