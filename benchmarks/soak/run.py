@@ -26,8 +26,11 @@ from benchmarks.load.diary import Diary, read_failures
 from benchmarks.load.job import Job
 from benchmarks.report.document import RESULTS, begin_report, write_report
 from benchmarks.report.terminal import print_report, say
-from benchmarks.soak.faults import Mischief, Stand
 from benchmarks.scenarios.measure import bench_here, measure
+from benchmarks.scenarios.staging import staged
+from benchmarks.scenarios.suite import Options, Stage, make_job
+from benchmarks.scenarios.table import SCENARIOS, Scenario
+from benchmarks.soak.faults import Mischief, Stand
 from benchmarks.soak.night import ENVIRON, Night, archived_days, plant
 from benchmarks.soak.samples import (
     Sample,
@@ -37,9 +40,6 @@ from benchmarks.soak.samples import (
     left_over,
     take_sample,
 )
-from benchmarks.scenarios.staging import staged
-from benchmarks.scenarios.suite import Options, Stage, make_job
-from benchmarks.scenarios.table import SCENARIOS, Scenario
 from benchmarks.soak.witness import Witness, is_well, tell_apart
 from benchmarks.targets import target
 from benchmarks.targets.books import Books

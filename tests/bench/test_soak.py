@@ -21,8 +21,8 @@ from benchmarks.load.drive import put_load
 from benchmarks.load.job import Call, Job
 from benchmarks.soak import night, samples, witness
 from benchmarks.soak.night import Night, archived_days, plant_days
-from benchmarks.soak.samples import Sample, Sampler, left_over, take_sample
 from benchmarks.soak.run import find_faults
+from benchmarks.soak.samples import Sample, Sampler, left_over, take_sample
 from benchmarks.soak.witness import Outage, Witness, tell_apart
 from benchmarks.targets.place import Server
 from relay.control.night.retention import Retention
