@@ -26,13 +26,11 @@ import json
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +45,7 @@ from benchmarks.export_log import ACCOUNT_ID, read_export
 from benchmarks.scenarios.measure import Bench, measure
 from benchmarks.scenarios.url import UrlLoad, make_job
 from benchmarks.targets.place import KEY, MODEL, Place, Server
+from benchmarks.targets.processes import counting
 from benchmarks.targets.relay_server import start_relay
 from benchmarks.targets.upstream import Script, start_upstream
 from relay.config import Config, Database
@@ -61,7 +60,6 @@ GROWTH_MAX: Final = 0.10
 EXPORT_SHARE_MIN: Final = 0.5
 """How fast an export has to be beside all else, by how fast it is alone."""
 _ARMS: Final = ("alone", "beside", "beside_counting", "direct_alone", "direct_beside")
-_COUNT: Final = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile 1: 1"
 _NEWEST: Final = """
     SELECT extract(epoch FROM clock_timestamp() - max(ended_at)) FROM request_log
     WHERE ended_at > $1"""
@@ -234,7 +232,7 @@ def compare(
     for _ in range(options.rounds):
         p99_ms["alone"].append(_p99_ms(bench, load, Noise(plan), quiet))
         p99_ms["beside"].append(_p99_ms(bench, load, Noise(noisy), loud))
-        with _counting():
+        with counting():
             p99_ms["beside_counting"].append(_p99_ms(bench, load, Noise(plan), quiet))
         p99_ms["direct_alone"].append(_p99_ms(bench, direct, Noise(plan), []))
         p99_ms["direct_beside"].append(_p99_ms(bench, direct, Noise(noisy), loud))
@@ -253,18 +251,6 @@ def compare(
         "tries_per_s": round(tries.total() / sum(noise.seconds for noise in loud)),
         "tries": dict(sorted(tries.items())),
     }
-
-
-@contextmanager
-def _counting() -> Iterator[None]:
-    """Keep every core busy with what asks for nothing and takes the processor from nobody."""
-    crowd = [subprocess.Popen([sys.executable, "-c", _COUNT]) for _ in _all_cores()]
-    try:
-        yield
-    finally:
-        for one in crowd:
-            one.kill()
-            one.wait()
 
 
 def _p99_ms(bench: Bench, load: UrlLoad, noise: Noise, heard: list[Heard]) -> float:

@@ -6,6 +6,7 @@ that share one Redis.
 
     alone     the dedicated line at its rate                -> what it is compared with
     flooded   the same beside both floods                   -> first tokens, tokens, quota used
+    counting  the same beside processes that only count     -> what any busy machine would cost it
               (in turn, ROUNDS times each: the medians are compared)
     back      the floods have all of it; it begins to ask   -> from 200 ms on it has what it asks
     put on    it has its rate, and the floods begin         -> what it is refused in that moment
@@ -31,6 +32,7 @@ from benchmarks.scenarios.staging import entry_of, staged
 from benchmarks.scenarios.suite import Options, Say, brief
 from benchmarks.targets.books import Books
 from benchmarks.targets.place import KEY, Place, Server
+from benchmarks.targets.processes import counting
 from benchmarks.targets.relay_server import start_beside
 from benchmarks.targets.upstream import Script, Upstream
 
@@ -84,11 +86,14 @@ def _run_setting(options: Options, setting: Setting, say: Say) -> dict[str, Any]
         books = Books(*hosts)  # they share the log
         calms: list[Figures] = []
         floodeds: list[Figures] = []
+        busy: list[Figures] = []
         for number in range(ROUNDS):
             warm_s = WARM_AGAIN_S if number else WARM_S
             stage.seed = number + 1
             calms.append(stage.run(warm_s, WINDOW_S))
             floodeds.append(stage.run(warm_s, WINDOW_S, flood_warm_s=warm_s))
+            with counting():
+                busy.append(stage.run(WARM_AGAIN_S, WINDOW_S))
         # The floods have begun long before, and have spent whatever stood idle.
         back = stage.run(BACK_S, BACK_WINDOW_S, flood_warm_s=WARM_S, late_s=WARM_S)
         # They begin when the window does.
@@ -103,7 +108,8 @@ def _run_setting(options: Options, setting: Setting, say: Say) -> dict[str, Any]
         for alone, beside in zip(calms, floodeds, strict=True)
     )
     notes = [
-        *(_compare(name, calms, floodeds) for name in ("p50", "p90", "p99")),
+        *(_compare(name, calms, floodeds, "the floods") for name in ("p50", "p90", "p99")),
+        _compare("p99", calms, busy, "processes that only count"),
         f"admitted tokens {flooded['admitted_ratio'] - 1:+.2%} against the run without them",
         f"{flooded['quota_used']:.1%} of the channel's quota was used",
         f"{_refused(back)} once it had asked for {BACK_S:.1f} s of what was lent",
@@ -231,14 +237,14 @@ def _median(rounds: list[Figures], name: str) -> float:
     return statistics.median(float(one[name]) for one in rounds)
 
 
-def _compare(percentile: str, calms: list[Figures], floodeds: list[Figures]) -> str:
-    """Return what a percentile of the first token is with and without floods, by its medians."""
+def _compare(percentile: str, calms: list[Figures], louds: list[Figures], what: str) -> str:
+    """Return what a percentile of the first token is alone and beside it, by the medians."""
     alone, beside = (
         statistics.median(float(one["ttft_ms"][percentile] or "nan") for one in rounds)
-        for rounds in (calms, floodeds)
+        for rounds in (calms, louds)
     )
     return (
-        f"first token {percentile} {alone:.2f} ms alone, {beside:.2f} ms beside the floods "
+        f"first token {percentile} {alone:.2f} ms alone, {beside:.2f} ms beside {what} "
         f"({beside - alone:+.2f})"
     )
 

@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).parents[2]
 READY_S: Final = 60.0
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_COUNT: Final = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile 1: 1"
 
 
 class NotStarted(Exception):
@@ -118,6 +119,23 @@ def _stop(guard: subprocess.Popen[bytes]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         guard.wait()
+
+
+@contextmanager
+def counting() -> Iterator[None]:
+    """Keep every core busy with what asks for nothing and takes the processor from nobody.
+
+    Calls beside it are slower, for cores share caches and often are two threads of one: by how much
+    is the machine's doing, and no doing of what else might be beside them.
+    """
+    cores = os.sched_getaffinity(0)
+    crowd = [subprocess.Popen([sys.executable, "-c", _COUNT]) for _ in cores]
+    try:
+        yield
+    finally:
+        for one in crowd:
+            one.kill()
+            one.wait()
 
 
 def command_line(pid: int) -> bytes:
