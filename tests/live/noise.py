@@ -24,8 +24,9 @@ import signal
 import socket
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Final, cast
 
 import uvloop
@@ -73,7 +74,7 @@ class Source(asyncio.Protocol):
             self._transport.write(STREAM + chunk(EVENT) * (STREAM_BYTES // len(EVENT)))
 
 
-class Noise:
+class Noise(ABC):
     """Strangers of one kind.
 
     Args:
@@ -88,9 +89,9 @@ class Noise:
         self.said: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @abstractmethod
     async def come(self, count: int) -> None:
         """Have so many come; they go on by themselves."""
-        raise NotImplementedError
 
     def begin(self, work: Coroutine[None, None, None]) -> None:
         """Have something go on beside the others."""
@@ -297,7 +298,12 @@ def noise_of(kind: str, port: int, key: str = "", upstream: str = "0") -> Noise:
     """Return strangers of one kind."""
     if kind == "readers":
         return Readers(port, key, int(upstream))
-    return {"idle": Idle, "pipelines": Pipelines, "guesses": Guesses}[kind](port)
+    kinds: dict[str, Callable[[int], Noise]] = {
+        "idle": Idle,
+        "pipelines": Pipelines,
+        "guesses": Guesses,
+    }
+    return kinds[kind](port)
 
 
 async def main(noise: Noise, count: int) -> None:
