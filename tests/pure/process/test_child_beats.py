@@ -76,5 +76,6 @@ async def test_a_bell_wakes_those_who_wait_for_it_and_nobody_later() -> None:
     began_s = time.monotonic()
     await asyncio.gather(*waiting)
     assert time.monotonic() - began_s < 1
+    began_s = time.monotonic()
     await bell.wait(0.05)
-    assert time.monotonic() - began_s >= 0.05
+    assert time.monotonic() - began_s >= 0.04  # a loop's own clock is of whole milliseconds
