@@ -171,6 +171,14 @@ class UpstreamConnection(Connection):
         transport.set_protocol(cast("asyncio.Protocol", protocol))
         return transport
 
+    def let_go(self) -> None:
+        """Hold neither socket nor parser, which refer back: its dial was given up.
+
+        uvloop closes the socket of one that is cancelled, and tells nobody of its end.
+        """
+        self._state = _CLOSED
+        self._transport = self._parser = None
+
     @property
     def usable(self) -> bool:
         """True while it can be asked."""

@@ -10,7 +10,7 @@ import math
 import socket
 import ssl
 from collections import deque
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from relay.clock import clock_s
@@ -174,15 +174,20 @@ class UpstreamPool(Connections):
     async def _speak_over(
         self, sock: socket.socket, host: str, tls: ssl.SSLContext | None
     ) -> tuple[asyncio.Transport, UpstreamConnection]:
-        # By their methods asyncio's protocols, if not by their class.
-        make: Any = self._make if tls is None else self._make_buffered
-        transport, connection = await asyncio.get_running_loop().create_connection(
-            make,
-            sock=sock,
-            ssl=tls,
-            server_hostname=None if tls is None else host,
-        )
-        return transport, cast("UpstreamConnection", connection)
+        connection = self._make() if tls is None else self._make_buffered()
+        # By its methods asyncio's protocol, if not by its class.
+        make: Any = lambda: connection  # noqa: E731 - for its type
+        try:
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                make,
+                sock=sock,
+                ssl=tls,
+                server_hostname=None if tls is None else host,
+            )
+        except BaseException:
+            connection.let_go()
+            raise
+        return transport, connection
 
     def close_idle(self, now_s: float) -> None:
         """Close connections that were idle too long (called once a second or so)."""

@@ -1,11 +1,14 @@
-"""Goal: a call that has ended is gone, and its question with it, however it ended.
+"""Goal: what has ended is gone, a call with its question and a connection with its parser.
 
 Method: no collector comes by. What every such way leaves behind is counted, in both forms: over a
-connection that was kept (asked at once) and over a new one (asked by a task).
+connection that was kept (asked at once) and over a new one (asked by a task). Then a collector
+does come, and keeps what it finds: of the relay's own there must be nothing.
 """
 
 import asyncio
+import contextlib
 import gc
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +21,8 @@ from relay.flow.call import Call
 from relay.mock.options import MockOptions
 from relay.mock.server import start
 from relay.model import Dialect, Resume
-from tests.flow.rig import MODEL, Rig, chat, make_channel, make_snapshot, post
+from tests.flow.rig import MODEL, Peer, Rig, chat, make_channel, make_snapshot, post
+from tests.flow.test_bad_input import CHAT, answer_json
 
 CALLS = 10
 
@@ -45,6 +49,29 @@ def alive() -> int:
     return sum(isinstance(thing, (Call, Attempt)) for thing in gc.get_objects())
 
 
+def collected() -> set[str]:
+    """Have the collector come by; return what it found of ours, and of the parsers that we use."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    gc.set_debug(0)
+    found = {place_of(thing) for thing in gc.garbage}
+    gc.garbage.clear()
+    return {place for place in found if place.startswith(("relay.", "aiohttp.", "httptools."))} - {
+        place for place in found if place.startswith("relay.mock.") or place == MOCKS_PARSER
+    }
+
+
+def place_of(thing: object) -> str:
+    """Return the module and the name of a thing's type; of a frame, those of its function."""
+    if isinstance(thing, types.FrameType):
+        return f"{thing.f_globals.get('__name__', '')} frame of {thing.f_code.co_qualname}"
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+MOCKS_PARSER = "httptools.parser.parser.HttpRequestParser"
+"""Of the scripted upstream; ours reads answers with another one."""
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_last_reference_to_a_call_goes_with_its_end(*, stream: bool) -> None:
     mock = await start(MockOptions(models=(f"up-{MODEL}",), chunks=3))
@@ -54,6 +81,7 @@ async def test_the_last_reference_to_a_call_goes_with_its_end(*, stream: bool) -
             answer = await rig.say(post("/v1/chat/completions", chat(stream=stream)))
             assert answer.startswith(b"HTTP/1.1 200")
         assert len(await rig.ended(CALLS)) == CALLS
+        assert collected() == set()
     await mock.close()
     assert alive() - before == 0
 
@@ -87,6 +115,7 @@ async def test_a_call_that_fails_leaves_as_little(
         await rig.ended(3)
         await asyncio.sleep(0)
         assert alive() - before == 0
+        assert collected() == set()
     for mock in mocks:
         await mock.close()
 
@@ -115,6 +144,7 @@ async def test_a_call_that_is_ended_early_leaves_as_little(
         writer.close()
         await asyncio.sleep(0.01)
         assert alive() - before == 0
+        assert collected() == set()
     await mock.close()
 
 
@@ -141,6 +171,7 @@ async def test_a_call_that_is_hedged_or_carried_on_leaves_as_little(
         await rig.ended(2)
         await asyncio.sleep(0.01)
         assert alive() - before == 0
+        assert collected() == set()
     for mock in mocks:
         await mock.close()
 
@@ -164,4 +195,65 @@ async def test_a_call_that_is_translated_leaves_as_little(
         await rig.ended(3)
         await asyncio.sleep(0.01)
         assert alive() - before == 0
+        assert collected() == set()
     await mock.close()
+
+
+# --- connections ----------------------------------------------------------------------------------
+
+HEAD, _, BODY = post(CHAT, chat()).partition(b"\r\n\r\n")
+IN_CHUNKS = HEAD.replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
+CHUNK = IN_CHUNKS + b"\r\n\r\n%x" % len(BODY)
+GET = b"GET /nope HTTP/1.1\r\nHost: a\r\n"
+SAID = {
+    "a call": post(CHAT, chat()),
+    "a call in chunks": CHUNK + b"\r\n" + BODY + b"\r\n0\r\n\r\n",
+    "a call that waits for leave": post(CHAT, chat(), "Expect: 100-continue"),
+    "calls ahead": post(CHAT, chat()).replace(b"Connection: close\r\n", b"") * 3,
+    "of HTTP/1.0": post(CHAT, chat()).replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "no JSON": post(CHAT, b"{"),
+    "no such path": GET + b"Connection: close\r\n\r\n",
+    "no such key": post(CHAT, chat(), key="relay_x"),
+    "an offer": GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + GET,
+    "coded": post(CHAT, chat(), "Content-Encoding: gzip"),
+    "trailers": CHUNK + b"\r\n" + BODY + b"\r\n0\r\n" + b"x: %b\r\n" % (b"y" * 400) * 200 + b"\r\n",
+    "an extension": CHUNK + b";" + b"y" * 90_000,
+    "a chunk of no size": CHUNK + b"\r\n" + BODY + b"\r\nzz\r\n",
+    "a long field": GET + b"a: " + b"h" * 33_000 + b"\r\n\r\n",
+    "many fields": GET + b"a: b\r\n" * 200 + b"\r\n",
+    "no HTTP": b"xxxx HTTP/9.9\r\n\r\n",
+    "two lengths": GET + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+@pytest.mark.parametrize("kind", SAID)
+async def test_a_connection_leaves_as_little(kind: str, *, pieces: int, leaves: bool) -> None:
+    """Whatever a client says on it, in however many pieces, and if it leaves before the last."""
+    async with Peer(answer_json) as peer, Rig(make_snapshot([make_channel(1, peer.port)])) as rig:
+        for _ in range(2):
+            await say_in_pieces(rig, SAID[kind], pieces, leaves=leaves)
+        gc.collect()
+        for _ in range(3):
+            await say_in_pieces(rig, SAID[kind], pieces, leaves=leaves)
+        assert collected() == set()
+
+
+async def say_in_pieces(rig: Rig, raw: bytes, pieces: int, *, leaves: bool) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    size = -(-len(raw) // pieces)
+    cuts = range(0, len(raw), size)
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        for at in cuts[:-1] if leaves and pieces > 1 else cuts:
+            writer.write(raw[at : at + size])
+            await writer.drain()
+            await asyncio.sleep(0.005)
+        if not leaves:
+            async with asyncio.timeout(0.1):  # some of them are kept open
+                await reader.read()
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        while rig.server.counters.connections or rig.server.counters.inflight:
+            await asyncio.sleep(0.002)
+    await asyncio.sleep(0.002)

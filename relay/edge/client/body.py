@@ -8,7 +8,7 @@ from aiohttp.streams import StreamReader
 
 from relay.clock import clock_s
 from relay.config import Timeouts
-from relay.errors import BadRequest, RelayError, TooLarge
+from relay.errors import BadRequest, RelayError, TooLarge, forget_frames
 
 TakeBytes = Callable[[int], None]
 """Told how many more bytes have come."""
@@ -91,10 +91,8 @@ async def drop_rest(payload: StreamReader) -> None:
         async with asyncio.timeout(LINGER_S):
             while await payload.readany():
                 pass
-    except (TimeoutError, RelayError):
-        return
-    except Exception:  # noqa: BLE001 - whatever is wrong with a body nobody wanted
-        return
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a body nobody wanted
+        forget_frames(error)  # the body keeps it, and so this frame, which keeps the body
 
 
 def too_large(bytes_max: int) -> TooLarge:

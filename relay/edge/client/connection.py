@@ -136,7 +136,8 @@ class ClientConnection(RequestLoop):
         self.let_out()
         self._server.forget_connection(self)
         if self._parsing is not None:
-            self._parsing.transport = None
+            self._parsing.let_go()
+            self._parsing = None
         if self._task is not None:
             self._task.cancel()
 

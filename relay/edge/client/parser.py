@@ -15,7 +15,7 @@ from aiohttp.web import Server
 from aiohttp.web_protocol import RequestHandler
 
 from relay.edge.client.head import FIELD_BYTES_MAX, FIELDS_MAX, TARGET_BYTES_MAX, ParsedHead
-from relay.errors import BadRequest, HeadTooLarge, RelayError, TargetTooLong
+from relay.errors import BadRequest, HeadTooLarge, RelayError, TargetTooLong, forget_frames
 
 TOO_MANY: Final = "Too many headers received"
 """What aiohttp says of a head with too many fields; it has no class of its own."""
@@ -65,11 +65,19 @@ class RequestParser(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse more; who waits for a body that breaks off hears of it at once."""
         super().data_received(data)
+        self._forget_frames()
         payload = self.payload
         if payload is not None and not payload.is_eof() and payload.exception() is None:
             error = self.fault()
             if error is not None:
                 payload.set_exception(error)
+
+    def _forget_frames(self) -> None:
+        """Keep what is wrong with a request without the frame that keeps it: they are a ring."""
+        if self._messages:
+            message = self._messages[-1][0]
+            if not isinstance(message, RawRequestMessage):
+                forget_frames(message.exc)
 
     @property
     def waiting(self) -> int:
@@ -116,3 +124,15 @@ class RequestParser(RequestHandler):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         return parsed
+
+    def let_go(self) -> None:
+        """Parse no more, and hold nothing: what it holds refers back to it.
+
+        Else a parser, its requests and their bodies are a ring that stays until the garbage
+        collector comes by. A body that is there already can be read still.
+        """
+        self._force_close = True  # a body that is read asks for more, and gets nothing
+        self._parser = None
+        self._messages.clear()
+        self.payload = None
+        self.transport = None

@@ -246,7 +246,9 @@ class RequestLoop(ClientSocket, CallOwner):
         """Let go of the parser and the body where nothing more may come of them."""
         self._payload = None
         self.let_read(PARSER_HOLDS)
-        if self._owed_bytes == 0 and not self._has_requests():
+        parsing = self._parsing
+        if parsing is not None and self._owed_bytes == 0 and not parsing.waiting:
+            parsing.let_go()
             self._parsing = None
 
     # --- turns ----------------------------------------------------------------------------------

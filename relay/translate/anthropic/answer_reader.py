@@ -4,7 +4,7 @@ Source: Anthropic API reference, "Streaming Messages", "Handling stop reasons"; 
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from relay.decoding import Decoder, Undecodable
 from relay.translate.answer import (
@@ -76,15 +76,6 @@ class AnthropicAnswerReader(AnswerReader):
         self.text_chars = 0
         self.block_start = 0
         self.inputs: dict[int, Any] = {}
-        self.readers: dict[str, Callable[[Event], None]] = {
-            "message_start": self._message_start,
-            "content_block_start": self._block_start,
-            "content_block_stop": self._block_stop,
-            "message_delta": self._message_delta,
-            "message_stop": self._message_stop,
-            "message": self._message,
-            "error": self._error,
-        }
 
     def read(self, payload: bytes) -> None:
         """Read one event, or the whole body."""
@@ -99,9 +90,9 @@ class AnthropicAnswerReader(AnswerReader):
             if event.delta is not None:
                 self._delta(event.delta, event.index or 0)
             return
-        read = self.readers.get(event.type)
+        read = self._readers.get(event.type)
         if read is not None:
-            read(event)
+            read(self, event)
         elif not event.type and event.error is not None:
             self._error(event)
 
@@ -242,3 +233,13 @@ class AnthropicAnswerReader(AnswerReader):
                 str(found.get("cited_text") or ""),
             )
         )
+
+    _readers: ClassVar[dict[str, Callable[["AnthropicAnswerReader", Event], None]]] = {
+        "message_start": _message_start,
+        "content_block_start": _block_start,
+        "content_block_stop": _block_stop,
+        "message_delta": _message_delta,
+        "message_stop": _message_stop,
+        "message": _message,
+        "error": _error,
+    }

@@ -4,7 +4,7 @@ Source: OpenAI API reference, "Streaming events" of Responses; recorded streams.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from relay.decoding import Decoder, Undecodable
 from relay.translate.answer import (
@@ -56,21 +56,6 @@ class ResponsesAnswerReader(AnswerReader):
         self.refused = False
         self.text_chars = 0
         self.message_start = 0
-        self.readers: dict[str, Callable[[Event], None]] = {
-            "response.output_item.added": self._item_added,
-            "response.output_item.done": self._item_done,
-            "response.function_call_arguments.delta": self._arguments,
-            "response.reasoning_summary_text.delta": self._thinking,
-            "response.reasoning_text.delta": self._thinking,
-            "response.reasoning_summary_part.added": self._summary_part,
-            "response.refusal.delta": self._refusal,
-            "response.output_text.annotation.added": self._annotation,
-            "response.completed": self._ended,
-            "response.incomplete": self._ended,
-            "response.failed": self._failed,
-            "response.cancelled": self._failed,
-            "error": self._error,
-        }
 
     def read(self, payload: bytes) -> None:
         """Read one event, or the whole body."""
@@ -84,9 +69,9 @@ class ResponsesAnswerReader(AnswerReader):
         if event.type == "response.output_text.delta":
             self._text(event.delta, event.logprobs, event.output_index)
             return
-        read = self.readers.get(event.type)
+        read = self._readers.get(event.type)
         if read is not None:
-            read(event)
+            read(self, event)
         elif event.type == "response.created":
             self.start()
         elif event.object == "response":
@@ -256,6 +241,22 @@ class ResponsesAnswerReader(AnswerReader):
         if fault is None:
             fault = {"code": event.code, "message": event.message, "param": event.param}
         self.fail(read_error({"error": fault}))
+
+    _readers: ClassVar[dict[str, Callable[["ResponsesAnswerReader", Event], None]]] = {
+        "response.output_item.added": _item_added,
+        "response.output_item.done": _item_done,
+        "response.function_call_arguments.delta": _arguments,
+        "response.reasoning_summary_text.delta": _thinking,
+        "response.reasoning_text.delta": _thinking,
+        "response.reasoning_summary_part.added": _summary_part,
+        "response.refusal.delta": _refusal,
+        "response.output_text.annotation.added": _annotation,
+        "response.completed": _ended,
+        "response.incomplete": _ended,
+        "response.failed": _failed,
+        "response.cancelled": _failed,
+        "error": _error,
+    }
 
 
 def _summary(parts: list[ItemPart] | None) -> list[JsonObject]:

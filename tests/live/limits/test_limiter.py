@@ -24,7 +24,6 @@ from tests.live.limit_rig import (
     limit_set_of,
     limiter_on,
     spend,
-    until,
 )
 
 pytestmark = pytest.mark.live
