@@ -419,6 +419,7 @@ class VoiceSession(ClientSocket, SocketListener):
         self._sessions.forget(self)
         if self._responses is not None:
             self._responses.end_all(ClientGone("The client closed the connection."))
+            self._responses = None  # they refer back to us
         if self._upstream is not None:
             self._upstream.close(NORMAL)
 
