@@ -6,10 +6,13 @@ A small body goes out in one piece with its length, so that a cut of it can stil
 another channel; a larger one is committed and passed on with backpressure.
 """
 
+from typing import Final
+
 from relay.errors import ChannelRefused, ChannelTruncated, RelayError
 from relay.flow.attempts.attempt import Attempt, LastWord
 from relay.flow.attempts.buffer import Buffer
 from relay.flow.attempts.tail import StreamTail
+from relay.records import Endpoint
 from relay.usage import Usage
 from relay.wire.http import EVENT_STREAM
 from relay.wire.refusals.identity import known_by
@@ -22,6 +25,8 @@ from relay.wire.refusals.upstream_errors import (
 from relay.wire.sse import is_json_object
 from relay.wire.usage.delivered_tokens import tokens_of_body, tokens_of_bytes
 from relay.wire.usage.reader import find_media_usage, find_usage_of_body
+
+_CHAT: Final = Endpoint.CHAT
 
 
 class PlainAttempt(Attempt):
@@ -127,7 +132,10 @@ class PlainAttempt(Attempt):
             return
         if not self._fits(find_wrong(body, call.head.endpoint)):
             return
-        usage = find_usage_of_body(body) or find_media_usage(body, call.head.endpoint)
+        endpoint = call.head.endpoint
+        usage = find_usage_of_body(body, items=endpoint is not _CHAT)
+        if usage is None:
+            usage = find_media_usage(body, endpoint)
         if call.request.counts_bytes and (usage is None or usage.untold):
             self._text_tokens = tokens_of_body(body)
         self._send_whole(body, usage)

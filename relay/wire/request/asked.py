@@ -61,6 +61,7 @@ _SLASH: Final = ord("/")
 _UNDERSCORE: Final = ord("_")
 UNDERSCORES_MAX: Final = 64
 """Looked behind for `id`; with more of them a body counts as one that names what is elsewhere."""
+_BACKSLASH: Final = ord("\\")
 _ESCAPE: Final = b"\\u00"
 _SPELLED: Final = re.compile(rb"\\u00(?:2[fF]|[46][0-9a-fA-F]|5[0-9aAfF]|7[0-9aA])")
 _PICTURES: Final = ("image_generation",)
@@ -151,9 +152,10 @@ def _is_spelled_out(body: bytes) -> bool:
 def holds_escape(body: bytes) -> bool:
     r"""Tell whether a body has an escape of a character that names are made of: `\u00`.
 
-    From its end: that takes less than any other search where a text has many backslashes.
+    Most have no backslash at all, which one byte's search tells in a thirtieth of the time. From its
+    end: that takes less than any other search where a text has many backslashes.
     """
-    return body.rfind(_ESCAPE) >= 0
+    return _BACKSLASH in body and body.rfind(_ESCAPE) >= 0
 
 
 def strip_fields(fields: Fields, names: frozenset[str]) -> Fields | None:

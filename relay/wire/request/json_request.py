@@ -46,13 +46,13 @@ _UNSTREAMED: Final = frozenset(
 done nothing wrong."""
 _SPEECH: Final = Endpoint.SPEECH
 _BOUNDS: Final = {
-    Endpoint.CHAT: frozenset({"max_tokens", "max_completion_tokens"}),
-    Endpoint.COMPLETIONS: frozenset({"max_tokens"}),
-    Endpoint.RESPONSES: frozenset({"max_output_tokens"}),
-    Endpoint.MESSAGES: frozenset({"max_tokens"}),
+    Endpoint.CHAT: ("max_completion_tokens", "max_tokens"),
+    Endpoint.COMPLETIONS: ("max_tokens",),
+    Endpoint.RESPONSES: ("max_output_tokens",),
+    Endpoint.MESSAGES: ("max_tokens",),
 }
 """What bounds an answer, by endpoint: any other name bounds nothing there."""
-_NO_BOUNDS: Final[frozenset[str]] = frozenset()
+_NO_BOUNDS: Final[tuple[str, ...]] = ()
 _MULTIPLIERS: Final = ("n", "best_of")
 """Both make as many answers as they say; of `best_of` one is shown, and all are charged."""
 
@@ -131,10 +131,10 @@ def peek_json(body: bytes, endpoint: Endpoint) -> Request:
     )
 
 
-def _read_bounds(fields: Fields, names: frozenset[str]) -> int | None:
+def _read_bounds(fields: Fields, names: tuple[str, ...]) -> int | None:
     """Return the largest bound on output tokens; None where those that are named bound nothing."""
     largest: int | None = None
-    for name in sorted(names):
+    for name in names:
         bound = _field(fields, name, _count, "an integer") if name in fields else None
         if bound is None or bound <= 0:
             continue

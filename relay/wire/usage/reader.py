@@ -84,11 +84,15 @@ def find_usage(first: bytes, tail: bytes) -> Usage | None:
     return _with_items(normalise(wire, _find_tier(block)), block)
 
 
-def find_usage_of_body(body: bytes) -> Usage | None:
+def find_usage_of_body(body: bytes, *, items: bool = True) -> Usage | None:
     """Return what a plain JSON answer used, None where it does not say.
 
     Nearly always usage is a member of the outermost object: then the rest of the body, from there
     on, is an object by itself, and its first member is what we want.
+
+    Args:
+        body: The whole answer.
+        items: Whether it may list tools as items of its output, which a chat's answer never does.
     """
     at = body.rfind(b'"usage":', -SEARCH_BYTES_MAX)
     if at >= 0:
@@ -100,7 +104,8 @@ def find_usage_of_body(body: bytes) -> Usage | None:
             if found and wire is None:
                 return None
         if wire is not None and has_count(wire):
-            return _with_items(normalise(wire, _find_tier(body)), body)
+            usage = normalise(wire, _find_tier(body))
+            return _with_items(usage, body) if items else usage
     return find_usage(b"", body)
 
 
