@@ -34,9 +34,10 @@ AT_ONCE: Final = 16
 BURST: Final = 50
 """Requests of a pipeline."""
 BIG: Final = 192 * 1024
-GROWTH_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of a worker in the second half: about 100 bytes for each thing that was done. In the first one
-the heap finds its size, by what happened to be there at once of what was largest."""
+GROWTH_BYTES_MAX: Final = 2 * 1024 * 1024
+"""Of a worker in the second half: some 25 bytes for each thing that was done, where a ring that is
+left to the collector takes 20 KB of the heap until then. In the first half the heap finds its size,
+by what happened to be there at once of what was largest."""
 FILES_MORE_MAX: Final = 8
 TASKS_MORE_MAX: Final = 8
 LINES_MAX: Final = 200
