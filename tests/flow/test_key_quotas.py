@@ -265,7 +265,8 @@ async def test_the_quota_of_one_key_holds_back_no_other_key() -> None:
 @pytest.mark.parametrize("way", ["hedged", "failed over"])
 async def test_a_call_that_asks_two_channels_holds_once(way: str) -> None:
     hedged = way == "hedged"
-    async with standing(channels=2, **({"hedge_ms": 10} if hedged else {})) as place:
+    line: dict[str, Any] = {"hedge_ms": 10} if hedged else {}
+    async with standing(channels=2, **line) as place:
         place.upstream.at_once = [] if hedged else ["failed"]
         place.upstream.way = "late" if hedged else "served"
         first = await place.begin(STREAM if hedged else CALL)
