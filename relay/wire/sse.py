@@ -144,8 +144,8 @@ def event_start(block: bytes, at: int) -> int:
 def count_line_events(parts: list[bytes], block: bytes) -> int:
     """Return how many events end in the chunks of a read, 0 where that takes more than a look.
 
-    It does not where a chunk is one event of one line, or a piece of one: a chunk that ends an event
-    has two line ends at least, so where there are no more than that all have two.
+    It does not where a chunk is one event of one line, or a piece of one: a chunk that ends an
+    event has two line ends at least, so where there are no more than that all have two.
 
     Args:
         parts: The chunks; the first may be the rest of an event, the last the beginning of one.

@@ -152,8 +152,8 @@ def _is_spelled_out(body: bytes) -> bool:
 def holds_escape(body: bytes) -> bool:
     r"""Tell whether a body has an escape of a character that names are made of: `\u00`.
 
-    Most have no backslash at all, which one byte's search tells in a thirtieth of the time. From its
-    end: that takes less than any other search where a text has many backslashes.
+    Most have no backslash at all, which one byte's search tells in a thirtieth of the time. From
+    its end: that takes less than any other search where a text has many backslashes.
     """
     return _BACKSLASH in body and body.rfind(_ESCAPE) >= 0
 
