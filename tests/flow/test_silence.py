@@ -143,5 +143,5 @@ async def test_the_last_channel_of_a_model_gets_all_the_time_there_is() -> None:
         await asyncio.sleep(0.6)  # two looks more: it is left waiting
         assert not trial.done()
         told = await trial
-        assert told.status == 504 and told.took_s >= 3.0
+        assert told.status == 504 and told.took_s > 2.99
         await settled(rig)

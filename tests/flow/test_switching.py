@@ -229,7 +229,7 @@ async def test_all_channels_down_is_told_fast_and_says_what_to_do() -> None:
     async with standing("refuse", "status:500", "retry-after:9") as (rig, _):
         begun = asyncio.get_running_loop().time()
         answer = await rig.say(post("/v1/chat/completions", chat()))
-        assert asyncio.get_running_loop().time() - begun < 1.0
+        assert asyncio.get_running_loop().time() - begun < 4.0  # and not the nine that one says
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after: " in answer
         (end,) = await rig.ended()
@@ -312,13 +312,17 @@ async def test_the_official_client_raises_on_a_stream_that_was_cut() -> None:
 
 
 async def test_a_hedged_line_takes_the_faster_channel_and_drops_the_other() -> None:
-    async with standing("hang", "", line={"hedge_ms": 100}, interval_ms=20) as (rig, mocks):
+    patient = Config(timeouts=Timeouts(first_byte_s=30.0, gap_s=30.0))
+    async with standing("hang", "", line={"hedge_ms": 100}, config=patient, interval_ms=20) as (
+        rig,
+        mocks,
+    ):
         reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
         begun = asyncio.get_running_loop().time()
         writer.write(post("/v1/chat/completions", chat(stream=True)))
         await reader.readuntil(b"data: ")
-        assert asyncio.get_running_loop().time() - begun < 0.5
-        async with asyncio.timeout(0.1):
+        assert asyncio.get_running_loop().time() - begun < 5  # a sixth of what the other may take
+        async with asyncio.timeout(5):
             await mocks[0].until(lambda state: state.in_flight == 0)
         assert b"data: [DONE]" in await reader.read()
         writer.close()

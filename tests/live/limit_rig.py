@@ -82,7 +82,7 @@ async def ask_all(
     decision = limiter.admit(limit_set, costs)
     if decision is None:
         decision = await limiter.wait(limit_set, costs)
-        assert now_ms() - began_ms < 300
+        assert now_ms() - began_ms < 1_000  # a deadline is 50 ms; a busy machine adds to it
     return decision
 
 

@@ -52,7 +52,7 @@ async def test_openai(limiter: Limiter, mock: MockServer) -> None:
         took_s = time.monotonic() - begun_s
         statuses = [end.status for end in await rig.ended(AT_ONCE + 2)]
         assert statuses == [200] * AT_ONCE + [429, 200], "one refusal, and one more try"
-        assert 0.8 < took_s < 3
+        assert 0.8 < took_s < 8
         with pytest.raises(openai.RateLimitError) as caught:
             await client.with_options(max_retries=0).chat.completions.create(
                 model=MODEL, messages=[{"role": "user", "content": "hello"}]
@@ -80,7 +80,7 @@ async def test_anthropic(limiter: Limiter, mock: MockServer) -> None:
             took_s = time.monotonic() - begun_s
             statuses = [end.status for end in await rig.ended(AT_ONCE + 2)]
             assert statuses == [200] * AT_ONCE + [429, 200], "one refusal, and one more try"
-            assert 0.8 < took_s < 3
+            assert 0.8 < took_s < 8
             with pytest.raises(anthropic.RateLimitError) as caught:
                 await client.with_options(max_retries=0).messages.create(
                     model=MODEL, max_tokens=50, messages=[{"role": "user", "content": "hello"}]

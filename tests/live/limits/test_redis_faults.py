@@ -174,7 +174,7 @@ async def test_a_limiter_starts_without_its_redis(server: Server) -> None:
     async with limiter_on(server.url) as limiter:
         began_ms = now_ms()
         await until(lambda: limiter.losses > 0)
-        assert now_ms() - began_ms < 1_000
+        assert now_ms() - began_ms < 5_000
         # Nobody knows how many others there are: a hundredth of the line, and not nothing.
         alone = await spend(limiter, LINE, COST, 1.0)
         assert 0 < alone < 0.05 * PER_S
