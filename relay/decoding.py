@@ -7,7 +7,7 @@ journals, files) is read with msgspec: there a fault is to be seen.
 """
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -30,6 +30,8 @@ class Undecodable(ValueError):
 class Decoder(Generic[_Value]):
     """Reads one type; made once, where a module is imported.
 
+    What is no class (a union, Any) is read with `decoder_of`: mypyc makes wrong C of an overload.
+
     Args:
         kind: What is read.
         float_hook: Makes numbers with a point out of their text, None = floats.
@@ -37,19 +39,7 @@ class Decoder(Generic[_Value]):
 
     __slots__ = ("_decode",)
 
-    @overload
-    def __init__(
-        self: "Decoder[_Value]",
-        kind: type[_Value],
-        float_hook: Callable[[str], Any] | None = None,
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self: "Decoder[Any]", kind: Any, float_hook: Callable[[str], Any] | None = None
-    ) -> None: ...
-
-    def __init__(self, kind: Any, float_hook: Callable[[str], Any] | None = None) -> None:
+    def __init__(self, kind: type[_Value], float_hook: Callable[[str], Any] | None = None) -> None:
         self._decode: Callable[[Any], Any] = msgspec.json.Decoder(
             kind, float_hook=float_hook
         ).decode
@@ -72,3 +62,8 @@ class Decoder(Generic[_Value]):
             deep = True
         # Raised out here, so that no exception that saw the text hangs on to this one.
         raise Undecodable(place, deep=deep)
+
+
+def decoder_of(kind: Any, float_hook: Callable[[str], Any] | None = None) -> Decoder[Any]:
+    """Return a Decoder of a type that is no class: `int | None`, Any."""
+    return Decoder(cast("type[Any]", kind), float_hook)

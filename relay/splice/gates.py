@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from relay.decoding import Decoder, Undecodable
+from relay.decoding import Decoder, Undecodable, decoder_of
 from relay.model import Channel, Resume
 from relay.records import Endpoint
 from relay.routing.table import Outcome
@@ -152,9 +152,9 @@ class _Wishes(msgspec.Struct):
 
 NULL: Final = msgspec.Raw(b"null")
 _wishes = Decoder(_Wishes)
-_number = Decoder(int | None)
-_stops = Decoder(list[str] | None)
-_choice = Decoder(_Format | None)
+_number = decoder_of(int | None)
+_stops = decoder_of(list[str] | None)
+_choice = decoder_of(_Format | None)
 EMPTY: Final = frozenset({b"null", b"false", b"[]", b"{}", b'""'})
 """JSON values that say no more than an absent field."""
 _FREE_TOOL_CHOICES: Final = EMPTY | {b'"auto"', b'"none"'}
@@ -227,7 +227,7 @@ class _Generation(msgspec.Struct, rename="camel"):
     response_modalities: list[str] | None = None
 
 
-_generation = Decoder(_Generation | None)
+_generation = decoder_of(_Generation | None)
 
 
 def _plan_contents(fields: Mapping[str, msgspec.Raw]) -> SplicePlan:
@@ -262,8 +262,8 @@ class _TextWish(msgspec.Struct):
     format: _Format | None = None
 
 
-_text_wish = Decoder(_TextWish | None)
-_degrees = Decoder(float | None)
+_text_wish = decoder_of(_TextWish | None)
+_degrees = decoder_of(float | None)
 _ELSEWHERE: Final = ("background", "conversation", "previous_response_id", "prompt")
 
 

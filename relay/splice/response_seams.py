@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from relay.decoding import Decoder
+from relay.decoding import Decoder, decoder_of
 from relay.splice.continuation import raw_of
 from relay.splice.overlap import Overlap, ReplayOverlap
 from relay.splice.response_items import CALLS, MESSAGE, OpenItem, text_of
@@ -24,7 +24,7 @@ Told = tuple[str, Fields]
 """An event: its type, and its fields without type and number."""
 _fields: Final = Decoder(Fields)
 _number: Final = Decoder(int)
-_list: Final = Decoder(list[msgspec.Raw] | None)
+_list: Final = decoder_of(list[msgspec.Raw] | None)
 _NONE: Final = msgspec.Raw(b"[]")
 
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from relay.decoding import Decoder, Undecodable
+from relay.decoding import Decoder, Undecodable, decoder_of
 from relay.model import Resume
 from relay.records import Endpoint
 from relay.splice.anchor import NOTICE_TOKENS, AnchorOverlap, anchor_of
@@ -51,7 +51,7 @@ class _LegUsage(msgspec.Struct):
 _usage_decoder: Final = Decoder(_LegUsage)
 _fields_decoder: Final = Decoder(dict[str, msgspec.Raw])
 _choices_decoder: Final = Decoder(list[dict[str, msgspec.Raw]])
-_text_decoder: Final = Decoder(str | None)
+_text_decoder: Final = decoder_of(str | None)
 
 
 class Continuation(NamedTuple):

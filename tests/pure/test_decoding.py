@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay.decoding import Decoder, Undecodable
+from relay.decoding import Decoder, Undecodable, decoder_of
 
 RELAY = Path(__file__).parents[2] / "relay"
 DEEP = b"[" * 100_000
@@ -53,6 +53,7 @@ def test_what_is_good_is_a_value() -> None:
     assert Decoder(Named).decode(b'{"name":"x","more":[1]}') == Named("x")
     assert Decoder(Named).decode(msgspec.Raw(b'{"name":"y"}')) == Named("y")
     assert Decoder(list[int]).decode("[1]") == [1]
+    assert decoder_of(int | None).decode(b"null") is None
     told: object = Decoder(Any, float_hook=str).decode(b"1.50")
     assert told == "1.50"
 

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from relay.decoding import Decoder, Undecodable
+from relay.decoding import Decoder, Undecodable, decoder_of
 from relay.errors import BadRequest
 from relay.extras import NOTHING_ASKED, REACHES_OUT, Asked
 from relay.records import IMAGE_ENDPOINTS, Endpoint
@@ -88,12 +88,12 @@ TOOLS_MAX: Final = 4_096
 """Tools whose kinds are looked at; with more of them, which no provider takes, a search may be
 among the rest."""
 _Value = TypeVar("_Value")
-_tools = Decoder(list[ToolHead | None] | ToolHead | None)
+_tools = decoder_of(list[ToolHead | None] | ToolHead | None)
 _raw_tools = Decoder(list[msgspec.Raw])
 _members = Decoder(Fields)
-_word = Decoder(str | None)
-_number = Decoder(str | int | float | None)
-_flag = Decoder(bool | None)
+_word = decoder_of(str | None)
+_number = decoder_of(str | int | float | None)
+_flag = decoder_of(bool | None)
 _documents = Decoder(list[msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 

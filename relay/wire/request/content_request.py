@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from relay.decoding import Decoder, Undecodable
+from relay.decoding import Decoder, Undecodable, decoder_of
 from relay.errors import BadRequest
 from relay.wire.request.json_request import (
     CHOICES_MAX,
@@ -27,7 +27,7 @@ _WRAPPED: Final = ("generateContentRequest", "generate_content_request")
 RESOURCE: Final = "models/"
 """What stands before a model's name in a body."""
 
-_config = Decoder(GenerationConfig | None)
+_config = decoder_of(GenerationConfig | None)
 _raw = Decoder(Fields)
 _raws = Decoder(list[Fields])
 _encoder = msgspec.json.Encoder()

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from relay.decoding import Decoder, Undecodable
+from relay.decoding import Decoder, Undecodable, decoder_of
 from relay.errors import BadRequest
 from relay.records import Endpoint
 from relay.wire.request.shapes import Fields, StreamOptions
@@ -29,11 +29,11 @@ _Value = TypeVar("_Value")
 
 _fields = Decoder(Fields)
 _text = Decoder(str)
-_flag = Decoder(bool | None)
-_format = Decoder(str | None)
-_count = Decoder(int | None)
-_options = Decoder(StreamOptions | None)
-_raw_options = Decoder(Fields | None)
+_flag = decoder_of(bool | None)
+_format = decoder_of(str | None)
+_count = decoder_of(int | None)
+_options = decoder_of(StreamOptions | None)
+_raw_options = decoder_of(Fields | None)
 _encoder = msgspec.json.Encoder()
 
 _UNSTREAMED: Final = frozenset(

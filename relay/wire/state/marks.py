@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from relay.decoding import Decoder, Undecodable
+from relay.decoding import Decoder, Undecodable, decoder_of
 from relay.errors import BadRequest
 from relay.records import Endpoint
 from relay.wire.request.asked import holds_escape
@@ -77,7 +77,7 @@ _NAMES: Final = (("previous_response_id", RESPONSE), ("conversation", CONVERSATI
 _CONTAINER: Final = (("container", CONTAINER),)
 _CACHED: Final = (("cachedContent", CACHED), ("cached_content", CACHED))
 
-_named = Decoder(str | Named | None)
+_named = decoder_of(str | Named | None)
 INPUT_HEAD_BYTES: Final = 64 * 1024
 _PURPOSE: Final = re.compile(rb'name="?purpose"?[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\nbatch\r\n')
 _INPUT_MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"\\]{1,256})"')

@@ -13,7 +13,7 @@ Source: the recorded answers of 20 providers (tests/pure/wire/test_usage_shapes.
 import dataclasses
 from typing import Final
 
-from relay.decoding import Decoder, Undecodable
+from relay.decoding import Undecodable, decoder_of
 from relay.extras import Extras
 from relay.usage import INPUT_UNTOLD, OUTPUT_UNTOLD, Usage, bounded
 from relay.wire.usage.shapes import (
@@ -35,7 +35,7 @@ STANDARD_TIERS: Final = frozenset(
 )
 """What providers call service at their list price (OpenAI's scale tier is paid beforehand)."""
 
-_decode_iterations = Decoder(list[Iteration] | None).decode
+_decode_iterations = decoder_of(list[Iteration] | None).decode
 _NO_INPUT_DETAILS: Final = InputDetails()
 _NO_OUTPUT_DETAILS: Final = OutputDetails()
 
