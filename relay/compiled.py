@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Final
 
 _HOT: Final = {
-    "relay": "clock ports stage units usage",
+    "relay": "clock decoding ports stage units usage",
     "relay.billing": "charged density hold price purse tariff",
     "relay.edge": "cors ids ports question service",
     "relay.edge.client": "arrivals body body_room coming_body connection early head head_cache "
