@@ -108,6 +108,8 @@ class BudgetPeriod(enum.StrEnum):
     DAY = "day"
     WEEK = "week"
     MONTH = "month"
+    EVER = "ever"
+    """Never: a key's quota, which no text of a budget says."""
 
 
 class Budget(msgspec.Struct, frozen=True):

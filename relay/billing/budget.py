@@ -21,6 +21,8 @@ from relay.units import format_usd, parse_usd
 BUDGETS_MAX: Final = 9
 """One for each measure and period."""
 AMOUNT_MAX: Final = 2**53
+FOREVER_S: Final = 2**33
+"""When the window ends that never does: in the year 2242."""
 LOW_PERCENT: Final = 80
 """What share of a budget has been used when its account is told."""
 
@@ -35,7 +37,8 @@ _MONTHS: Final = 12
 class BudgetWindow(msgspec.Struct, frozen=True):
     """One day, week or month of a budget of a key or account; seconds since 1970.
 
-    `scope`: "key" or "account". It says nothing of the amount, which may change while it runs.
+    Of a key's quota there is one window, from 0 to FOREVER_S. `scope`: "key" or "account". It says
+    nothing of the amount, which may change while it runs.
     """
 
     scope: str
@@ -118,8 +121,15 @@ def canonical_budgets(texts: Iterable[str]) -> list[str]:
     return [format_budget(budget) for budget in parse_budgets(texts)]
 
 
+def quota_budget(quota_nanos: int) -> Budget:
+    """Return the quota of a key as a budget: so it is one over all workers and hosts."""
+    return Budget(BudgetMeasure.USD, BudgetPeriod.EVER, quota_nanos)
+
+
 def window_at(scope: str, owner_id: int, budget: Budget, at_s: int) -> BudgetWindow:
     """Return the window of a budget that a moment is in."""
+    if budget.period is BudgetPeriod.EVER:
+        return BudgetWindow(scope, owner_id, budget.measure, 0, FOREVER_S)
     zone = zone_of(budget.zone)
     today = datetime.fromtimestamp(at_s, zone).date()
     first = _first_day(budget.period, today)
@@ -157,7 +167,7 @@ def _first_day(period: BudgetPeriod, day: date) -> date:
             return day
         case BudgetPeriod.WEEK:
             return day - timedelta(days=day.weekday())
-        case BudgetPeriod.MONTH:
+        case _:
             return day.replace(day=1)
 
 
@@ -167,7 +177,7 @@ def _next_first(period: BudgetPeriod, first: date) -> date:
             return first + timedelta(days=1)
         case BudgetPeriod.WEEK:
             return first + timedelta(days=_DAYS_PER_WEEK)
-        case BudgetPeriod.MONTH:
+        case _:
             years, month = divmod(first.month, _MONTHS)
             return date(first.year + years, month + 1, 1)
 

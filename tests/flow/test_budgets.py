@@ -18,7 +18,13 @@ from relay.billing.shapes import BudgetRequest, CreditLease
 from relay.billing.tariff import Tariff
 from relay.clock import wall_us
 from relay.config import Billing
-from relay.errors import BudgetSpent, DependencyDown, RelayError, Unavailable
+from relay.errors import (
+    BudgetSpent,
+    DependencyDown,
+    QuotaExhausted,
+    RelayError,
+    Unavailable,
+)
 from relay.flow.call import Call
 from relay.flow.ports import Client
 from relay.flow.request import RequestFacts, Rights, unread_head
@@ -87,10 +93,16 @@ class Desk:
 
 
 def make_call(
-    budgets: Sequence[str] = (), of_account: Sequence[str] = (), *, at_us: int = 0, **facts: Any
+    budgets: Sequence[str] = (),
+    of_account: Sequence[str] = (),
+    *,
+    at_us: int = 0,
+    quota_nanos: int | None = None,
+    **facts: Any,
 ) -> Call:
     call = Call(bytes(16), cast("Client", None), at_us or wall_us())
-    key = Key(id=7, account_id=1, name="k", digest=b"", last4="", budgets=parse_budgets(budgets))
+    bounds: dict[str, Any] = {"budgets": parse_budgets(budgets), "quota_nanos": quota_nanos}
+    key = Key(id=7, account_id=1, name="k", digest=b"", last4="", **bounds)
     account = Account(id=1, name="a", group_id=1, budgets=parse_budgets(of_account))
     call.rights = Rights(key, account, None, None, Tariff(PRICE, 1_000_000))
     call.head = unread_head(Dialect.OPENAI, Endpoint.CHAT)
@@ -115,7 +127,7 @@ async def pay(worker: Budgets, call: Call) -> bool:
     try:
         if not worker.take(call):
             await worker.wait(call)
-    except BudgetSpent:
+    except (BudgetSpent, QuotaExhausted):
         return False
     return True
 
@@ -140,6 +152,41 @@ async def test_three_hundred_calls_at_once_on_budgets_for_fifty_serve_fifty() ->
                     worker.close(call, ANSWERED, CENT)
             more = await asyncio.gather(*(pay(worker, make_call([budget])) for worker in workers))
             assert not any(more)
+
+
+async def test_a_key_s_quota_is_one_over_all_workers() -> None:
+    bank = Bank()
+    async with working(*(bank.worker() for _ in range(4))) as workers:
+        calls = [(workers[n % 4], make_call(quota_nanos=5 * CENT)) for n in range(60)]
+        served = await asyncio.gather(*(pay(*one) for one in calls))
+        assert sum(served) == 5
+        for (worker, call), paid in zip(calls, served, strict=True):
+            if paid:
+                worker.close(call, ANSWERED, CENT)
+        last = make_call(quota_nanos=5 * CENT)
+        with pytest.raises(QuotaExhausted, match="quota does not cover"):
+            workers[0].take(last)
+            await workers[0].wait(last)
+        await asyncio.sleep(leasing.REFUSED_S)
+        raised = [await pay(workers[3], make_call(quota_nanos=7 * CENT)) for _ in range(3)]
+        assert raised == [True, True, False]
+
+
+async def test_a_quota_binds_beside_budgets_and_frees_what_they_held() -> None:
+    async with working(Bank().worker()) as (worker,):
+        assert not await pay(worker, make_call(["9 requests/day"], quota_nanos=CENT - 1))
+        purse = next(p for p in worker._purses.values() if p.window.measure == "requests")
+        assert worker.leasing.account(purse.id).purse.held_nanos == 0
+
+
+async def test_without_postgres_a_quota_is_left_to_each_worker() -> None:
+    bank = Bank()
+    bank.fault = DependencyDown("down")
+    async with working(bank.worker()) as (worker,):
+        assert await pay(worker, make_call(quota_nanos=2 * CENT))
+        assert await pay(worker, make_call(quota_nanos=2 * CENT))
+        with pytest.raises(Unavailable, match="Budget cannot be checked"):
+            await worker.wait(make_call(["5 usd/day"], quota_nanos=2 * CENT))
 
 
 async def test_what_a_call_did_not_use_is_there_for_others() -> None:

@@ -1,5 +1,7 @@
 """The reservation of budgets: what a key or account may use today, this week or this month.
 
+A key's quota is one as well, whose only window never ends.
+
 Each window of a budget is leased in slices, like a balance (flow.reserve.leasing): the call holds
 what it may use of it, and what it did use is taken when it ends. So all workers of all hosts
 together serve what the budget covers and no call more, and a worker that dies loses nothing: its
@@ -12,16 +14,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from relay.billing.budget import BudgetWindow, format_amount, window_at, zone_of
+from relay.billing.budget import BudgetWindow, format_amount, quota_budget, window_at, zone_of
 from relay.billing.shapes import BudgetRequest, CreditLease, CreditRequest
 from relay.clock import wall_s
 from relay.config import Billing
-from relay.errors import BudgetSpent, RelayError
+from relay.errors import BudgetSpent, QuotaExhausted, RelayError
 from relay.flow.call import Call
-from relay.flow.ports import BudgetLender, CreditLender, Reservation
+from relay.flow.ports import BudgetLender, CreditLender, OutageLender, Reservation
 from relay.flow.reserve.holds import OUTPUTLESS, Holds
 from relay.flow.reserve.leasing import Leasing
-from relay.model import Budget, BudgetMeasure
+from relay.model import Account, Budget, BudgetMeasure, BudgetPeriod, Key
 from relay.usage import Usage
 
 PURSES_LOOKED_AT: Final = 16
@@ -30,6 +32,7 @@ KEPT_S: Final = 7_200
 """A purse is kept so long behind its window's end: the clock may be set back, and calls are late.
 One that was forgotten, and is opened again, would be granted anew what was spent of it."""
 _USD: Final = BudgetMeasure.USD
+_EVER: Final = BudgetPeriod.EVER
 _TOKENS: Final = BudgetMeasure.TOKENS
 _MICROS: Final = 1_000_000
 
@@ -75,7 +78,10 @@ class Budgets(Reservation):
         """All that may still be in use, the oldest first."""
         self._last_id = 0
         named = NamedLender(lender, self._purses)
-        self.leasing = Leasing(named, limits.lease_ttl_s, self._refusal, "budget", idles=True)
+        outage = QuotaOutage(self._purses)
+        self.leasing = Leasing(
+            named, limits.lease_ttl_s, self._refusal, "budget", idles=True, outage=outage
+        )
         """Runs from its start to its stop."""
 
     # --- flow.ports.Reservation ----------------------------------------------------------------
@@ -83,7 +89,7 @@ class Budgets(Reservation):
     def take(self, call: Call) -> bool:
         """Hold what the call may use of each of its budgets, if that much is leased."""
         key, account = call.rights.key, call.rights.account
-        if key is None or account is None or not (key.budgets or account.budgets):
+        if key is None or account is None or not _is_bound(key, account):
             return True
         held: list[BudgetHold] = []
         try:
@@ -153,6 +159,9 @@ class Budgets(Reservation):
                 if amount:
                     purse = self._purse_of(scope, owner_id, budget, at_s)
                     wanted.append(BudgetHold(purse, amount))
+        if key.quota_nanos is not None and (amount := self._holds.nanos(call)):
+            purse = self._purse_of("key", key.id, quota_budget(key.quota_nanos), at_s)
+            wanted.append(BudgetHold(purse, amount))
         return wanted
 
     def _amount(self, measure: BudgetMeasure, call: Call) -> int:
@@ -218,6 +227,24 @@ class Budgets(Reservation):
         return refusal(purse.scope, purse.budget, purse.window.ends_s, wall_s())
 
 
+class QuotaOutage(OutageLender):
+    """What quotas allow while nobody can be asked: then each worker counts for itself alone.
+
+    It does so beside this (flow.reserve.key_quotas). Of other budgets nothing is advanced.
+    """
+
+    def __init__(self, purses: Mapping[int, BudgetPurse]) -> None:
+        self._purses = purses
+
+    def advance_nanos(self, account_id: int) -> int:
+        """Return what a purse may spend in the outage that runs."""
+        purse = self._purses.get(account_id)
+        return purse.budget.amount if purse is not None and purse.budget.period is _EVER else 0
+
+    def end(self) -> None:
+        """Forget nothing: there is nothing to remember."""
+
+
 class NamedLender(CreditLender):
     """Leases purses by the windows that they are of."""
 
@@ -248,6 +275,8 @@ class NamedLender(CreditLender):
 
 def refusal(scope: str, budget: Budget, ends_s: int, now_s: float) -> RelayError:
     """Return what a call is told that a budget does not cover."""
+    if budget.period is _EVER:
+        return QuotaExhausted("This API key's quota does not cover this call.")
     whose = "This API key's" if scope == "key" else "The account's"
     again = moment(ends_s, budget.zone)
     said = f"{format_amount(budget.measure, budget.amount)} a {budget.period.value}"
@@ -255,6 +284,10 @@ def refusal(scope: str, budget: Budget, ends_s: int, now_s: float) -> RelayError
         f"{whose} budget of {said} does not cover this call. You will regain access on {again}.",
         retry_after_s=max(1.0, ends_s - now_s),
     )
+
+
+def _is_bound(key: Key, account: Account) -> bool:
+    return bool(key.budgets or account.budgets) or key.quota_nanos is not None
 
 
 def moment(at_s: int, zone: str) -> str:

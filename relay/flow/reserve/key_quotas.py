@@ -3,9 +3,10 @@
     quota - booked by the ledger - charged here since - held here = what the next call may hold
 
 The ledger's figure comes with the snapshot, a second or two late; what this worker charged since is
-added to it, and what its running calls hold. Each worker counts for itself: calls of one key at the
-same moment over W workers can overrun its quota by what the others hold, W - 1 times what is left
-at most, which the next call then finds spent.
+added to it, and what its running calls hold. Each worker counts for itself here, which takes no
+asking: what others hold is seen to by leases, as a budget's (flow.reserve.budgets). Where nobody
+can be asked for these, this is all there is: then calls over W workers can overrun a quota by W - 1
+times what is left at most.
 """
 
 from relay.errors import QuotaExhausted

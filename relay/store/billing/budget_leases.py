@@ -3,6 +3,7 @@
     lease      amount - used - held -> held, for one life of a worker; and back
     book       held -> used, as its calls arrive in the log: whatever they used, also beyond it
     begin      a budget set in the middle of its window begins with what the log holds of it
+    quota      of a key's quota what is used is what the key has spent in all
 
 A call counts in the window in which it arrived; its id says when that was. Windows are locked in
 the order of their names, by everybody.
@@ -13,13 +14,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import asyncpg
 import msgspec
 
 from relay.billing.budget import (
+    FOREVER_S,
     LOW_PERCENT,
     BudgetWindow,
     format_amount,
     format_budget,
+    quota_budget,
     read_budgets,
     window_at,
 )
@@ -74,10 +78,10 @@ _GRANT: Final = """
         open = kept.open + excluded.open, granted = kept.granted + excluded.granted
     RETURNING window_name, granted"""
 _BUDGETED: Final = """
-    SELECT 'key' AS scope, id, budgets FROM keys
-    WHERE id = ANY($1::bigint[]) AND budgets <> '{}'
+    SELECT 'key' AS scope, id, budgets, quota_nanos FROM keys
+    WHERE id = ANY($1::bigint[]) AND (budgets <> '{}' OR quota_nanos IS NOT NULL)
     UNION ALL
-    SELECT 'account', id, budgets FROM accounts
+    SELECT 'account', id, budgets, NULL FROM accounts
     WHERE id = ANY($2::bigint[]) AND budgets <> '{}'"""
 # What a worker used beyond its lease was never held: its purse counts it as debt, and is told so.
 _SPEND: Final = """
@@ -100,6 +104,7 @@ _SPEND: Final = """
         FROM spent LEFT JOIN covered USING (name, owner) GROUP BY name
     ) AS moved
     WHERE kept.name = moved.name"""
+_SPENT: Final = "SELECT id, spent_nanos FROM keys WHERE id = ANY($1::bigint[])"
 _USED: Final = """
     SELECT coalesce(sum(cost_nanos), 0)::bigint AS usd,
         coalesce(sum(input_tokens + output_tokens), 0)::bigint AS tokens,
@@ -121,6 +126,7 @@ _CLAIM_LOW: Final = """
     WITH low AS (
         SELECT name FROM budget_windows
         WHERE told_at IS NULL AND ends_at > now() AND amount > 0 AND used * 100.0 >= amount * $1
+            AND starts_at > to_timestamp(0)
         ORDER BY name LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
     )
     UPDATE budget_windows SET told_at = now() FROM low WHERE budget_windows.name = low.name
@@ -135,6 +141,10 @@ _CARRY_ON: Final = """
         measure, starts_at, ends_at, amount, used
     FROM budget_windows
     WHERE scope = 'key' AND owner_id = $1 AND ends_at > now() - interval '1 day'"""
+_FORGET: Final = """
+    DELETE FROM budget_windows
+    WHERE ends_at < now() - make_interval(days => $1) OR starts_at = to_timestamp(0)
+        AND NOT EXISTS (SELECT FROM keys WHERE id = owner_id AND deleted_at IS NULL)"""
 _SHOW: Final = """
     SELECT name, used, held FROM budget_windows WHERE name = ANY($1::text[])"""
 
@@ -176,6 +186,7 @@ async def lease(
         if surplus:
             await connection.execute(_GIVE_BACK, owner, list(surplus), list(surplus.values()))
             standing = await _lock(connection, asked.keys())
+        standing |= await _standing_of_quotas(connection, asks, standing)
         left = {name: amount - used - held for name, (amount, used, held) in standing.items()}
         granted = {
             name: lease_nanos(left[name], needed_nanos=ask.needed, wanted_nanos=ask.wanted)
@@ -212,7 +223,7 @@ async def book(connection: Connection, calls: Iterable[tuple[str, CallEnd]]) -> 
     found = await connection.fetch(_BUDGETED, list(keys), list(accounts))
     if not found:
         return
-    budgets = {(row["scope"], row["id"]): read_budgets(row["budgets"]) for row in found}
+    budgets = {(row["scope"], row["id"]): _budgets_of(row) for row in found}
     amounts: dict[BudgetWindow, int] = {}
     spent: Counter[tuple[str, str]] = Counter()
     for owner, end in calls:
@@ -289,10 +300,8 @@ async def claim_low(connection: Connection) -> list[LowBudget]:
 
 
 async def forget_ended(connection: Connection) -> None:
-    """Drop windows that ended long ago."""
-    await connection.execute(
-        "DELETE FROM budget_windows WHERE ends_at < now() - make_interval(days => $1)", KEPT_DAYS
-    )
+    """Drop windows that ended long ago, and those of quotas whose keys are gone."""
+    await connection.execute(_FORGET, KEPT_DAYS)
 
 
 async def explain(
@@ -359,6 +368,31 @@ async def _open(connection: Connection, amounts: Mapping[BudgetWindow, int]) -> 
         [window.ends_s for window in amounts],
         list(amounts.values()),
     )
+
+
+def _budgets_of(row: asyncpg.Record) -> tuple[Budget, ...]:
+    budgets, quota_nanos = read_budgets(row["budgets"]), row["quota_nanos"]
+    return budgets if quota_nanos is None else (*budgets, quota_budget(quota_nanos))
+
+
+async def _standing_of_quotas(
+    connection: Connection,
+    asks: Iterable[BudgetRequest],
+    standing: Mapping[str, tuple[int, int, int]],
+) -> dict[str, tuple[int, int, int]]:
+    """Return how quotas stand among what is locked, with what their keys have spent.
+
+    Read behind the locks: who books a call changes its key's sum and then, until the same commit,
+    the window.
+    """
+    names = {ask.window.owner_id: ask.window.name for ask in asks if ask.window.ends_s == FOREVER_S}
+    if not names:
+        return {}
+    found: dict[str, tuple[int, int, int]] = {}
+    for row in await connection.fetch(_SPENT, list(names)):
+        amount, _, held = standing[names[row["id"]]]
+        found[names[row["id"]]] = amount, row["spent_nanos"], held
+    return found
 
 
 async def _lock(connection: Connection, names: Iterable[str]) -> dict[str, tuple[int, int, int]]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from relay.billing.budget import parse_budget, window_at
+from relay.billing.budget import parse_budget, quota_budget, window_at
 from relay.billing.shapes import BudgetRequest, CreditLease
 from relay.errors import Conflict
 from relay.records import CallEnd, EndReason
 from relay.store.billing import budget_leases, credit_leases
-from relay.store.catalog.keys import set_account_budgets, set_key_budgets
+from relay.store.catalog.keys import delete_key, set_account_budgets, set_key_budgets
 from relay.store.log.writer import Mark, Part, write_batch
 from relay.store.postgres import Connection
 from tests.live.money_rig import connected, make_account
@@ -111,6 +111,50 @@ async def test_two_workers_are_leased_no_more_than_there_is(db: Connection) -> N
     assert (await lease(db, "two-a", key_id, 0, given=25)).total_nanos == 5
     assert (await lease(db, "two-b", key_id, 30)).total_nanos == 30
     assert await standing(db, key_id) == (0, 35)
+
+
+async def lease_of_quota(db: Connection, owner: str, key_id: int, needed: int) -> CreditLease:
+    row = await db.fetchrow("SELECT quota_nanos FROM keys WHERE id = $1", key_id)
+    assert row is not None
+    budget = quota_budget(row["quota_nanos"])
+    window = window_at("key", key_id, budget, time.time_ns() // 10**9)
+    asks = [BudgetRequest(window, budget.amount, needed, 0)]
+    return (await budget_leases.lease(db, owner, asks, ttl_s=60))[window.name]
+
+
+async def test_a_quota_covers_what_its_key_has_not_spent_over_all_workers(db: Connection) -> None:
+    account_id, key_id = await make_key(db, "quota", "50 requests/day")
+    await db.execute(
+        "UPDATE keys SET quota_nanos = 10000, spent_nanos = 4000 WHERE id = $1", key_id
+    )
+    assert (await lease_of_quota(db, "quota-a", key_id, 2_000)).total_nanos == 2_000
+    refused = await lease_of_quota(db, "quota-b", key_id, 5_000)
+    assert (refused.total_nanos, refused.free_nanos, refused.owned_nanos) == (0, 4_000, 6_000)
+    # Three calls of 1,000 each, of which two are covered; the same again is nothing new.
+    ends = [an_end(account_id, key_id, number) for number in range(3)]
+    for offset in (10, 20):
+        await ship(db, "quota-a", ends, offset)
+    told = await lease_of_quota(db, "quota-b", key_id, 4_000)
+    assert (told.total_nanos, told.free_nanos, told.owned_nanos) == (0, 3_000, 3_000)
+    assert (await lease_of_quota(db, "quota-b", key_id, 3_000)).total_nanos == 3_000
+    await db.execute("UPDATE keys SET quota_nanos = NULL WHERE id = $1", key_id)
+    await ship(db, "quota-a", [an_end(account_id, key_id, 9)], 30)
+    await db.execute("UPDATE keys SET quota_nanos = 20000 WHERE id = $1", key_id)
+    raised = await lease_of_quota(db, "quota-a", key_id, 1_000)
+    assert raised.owned_nanos == 20_000 - 4_000 - 4_000, "what it spent without one counts too"
+    assert await budget_leases.claim_low(db) == [], "a quota is no budget that runs low"
+
+
+async def test_the_window_of_a_quota_goes_with_its_key(db: Connection) -> None:
+    _, key_id = await make_key(db, "gone")
+    await db.execute("UPDATE keys SET quota_nanos = 5 WHERE id = $1", key_id)
+    await lease_of_quota(db, "gone-a", key_id, 1)
+    windows = "SELECT count(*) FROM budget_windows WHERE owner_id = $1 AND scope = 'key'"
+    await budget_leases.forget_ended(db)
+    assert await db.fetchval(windows, key_id) == 1
+    await delete_key(db, key_id)
+    await budget_leases.forget_ended(db)
+    assert await db.fetchval(windows, key_id) == 0
 
 
 async def test_calls_are_used_once_and_what_they_used_beyond_is_told(db: Connection) -> None:

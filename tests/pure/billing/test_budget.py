@@ -77,10 +77,11 @@ def test_a_week_begins_on_monday() -> None:
 
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Africa/Cairo", "Asia/Kathmandu")
+CALENDAR = (BudgetPeriod.DAY, BudgetPeriod.WEEK, BudgetPeriod.MONTH)
 MOMENTS = st.integers(utc("2020-01-01"), utc("2040-01-01"))
 
 
-@given(MOMENTS, st.sampled_from(BudgetPeriod), st.sampled_from((*ZONES, "Pacific/Apia")))
+@given(MOMENTS, st.sampled_from(CALENDAR), st.sampled_from((*ZONES, "Pacific/Apia")))
 def test_windows_meet_without_a_gap(at_s: int, period: BudgetPeriod, zone: str) -> None:
     budget = Budget(BudgetMeasure.USD, period, 1, zone)
     found = window_at("key", 1, budget, at_s)
