@@ -17,6 +17,7 @@ engine       All that the calls of one worker run through, but for sockets: what
              for them
 exchange     One call from admission to settlement: the loop over attempts, and every way out of it
 hedge        Hedging: a second channel is asked where the first one shows nothing for too long
+kept_answer  What went out of a call's answer, read from what was kept of it
 ports        What the flow needs of what is around it, beside relay.ports; see there
 priced       Whether a call asks for nothing that its model has no price for: else refused by name,
              or cut

@@ -28,12 +28,15 @@ from relay.extras import NOTHING_ASKED
 from relay.flow.attempts.failed import failed_tries_of, operator_cost_nanos
 from relay.flow.call import Call
 from relay.flow.counters import STATUS_CLASSES, Counters
+from relay.flow.kept_answer import read_whole
 from relay.flow.rejections import RejectionRows
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
 from relay.ports import Journal
 from relay.records import CallCheckpoint, CallEnd, EndReason, Unended
 from relay.routing.affinity import CACHED_TOKENS_MIN
+from relay.splice.counted import AnswerCounts
+from relay.splice.gates import Delivered as Kept
 from relay.stage import COMMITTED
 from relay.usage import NOTHING, Usage
 from relay.wire.dialects.known import TABLES
@@ -62,6 +65,7 @@ class Settlement:
         self.on_read: Callable[[Call, int], None] | None = None
         """Told about how many tokens were read of what a provider keeps."""
         self._densities = Densities()
+        self._answers = AnswerCounts()
         self._rejections = RejectionRows()
 
     def complete(self, call: Call) -> None:
@@ -99,8 +103,14 @@ class Settlement:
         self.checkpoint(call)  # before its client hears the last of this answer
         return True
 
-    def delivered_tokens(self, call: Call) -> int | None:
-        """Return about how many tokens went out as the call's model counts; None = nobody knows."""
+    def delivered_tokens(self, call: Call, found: Kept) -> int | None:
+        """Return about how many tokens went out as the call's model counts; None = nobody knows.
+
+        `found`: what was read of them. Where they are but text, all of it is measured; else the
+        last events stand for the rest, which is right within a quarter or so.
+        """
+        if found.texts and not found.thought:
+            return self._answers.tokens(call.served_model, found.text, found.texts)
         if not self._densities.knows(call.served_model):
             return None
         return _delivered_tokens(call, self._densities)
@@ -232,6 +242,9 @@ class Settlement:
             return
         estimate = payer.delivered_tokens(call.bytes_out, call.events_out)
         self._densities.learn(model, usage, estimate)
+        found = read_whole(call)
+        if found is not None:
+            self._answers.learn(model, usage, found.text, found.texts)
 
     def _count(self, call: Call, status: int, usage: Usage, first_us: int) -> None:
         counters = self._counters

@@ -14,16 +14,12 @@ from relay.config import Timeouts
 from relay.errors import ChannelReportedError, RelayError, forget_frames
 from relay.flow.balancer import Balancer
 from relay.flow.call import Call
+from relay.flow.kept_answer import read_kept
 from relay.flow.settle import usage_of
 from relay.model import Channel
 from relay.records import Endpoint
 from relay.routing.table import Outcome, classify_error
-from relay.splice.delivered import (
-    DeliveredBudget,
-    DeliveredText,
-    read_delivered,
-    read_events,
-)
+from relay.splice.delivered import DeliveredBudget, DeliveredText
 from relay.splice.gates import (
     CARRIED,
     Delivered,
@@ -34,11 +30,9 @@ from relay.splice.gates import (
     plan_splice,
     refuse,
 )
-from relay.splice.gemini import GeminiReading
-from relay.splice.response_items import DeliveredResponse, ResponsesReading
+from relay.splice.response_items import DeliveredResponse
 from relay.splice.responses import ended_event
 from relay.splice.rewrite import Continuation, continue_stream
-from relay.wire.sse import event_payload, split_events
 
 BROKEN: Final = frozenset({Outcome.CUT, Outcome.STALLED, Outcome.SERVER_ERROR, Outcome.ERROR_EVENT})
 """How a stream ends that said nothing against its request."""
@@ -52,8 +46,8 @@ class Splicer:
         timeouts: Bounds of a call.
         complete: Settles a call whose answer is whole.
         counted: Tells about how many tokens of a call's answer went out as its model counts them,
-            None = nobody knows yet: a token is then an event, or four bytes of long ones, which
-            takes a third too many for English words.
+            from what was read of it; None = nobody knows yet: a token is then an event, or four
+            bytes of long ones, which takes a third too many for English words.
     """
 
     def __init__(
@@ -61,7 +55,7 @@ class Splicer:
         balancer: Balancer,
         timeouts: Timeouts,
         complete: Callable[[Call], None],
-        counted: Callable[[Call], int | None],
+        counted: Callable[[Call, Delivered], int | None],
     ) -> None:
         self._complete = complete
         self._counted = counted
@@ -175,22 +169,11 @@ class Splicer:
         return channel, continuation, means
 
     def _read(self, call: Call) -> Delivered | None:
-        if call.delivered_text is None or call.delivered_text.blocks is None:
-            return None
-        payloads = (
-            event_payload(event)
-            for block in call.delivered_text.blocks
-            for event in split_events(block)
-        )
-        delivered: Delivered
-        if call.head.endpoint is Endpoint.STREAM_GENERATE:
-            delivered = read_events(GeminiReading(), payloads)
-        elif call.head.endpoint is Endpoint.RESPONSES:
-            delivered = read_events(ResponsesReading(), payloads)
-        else:
-            delivered = read_delivered(payloads, call.head.endpoint)
-        tokens = self._counted(call)
-        return delivered if tokens is None else msgspec.structs.replace(delivered, tokens=tokens)
+        delivered = read_kept(call)
+        tokens = None if delivered is None else self._counted(call, delivered)
+        if delivered is None or tokens is None:
+            return delivered
+        return msgspec.structs.replace(delivered, tokens=tokens)
 
 
 def note_carried(call: Call, continuation: Continuation) -> None:

@@ -158,7 +158,7 @@ class _Reading:
     def take(self, payload: bytes) -> None:
         self.events += 1
         if payload.strip() == DONE:
-            self._refusal = SpliceRefusal.FINISHED
+            self._refusal = self._refusal or SpliceRefusal.FINISHED
             return
         if not self._identity:
             self._identity = _read_identity(payload)
@@ -170,7 +170,7 @@ class _Reading:
             else:
                 self._texts.append(bytes(choice.text))
             if choice.finish_reason:
-                self._refusal = SpliceRefusal.FINISHED
+                self._refusal = self._refusal or SpliceRefusal.FINISHED
 
     def _take_delta(self, delta: dict[str, msgspec.Raw]) -> None:
         for name, raw in delta.items():
@@ -191,8 +191,8 @@ class _Reading:
         """Decode all texts in one go."""
         refusal = self._refusal
         text = ""
-        tokens = 0
-        if refusal is None:
+        tokens = texts = 0
+        if refusal in (None, SpliceRefusal.FINISHED):
             try:
                 parts = _texts_decoder.decode(b"[" + b",".join(self._texts) + b"]")
             except Undecodable as error:
@@ -200,11 +200,13 @@ class _Reading:
                     raise  # no text at all
                 parts, refusal = [], SpliceRefusal.NOT_TEXT
             text = "".join(part for part in parts if part)
-            tokens = count_tokens(text, sum(1 for part in parts if part))
+            texts = sum(1 for part in parts if part)
+            tokens = count_tokens(text, texts)
         return Delivered(
             text=text,
             tokens=tokens,
             events=self.events,
+            texts=texts,
             role_out=self._role_out,
             thought=self._thought,
             identity=self._identity,
@@ -276,7 +278,7 @@ class MessagesReading:
                 self._kind = ""
                 self._block = event.index + 1
             case "message_delta" | "message_stop":
-                self._refusal = SpliceRefusal.FINISHED
+                self._refusal = self._refusal or SpliceRefusal.FINISHED
 
     def _begin(self, event: _Event) -> None:
         self._kind, self._block = event.content_block.type, event.index
@@ -294,10 +296,12 @@ class MessagesReading:
             # What was not signed can be sent back to nobody: its client asks the turn anew.
             refusal = SpliceRefusal.OPEN_THINKING
         text = "".join(self._texts)
+        texts = sum(1 for part in self._texts if part)
         return Delivered(
             text=text,
-            tokens=count_tokens(text, sum(1 for part in self._texts if part)),
+            tokens=count_tokens(text, texts),
             events=self.events,
+            texts=texts,
             role_out=self._started,
             refusal=refusal,
             thought=self._thought,

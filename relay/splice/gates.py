@@ -56,7 +56,6 @@ class SpliceRefusal(enum.StrEnum):
     NO_CHANNEL = "no_channel_can"
     FINISHED = "finished"
     KEPT = "kept_by_its_provider"
-    NO_TOKENS_LEFT = "no_tokens_left"
     STOP_AT_SEAM = "stop_sequence_at_seam"
 
 
@@ -92,12 +91,14 @@ class Delivered(msgspec.Struct, frozen=True, kw_only=True):
     """What the client has of the broken stream.
 
     `tokens`: of `text`, counted or estimated. `events`: 0 = not one, `role_out` = the assistant's
-    role among them. `identity`: the fields that must not change over a stream, as they were sent.
+    role among them, `texts` = how many of them brought text. `identity`: the fields that must not
+    change over a stream, as they were sent.
     """
 
     text: str = ""
     tokens: int = 0
     events: int = 0
+    texts: int = 0
     role_out: bool = False
     identity: dict[str, msgspec.Raw] = {}
     refusal: SpliceRefusal | None = None
@@ -359,9 +360,6 @@ def _judge_bounds(facts: Facts) -> SpliceRefusal | None:
 
 
 def _judge_overlap(plan: SplicePlan, delivered: Delivered) -> SpliceRefusal | None:
-    remaining = remaining_tokens(plan, delivered)
-    if remaining is not None and remaining <= 0:
-        return SpliceRefusal.NO_TOKENS_LEFT
     # A stop sequence that begins before the cut and ends after it would be seen by no upstream.
     for stop in plan.stops:
         for size in range(1, len(stop)):
@@ -371,18 +369,31 @@ def _judge_overlap(plan: SplicePlan, delivered: Delivered) -> SpliceRefusal | No
 
 
 def remaining_tokens(plan: SplicePlan, delivered: Delivered) -> int | None:
-    """Return how many tokens the rest may have; None = the client set no bound."""
-    return None if plan.tokens_max is None else plan.tokens_max - delivered.tokens
+    """Return how many tokens the rest may have, >= 1; None = the client set no bound.
+
+    An answer that has not said its last word lacks at least that one (`is_at_bound`).
+    """
+    return None if plan.tokens_max is None else max(1, plan.tokens_max - delivered.tokens)
+
+
+def is_at_bound(plan: SplicePlan, delivered: Delivered) -> bool:
+    """Tell whether all that the client asked for is out, by our count: only the last word is due.
+
+    Whether that is "stop" or "length" another channel says, if it is asked for one token; the
+    token itself is beyond the bound, and does not go out.
+    """
+    return plan.tokens_max is not None and delivered.tokens >= plan.tokens_max
 
 
 def anchored_bound(plan: SplicePlan, delivered: Delivered, anchor: str) -> int | None:
-    """Return how many tokens the rest and the words before it may have; None = no bound is set.
+    """Return how many tokens the rest and the words before it may have, >= 1; None = no bound.
 
     Never more than the client asked for: it may have asked for as many as a model can give.
     """
     if plan.tokens_max is None:
         return None
-    return min(plan.tokens_max, plan.tokens_max - delivered.tokens + len(anchor.encode()))
+    rest = plan.tokens_max - delivered.tokens + len(anchor.encode())
+    return max(1, min(plan.tokens_max, rest))
 
 
 def means_on(channel: Channel, plan: SplicePlan, delivered: Delivered) -> Means | None:

@@ -57,7 +57,7 @@ class GeminiReading:
             for part in _list.decode(content.get("parts", _NONE)):
                 self._take_part(part)
             if "finishReason" in candidate:
-                self._refusal = SpliceRefusal.FINISHED
+                self._refusal = self._refusal or SpliceRefusal.FINISHED
 
     def _take_part(self, part: Fields) -> None:
         if bytes(part.get("thought", b"")) == _TRUE:
@@ -76,6 +76,7 @@ class GeminiReading:
             text=text,
             tokens=count_tokens(text, 0),
             events=self.events,
+            texts=sum(1 for part in self._texts if part),
             identity=self._identity,
             refusal=self._refusal,
             thought=self._thought,

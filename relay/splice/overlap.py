@@ -169,3 +169,18 @@ class ReplayOverlap:
         """Return "": nothing is held back. An answer that ended before the old one diverges."""
         self.broken = self.broken or bool(self._awaited)
         return ""
+
+
+class NothingMore:
+    """Drops all text: what the client asked for is out, and only the last word is wanted."""
+
+    __slots__ = ()
+    broken: Final = False
+
+    def feed(self, text: str) -> str:
+        """Return "": nothing goes out."""
+        return ""
+
+    def end(self) -> str:
+        """Return "": nothing is held back."""
+        return ""

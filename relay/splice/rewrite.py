@@ -21,10 +21,23 @@ from relay.records import Endpoint
 from relay.splice.anchor import NOTICE_TOKENS, AnchorOverlap, anchor_of
 from relay.splice.continuation import ContinuedRequest, continue_request, raw_of
 from relay.splice.delivered import DONE, IDENTITY, THOUGHTS, count_tokens
-from relay.splice.gates import EMPTY, Delivered, Means, SplicePlan, SpliceRefusal
+from relay.splice.gates import (
+    EMPTY,
+    Delivered,
+    Means,
+    SplicePlan,
+    SpliceRefusal,
+    is_at_bound,
+)
 from relay.splice.gemini import GeminiSplice, continue_contents
 from relay.splice.messages import MessagesSplice
-from relay.splice.overlap import EchoOverlap, JoinOverlap, Overlap, ReplayOverlap
+from relay.splice.overlap import (
+    EchoOverlap,
+    JoinOverlap,
+    NothingMore,
+    Overlap,
+    ReplayOverlap,
+)
 from relay.splice.response_items import DeliveredResponse
 from relay.splice.responses import ResponsesSplice, continue_input
 from relay.splice.state import Rewriting, SpliceState
@@ -96,12 +109,16 @@ def continue_stream(
         asked, given = continuation
         tokens_before = delivered.tokens
         chat = plan.endpoint is Endpoint.CHAT
+        bound = plan.tokens_max
         if means is Means.ANCHOR:
             anchor = anchor_of(delivered.text)
             # It says its last words twice: the second time they are part of the rest.
             tokens_before = max(0, delivered.tokens - count_tokens(anchor, 0))
             extra = NOTICE_TOKENS + delivered.tokens - tokens_before
             overlap = AnchorOverlap(delivered.text, anchor)
+        elif bound is not None and is_at_bound(plan, delivered):
+            tokens_before = max(0, bound - 1)  # the one that is asked for is the last
+            overlap = NothingMore()
         elif chat and resume is Resume.ECHO:
             overlap = EchoOverlap(delivered.text, given)
         else:

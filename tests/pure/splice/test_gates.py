@@ -16,6 +16,8 @@ from relay.splice.gates import (
     Means,
     SplicePlan,
     SpliceRefusal,
+    anchored_bound,
+    is_at_bound,
     means_on,
     plan_splice,
     refuse,
@@ -170,12 +172,13 @@ def test_while_no_event_is_out_any_request_may_start_anew() -> None:
 
 
 @given(bound=st.integers(-5, 10), tokens=st.integers(0, 10))
-def test_tokens_have_to_be_left(bound: int, tokens: int) -> None:
+def test_an_answer_without_its_last_word_lacks_a_token_at_least(bound: int, tokens: int) -> None:
     bounded = SplicePlan(endpoint=Endpoint.CHAT, refusal=None, tokens_max=bound)
     delivered = Delivered(text="x", tokens=tokens, events=1)
-    assert remaining_tokens(bounded, delivered) == bound - tokens
-    found = changed(plan=bounded, delivered=delivered)
-    assert found is (None if bound > tokens else SpliceRefusal.NO_TOKENS_LEFT)
+    assert remaining_tokens(bounded, delivered) == max(1, bound - tokens)
+    assert anchored_bound(bounded, delivered, "") == max(1, bound - tokens)
+    assert is_at_bound(bounded, delivered) is (tokens >= bound)
+    assert changed(plan=bounded, delivered=delivered) is None
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,24 @@ def test_cut_at_every_event_a_chat_goes_on_unseen(form: tuple[Resume, bool]) -> 
         assert continuation.splice.state is SpliceState.FINISHED
 
 
+@pytest.mark.parametrize("form", CHANNEL_FORMS, ids=str)
+def test_at_its_bound_an_answer_gets_nothing_but_its_last_word(form: tuple[Resume, bool]) -> None:
+    tokens = tokens_of(WORDS)
+    whole = stream(tokens)
+    uncut = whole[: len(tokens)]  # the role, and all tokens but one
+    body = client_body(Endpoint.CHAT, max_tokens=len(tokens) - 1)
+    means, continuation = carried(uncut, body, Endpoint.CHAT, form[0])
+    fields = plain_fields(continuation.fields)
+    assert means is Means.CONTINUE
+    assert fields["max_tokens"] == 1
+    second = answer_of(means, continuation, tokens, Endpoint.CHAT, form)
+    more = payloads_of(run(continuation.splice, second))
+    seen = Seen(uncut + more)
+    assert seen.text == Seen(uncut).text != WORDS
+    assert continuation.splice.state is SpliceState.FINISHED
+    assert continuation.tokens_before == len(tokens) - 2
+
+
 def test_cut_at_every_event_a_completion_goes_on_unseen() -> None:
     tokens = tokens_of(WORDS)
     uncut = stream(tokens, Endpoint.COMPLETIONS)
