@@ -13,6 +13,7 @@ import msgspec
 from openai import AsyncOpenAI
 
 from relay.model import Resume
+from relay.records import CallEnd
 from relay.splice.anchor import anchor_of
 from tests.flow.load import without
 from tests.flow.rig import (
@@ -178,3 +179,59 @@ async def test_what_is_left_of_a_bound_is_told_as_the_model_counts() -> None:
             assert "bravo" in text and "error" not in text
             assert sum(rig.server.counters.splices.values()) == 1
             assert [why for _, why in rig.server.counters.splices] == ["carried_on_by_continue"]
+
+
+async def ask_for(
+    tokens: int, one: Peer, other: Peer, times: int
+) -> tuple[str, Rig, list[CallEnd]]:
+    """Return what the last of some streams brought, that began at the one; and how each ended."""
+    channels = [
+        make_channel(number, peer.port, tier=number, resume=Resume.TRAILING)
+        for number, peer in enumerate((one, other), 1)
+    ]
+    snapshot = make_snapshot(channels)
+    line = msgspec.structs.replace(snapshot.lines[1], splice=True)
+    text = ""
+    async with Rig(msgspec.structs.replace(snapshot, lines={1: line})) as rig:
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with aiohttp.ClientSession() as session:
+            for _ in range(times):
+                asked = {**ASK, "max_tokens": tokens}
+                url = f"{rig.url}/chat/completions"
+                async with session.post(url, json=asked, headers=headers) as answer:
+                    text = await answer.text()
+        ends = await rig.ended(times)
+    return text, rig, ends
+
+
+def bound_of(peer: Peer) -> int:
+    body = json.loads(peer.requests[0].partition(b"\r\n\r\n")[2])
+    bound: int = body["max_tokens"]
+    return bound
+
+
+async def test_what_is_out_is_counted_to_the_token_where_events_hold_equally_many() -> None:
+    """The last few events would be taken for a third more or less than all of them."""
+    rest = says(*LONG[18:], FINISH, TOLD, DONE, whole=True)
+    async with Peer(learning(6)) as one, Peer(rest) as other:
+        text, rig, _ = await ask_for(110, one, other, times=7)
+        assert "error" not in text
+        assert text.count("bravo") == 20
+        assert bound_of(other) == 11  # 18 of 20 events are out, of 5.5 tokens each
+        assert rig.server.counters.splices == {("line", "carried_on_by_continue"): 1}
+
+
+async def test_where_a_bound_is_reached_by_our_count_only_the_last_word_comes() -> None:
+    """Nobody knows yet how the model counts: by four bytes a token all of the bound is out."""
+    last = {"prompt_tokens": 150, "completion_tokens": 1, "total_tokens": 151}
+    rest = says(event("one more"), FINISH, event("", usage=last), DONE, whole=True)
+    async with Peer(learning(0)) as one, Peer(rest) as other:
+        text, rig, ends = await ask_for(100, one, other, times=1)
+        assert "error" not in text
+        assert text.count("bravo") == 18
+        assert "one more" not in text
+        assert '"finish_reason":"' in text
+        assert text.endswith("data: [DONE]\n\n")
+        assert bound_of(other) == 1
+        assert rig.server.counters.splices == {("line", "carried_on_by_continue"): 1}
+        assert [end.output_tokens for end in ends] == [100]
