@@ -36,6 +36,7 @@ HOLD_S: Final = 1.0
 """How long a connection that tries keys is not read, and a new one of a refused address."""
 REFUSED_CONNECTIONS_MAX: Final = 64
 """Connections that a refused address may have: so many wrong keys a second are looked at."""
+GUESTS_MAX: Final = 256
 STALE_S: Final = 1.0
 STANDS: Final = 4
 """A queue in the kernel counts if it was there at so many beats."""
@@ -95,6 +96,8 @@ class Door:
         self._intake = Intake()
         self._entered = self._refused = self._refused_fresh = 0
         """New connections, calls that were sent away, and those of new connections, since then."""
+        self._guests: dict[str, None] = {}
+        """Addresses that have made calls of dedicated lines while there was pressure."""
         self.on_pressed: Callable[[bool], None] = _nothing
         """Told when calls may be sent away from now on, and when they are not any more."""
         self._presses = False
@@ -175,26 +178,23 @@ class Door:
         return max(late_s - waited_s / count, 0.0), True
 
     def _thin(self, worked_s: float, *, felt: bool) -> None:
-        """Leave to the kernel who would cost too much to refuse.
-
-        Not where there are dedicated lines: a SYN does not tell its line, and their calls are never
-        sent away, nor kept waiting for a second.
-        """
+        """Leave to the kernel who would cost too much to refuse."""
         intake = self._intake
         begun = max(self._entered - self._refused_fresh, 0)
         self._entered = self._refused_fresh = self._refused = 0
         if felt or intake.share < 1.0:
-            let_in = 1.0 if self._has_dedicated else self.pressure.let_in
-            intake.beat(begun, worked_s, self.refusal_s, let_in)
+            intake.beat(begun, worked_s, self.refusal_s, self.pressure.let_in)
             # Who stands in the kernel's queue came before the kernel thinned them so much.
             stands = min(self._queued_s) > self._late_s
             self.pressure.thinned = 1.0 if stands else intake.share
-            self.shutter.thin(intake.share)
-            self.shutter.shorten(short=felt and not self._has_dedicated)
+            self.shutter.thin(intake.share, self._guests.keys())
+            self.shutter.shorten(short=felt)
             if felt != self._presses:
                 self._presses = felt
                 self.on_pressed(felt)
             self._refusals.renew()
+        elif self._guests:
+            self._guests.clear()
 
     def turn_away(self, connection: ClientSocket, read: bytes) -> bytes | None:
         """Look at the first read of a connection unparsed; return the no to answer, None if none.
@@ -213,8 +213,8 @@ class Door:
             connection.let_in = True
             return None
         connection.keeps_alive = False
-        connection.owed = not request.whole
-        self._counters.unlogged += 1
+        if not request.whole:
+            connection.owed = True
         return self._refusals.answer(request.dialect)
 
     def _relieve(self, connection: ClientSocket | None, call: Call) -> None:
@@ -228,11 +228,16 @@ class Door:
 
     def _sheds(self, connection: ClientSocket | None, rank: int) -> bool:
         """Tell whether the next call of a class is sent away, and count it."""
-        fresh = False
+        visitor, fresh = None, False
         if connection is not None:
-            fresh, connection.fresh = connection.fresh, False
+            visitor, fresh = connection.visitor, connection.fresh
+            connection.fresh = False
         if not self.pressure.sheds(rank, fresh=fresh):
+            if rank == DEDICATED and visitor is not None and len(self._guests) < GUESTS_MAX:
+                self._guests[visitor.key] = None
             return False
+        if visitor is not None:
+            self._guests.pop(visitor.key, None)  # until its next call of a dedicated line
         self._counters.refused["overload"] += 1
         self._refused += 1
         self._refused_fresh += fresh

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from relay.wire.packet_filter import ADDRESSES_MAX, drop_program
@@ -50,6 +51,8 @@ class Shutter:
         self._shut: set[str] = set()
         self._share = 1.0
         """Of the SYNs of all others, what is taken."""
+        self._guests: frozenset[str] = frozenset()
+        """Whose SYNs are taken whatever the share is."""
         self._backlog = self.backlog = 0
         """How many may wait in the kernel as a rule, and now."""
         self._timer: asyncio.TimerHandle | None = None
@@ -72,10 +75,11 @@ class Shutter:
         self.shorten(short=False)
         self._socket = None
 
-    def thin(self, share: float) -> None:
-        """Have a share of all SYNs taken."""
-        if share != self._share:
-            self._share = share
+    def thin(self, share: float, guests: AbstractSet[str]) -> None:
+        """Have a share of all SYNs taken, and all of some addresses, as far as there are places."""
+        some = frozenset(sorted(guests)[:ADDRESSES_MAX]) if share < 1.0 else frozenset()
+        if (share, some) != (self._share, self._guests):
+            self._share, self._guests = share, some
             self._put_all()
 
     def waiting(self) -> int:
@@ -122,7 +126,7 @@ class Shutter:
             self._put(b"")
             return
         with contextlib.suppress(ValueError):  # no address of the Internet
-            self._put(drop_program(self._shut, share=self._share))
+            self._put(drop_program(self._shut, share=self._share, guests=self._guests))
 
     def _put(self, program: bytes) -> None:
         """Put a program on the socket in place of the one there; b"" = none.

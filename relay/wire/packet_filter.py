@@ -2,7 +2,7 @@
 
     version 4: the source is one of these    --> drop
     version 6: its first 64 bits are         --> drop
-    no SYN                                   --> take it
+    no SYN, or its source is one of the guests --> take it
     a random number says so                  --> drop
     else                                     --> take it
 
@@ -43,13 +43,14 @@ _DROP: Final[Instruction] = (_RETURN, 0, 0, 0)
 _TAKE: Final[Instruction] = (_RETURN, 0, 0, 2**32 - 1)
 
 
-def drop_program(keys: Iterable[str], *, share: float = 1.0) -> bytes:
+def drop_program(keys: Iterable[str], *, share: float = 1.0, guests: Iterable[str] = ()) -> bytes:
     """Return the program that drops what it should, in the machine's byte order.
 
     Args:
         keys: Whose packets are dropped: addresses of version 4, networks of 64 bits of version 6;
             at most ADDRESSES_MAX.
         share: Of the SYNs of all others, what is taken, by chance; 1: all.
+        guests: Whose SYNs are taken all the same, as `keys`.
 
     Raises:
         ValueError: One of them is neither.
@@ -62,6 +63,7 @@ def drop_program(keys: Iterable[str], *, share: float = 1.0) -> bytes:
             (_AND, 0, 0, _SYN_AND_ACK),
             (_JUMP_EQUAL, 1, 0, _SYN),
             _TAKE,
+            *_by_source(guests, _TAKE),
             (_LOAD_WORD, 0, 0, _RANDOM),
             (_JUMP_AT_LEAST, 0, 1, odds),
             _DROP,

@@ -186,13 +186,13 @@ async def test_the_shutter_is_open_again_when_its_worker_goes() -> None:
     listener.close()
 
 
-async def test_a_thinned_socket_takes_a_share() -> None:
+async def test_a_thinned_socket_takes_a_share_and_all_of_its_guests() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     shutter = Shutter()
     shutter.watch(listener, 128)
-    shutter.thin(0.0001)
+    shutter.thin(0.0001, frozenset())
     assert not await reaches(listener)
-    shutter.thin(1.0)
+    shutter.thin(0.0001, {OTHER})
     assert await reaches(listener)
     assert shutter.waiting() == 1
     taken, _ = listener.accept()

@@ -93,6 +93,25 @@ def test_a_share_of_the_syns_is_taken_and_all_else(ip: str) -> None:
     assert drops(program, "198.51.100.7", flags=ACK, chance=0.0)
 
 
+def test_guests_are_taken_whatever_the_share_is() -> None:
+    guests = ["203.0.113.1", "2001:db8:1:2::/64"]
+    program = drop_program(["198.51.100.7"], share=0.02, guests=guests)
+    for ip in ("203.0.113.1", "2001:db8:1:2::9"):
+        assert not drops(program, ip, chance=0.99)
+    for ip in ("203.0.113.2", "2001:db8:1:3::9", "198.51.100.7"):
+        assert drops(program, ip, chance=0.99)
+
+
+def test_as_many_guests_as_there_may_be_are_within_a_jump() -> None:
+    fours = [f"10.0.0.{number}" for number in range(ADDRESSES_MAX)]
+    sixes = [f"2001:db8:0:{number:x}::/64" for number in range(ADDRESSES_MAX)]
+    for guests in (fours, sixes, fours[:30] + sixes[:30]):
+        program = drop_program(sixes, share=0.02, guests=guests)
+        spared = [guest for guest in guests if guest not in sixes]
+        assert not any(drops(program, guest, chance=0.99) for guest in spared)
+        assert drops(program, "10.0.1.1", chance=0.99)
+
+
 @pytest.mark.parametrize("key", ["203.0.113.0/24", "2001:db8::/48", "/run/a.sock"])
 def test_what_is_neither_is_refused(key: str) -> None:
     with pytest.raises(ValueError):
