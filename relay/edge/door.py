@@ -45,7 +45,7 @@ OWN_SHARE: Final = 0.6
 count."""
 REFUSAL_S: Final = 300e-6
 """Processor time of a connection that is taken and whose call is refused; 90 us were
-measured uncompiled, one after the other; more is assumed for a worker that waits for its turn."""
+measured where nothing else ran, three times that in a worker that waits for its turn."""
 REFUSAL_TLS_S: Final = 1.5e-3
 """The same with a handshake."""
 
