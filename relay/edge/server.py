@@ -22,7 +22,7 @@ from relay.config import Config
 from relay.edge.client.arrivals import Arrivals
 from relay.edge.client.connection import ClientConnection
 from relay.edge.client.proxied import ProxiedConnection
-from relay.edge.door import REFUSAL_TLS_S, Door
+from relay.edge.door import Door
 from relay.edge.question import AT_ONCE_BYTES_MAX
 from relay.edge.service import Service
 from relay.errors import ShuttingDown
@@ -49,7 +49,6 @@ FILES_KEPT: Final = 64
 """Descriptors that clients and upstreams leave to the journal, the databases and the like."""
 HANDSHAKES_MAX: Final = 4_096
 """TLS handshakes at once: some 200 MB. As many clients as that come back together."""
-LISTENERS_MORE: Final = 3
 LAST_WORDS_S: Final = 1.0
 """After the drain deadline: time for error events to reach their clients."""
 
@@ -102,10 +101,6 @@ class ConnectionServer(web.Server):
         """Tell whether a request goes before those of others, as far as its head says."""
         return self._door.goes_first(request_head)
 
-    def turn_away(self, connection: ClientConnection, read: bytes) -> bytes | None:
-        """Return the no to a first read, where there is to be one; see edge.door.Door."""
-        return self._door.turn_away(connection, read)
-
     @property
     def has_room(self) -> bool:
         """Whether one more may come."""
@@ -157,10 +152,6 @@ class DataServer:
         self._listener: asyncio.Server | None = None
         self._queue: socket.socket | None = None
         """The copy of it that connections are taken from; detached where the loop has given up."""
-        self._more: list[asyncio.Server] = []
-        """Listeners on more copies, while pressed."""
-        self._opening_more: asyncio.Task[None] | None = None
-        door.on_pressed = self._take_faster
         self._opening: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -181,8 +172,6 @@ class DataServer:
         wanted = self._config.server.connections_max
         self._connections.connections_max = allowed = connections_allowed(wanted, files)
         self._door.calls_max = allowed
-        if self._tls is not None:
-            self._door.refusal_s = REFUSAL_TLS_S
         self._connections.files_max = max(2, files - FILES_KEPT)
         if allowed < wanted:
             log.warning(
@@ -190,7 +179,7 @@ class DataServer:
                 extra={"count": allowed},
             )
         self._socket = sock
-        self._door.shutter.watch(sock, self._config.server.backlog)
+        self._door.shutter.watch(sock)
         renew_date(formatdate(usegmt=True))
         await self._accept()
         self.engine.running_calls.start()
@@ -200,16 +189,13 @@ class DataServer:
         """Take connections from the socket's queue; a copy of it is closed to stop that."""
         assert self._socket is not None
         self._queue = self._socket.dup()
-        self._listener = await self._listen(self._queue)
-
-    async def _listen(self, queue: socket.socket) -> asyncio.Server:
         proxied = self._config.server.proxy_protocol
-        return await asyncio.get_running_loop().create_server(
+        self._listener = await asyncio.get_running_loop().create_server(
             self._make_proxied
             if proxied
             else cast("Callable[[], asyncio.Protocol]", self._connections),
-            sock=queue,
-            backlog=self._door.shutter.backlog,
+            sock=self._queue,
+            backlog=self._config.server.backlog,
             ssl=self._tls.context if self._tls else None,
             ssl_handshake_timeout=self._config.timeouts.head_s if self._tls else None,
         )
@@ -217,31 +203,8 @@ class DataServer:
     def _make_proxied(self) -> ProxiedConnection:
         return ProxiedConnection(self._connections, lambda ip: is_within(ip, self._trusted))
 
-    def _take_faster(self, pressed: bool) -> None:  # noqa: FBT001
-        """Take several connections a turn while pressed: each listener of a loop takes one.
-
-        Who is to be told no is not to wait for it behind the streams of all others.
-        """
-        if pressed and self._listener is not None:
-            self._opening_more = asyncio.get_running_loop().create_task(self._open_more())
-        elif not pressed:
-            self._close_more()
-
-    async def _open_more(self) -> None:
-        with contextlib.suppress(OSError):
-            while len(self._more) < LISTENERS_MORE and self._socket is not None:
-                self._more.append(await self._listen(self._socket.dup()))
-
-    def _close_more(self) -> None:
-        if self._opening_more is not None:
-            self._opening_more.cancel()
-            self._opening_more = None
-        while self._more:
-            self._more.pop().close()
-
     def _stop_accepting(self) -> None:
         """Leave who comes in the socket's queue until one of those here has gone."""
-        self._close_more()
         if self._listener is not None:
             self._listener.close()
             self._listener = self._queue = None

@@ -1,7 +1,6 @@
-"""New connections that the kernel drops for a moment, before they cost us anything.
+"""Addresses whose new connections the kernel drops for a moment, before they cost us anything.
 
     dials DIALS_MAX times in SHUT_S --> its SYNs are dropped until these are over --> open again
-    more than the worker can refuse --> a share of all SYNs, by chance, as long as the door says
 
 A connection that is taken and let go costs a worker 20 to 50 us, and whoever tries ten thousand
 keys a second dials as often where it is not read. A filter on the listening socket stops that in
@@ -15,16 +14,12 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Set as AbstractSet
 from typing import Final
 
 from relay.wire.packet_filter import ADDRESSES_MAX, drop_program
 
 DIALS_MAX: Final = 64
 """New connections of an address in a SHUT_S: as many as one that is refused may have at all."""
-BACKLOG_SHORT: Final = 32
-"""How many may wait in the kernel while the worker is pressed: who waits longer has given up by the
-time that it is served, and so would all behind it."""
 SHUT_S: Final = 1.0
 """How long connections are counted; it begins with one, and with its end all are let in again."""
 
@@ -32,72 +27,32 @@ _ATTACH_FILTER: Final = 26
 _DETACH_FILTER: Final = 27
 """Source: socket(7), SO_ATTACH_FILTER; asm-generic/socket.h."""
 _INSTRUCTION_BYTES: Final = 8
-_INFO_BYTES: Final = 32
-_WAITING_AT: Final = 24
-_WAITING: Final = struct.Struct("=I")
-"""tcpi_unacked of struct tcp_info, which of a listening socket is how many it could accept.
-Source: linux/tcp.h; tcp_get_info of net/ipv4/tcp.c."""
 _FPROG: Final = struct.Struct("HL")
 """struct sock_fprog: how many instructions, and where they are."""
 
 
 class Shutter:
-    """Shuts some or many out of one listening socket."""
+    """Shuts addresses out of one listening socket."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._dials: dict[str, int] = {}
         """Address -> its new connections since it was open."""
         self._shut: set[str] = set()
-        self._share = 1.0
-        """Of the SYNs of all others, what is taken."""
-        self._guests: frozenset[str] = frozenset()
-        """Whose SYNs are taken whatever the share is."""
-        self._backlog = self.backlog = 0
-        """How many may wait in the kernel as a rule, and now."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, listener: socket.socket, backlog: int) -> None:
+    def watch(self, listener: socket.socket) -> None:
         """Shut addresses out of this socket from now on; who left it shut before has gone."""
         self._socket = listener
-        self._backlog = self.backlog = backlog
-        self._put_all()
+        self._put(b"")
 
     def stop(self) -> None:
         """Leave the socket open to all."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._dials.clear()
-        self._shut.clear()
-        self._share = 1.0
-        self._put_all()
-        self.shorten(short=False)
+        self._open()
         self._socket = None
-
-    def thin(self, share: float, guests: AbstractSet[str]) -> None:
-        """Have a share of all SYNs taken, and all of some addresses, as far as there are places."""
-        some = frozenset(sorted(guests)[:ADDRESSES_MAX]) if share < 1.0 else frozenset()
-        if (share, some) != (self._share, self._guests):
-            self._share, self._guests = share, some
-            self._put_all()
-
-    def waiting(self) -> int:
-        """Return how many connections wait in the kernel; 0 where it does not say."""
-        if self._socket is None:
-            return 0
-        with contextlib.suppress(OSError, struct.error):
-            told = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-            return int(_WAITING.unpack_from(told, _WAITING_AT)[0])
-        return 0
-
-    def shorten(self, *, short: bool) -> None:
-        """Have no more wait in the kernel than are soon taken, or as many as ever."""
-        backlog = min(BACKLOG_SHORT, self._backlog) if short else self._backlog
-        if self._socket is not None and backlog != self.backlog:
-            self.backlog = backlog
-            with contextlib.suppress(OSError):
-                self._socket.listen(backlog)
 
     def note_dial(self, key: str) -> None:
         """Note a new connection of an address that is watched; shut it out where it dials on.
@@ -111,22 +66,18 @@ class Shutter:
         count = self._dials[key] = self._dials.get(key, 0) + 1
         if count == DIALS_MAX and len(self._shut) < ADDRESSES_MAX:
             self._shut.add(key)
-            self._put_all()
+            with contextlib.suppress(ValueError):  # no address of the Internet
+                self._put(drop_program(self._shut))
 
     def _forget(self) -> None:
         self._timer = None
+        self._open()
+
+    def _open(self) -> None:
         self._dials.clear()
         if self._shut:
             self._shut.clear()
-            self._put_all()
-
-    def _put_all(self) -> None:
-        """Put what is wanted now on the socket."""
-        if not self._shut and self._share >= 1.0:
             self._put(b"")
-            return
-        with contextlib.suppress(ValueError):  # no address of the Internet
-            self._put(drop_program(self._shut, share=self._share, guests=self._guests))
 
     def _put(self, program: bytes) -> None:
         """Put a program on the socket in place of the one there; b"" = none.

@@ -13,7 +13,6 @@ fair_queue    Calls of one line that wait for its limits: fair by account, bound
               bytes
 heartbeat     Who else is there: each worker tells its demand once a second, and learns its part of
               all
-intake        What share of new connections a pressed worker has the kernel let in
 lease         One bucket as one worker sees it: what it has leased, what it needs, what it was told
 lending       What lines share: a channel's quota, reserved for dedicated lines and lent while they
               are idle

@@ -5,7 +5,6 @@ keys and good ones, lists that are swapped while connections are open, many conn
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 from ipaddress import ip_network
@@ -16,7 +15,7 @@ import pytest
 from relay.config import Config
 from relay.config import Server as ServerConfig
 from relay.door_rules import DoorRules
-from relay.edge.shutter import BACKLOG_SHORT, DIALS_MAX, Shutter
+from relay.edge.shutter import DIALS_MAX, Shutter
 from relay.limits.addresses import Rule, rule_code
 from relay.model import Block
 from tests.flow.rig import KEY, Peer, Rig, chat, make_channel, make_snapshot, post
@@ -169,53 +168,19 @@ async def test_an_address_that_tries_keys_and_dials_on_is_shut_out_for_a_moment(
 async def test_the_shutter_is_open_again_when_its_worker_goes() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     shutter, successor = Shutter(), Shutter()
-    shutter.watch(listener, 128)
+    shutter.watch(listener)
     for _ in range(DIALS_MAX):
         shutter.note_dial(OTHER)
     assert not await reaches(listener)
     shutter.stop()
     assert await reaches(listener)
     # One that was killed leaves its socket, and what is on it, to the next.
-    shutter.watch(listener, 128)
+    shutter.watch(listener)
     for _ in range(DIALS_MAX):
         shutter.note_dial(OTHER)
     assert not await reaches(listener)
-    successor.watch(listener, 128)
+    successor.watch(listener)
     assert await reaches(listener)
-    shutter.stop()
-    listener.close()
-
-
-async def test_a_thinned_socket_takes_a_share_and_all_of_its_guests() -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    shutter = Shutter()
-    shutter.watch(listener, 128)
-    shutter.thin(0.0001, frozenset())
-    assert not await reaches(listener)
-    shutter.thin(0.0001, {OTHER})
-    assert await reaches(listener)
-    assert shutter.waiting() == 1
-    taken, _ = listener.accept()
-    assert shutter.waiting() == 0
-    taken.close()
-    shutter.stop()
-    assert await reaches(listener)
-    listener.close()
-
-
-async def test_a_short_queue_holds_few_and_is_as_long_as_ever_again() -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    shutter = Shutter()
-    shutter.watch(listener, 128)
-    shutter.shorten(short=True)
-    with contextlib.ExitStack() as held:
-        for _ in range(BACKLOG_SHORT + 1):  # the kernel takes one more than it is told
-            sock = held.enter_context(socket.socket())
-            sock.connect(listener.getsockname())
-        assert shutter.waiting() == BACKLOG_SHORT + 1
-        assert not await reaches(listener)
-        shutter.shorten(short=False)
-        assert await reaches(listener)
     shutter.stop()
     listener.close()
 

@@ -71,15 +71,6 @@ class ClientConnection(RequestLoop):
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent; a request waits where too many have come at once."""
-        if self.screened:
-            refusal = self._server.turn_away(self, data)
-            if refusal is not None:
-                self.write(refusal)
-                if self.owed:
-                    self.linger()
-                else:
-                    self.close()
-                return
         if self._phase < HEAD and self._early is None and self._arrivals.crowded(len(data)):
             crowd = self._crowd(len(data))
             if crowd is not None:

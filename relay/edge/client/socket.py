@@ -51,13 +51,9 @@ class ClientSocket(Client):
         "_writing_paused",
         "bodiless",
         "deadline_s",
-        "fresh",
         "handed_over",
         "keeps_alive",
-        "let_in",
-        "owed",
         "peer_ip",
-        "screened",
         "takes_chunks",
         "told_ip",
         "transport",
@@ -84,14 +80,6 @@ class ClientSocket(Client):
         """Its client's address, as a trusted balancer told it before all else."""
         self.visitor: Visitor | None = None
         """What the door knows of its address; None: a proxy's, or none."""
-        self.fresh = True
-        """No request of it was looked at by a door that is pressed."""
-        self.screened = False
-        """Its first read is looked at by the door before it is parsed,"""
-        self.let_in = False
-        """...which has let it in then."""
-        self.owed = False
-        """More of its request was on its way when it was turned away."""
         self.keeps_alive = True
         self.bodiless = False
         """The request was a HEAD: its answer has no body."""

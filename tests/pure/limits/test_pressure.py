@@ -6,7 +6,7 @@ times that: what it serves, and whom.
 
 from collections import Counter
 
-from relay.limits.pressure import BEAT_S, LET_IN_MIN, PRESSURE_MAX, RESTS, Pressure
+from relay.limits.pressure import BEAT_S, Pressure
 
 DEDICATED, STANDARD, TRAINING = 0, 1, 2
 
@@ -21,32 +21,11 @@ def test_training_goes_first_and_dedicated_never() -> None:
     pressure.value = 0.6
     assert abs(shed(pressure, TRAINING) - 0.6) < 0.01
     assert shed(pressure, STANDARD) == 0
-    pressure.value = 1.5
+    pressure.value = 1.3
     assert shed(pressure, TRAINING) == 1
-    assert abs(shed(pressure, STANDARD) - (1 - LET_IN_MIN**0.5)) < 0.01
-    pressure.value = PRESSURE_MAX
-    assert abs(shed(pressure, STANDARD) - (1 - LET_IN_MIN)) < 0.01
+    assert abs(shed(pressure, STANDARD) - 0.3) < 0.01
+    pressure.value = 1.95
     assert shed(pressure, DEDICATED) == 0
-
-
-def test_of_connections_that_the_kernel_has_thinned_fewer_are_sent_away() -> None:
-    pressure = Pressure(0.025)
-    pressure.value, pressure.thinned = 1.5, LET_IN_MIN**0.5 * 2
-    assert abs(sum(pressure.sheds(STANDARD, fresh=True) for _ in range(1_000)) - 500) < 5
-    assert abs(shed(pressure, STANDARD) - (1 - LET_IN_MIN**0.5)) < 0.01, "kept ones are not thinned"
-
-
-def test_after_a_rise_some_beats_tell_nothing_and_a_busy_worker_falls_slowly() -> None:
-    pressure = Pressure(0.025)
-    pressure.value = 1.2
-    for _ in range(RESTS + 1):
-        pressure.beat(0.05, 0.0, busy=True)
-    assert abs(pressure.value - 1.3) < 1e-9
-    before = pressure.value
-    pressure.beat(0.0, 0.0, busy=True)
-    busy = before - pressure.value
-    pressure.beat(0.0, 0.0)
-    assert 0 < busy < 0.04 and abs(before - busy - pressure.value - 0.04) < 1e-9
 
 
 def test_one_late_beat_sends_few_away_and_beats_in_time_end_it() -> None:
