@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay.compiled import describe
+from relay.interpreter import describe_python
 
 ROOT: Final = Path(__file__).parents[2]
 _LIBRARIES: Final = ("aiohttp", "httptools", "hiredis", "msgspec", "uvloop")
@@ -27,7 +28,7 @@ def describe_machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "system": _field("/etc/os-release", "PRETTY_NAME", "=").strip('"'),
         "virtual": "hypervisor" in _field("/proc/cpuinfo", "flags"),
-        "python": platform.python_version(),
+        "python": describe_python(),
         "relay": describe(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "open_files_max": [soft, hard],

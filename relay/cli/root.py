@@ -8,7 +8,6 @@ command takes --config and --data-dir, before or after its name.
 
 import importlib
 import os
-import platform
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ import click
 from relay.compiled import describe
 from relay.config import Config, load
 from relay.errors import ConfigError, DependencyDown, RelayError
+from relay.interpreter import describe_python
 
 EXIT_FAILED: Final = 1
 EXIT_DEPENDENCY_DOWN: Final = 69
@@ -174,7 +174,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
     if not value or ctx.resilient_parsing:
         return
     libraries = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop", "msgspec"))
-    stands_on = f"Python {platform.python_version()}, {libraries}"
+    stands_on = f"Python {describe_python()}, {libraries}"
     click.echo(f"relay {version('relay')}, {describe()} ({stands_on})")
     ctx.exit()
 
