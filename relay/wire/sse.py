@@ -20,6 +20,7 @@ from relay.errors import ChannelGarbled
 LIFE_BYTES_MAX: Final = 64
 """A longer block is part of an answer: comments and pings are short, and no chunk of chat is."""
 _CR: Final = 13
+_LF: Final = 10
 _BOUNDARY: Final = re.compile(rb"\n\r?\n")
 _LIFE: Final = re.compile(
     rb"(?::[^\n]*\n|\r?\n|event: ?ping\r?\n|data: ?\{\s*\"type\"\s*:\s*\"ping\"\s*\}\r?\n)+"
@@ -141,21 +142,23 @@ def event_start(block: bytes, at: int) -> int:
     return start
 
 
-def count_line_events(parts: list[bytes], block: bytes) -> int:
+def count_line_events(parts: list[bytes]) -> int:
     """Return how many events end in the chunks of a read, 0 where that takes more than a look.
 
-    It does not where a chunk is one event of one line, or a piece of one: a chunk that ends an
-    event has two line ends at least, so where there are no more than that all have two.
+    It does not where each chunk is one event of one line, or a piece of one: no line ends in it but
+    for the two that end the event. A number is looked for in bytes by memchr, at once; counting the
+    line ends of a whole read would take a nanosecond for each of its bytes.
 
     Args:
         parts: The chunks; the first may be the rest of an event, the last the beginning of one.
-        block: All of them, joined.
     """
     events = 0
     for part in parts:
-        if part.endswith(b"\n\n"):
-            events += 1
-    return events if block.count(b"\n") == 2 * events else 0
+        ends = part[-2:] == b"\n\n"
+        if _LF in (part[:-2] if ends else part):
+            return 0
+        events += ends
+    return events
 
 
 def count_events(block: bytes) -> int:

@@ -209,7 +209,7 @@ class StreamAttempt(Attempt):
     def _join(self, parts: list[bytes]) -> bytes:
         """Return what the chunks of a read hold, its events counted where these tell."""
         joined = b"".join(parts)
-        self._counted = count_line_events(parts, joined) if self._buffer is None else 0
+        self._counted = count_line_events(parts) if self._buffer is None else 0
         return joined
 
     # --- before the commit ------------------------------------------------------------------------
