@@ -90,6 +90,7 @@ lock: $(STAMP)
 	.venv/lock/bin/pip install --quiet --disable-pip-version-check 'uv>=0.8'
 	$(UV) pyproject.toml --output-file $(LOCK).lock
 	$(UV) pyproject.toml --extra embedded --output-file $(LOCK)-embedded.lock
+	printf 'pyarrow\n' | $(UV) - --output-file $(LOCK)-parquet.lock
 	printf 'asyncpg-stubs\nmypy[mypyc]\nsetuptools\nwheel\n' | $(UV) pyproject.toml - --output-file $(LOCK)-build.lock
 
 # Both forms: every test on the sources, and those of HOT on what is compiled of them.

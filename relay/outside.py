@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from relay.night_rules import NO_NIGHT, Maintenance
+
 WEBHOOK: Final = re.compile(
     r"https://[^/?#\s]+\S*|http://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?([/?#]\S*)?"
 )
@@ -81,6 +83,9 @@ class Oidc(Table, frozen=True):
     """Who may sign in so."""
 
 
+NO_OIDC: Final = Oidc()
+
+
 def find_problem(stripe: Stripe, mail: Mail, oidc: Oidc, otlp: Otlp) -> str | None:
     """Return what cannot work, after the path of its table; None: all can."""
     if not _is_stripe(stripe):
@@ -103,19 +108,25 @@ def find_problem(stripe: Stripe, mail: Mail, oidc: Oidc, otlp: Otlp) -> str | No
 
 
 def find_missing(
-    oidc: Oidc, otlp: Otlp = NO_OTLP, find: Callable[[str], object] = find_spec
+    oidc: Oidc = NO_OIDC,
+    otlp: Otlp = NO_OTLP,
+    night: Maintenance = NO_NIGHT,
+    find: Callable[[str], object] = find_spec,
 ) -> str | None:
     """Return what has to be installed for what is configured; None: nothing is missing.
 
     Args:
         oidc: The identity provider.
         otlp: The collector of OpenTelemetry.
+        night: What the night archives, and how.
         find: Returns whether a package is there.
     """
     if oidc.issuer and not find("joserfc"):
         return "console.oidc needs joserfc: pip install 'relay[oidc]'"
     if otlp.url and not find("opentelemetry"):
         return "otlp needs opentelemetry: pip install 'relay[otlp]'"
+    if night.archive_dir and night.archive_format == "parquet" and not find("pyarrow"):
+        return "maintenance.archive_format needs pyarrow: pip install 'relay[parquet]'"
     return None
 
 

@@ -25,6 +25,7 @@ from benchmarks.soak.run import find_faults
 from benchmarks.soak.samples import Sample, Sampler, left_over, take_sample
 from benchmarks.soak.witness import Outage, Witness, tell_apart
 from benchmarks.targets.place import Server
+from relay.control.night.archives import FORMATS, Archives
 from relay.control.night.retention import Retention
 from relay.control.night.shapes import Turn
 from relay.control.night.tables import plan_vacuum
@@ -200,7 +201,8 @@ async def test_the_night_has_days_to_drop_and_tables_to_clean(
         await add_catalog(connection)
         await plant_days(connection, TODAY)
         assert (await run_audit(connection)).drifts == []
-        retention = Retention(night.RETENTION_DAYS, tmp_path / night.ARCHIVE)
+        archives = Archives(tmp_path / night.ARCHIVE, FORMATS["csv"])
+        retention = Retention(night.RETENTION_DAYS, archives)
         plan = await retention.plan(connection, NOW)
         said = [await step.do(Turn(connection, 60.0)) for step in plan.steps]
         assert len(said) == 16 + 1

@@ -125,6 +125,17 @@ def test_a_dry_run_does_nothing(host: Host) -> None:
         assert step in said
 
 
+@pytest.mark.parametrize("words", [(), ("--embedded",)], ids=["alone", "embedded"])
+def test_parquet_is_installed_beside_the_rest(host: Host, words: tuple[str, ...]) -> None:
+    host.run("--release", "one", *words)
+    assert not any("requirements-parquet.lock" in call for call in host.calls("pip"))
+    host.run("--release", "two", "--parquet", *words)
+    (asked,) = [call for call in host.calls("pip") if "requirements-parquet.lock" in call]
+    assert "--require-hashes" in asked
+    assert ("requirements-embedded.lock" in asked) is bool(words)
+    assert ("requirements.lock" in asked) is (not words)
+
+
 def test_an_upgrade_and_the_way_back(host: Host) -> None:
     host.install("one")
     host.install("two")

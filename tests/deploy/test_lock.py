@@ -14,7 +14,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("requirements.lock", "requirements-embedded.lock", "requirements-build.lock")
+PARQUET = "requirements-parquet.lock"
+LOCKS = (
+    "requirements.lock", "requirements-embedded.lock", "requirements-build.lock", PARQUET,
+)  # fmt: skip
 BUILD = ("mypy", "setuptools", "wheel", "asyncpg-stubs")
 
 
@@ -80,9 +83,11 @@ def test_all_that_the_relay_needs_is_in_the_lock() -> None:
     assert closure(declared("embedded")) - embedded == set(), "run `make lock`"
     assert lock("requirements.lock").keys() <= embedded
     assert set(BUILD) <= lock("requirements-build.lock").keys()
+    beside = closure(declared("parquet")) - closure(declared())
+    assert beside == set(lock(PARQUET)), "it is installed beside one of the others"
 
 
 def test_what_is_locked_satisfies_what_is_declared() -> None:
-    versions = lock("requirements-embedded.lock")
-    for requirement in declared("embedded"):
+    versions = {**lock("requirements-embedded.lock"), **lock(PARQUET)}
+    for requirement in [*declared("embedded"), *declared("parquet")]:
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)])

@@ -44,7 +44,8 @@ def show(ctx: click.Context, *, origin: bool, as_json: bool) -> None:
     if as_json:
         rows = [{column: row[column] for column in columns} for row in rows]
     print_rows(rows, columns, as_json=as_json)
-    if (missing := find_missing(found.console.oidc, found.otlp)) is not None:
+    missing = find_missing(found.console.oidc, found.otlp, found.maintenance)
+    if missing is not None:
         click.echo(f"note: {missing}", err=True)
 
 

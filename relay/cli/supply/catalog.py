@@ -13,6 +13,7 @@ from relay.cli.root import load_context, location_options
 from relay.cli.session import Session, with_database
 from relay.config import Config, load
 from relay.errors import ConfigError
+from relay.outside import find_missing
 from relay.store.catalog.apply import apply as apply_declared
 from relay.store.catalog.apply import resolve_credentials
 from relay.store.catalog.declaration import Declaration, parse_catalog
@@ -38,7 +39,10 @@ def check(ctx: click.Context, file: Path) -> None:
         click.echo(f"{file}: ok, a catalog: {_counts(declared)}")
         _tell_unpriced_of(declared)
         return
-    load(file, os.environ)
+    found = load(file, os.environ)
+    missing = find_missing(found.console.oidc, found.otlp, found.maintenance)
+    if missing is not None:
+        raise ConfigError(f"{file}: {missing}")
     click.echo(f"{file}: ok, a configuration")
 
 

@@ -37,12 +37,22 @@ def check_packages(
     config: Config, find: Callable[[str], object] = find_spec
 ) -> Iterator[Diagnosis]:
     """Yield whether what the configuration asks for beyond the package itself is installed."""
-    oidc = config.console.oidc
-    if oidc.issuer:
-        missing = find_missing(oidc, find=find)
-        value = missing or "what [console.oidc] needs is installed"
-        mend = "pip install 'relay[oidc]', as the relay's user, in its environment"
-        yield judge("sign-in", value, mend, ok=missing is None)
+    oidc, otlp, night = config.console.oidc, config.otlp, config.maintenance
+    found = {
+        "sign-in": (find_missing(oidc, find=find), "[console.oidc]", "oidc", oidc.issuer),
+        "telemetry": (find_missing(otlp=otlp, find=find), "[otlp]", "otlp", otlp.url),
+        "archive": (
+            find_missing(night=night, find=find),
+            "[maintenance] archive_format",
+            "parquet",
+            night.archive_dir if night.archive_format == "parquet" else "",
+        ),
+    }
+    for check, (missing, asks, extra, wanted) in found.items():
+        if wanted:
+            value = missing or f"what {asks} needs is installed"
+            mend = f"pip install 'relay[{extra}]', as the relay's user, in its environment"
+            yield judge(check, value, mend, ok=missing is None)
 
 
 def find_workers(data_dir: Path) -> list[int]:

@@ -54,7 +54,8 @@ async def rehearse(
     open_vault(config, data_dir, os.environ)
     pepper = load_pepper(config, data_dir, os.environ)
     find_webhook(config, os.environ)
-    if (missing := find_missing(config.console.oidc, config.otlp)) is not None:
+    missing = find_missing(config.console.oidc, config.otlp, config.maintenance)
+    if missing is not None:
         raise ConfigError(missing)
     url = database_url(config, data_dir)
     try:

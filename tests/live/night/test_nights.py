@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 
 from relay.config import Config
+from relay.control.night.archives import FORMATS, Archives
 from relay.control.night.nights import Nights
 from relay.control.night.plans import make_works
 from relay.control.night.retention import Retention
@@ -287,7 +288,7 @@ async def test_a_day_is_archived_before_it_is_dropped(database: Connection, tmp_
     kept = make_end(make_start())
     await write_batch(database, [Part("w", Mark(), [*ends, kept])])
 
-    retention = Retention(30, tmp_path / "archive")
+    retention = Retention(30, Archives(tmp_path / "archive", FORMATS["csv"]))
     plan = await retention.plan(database, datetime.datetime.now(datetime.UTC))
     said = await do_all(database, plan)
     assert said[:2] == [
@@ -316,7 +317,7 @@ async def test_a_day_whose_archive_cannot_be_written_stays(
         FOR VALUES FROM ('2020-01-01Z') TO ('2020-01-02Z')"""
     )
     (tmp_path / "file").write_text("not a folder")
-    retention = Retention(30, tmp_path / "file" / "archive")
+    retention = Retention(30, Archives(tmp_path / "file" / "archive", FORMATS["csv"]))
     plan = await retention.plan(database, datetime.datetime.now(datetime.UTC))
     with pytest.raises(StepFailed, match="Not a directory"):
         await plan.steps[0].do(Turn(database, 60.0))

@@ -25,7 +25,8 @@ from relay.control.doctor.host import (
 from relay.control.doctor.postgres import judge_latency, judge_skew
 from relay.control.doctor.redis import read_told
 from relay.control.doctor.upstreams import find_hosts, judge_plain
-from relay.outside import Oidc
+from relay.night_rules import Maintenance
+from relay.outside import Oidc, Otlp
 from relay.store.log.writer import Mark
 
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
@@ -211,3 +212,15 @@ def test_a_package_that_the_configuration_needs_is_missed_by_name() -> None:
     assert not found.ok
     assert found.value == "console.oidc needs joserfc: pip install 'relay[oidc]'"
     assert found.mend.startswith("pip install 'relay[oidc]'")
+
+
+def test_a_package_of_the_night_or_of_telemetry_is_missed_by_name_too() -> None:
+    night = Maintenance(archive_dir="archive", archive_format="parquet")
+    config = Config(maintenance=night, otlp=Otlp(url="http://127.0.0.1:4318"))
+    assert [one.ok for one in check_packages(config, lambda name: name)] == [True, True]
+    telemetry, archive = check_packages(config, lambda name: None)
+    assert telemetry.value == "otlp needs opentelemetry: pip install 'relay[otlp]'"
+    assert archive.value == (
+        "maintenance.archive_format needs pyarrow: pip install 'relay[parquet]'"
+    )
+    assert archive.mend.startswith("pip install 'relay[parquet]'")
