@@ -36,6 +36,7 @@ from relay.records import (
 from relay.store.billing.credit_leases import close_owner
 from relay.store.kept import Kept
 from relay.store.log.files import list_generations
+from relay.store.log.stirring import Stirring
 from relay.store.log.tail import JournalTail
 from relay.store.log.unended import keep_unended
 from relay.store.log.writer import (
@@ -57,6 +58,8 @@ QUIET_LOOKS: Final = 20
 """So many looks in a row that found nothing, and the next ones come half as often."""
 GLANCES_MAX: Final = 3
 """Of the looks that come seldom, so many in a row may be glances."""
+STILL_S: Final = 5.0
+"""While the kernel tells what stirs a glance comes once in this, should it have missed anything."""
 
 Connect = Callable[[], Awaitable[Connection]]
 Observe = Callable[[Sequence[CallEnd]], None]
@@ -146,8 +149,7 @@ class Shipper:
         async with self._lock_directory():
             try:
                 while True:
-                    wait_s = await self._try_once()
-                    await asyncio.sleep(wait_s)
+                    await self._rest(await self._try_once())
             finally:
                 self.close()
 
@@ -157,6 +159,18 @@ class Shipper:
         while self._tails:
             self._tails.pop().close()
         self._kept.close()
+
+    async def _rest(self, wait_s: float) -> None:
+        """Wait so long; where nothing has happened for a while, until something does."""
+        if self._is_quiet():
+            folders = [self._directory, *(tail.folder for tail in self._tails)]
+            with Stirring(folders) as stirring:
+                if stirring.works and self._seems_still():
+                    if await stirring.wait(STILL_S):
+                        self._looks_in_vain = 0
+                        await asyncio.sleep(self._poll_s)  # what was begun may end meanwhile
+                    return
+        await asyncio.sleep(wait_s)
 
     async def _try_once(self) -> float:
         """Ship once; return the seconds to wait before the next time."""
@@ -184,11 +198,16 @@ class Shipper:
 
         What two things at one moment hide from it is found by the look that comes after a few.
         """
-        quiet = self._looks_in_vain >= QUIET_LOOKS and not self._backoff.failures
-        if not quiet or self._glances == GLANCES_MAX:
+        if not self._is_quiet() or self._glances == GLANCES_MAX:
             self._glances = 0
             return False
         self._glances += 1
+        return self._seems_still()
+
+    def _is_quiet(self) -> bool:
+        return self._looks_in_vain >= QUIET_LOOKS and not self._backoff.failures
+
+    def _seems_still(self) -> bool:
         try:
             changed_ns = self._directory.stat().st_mtime_ns
         except OSError:

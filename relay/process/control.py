@@ -50,6 +50,7 @@ from relay.process.succession.outcome import Result
 from relay.records import CallEnd
 from relay.store.catalog.follower import poll_s
 from relay.store.embedded.locate import database_url, redis_url
+from relay.store.metrics import Figures
 from relay.store.migrate import connect_migrated
 from relay.store.postgres import Connection
 from relay.store.secrets.files import keep_secret
@@ -124,8 +125,9 @@ class Control:
             self._config, self._connect_money, notices, logged=lambda: self._shipper.rows_shipped
         )
         metrics_dir = self._data_dir / "run" / "metrics"
+        figures = Figures(metrics_dir)
         send = None if self._webhook is None else self._webhook.send
-        self._journals = JournalWatch(metrics_dir, send, wall_s)
+        self._journals = JournalWatch(figures, send, wall_s)
         self._keeper = CatalogKeeper(
             self._connect_keeper,
             open_vault(self._config, self._data_dir, os.environ),
@@ -146,7 +148,7 @@ class Control:
             models_out=self._watch.models_out,
             works=lambda: self._nights.done,
         )
-        self._host = HostWatch(metrics_dir, host, sources, troubles, wall_s)
+        self._host = HostWatch(figures, host, sources, troubles, wall_s)
         told = [self._watch, notices, self._keeper, self._minter, self._nights, troubles]
         collector = WorkerCollector(metrics_dir, self._gauges, wall_s, told)
         self._otlp = _open_otlp(self._config, host, collector)

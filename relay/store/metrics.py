@@ -81,6 +81,8 @@ def is_fresh(published: WorkerMetrics, now_s: float) -> bool:
     return 0 <= clock_s() - published.gauges.get("clock_seconds", -math.inf) < FRESH_S
 
 
+MOMENT_S: Final = 0.1
+"""All that looks at figures does so on one beat of its process."""
 HALVES: Final = b"\xc1"
 """How a file of two halves begins: no message of msgpack does."""
 _HEAD: Final = struct.Struct("<cQII")
@@ -176,13 +178,36 @@ def read_all(directory: Path) -> dict[str, list[WorkerMetrics]]:
     found: dict[str, list[WorkerMetrics]] = {}
     # In name order the retired file comes after the digits: whoever was folded into it since its
     # own file was read is recognised, and nobody is missed.
-    for path in sorted(directory.glob("[!.]*-*")):
+    names = os.listdir(directory) if directory.is_dir() else []  # noqa: PTH208 - names are all we need
+    for name in sorted(name for name in names if "-" in name and not name.startswith(".")):
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            published = read_published(path)
-            slot = path.name.rpartition("-")[0]
+            published = read_published(directory / name)
+            slot = name.rpartition("-")[0]
             others = [p for p in found.get(slot, []) if p.identity not in published.folded]
             found[slot] = [*others, published]
     return found
+
+
+class Figures:
+    """What the workers of a host publish, read once for all who look at one moment.
+
+    Args:
+        directory: Where they publish it.
+        moment_s: What was read is given out again for so long.
+    """
+
+    def __init__(self, directory: Path, moment_s: float = MOMENT_S) -> None:
+        self._directory = directory
+        self._moment_s = moment_s
+        self._found: dict[str, list[WorkerMetrics]] = {}
+        self._read_s = -math.inf
+
+    def read(self) -> dict[str, list[WorkerMetrics]]:
+        """Return slot -> what its workers have published; see `read_all`."""
+        now_s = clock_s()
+        if now_s - self._read_s >= self._moment_s:
+            self._found, self._read_s = read_all(self._directory), now_s
+        return self._found
 
 
 def retire(directory: Path, slot: str, pid: int) -> None:

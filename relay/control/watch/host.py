@@ -7,14 +7,13 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from relay.clock import until_beat_s
 from relay.control.api.readiness import CATALOG_AGE_S_MAX
 from relay.control.watch.troubles import Troubles
 from relay.store.maintenance import Outcome, WorkDone
-from relay.store.metrics import WorkerMetrics, is_fresh, read_all
+from relay.store.metrics import Figures, WorkerMetrics, is_fresh
 
 LOOK_S: Final = 2.0
 
@@ -40,7 +39,7 @@ class HostWatch:
     """Looks every two seconds.
 
     Args:
-        directory: Where the workers publish their figures.
+        figures: What the workers publish.
         host: As works of the night name it.
         sources: What else is asked.
         troubles: Who tells.
@@ -49,13 +48,13 @@ class HostWatch:
 
     def __init__(
         self,
-        directory: Path,
+        figures: Figures,
         host: str,
         sources: Sources,
         troubles: Troubles,
         wall_s: Callable[[], float],
     ) -> None:
-        self._directory = directory
+        self._figures = figures
         self._host = host
         self._sources = sources
         self._troubles = troubles
@@ -75,7 +74,7 @@ class HostWatch:
 
     def look(self) -> None:
         """Tell what has changed since the last look."""
-        slots = read_all(self._directory)
+        slots = self._figures.read()
         found = [*self._workers(slots), *self._dependencies(slots), *self._others()]
         self._troubles.look(dict(found))
 

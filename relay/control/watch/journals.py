@@ -9,12 +9,11 @@ import asyncio
 import datetime
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from relay.clock import until_beat_s
 from relay.control.watch.webhook import Notice
-from relay.store.metrics import is_fresh, read_all
+from relay.store.metrics import Figures, is_fresh
 
 LOOK_S: Final = 2.0
 
@@ -31,18 +30,18 @@ class JournalWatch:
     """Tells of each journal that fails.
 
     Args:
-        directory: Where the workers publish their figures.
+        figures: What the workers publish.
         send: Sends a notice to the operator; None = only the log tells.
         wall_s: Seconds since 1970.
     """
 
     def __init__(
         self,
-        directory: Path,
+        figures: Figures,
         send: Callable[[Notice], None] | None,
         wall_s: Callable[[], float],
     ) -> None:
-        self._directory = directory
+        self._figures = figures
         self._send = send
         self._wall_s = wall_s
         self._told: set[str] = set()
@@ -58,7 +57,7 @@ class JournalWatch:
         now_s = self._wall_s()
         failing = {
             slot
-            for slot, generations in read_all(self._directory).items()
+            for slot, generations in self._figures.read().items()
             for found in generations
             if is_fresh(found, now_s) and not found.gauges.get("journal_healthy", 1.0)
         }

@@ -21,7 +21,7 @@ from typing import Final
 from relay.backoff import Backoff
 from relay.billing.purse import SHARE_MAX
 from relay.billing.shapes import CreditLease, CreditRequest
-from relay.clock import clock_s
+from relay.clock import clock_s, until_beat_s
 from relay.errors import RelayError, Unavailable
 from relay.flow.ports import CreditLender, OutageLender
 from relay.flow.reserve.credit_account import RESERVE_S, CreditAccount, CreditWaiter
@@ -176,6 +176,8 @@ class Leasing:
         account = self._accounts.get(account_id)
         if account is None:
             account = self._accounts[account_id] = CreditAccount(account_id)
+        if not (self._active or self._resting):
+            self._wake.set()  # it rested, with nothing to measure
         self._active.add(account)
         return account
 
@@ -215,8 +217,16 @@ class Leasing:
                 await self._wake.wait()  # nothing can change but by a call
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
+                async with asyncio.timeout(self._rest_s()):
                     await self._wake.wait()
+
+    def _rest_s(self) -> float:
+        """Return how long there is nothing to do, unless somebody calls."""
+        if self._active or self._resting:
+            return TICK_S
+        due_s = self._renewed_s + self._ttl_s * RENEW_SHARE - clock_s()
+        # Renewed with whatever else this process looks at then, which is one wake-up for all.
+        return max(due_s, 0.0) + until_beat_s(TICK_S)
 
     async def _lease_once(self) -> None:
         """Ask for all that is wanted now, and serve who waits."""

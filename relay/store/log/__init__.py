@@ -13,6 +13,7 @@ partitions  The days of the request log and of what belongs to it: made ahead, l
 reports    What the request log answers: calls newest first, one call with its receipt, usage over
            time
 rows       A call that ended as a row of the request log: within what its columns take, and in bytes
+stirring   Waits until something is written below some folders, or a writer there dies
 sums       What is folded from calls that ended: minutes of usage, what keys spent, where they were
            used
 tail       One generation's journal, followed from where the request log has it to where its writer

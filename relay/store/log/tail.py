@@ -35,7 +35,7 @@ class JournalTail:
         """The writer is dead and everything that can be read was read."""
         self.torn_bytes = 0
         """Bytes in final segments that were no whole frames: what a crash or a disk left behind."""
-        self._folder = folder
+        self.folder = folder
         self._segment = mark.segment
         self._offset = 0
         self._logged_offset = mark.offset
@@ -59,8 +59,8 @@ class JournalTail:
             # In this order: a writer that is dead, or has a later segment, writes no more to this
             # one. Asked after the reading, it could have written in between.
             dead = self._is_dead()
-            self._folder_ns = self._folder.stat().st_mtime_ns
-            later = [number for number in list_segments(self._folder) if number > self._segment]
+            self._folder_ns = self.folder.stat().st_mtime_ns
+            later = [number for number in list_segments(self.folder) if number > self._segment]
             reading = self._read_chunk()
             if reading.offset:
                 logged = self._offset < self._logged_offset
@@ -76,8 +76,8 @@ class JournalTail:
     def is_still(self) -> bool:
         """Tell at little cost whether the writer lives and seems to have written nothing since."""
         try:
-            size = segment_path(self._folder, self._segment).stat().st_size
-            changed_ns = self._folder.stat().st_mtime_ns
+            size = segment_path(self.folder, self._segment).stat().st_size
+            changed_ns = self.folder.stat().st_mtime_ns
         except OSError:
             return False
         return size == self._offset and changed_ns == self._folder_ns and not self._is_dead()
@@ -88,35 +88,35 @@ class JournalTail:
 
     def last_write_us(self) -> int:
         """Return when the writer last wrote, in microseconds since 1970: it lived until then."""
-        numbers = list_segments(self._folder)
-        path = segment_path(self._folder, numbers[-1]) if numbers else self._folder
+        numbers = list_segments(self.folder)
+        path = segment_path(self.folder, numbers[-1]) if numbers else self.folder
         return path.stat().st_mtime_ns // 1000
 
     def lag_bytes(self, mark: Mark) -> int:
         """Return how many bytes lie behind `mark`."""
-        sizes = {number: self._size(number) for number in list_segments(self._folder)}
+        sizes = {number: self._size(number) for number in list_segments(self.folder)}
         behind = sum(size for number, size in sizes.items() if number >= mark.segment)
         return max(0, behind - (mark.offset if mark.segment in sizes else 0))
 
     def remove_shipped(self) -> None:
         """Remove the segments before the one being read. Their calls must be committed."""
-        shipped = [number for number in list_segments(self._folder) if number < self._segment]
+        shipped = [number for number in list_segments(self.folder) if number < self._segment]
         if not shipped:
             return
         # This segment's head repeats the open calls of the ones that go: it must be safe first.
-        fd = os.open(segment_path(self._folder, self._segment), os.O_RDONLY)
+        fd = os.open(segment_path(self.folder, self._segment), os.O_RDONLY)
         try:
             os.fdatasync(fd)
         finally:
             os.close(fd)
-        sync_folder(self._folder)
+        sync_folder(self.folder)
         for number in shipped:
-            segment_path(self._folder, number).unlink()
+            segment_path(self.folder, number).unlink()
 
     def remove(self) -> None:
         """Remove the folder of a dead writer, of which nothing is left to come."""
         assert self._is_dead()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.folder)
 
     def close(self) -> None:
         """Let go of the lock, if the writer was dead and it was got."""
@@ -142,7 +142,7 @@ class JournalTail:
 
     def _read_bytes(self, size: int) -> bytes:
         try:
-            fd = os.open(segment_path(self._folder, self._segment), os.O_RDONLY)
+            fd = os.open(segment_path(self.folder, self._segment), os.O_RDONLY)
         except FileNotFoundError:
             return b""  # removed after it was shipped, or there is no first one yet
         try:
@@ -186,6 +186,6 @@ class JournalTail:
 
     def _size(self, number: int) -> int:
         try:
-            return segment_path(self._folder, number).stat().st_size
+            return segment_path(self.folder, number).stat().st_size
         except FileNotFoundError:
             return 0

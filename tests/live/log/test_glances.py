@@ -17,6 +17,7 @@ from relay.control.shipper import QUIET_LOOKS, Shipper
 from relay.store import postgres
 from relay.store.log.files import segment_path
 from relay.store.log.frames import join_frames
+from relay.store.log.stirring import Stirring
 from relay.store.log.tail import JournalTail
 from relay.store.log.writer import Mark
 from tests.live.journals import (
@@ -40,9 +41,13 @@ def has_shipped(shipper: Shipper, rows: int) -> bool:
     return shipper.rows_shipped == rows
 
 
+@pytest.mark.parametrize("told", [True, False])
 async def test_what_is_written_while_it_glances_is_in_the_log_soon(
-    tmp_path: Path, database_url: str
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, *, told: bool
 ) -> None:
+    """Whether the kernel tells of it, or has to be asked every so often."""
+    if not told:
+        monkeypatch.setattr(Stirring, "works", False)
     connect = partial(postgres.connect, database_url)
     first, second, third = ([end] for end in make_ends(3))
     folder = write_generation(tmp_path, "w", first)

@@ -11,14 +11,14 @@ import pytest
 from relay.control.watch.journals import JournalWatch
 from relay.control.watch.webhook import Notice
 from relay.store import metrics as worker_metrics
-from relay.store.metrics import WorkerMetrics
+from relay.store.metrics import Figures, WorkerMetrics
 
 NOW_S = 1_000.0
 
 
 def test_each_failure_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sent: list[Notice] = []
-    watch = JournalWatch(tmp_path, sent.append, lambda: NOW_S)
+    watch = JournalWatch(Figures(tmp_path, 0), sent.append, lambda: NOW_S)
 
     def publish(slot: int, healthy: float, at_s: float = NOW_S) -> None:
         gauges = {"time_seconds": at_s, "journal_healthy": healthy}
@@ -44,4 +44,4 @@ def test_each_failure_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixt
         "journal_unwritable",
     ]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING", "ERROR"]
-    JournalWatch(tmp_path, None, lambda: NOW_S).look()
+    JournalWatch(Figures(tmp_path, 0), None, lambda: NOW_S).look()

@@ -15,7 +15,7 @@ from relay.control.watch.troubles import KINDS, Trouble, Troubles
 from relay.control.watch.webhook import Notice
 from relay.store import metrics as worker_metrics
 from relay.store.maintenance import Outcome, WorkDone
-from relay.store.metrics import WorkerMetrics
+from relay.store.metrics import Figures, WorkerMetrics
 
 START = datetime.datetime(2026, 11, 30, 12, tzinfo=datetime.UTC)
 WELL = {"draining": 0.0, "limiter_lost": 0.0, "snapshot_age_seconds": 0.5, "journal_healthy": 1.0}
@@ -48,9 +48,8 @@ class Host:
         sources = Sources(
             lambda: self.failures, lambda: self.reload, lambda: self.models, lambda: self.works
         )
-        self.watch = HostWatch(
-            self.folder / "metrics", "a", sources, self.troubles, lambda: self.now_s
-        )
+        figures = Figures(self.folder / "metrics", 0)
+        self.watch = HostWatch(figures, "a", sources, self.troubles, lambda: self.now_s)
 
     def send(self, notice: Notice) -> None:
         assert isinstance(notice, Trouble)
