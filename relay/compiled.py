@@ -22,7 +22,7 @@ from typing import Final
 
 _HOT: Final = {
     "relay": "clock decoding ports stage units usage",
-    "relay.billing": "charged density hold price purse tariff",
+    "relay.billing": "charged hold price purse tariff",
     "relay.edge": "cors ids ports question service",
     "relay.edge.client": "arrivals body body_room coming_body connection early head head_cache "
     "phase request_loop socket",
@@ -43,7 +43,7 @@ _HOT: Final = {
     "relay.wire.refusals": "quota_headers upstream_errors",
     "relay.wire.request": "asked content_request json_request text_size",
     "relay.wire.state": "marks",
-    "relay.wire.usage": "claims conventions delivered_tokens reader",
+    "relay.wire.usage": "claims conventions counted delivered_tokens reader",
 }
 """What mypyc cannot do is not among them: classes with a foreign base (msgspec's structs, aiohttp's
 handler) and asynchronous generators."""

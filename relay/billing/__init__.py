@@ -4,8 +4,6 @@ budget         Budgets that end: what may be used in a day, week or month by the
 charged        What of a call is charged: what was said, what is missing estimated, what cannot be
                left out
 codes          Redemption codes: made from random bytes, read back however a person types them. Pure
-density        How many tokens a model's tokenizer makes of what we take for one: learned from
-               whole streams
 hold           What is held for a call at admission: an upper bound, settled by the difference
 import_prices  Reads other people's price lists into prices: a public cost map, and new-api's ratios
 price          What a call costs: usage x list price x multipliers, in integers, rounded once

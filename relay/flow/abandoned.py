@@ -76,8 +76,8 @@ class AbandonedAnswers:
         if len(self._ends) >= self._limits.drains_max:
             return False
         now_s = clock_s()
-        tokens = attempt.delivered_tokens(call.bytes_out, call.events_out)
-        call.abandoned = Delivery(call.bytes_out, tokens)
+        answer = attempt.measure(call.bytes_out, call.events_out)
+        call.abandoned = Delivery(call.bytes_out, answer)
         if not self._ends:
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
         limits = self._limits

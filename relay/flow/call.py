@@ -23,6 +23,7 @@ from relay.records import FailedTry
 from relay.splice.delivered import DeliveredText
 from relay.stage import ADMITTED, COMMITTED, Stage
 from relay.usage import Usage
+from relay.wire.usage.delivered_tokens import Measured
 
 if TYPE_CHECKING:
     from relay.flow.attempts.attempt import Attempt
@@ -47,12 +48,11 @@ class CallOwner(Protocol):
 class Delivery:
     """What a client had of an answer when it left."""
 
-    __slots__ = ("bytes_out", "tokens")
+    __slots__ = ("answer", "bytes_out")
 
-    def __init__(self, bytes_out: int, tokens: int) -> None:
+    def __init__(self, bytes_out: int, answer: Measured) -> None:
         self.bytes_out = bytes_out
-        self.tokens = tokens
-        """About as many as went out."""
+        self.answer = answer
 
 
 class Call(Backpressure):

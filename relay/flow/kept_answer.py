@@ -9,9 +9,10 @@ from relay.splice.gates import Delivered, SpliceRefusal
 from relay.splice.gemini import GeminiReading
 from relay.splice.response_items import ResponsesReading
 from relay.wire.sse import event_payload, split_events
+from relay.wire.usage.delivered_tokens import Measured, measure_text
 
-LEARNED_BYTES_MAX: Final = 256 * 1024
-"""Of an answer that is read for nothing but to learn from it: well above a thousand events."""
+MEASURED_BYTES_MAX: Final = 256 * 1024
+"""Of an answer that is read for nothing but to be measured: well above a thousand events."""
 
 
 def read_kept(call: Call) -> Delivered | None:
@@ -27,12 +28,20 @@ def read_kept(call: Call) -> Delivered | None:
     return read_delivered(payloads, call.head.endpoint)
 
 
-def read_whole(call: Call) -> Delivered | None:
-    """Return a whole answer of nothing but text, None where it is more or was not kept."""
+def measure_kept(call: Call) -> Measured | None:
+    """Measure all that went out, None where it is more than text, was not kept, or is very long."""
     kept = call.delivered_text
     blocks = None if kept is None else kept.blocks
-    if blocks is None or sum(map(len, blocks)) > LEARNED_BYTES_MAX:
+    if blocks is None or sum(map(len, blocks)) > MEASURED_BYTES_MAX:
         return None
     found = read_kept(call)
-    plain = found is not None and found.refusal is SpliceRefusal.FINISHED and not found.thought
-    return found if plain else None
+    if found is None or found.refusal not in (None, SpliceRefusal.FINISHED):
+        return None
+    return measure_read(found)
+
+
+def measure_read(found: Delivered) -> Measured | None:
+    """Measure what was read of an answer, None where it is more than text."""
+    if found.thought or not found.texts:
+        return None
+    return measure_text(found.text, found.texts)

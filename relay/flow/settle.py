@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Final
 
 from relay.billing.charged import complete, input_max, output_max
-from relay.billing.density import Densities
 from relay.billing.shapes import Delivered
 from relay.billing.tariff import NO_TARIFF, Tariff
 from relay.clock import clock_s
@@ -28,18 +27,19 @@ from relay.extras import NOTHING_ASKED
 from relay.flow.attempts.failed import failed_tries_of, operator_cost_nanos
 from relay.flow.call import Call
 from relay.flow.counters import STATUS_CLASSES, Counters
-from relay.flow.kept_answer import read_whole
+from relay.flow.kept_answer import measure_kept, measure_read
 from relay.flow.rejections import RejectionRows
 from relay.flow.reserve.key_quotas import KeyQuotas
 from relay.flow.reserve.reservations import Reservations
 from relay.ports import Journal
 from relay.records import CallCheckpoint, CallEnd, EndReason, Unended
 from relay.routing.affinity import CACHED_TOKENS_MIN
-from relay.splice.counted import AnswerCounts
 from relay.splice.gates import Delivered as Kept
 from relay.stage import COMMITTED
 from relay.usage import NOTHING, Usage
 from relay.wire.dialects.known import TABLES
+from relay.wire.usage.counted import AnswerCounts
+from relay.wire.usage.delivered_tokens import Measured
 
 _COMPLETED: Final = EndReason.COMPLETED
 _REJECTED: Final = EndReason.REJECTED
@@ -64,8 +64,7 @@ class Settlement:
         """Keeps a call open whose response goes on at its provider; True where it does."""
         self.on_read: Callable[[Call, int], None] | None = None
         """Told about how many tokens were read of what a provider keeps."""
-        self._densities = Densities()
-        self._answers = AnswerCounts()
+        self._counts = AnswerCounts()
         self._rejections = RejectionRows()
 
     def complete(self, call: Call) -> None:
@@ -109,17 +108,17 @@ class Settlement:
         `found`: what was read of them. Where they are but text, all of it is measured; else the
         last events stand for the rest, which is right within a quarter or so.
         """
-        if found.texts and not found.thought:
-            return self._answers.tokens(call.served_model, found.text, found.texts)
-        if not self._densities.knows(call.served_model):
-            return None
-        return _delivered_tokens(call, self._densities)
+        answer = measure_read(found)
+        if answer is not None:
+            return self._counts.tokens(call.served_model, answer)
+        tokens = self._counts.tokens(call.served_model, _measure(call))
+        return None if tokens is None else _within_bound(call, tokens)
 
     def checkpoint(self, call: Call) -> None:
         """Write down what a running stream would be charged now, and tell those it has paid."""
         if call.settled or call.rights.key is None:
             return
-        usage = usage_of(call, self._densities)
+        usage = usage_of(call, self._counts)
         tariff = _tariff_of(call, usage)
         self._journal.checkpoint(
             CallCheckpoint(
@@ -165,9 +164,9 @@ class Settlement:
         if call.head.kept is not None and call.events_out and self.on_read is not None:
             tokens = 0
             if call.payer is not None:
-                tokens = call.payer.delivered_tokens(call.bytes_out, call.events_out)
+                tokens = call.payer.measure(call.bytes_out, call.events_out).size
             self.on_read(call, tokens)
-        usage = usage_of(call, self._densities)
+        usage = usage_of(call, self._counts, ended=True)
         if reason is _COMPLETED and call.request.stream and call.request.counts_bytes:
             self._learn(call)
         begun_s = call.begun_s
@@ -237,14 +236,10 @@ class Settlement:
 
     def _learn(self, call: Call) -> None:
         """Learn from a whole stream how its model counts, for those that end before they say."""
-        usage, payer, model = call.usage, call.payer, call.served_model
-        if usage is None or usage.untold or payer is None or not self._densities.is_due(model):
+        usage, model = call.usage, call.served_model
+        if usage is None or usage.untold or call.payer is None or not self._counts.is_due(model):
             return
-        estimate = payer.delivered_tokens(call.bytes_out, call.events_out)
-        self._densities.learn(model, usage, estimate)
-        found = read_whole(call)
-        if found is not None:
-            self._answers.learn(model, usage, found.text, found.texts)
+        self._counts.learn(model, usage, _measure(call, ended=True))
 
     def _count(self, call: Call, status: int, usage: Usage, first_us: int) -> None:
         counters = self._counters
@@ -303,8 +298,14 @@ def _unended(call: Call) -> Unended | None:
     )
 
 
-def usage_of(call: Call, densities: Densities | None = None) -> Usage:
-    """Return what the client pays for; NOTHING, where that is not even a price per call."""
+def usage_of(call: Call, counts: AnswerCounts | None = None, *, ended: bool = False) -> Usage:
+    """Return what the client pays for; NOTHING, where that is not even a price per call.
+
+    Args:
+        call: Runs, or has ended.
+        counts: How models count; None: a token is what we take for one.
+        ended: This is its end, and time to read what was kept of it.
+    """
     tariff = call.rights.tariff
     if call.stage is not COMMITTED or (tariff is not None and tariff.free):
         return NOTHING
@@ -317,7 +318,7 @@ def usage_of(call: Call, densities: Densities | None = None) -> Usage:
     if reported is None and call.payer is not None:
         reported = call.payer.usage_so_far()
     said = whole and reported is not None and not reported.untold
-    delivered = 0 if said else _delivered_tokens(call, densities)
+    delivered = 0 if said else _delivered_tokens(call, counts, ended=ended)
     return complete(reported, _facts_of(call, delivered, whole=whole))
 
 
@@ -336,23 +337,31 @@ def _facts_of(call: Call, delivered: int, *, whole: bool) -> Delivered:
     )
 
 
-def _delivered_tokens(call: Call, densities: Densities | None) -> int:
+def _delivered_tokens(call: Call, counts: AnswerCounts | None, *, ended: bool) -> int:
     """Return about how many tokens of the answer went out while the client was there."""
-    request, left, background = call.request, call.abandoned, call.background
-    if not request.counts_bytes:
+    if not call.request.counts_bytes:
         return 0
+    answer = _measure(call, ended=ended)
+    tokens = answer.size if counts is None else counts.charged(call.served_model, answer)
+    return _within_bound(call, tokens)
+
+
+def _within_bound(call: Call, tokens: int) -> int:
+    bound = call.request.output_tokens_max
+    return tokens if bound is None else min(tokens, bound * call.request.choices)
+
+
+def _measure(call: Call, *, ended: bool = False) -> Measured:
+    """Measure what went out: by all of it where its call has ended and kept it, or by its end."""
+    background, left = call.background, call.abandoned
     if background is not None and background.taken:
-        tokens = background.tokens
-    elif call.payer is None:
-        return 0
-    elif left is not None:
-        tokens = left.tokens
-    else:
-        tokens = call.payer.delivered_tokens(call.bytes_out, call.events_out)
-    if densities is not None:
-        tokens = densities.tokens(call.served_model, tokens)
-    bound = request.output_tokens_max
-    return tokens if bound is None else min(tokens, bound * request.choices)
+        return Measured(background.tokens)
+    if call.payer is None:
+        return Measured(0)
+    if left is not None:
+        return left.answer
+    kept = measure_kept(call) if ended else None
+    return call.payer.measure(call.bytes_out, call.events_out) if kept is None else kept
 
 
 def _reason(call: Call, error: RelayError) -> EndReason:  # noqa: PLR0911 - a table

@@ -3,8 +3,6 @@
 anchor          Going on by repeating: who takes no beginning of an answer is asked to say its end
                 once more
 continuation    The request that asks a channel to go on from what is already out
-counted         How many tokens of an answer are out, as its model counts them: learned from whole
-                answers
 delivered       What went out to the client, kept unread until a stream breaks, and read then
 gates           When a broken stream may be carried on over another channel, and in which way
 gemini          Carries a broken stream of Gemini's on: its chunks go on where they were cut

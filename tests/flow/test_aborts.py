@@ -349,6 +349,36 @@ async def test_a_model_that_counts_otherwise_is_charged_by_its_own_count(
         assert end.estimated and end.output_tokens == pytest.approx(tokens, rel=0.04)
 
 
+@pytest.mark.parametrize(("bound", "charged"), [(None, 60), (50, 50)])
+async def test_where_a_token_comes_an_event_a_cut_stream_is_charged_by_its_events(
+    bound: int | None, charged: int
+) -> None:
+    """Its last events are long words: by these it would be taken for three times as much."""
+    words = [*[" were", " the", " so"] * 18, *[" extraordinary", " circumstances"] * 3]
+    said = [chunked(event(word)) for word in words]
+    told = len(words) * 3 + 6
+    usage = f'{{"choices": [], "usage": {{"prompt_tokens": 9, "completion_tokens": {told}}}}}'
+    last = chunked(FINISH + f"data: {usage}\n\n".encode() + DONE) + b"0\r\n\r\n"
+    whole = [*said, *said, *said, *said[:6], last]
+    ends = itertools.chain([True] * 8, [False])
+
+    async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD)
+        for frame in whole if next(ends) else said:  # each in a read of its own
+            writer.write(frame)
+            await writer.drain()
+            await asyncio.sleep(0.0005)
+
+    async with standing(say, AbortBills.PARTIAL) as (rig, _):
+        asked = post("/v1/chat/completions", chat(stream=True))
+        for _ in range(8):
+            await rig.say(asked)
+        bounded = {} if bound is None else {"max_tokens": bound}
+        await rig.say(post("/v1/chat/completions", chat(stream=True, **bounded)))
+        end = (await rig.ended(9))[-1]
+        assert end.estimated and end.output_tokens == charged
+
+
 @pytest.mark.parametrize("answers", [True, False])
 async def test_a_plain_answer_that_is_billed_in_full_is_read_without_its_client(
     *, answers: bool

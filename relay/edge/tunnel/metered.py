@@ -39,6 +39,7 @@ from relay.wire.turns.realtime import (
     response_of,
 )
 from relay.wire.turns.realtime_shapes import ClientEvent, ErrorTold, ServerEvent
+from relay.wire.usage.delivered_tokens import Measured
 
 DROPPED_MAX: Final = 256
 RESPONSES_MAX: Final = 64
@@ -253,7 +254,7 @@ class MeteredResponses:
         for name, attempt in self._begun.items():
             call = attempt.call
             call.gone = True
-            call.abandoned = Delivery(call.bytes_out, 0)
+            call.abandoned = Delivery(call.bytes_out, Measured(0))
             self._cancel(name)
 
     # --- inside ---------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from relay.usage import Usage
 from relay.wire.dialects.known import TABLES
 from relay.wire.http import JSON, returned_lines
 from relay.wire.refusals.quota_headers import rest_of_quota
-from relay.wire.usage.delivered_tokens import tokens_of_bytes
+from relay.wire.usage.delivered_tokens import Measured, tokens_of_bytes
 
 
 class LastWord(enum.Enum):
@@ -146,9 +146,9 @@ class Attempt(AnswerListener):
         """Return what a running answer has said of its usage, None where it has not."""
         return None
 
-    def delivered_tokens(self, bytes_out: int, events_out: int) -> int:
-        """Return about how many tokens of its answer so many bytes in so many events are."""
-        return tokens_of_bytes(bytes_out)
+    def measure(self, bytes_out: int, events_out: int) -> Measured:
+        """Measure what of its answer went out: so many bytes, in so many events."""
+        return Measured(tokens_of_bytes(bytes_out))
 
     def usage_is_due(self) -> bool:
         """Tell whether the answer has said its last word, and nothing yet of its usage."""

@@ -23,7 +23,7 @@ from relay.wire.refusals.upstream_errors import (
     read_reported_error,
 )
 from relay.wire.sse import is_json_object
-from relay.wire.usage.delivered_tokens import tokens_of_body, tokens_of_bytes
+from relay.wire.usage.delivered_tokens import Measured, tokens_of_body, tokens_of_bytes
 from relay.wire.usage.reader import find_media_usage, find_usage_of_body
 
 _CHAT: Final = Endpoint.CHAT
@@ -70,10 +70,10 @@ class PlainAttempt(Attempt):
         else:
             self._hold(payload, done=done)
 
-    def delivered_tokens(self, bytes_out: int, events_out: int) -> int:
-        """Return about how many tokens the answer is; see Attempt."""
+    def measure(self, bytes_out: int, events_out: int) -> Measured:
+        """Measure the answer; see Attempt."""
         tokens = self._text_tokens
-        return tokens_of_bytes(bytes_out) if tokens is None else tokens
+        return Measured(tokens_of_bytes(bytes_out) if tokens is None else tokens)
 
     def on_lost(self, error: RelayError) -> None:
         """End: a body is whole only when its framing says so; one without any, if it is whole JSON.

@@ -22,6 +22,7 @@ from relay.splice.state import SpliceState
 from relay.stage import COMMITTED
 from relay.wire.http import EVENT_STREAM
 from relay.wire.sse import EventBuffer, close_event, event_payload, split_events
+from relay.wire.usage.delivered_tokens import Measured
 
 
 class SplicedAttempt(Attempt):
@@ -52,6 +53,10 @@ class SplicedAttempt(Attempt):
     def question(self) -> Question:
         """The client's question, asking for the rest of its answer."""
         return self.call.question.continue_with(self._continuation.fields)
+
+    def measure(self, bytes_out: int, events_out: int) -> Measured:
+        """Measure what went out, of this stream and of those before it; see Attempt."""
+        return self._tail.measure(bytes_out, events_out)
 
     def _begin(self, kind: bytes, content_type: bytes, headers: dict[bytes, bytes]) -> None:
         """Take only what can go on: an event stream."""

@@ -47,6 +47,7 @@ from relay.wire.sse import (
     is_sign_of_life,
     split_events,
 )
+from relay.wire.usage.delivered_tokens import Measured
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 OPENING_BYTES: Final = 4 * 1024
@@ -102,9 +103,9 @@ class StreamAttempt(Attempt):
         """Return what the stream has said of its usage; see Attempt."""
         return self._tail.usage()
 
-    def delivered_tokens(self, bytes_out: int, events_out: int) -> int:
-        """Return about how many tokens went out; see Attempt."""
-        return self._tail.tokens(bytes_out, events_out)
+    def measure(self, bytes_out: int, events_out: int) -> Measured:
+        """Measure what went out; see Attempt."""
+        return self._tail.measure(bytes_out, events_out)
 
     def usage_is_due(self) -> bool:
         """Tell whether only the usage is missing; see Attempt."""

@@ -10,7 +10,7 @@ from relay.records import Endpoint
 from relay.usage import Usage
 from relay.wire.classify import StreamEnding, done_marker, judge_ending
 from relay.wire.sse import event_start
-from relay.wire.usage.delivered_tokens import tokens_of_stream
+from relay.wire.usage.delivered_tokens import Measured, measure_stream
 from relay.wire.usage.reader import USAGE_OBJECT, find_usage
 
 TAIL_BLOCKS: Final = 4
@@ -25,15 +25,17 @@ TAIL_BYTES: Final = 16 * 1024
 class StreamTail:
     """The last blocks of one attempt's answer, and the first one where it reports usage."""
 
-    __slots__ = ("_first", "_tail")
+    __slots__ = ("_first", "_opening_bytes", "_tail")
 
     def __init__(self) -> None:
         self._first: bytes | None = None
+        self._opening_bytes = 0
         self._tail: list[bytes] = []
 
     def note(self, block: bytes) -> None:
         """Remember a block that went by; called for every read of a stream."""
         if self._first is None:
+            self._opening_bytes = len(block)
             kept = len(block) > SEARCHED_BYTES_MAX or (
                 block.rfind(b'"usage') >= 0 and USAGE_OBJECT.search(block) is not None
             )
@@ -55,9 +57,9 @@ class StreamTail:
         """Tell whether `[DONE]` went by."""
         return done_marker(b"".join(self._tail))
 
-    def tokens(self, bytes_out: int, events_out: int) -> int:
-        """Return about how many tokens went out, by what the last blocks show of them."""
-        return tokens_of_stream(b"".join(self._tail), bytes_out, events_out)
+    def measure(self, bytes_out: int, events_out: int) -> Measured:
+        """Measure what went out, by what the last blocks show of it."""
+        return measure_stream(b"".join(self._tail), bytes_out, events_out, self._opening_bytes)
 
     def end(self) -> bytes:
         """Return the last blocks."""

@@ -110,7 +110,7 @@ class BackgroundCalls:
             return False
         call.forget_question()
         if call.payer is not None:
-            background.tokens = call.payer.delivered_tokens(call.bytes_out, call.events_out)
+            background.tokens = call.payer.measure(call.bytes_out, call.events_out).size
         background.taken = True  # from here on its end is told like any other's
         name = background.name.decode("utf-8", "replace")
         self._per_account[_account_of(call)] += 1

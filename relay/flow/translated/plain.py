@@ -13,7 +13,7 @@ from relay.wire.http import EVENT_STREAM, JSON
 from relay.wire.refusals.identity import known_by
 from relay.wire.refusals.upstream_errors import find_wrong, is_error_body, read_reported_error
 from relay.wire.sse import is_json_object
-from relay.wire.usage.delivered_tokens import tokens_of_body, tokens_of_bytes
+from relay.wire.usage.delivered_tokens import Measured, tokens_of_body, tokens_of_bytes
 from relay.wire.usage.reader import find_usage_of_body
 
 
@@ -50,10 +50,10 @@ class TranslatedPlain(TranslatedAttempt):
         elif body.size_bytes > ANSWER_BYTES_MAX:
             self.fail(ChannelGarbled("The upstream's answer is too long to be translated."))
 
-    def delivered_tokens(self, bytes_out: int, events_out: int) -> int:
-        """Return about how many tokens the answer is; see Attempt."""
+    def measure(self, bytes_out: int, events_out: int) -> Measured:
+        """Measure the answer; see Attempt."""
         tokens = self._text_tokens
-        return tokens_of_bytes(bytes_out) if tokens is None else tokens
+        return Measured(tokens_of_bytes(bytes_out) if tokens is None else tokens)
 
     def on_lost(self, error: RelayError) -> None:
         """End: a body is whole only when its framing says so."""

@@ -34,6 +34,7 @@ from relay.wire.sse import (
     is_sign_of_life,
     split_events,
 )
+from relay.wire.usage.delivered_tokens import Measured
 
 
 class TranslatedStream(TranslatedAttempt):
@@ -66,9 +67,9 @@ class TranslatedStream(TranslatedAttempt):
         """Return what the upstream has said of its usage; see Attempt."""
         return self._tail.usage()
 
-    def delivered_tokens(self, bytes_out: int, events_out: int) -> int:
-        """Return about how many tokens the upstream gave; see Attempt."""
-        return self._tail.tokens(self.bytes_in, self._events_in)
+    def measure(self, bytes_out: int, events_out: int) -> Measured:
+        """Measure what the upstream gave; see Attempt."""
+        return self._tail.measure(self.bytes_in, self._events_in)
 
     def usage_is_due(self) -> bool:
         """Tell whether only the usage is missing; see Attempt."""

@@ -73,8 +73,13 @@ def weigh(body: bytes) -> tuple[int, int]:
 
 def estimate_tokens(text: bytes) -> int:
     """Return about how many tokens some text is, encoded as UTF-8 or with JSON's escapes."""
-    micro, looked_at, _ = _look_at(text)
-    return -(-len(text) * micro // (looked_at * 1_000_000)) if text else 0
+    return estimate_like(text, len(text)) if text else 0
+
+
+def estimate_like(sample: bytes, text_bytes: int) -> int:
+    """Return about how many tokens so many bytes of text are that is written like a sample."""
+    micro, looked_at, _ = _look_at(sample)
+    return -(-text_bytes * micro // (looked_at * 1_000_000))
 
 
 def estimate_prompt(body: bytes, text_bytes: int, images: int) -> int:

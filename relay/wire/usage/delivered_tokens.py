@@ -6,12 +6,17 @@ the estimate is of the text, as it is for a plain body, however many characters 
     bytes that went out - events x envelope = bytes of text  x  tokens for a byte of the last text
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from relay.decoding import Decoder, Undecodable
-from relay.wire.request.text_size import BYTES_PER_TOKEN, estimate_tokens
+from relay.wire.request.text_size import (
+    BYTES_PER_TOKEN,
+    SMALL_BYTES,
+    estimate_like,
+    estimate_tokens,
+)
 from relay.wire.sse import event_payload, event_start, split_events
 
 DEPTH_MAX: Final = 16
@@ -29,9 +34,28 @@ TEXT_KEYS: Final = frozenset(
 )
 """Members whose strings are written by the model, in any dialect."""
 _ESCAPED: Final = b"\\u"
+_RESPONSE: Final = "response."
+_DELTA: Final = ".delta"
 
 _decode = Decoder(Any).decode
 _encode = msgspec.json.Encoder().encode
+
+
+class Measured(NamedTuple):
+    """An answer by two measures: about how many tokens its text is, and the events that brought it.
+
+    `texts`: 0 = there were none, or nobody knows.
+    """
+
+    size: int
+    texts: int = 0
+
+
+def measure_text(text: str, texts: int) -> Measured:
+    """Measure a text that came in so many events, all of it: no sample stands for the rest."""
+    raw = text.encode("utf-8", "replace")
+    pieces = range(0, len(raw), SMALL_BYTES)
+    return Measured(sum(estimate_tokens(raw[at : at + SMALL_BYTES]) for at in pieces), texts)
 
 
 def tokens_of_body(body: bytes) -> int:
@@ -43,14 +67,17 @@ def tokens_of_body(body: bytes) -> int:
     return estimate_tokens("".join(texts).encode("utf-8", "replace"))
 
 
-def tokens_of_stream(tail: bytes, bytes_out: int, events_out: int) -> int:
-    """Return about how many tokens the model wrote in a stream that may have been cut.
+def measure_stream(
+    tail: bytes, bytes_out: int, events_out: int, opening_bytes: int = 0
+) -> Measured:
+    """Measure what the model wrote in a stream that may have been cut, by its last events.
 
     Args:
         tail: The last whole events that went by.
         bytes_out: Of all events.
         events_out: How many there were. Providers send about one for each token: that is what
             counts where the last events show no text.
+        opening_bytes: Of the block that the stream began with.
     """
     text, text_bytes, envelope_bytes, events = "", 0, 0, 0
     last = last_events(tail)
@@ -65,14 +92,17 @@ def tokens_of_stream(tail: bytes, bytes_out: int, events_out: int) -> int:
         envelope_bytes += max(0, len(event) - on_wire)
         events += 1
     if not events:
-        return min(events_out, bytes_out)
-    tokens = estimate_tokens(text.encode("utf-8", "replace"))
+        return Measured(min(events_out, bytes_out))
+    raw = text.encode("utf-8", "replace")
+    # What is quiet stands at the end of a stream, but for the few that open it.
+    bringing = max(events_out - len(last) + events, events)
     if sum(map(len, last)) >= bytes_out:
-        return tokens  # that was all of it
+        return Measured(estimate_tokens(raw), events)  # that was all of it
     # A stream's first events are longer and say nothing; events of one stream say about as much.
-    rest_bytes = bytes_out - events_out * envelope_bytes // events - OPENING_BYTES
+    rest_bytes = bytes_out - events_out * envelope_bytes // events
+    rest_bytes -= max(opening_bytes, OPENING_BYTES)
     all_bytes = max(rest_bytes, text_bytes * events_out // events, text_bytes)
-    return -(-tokens * all_bytes // max(text_bytes, 1))
+    return Measured(estimate_like(raw, len(raw) * all_bytes // max(text_bytes, 1)), bringing)
 
 
 def last_events(tail: bytes) -> list[bytes]:
@@ -96,9 +126,16 @@ def _read_event(event: bytes) -> list[str]:
     if not payload.startswith(b"{"):
         return []
     try:
-        return _texts_of(_decode(payload))
+        found = _decode(payload)
+        return [] if _repeats(found) else _texts_of(found)
     except (Undecodable, RecursionError):
         return []
+
+
+def _repeats(payload: Any) -> bool:
+    """Tell whether an event of a response says again what its request or its deltas said."""
+    kind = payload.get("type") if isinstance(payload, dict) else None
+    return isinstance(kind, str) and kind.startswith(_RESPONSE) and not kind.endswith(_DELTA)
 
 
 def _texts_of(payload: Any) -> list[str]:

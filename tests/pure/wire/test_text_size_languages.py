@@ -12,8 +12,9 @@ from relay.wire.sse import split_events
 from relay.wire.usage.delivered_tokens import (
     TAIL_EVENTS_MAX,
     last_events,
+    measure_stream,
+    measure_text,
     tokens_of_body,
-    tokens_of_stream,
 )
 
 # ruff: noqa: RUF001 - other scripts
@@ -218,7 +219,8 @@ def test_a_stream_and_a_plain_answer_are_estimated_alike(
         f"data: {json.dumps(chunk(text[at : at + piece]), ensure_ascii=ascii_only)}\n\n".encode()
         for at in range(0, len(text), piece)
     ]
-    streamed = tokens_of_stream(b"".join(events[-8:]), sum(map(len, events)), len(events))
+    out = (sum(map(len, events)), len(events))
+    streamed = measure_stream(b"".join(events[-8:]), *out).size
     assert within(plain, tokens * 40)
     assert within(streamed, plain)
 
@@ -242,7 +244,29 @@ def chunk(text: str) -> dict[str, object]:
 def test_events_without_text_count_as_a_token_each(
     tail: bytes, bytes_out: int, events_out: int, tokens: int
 ) -> None:
-    assert tokens_of_stream(tail, bytes_out, events_out) == tokens
+    assert measure_stream(tail, bytes_out, events_out).size == tokens
+
+
+def test_the_events_that_bring_text_are_counted_but_for_those_that_open_it() -> None:
+    said = [chunk(f" w{at}") for at in range(40)]
+    opening = [{"id": "chatcmpl-1", "choices": [], "note": "x" * 9_000}]
+    quiet = [{**chunk(""), "usage": None}]
+    events = [f"data: {json.dumps(one)}\n\n".encode() for one in (*opening, *said, *quiet)]
+    out = (sum(map(len, events)), len(events))
+    found = measure_stream(b"".join(events[-4:]), *out, len(events[0]))
+    assert found.texts == len(said) + 1
+    whole = measure_text("".join(f" w{at}" for at in range(40)), 40)
+    assert abs(found.size - whole.size) <= 6, "what opens a stream is no text"
+    assert measure_stream(b"".join(events), *out) == whole, "that was all of it"
+
+
+def test_an_event_of_a_response_that_repeats_its_deltas_is_no_text() -> None:
+    delta = b'data: {"type":"response.output_text.delta","delta":" words"}\n\n'
+    done = b'data: {"type":"response.output_text.done","text":"' + b" words" * 90 + b'"}\n\n'
+    said = delta * 90
+    cut = measure_stream(delta * 3 + done, len(said + done), 91)
+    assert cut.texts == 90
+    assert measure_stream(done, len(said + done), 91).texts == 0, "nothing to learn from"
 
 
 @pytest.mark.parametrize(
