@@ -27,6 +27,8 @@ from tests.flow.rig import Rig, chat, make_snapshot, post, unchunked
 CHUNKS = 24
 TTFT_MS = 100.0
 PATIENCE_S = 10.0
+CALLER_S = 20.0
+"""What a caller waits for its whole answer: hundreds share a machine that does other things too."""
 
 
 # --- upstreams that die -----------------------------------------------------------------------
@@ -252,7 +254,12 @@ async def ask(rig: Rig, model: str, prompt: str, *, stream: bool) -> Told:
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     begun_s = time.monotonic()
-    raw = await rig.say(post("/v1/chat/completions", body))
+    try:
+        raw = await rig.say(post("/v1/chat/completions", body), within_s=CALLER_S)
+    except TimeoutError:
+        begun, ended = len(rig.journal.starts), len(rig.journal.ends)
+        heard = f"{begun} calls had begun and {ended} had ended, {prompt!r} ({model}, {stream=})"
+        raise AssertionError(f"{heard} was not answered in {CALLER_S:.0f} s") from None
     took_s = time.monotonic() - begun_s
     head, _, rest = raw.partition(b"\r\n\r\n")
     number = bytes.fromhex(head.partition(b"x-request-id: req_")[2][:32].decode())

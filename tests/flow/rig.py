@@ -164,12 +164,12 @@ class Rig:
                 await asyncio.sleep(0.005)
         return self.journal.ends
 
-    async def say(self, raw: bytes, *, until: bytes | None = None) -> bytes:
+    async def say(self, raw: bytes, *, until: bytes | None = None, within_s: float = 10.0) -> bytes:
         """Send raw bytes on a new connection; return what comes until `until` or its end."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(raw)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(within_s):
                 return await (reader.readuntil(until) if until else reader.read())
         finally:
             writer.close()

@@ -168,12 +168,15 @@ async def test_accounts_share_what_there_is_whoever_offers_most() -> None:
 @pytest.mark.parametrize("kind", ["chat", "stream"])
 async def test_those_who_wait_go_before_those_who_come(kind: str) -> None:
     limiter = OneBucket(per_s=0)
-    async with Peer(answer) as peer, rig_of(peer, limiter, wait_ms=5_000) as rig:
-        first = asyncio.create_task(rig.say(a_stream()))
+    async with Peer(answer) as peer, rig_of(peer, limiter, wait_ms=100_000) as rig:
+        first = asyncio.create_task(rig.say(a_stream(), within_s=100.0))
         await asyncio.sleep(0.1)
         limiter.tokens = 30.0  # enough for a small call, and not for the first
         second = asyncio.create_task(
-            rig.say(post("/v1/chat/completions", chat(stream=kind == "stream", max_tokens=1)))
+            rig.say(
+                post("/v1/chat/completions", chat(stream=kind == "stream", max_tokens=1)),
+                within_s=100.0,
+            )
         )
         await asyncio.sleep(0.1)
         limiter.tokens = 1e6

@@ -52,12 +52,14 @@ def concurrency(permits: int) -> ConcurrencyLimit:
 
 @asynccontextmanager
 async def limiter_on(url: str) -> AsyncIterator[Limiter]:
-    """A limiter that runs, under a name of its own."""
+    """A limiter that runs, under a name that no other has, of whichever process."""
 
     async def locate() -> str:
         return url
 
-    async with Limiter(one_node(locate), f"worker-{next(_numbers)}", now_ms) as limiter:
+    async with Limiter(
+        one_node(locate), f"worker-{os.getpid()}-{next(_numbers)}", now_ms
+    ) as limiter:
         yield limiter
 
 

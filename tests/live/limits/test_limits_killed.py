@@ -26,17 +26,21 @@ async def test_killed(redis_url: str) -> None:
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
-    assert process.stdout is not None
-    assert await process.stdout.readline() == b"sits\n"
-    limit_set, costs = limit_set_of([], (concurrency(SEATS),))
-    async with limiter_on(redis_url) as limiter:
-        assert not isinstance(await limiter.wait(limit_set, costs), Grant)
-        process.kill()
-        killed_s = time.monotonic()
-        while not isinstance(await limiter.wait(limit_set, costs), Grant):
-            await asyncio.sleep(0.1)
-        assert time.monotonic() - killed_s <= TTL_MS / 1_000 + 0.5
-    await process.wait()
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"sits\n"
+        limit_set, costs = limit_set_of([], (concurrency(SEATS),))
+        async with limiter_on(redis_url) as limiter:
+            assert not isinstance(await limiter.wait(limit_set, costs), Grant)
+            process.kill()
+            killed_s = time.monotonic()
+            while not isinstance(await limiter.wait(limit_set, costs), Grant):
+                await asyncio.sleep(0.1)
+            assert time.monotonic() - killed_s <= TTL_MS / 1_000 + 0.5
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 async def test_left(redis_url: str) -> None:
