@@ -5,6 +5,7 @@ each kind of error raised by a command of the test's own; `relay check` on files
 """
 
 import datetime
+import functools
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from relay.cli.root import (
     main,
 )
 from relay.errors import BadRequest, ConfigError, DependencyDown, NotFound, RelayError
+from relay.outside import find_missing
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -147,6 +149,20 @@ def test_check_refuses_with_78(tmp_path: Path, text: str, says: str) -> None:
     assert result.exit_code == 78
     assert str(file) in result.stderr
     assert says in result.stderr
+
+
+def test_check_refuses_what_needs_a_package_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text('[maintenance]\narchive_dir = "archive"\narchive_format = "parquet"\n')
+    assert CliRunner().invoke(main, ["check", str(file)]).exit_code == 0
+    without = functools.partial(find_missing, find=lambda name: None)
+    monkeypatch.setattr("relay.cli.supply.catalog.find_missing", without)
+    result = CliRunner().invoke(main, ["check", str(file)])
+    assert result.exit_code == 78
+    said = "maintenance.archive_format needs pyarrow: pip install 'relay[parquet]'"
+    assert f"{file}: {said}" in result.stderr
 
 
 @pytest.mark.parametrize(
