@@ -119,18 +119,20 @@ class AnswerCounts:
         return round(answer.size * known.by_text.worth)
 
     def charged(self, model: str, answer: Measured) -> int:
-        """Return how many tokens of an answer are charged: what is known, else its text's size."""
+        """Return how many tokens of an answer are charged: what is known, else its text's size.
+
+        It is within a quarter of its text, as its last events show that or as events of the model's
+        whole answers did: a few events may say little of the others.
+        """
+        tokens = self.tokens(model, answer)
         known = self._known.get(model)
         if known is None or known.seen < SEEN_MIN:
             return answer.size
-        if answer.texts and known.by_event.spread <= known.by_text.spread:
-            text = known.text_of_event.worth
-            return round(answer.texts * text * _bounded(known.by_event.worth / text))
-        return round(answer.size * _bounded(known.by_text.worth))
-
-
-def _bounded(worth: float) -> float:
-    return min(max(worth, RATIO_MIN), RATIO_MAX)
+        if tokens is None:  # no events are counted: a plain answer
+            tokens = round(answer.size * known.by_text.worth)
+        others = round(answer.texts * known.text_of_event.worth) or answer.size
+        least, most = min(answer.size, others), max(answer.size, others)
+        return min(max(tokens, round(least * RATIO_MIN)), round(most * RATIO_MAX))
 
 
 def _told(usage: Usage, size: int) -> int:

@@ -168,6 +168,13 @@ def test_nobody_teaches_a_model_more_than_a_quarter(ratio: float, bound: float, 
     assert charging(*[ratio] * 1_000).charged("m", Measured(SIZE, texts)) == bound * SIZE
 
 
+def test_where_its_own_text_agrees_with_its_events_a_stream_is_charged_by_these() -> None:
+    """What the last events of others showed was two thirds more than there was."""
+    counts = charging(*[0.6] * 10, texts=600)
+    assert counts.charged("m", Measured(100, 100)) == 100
+    assert counts.charged("m", Measured(170, 100)) == 125, "a quarter less than both say"
+
+
 def test_nobody_moves_what_bounds_an_event_by_a_few_answers() -> None:
     counts = charging(*[1.0] * 50)
     for _ in range(3):
