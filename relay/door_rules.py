@@ -27,8 +27,9 @@ class DoorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     second, and few are kept. Who shows a good key meanwhile is served."""
     refused_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
     """For how long, from its last wrong key."""
-    shed_lag_ms: Annotated[int, Meta(ge=0, le=10_000)] = 25
-    """A worker whose own work has it fall so far behind sends calls of training lines away with
-    503, then those of standard ones, as many as it takes; never those of dedicated ones."""
+    shed_lag_ms: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    """A worker whose own work has it stand so far behind for 1.5 s sends away with 503 what it
+    has no room for, calls of training lines first, until its queue has drained; never those of
+    dedicated ones. 0 = nobody."""
     addresses_max: Annotated[int, Meta(ge=100, le=2**24)] = 50_000
     """Addresses that a worker remembers; beyond it those that did least are forgotten."""

@@ -15,5 +15,6 @@ shutter   Addresses whose new connections the kernel drops for a moment, before 
           anything
 service   One request from its head to its answer: route, key, body, rights, then the exchange
 client/   One client's connection: from bytes to requests whose bodies are read
+overload/  More calls than a worker can carry: found where lateness stands, refused cheaply
 tunnel/   WebSocket sessions of clients: one socket, one call for each turn that it asks for
 """

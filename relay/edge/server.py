@@ -23,6 +23,7 @@ from relay.edge.client.arrivals import Arrivals
 from relay.edge.client.connection import ClientConnection
 from relay.edge.client.proxied import ProxiedConnection
 from relay.edge.door import Door
+from relay.edge.overload.screen import Screen
 from relay.edge.question import AT_ONCE_BYTES_MAX
 from relay.edge.service import Service
 from relay.errors import ShuttingDown
@@ -70,7 +71,7 @@ class ConnectionServer(web.Server):
         self.files_max = 2 * config.server.connections_max
         self.on_full: Callable[[], None] = _nothing
         self.upstreams: Callable[[], int] = _none
-        self.arrivals, self.first_arrivals = Arrivals(), Arrivals()
+        self.arrivals, self.first_arrivals = door.arrivals, Arrivals()
         """Who waits where too many come at once; who is of a dedicated line, among its own."""
         self.open: dict[ClientConnection, None] = {}
         """In the order in which they came."""
@@ -100,6 +101,10 @@ class ConnectionServer(web.Server):
     def goes_first(self, request_head: RequestHead) -> bool:
         """Tell whether a request goes before those of others, as far as its head says."""
         return self._door.goes_first(request_head)
+
+    def judge(self, read: bytes, *, last: bool) -> tuple[bytes, bool] | None:
+        """Look at what a client sent, unparsed; see edge.door.Door."""
+        return self._door.judge(read, last=last)
 
     @property
     def has_room(self) -> bool:
@@ -152,6 +157,10 @@ class DataServer:
         self._listener: asyncio.Server | None = None
         self._queue: socket.socket | None = None
         """The copy of it that connections are taken from; detached where the loop has given up."""
+        is_trusted = self._is_trusted if config.server.proxy_protocol else None
+        self._screen = Screen(door.judge, self._make_seen, is_trusted)
+        """Takes the listener's place in overload."""
+        door.on_gate = self._turn_gate
         self._opening: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -200,22 +209,50 @@ class DataServer:
             ssl_handshake_timeout=self._config.timeouts.head_s if self._tls else None,
         )
 
+    def _is_trusted(self, ip: str) -> bool:
+        return is_within(ip, self._trusted)
+
     def _make_proxied(self) -> ProxiedConnection:
-        return ProxiedConnection(self._connections, lambda ip: is_within(ip, self._trusted))
+        return ProxiedConnection(self._connections, self._is_trusted)
+
+    def _make_seen(self, let_in: bool) -> asyncio.Protocol:  # noqa: FBT001
+        """Make the protocol of a connection whose first bytes were read."""
+
+        def make() -> ClientConnection:
+            connection = self._connections()
+            connection.let_in = let_in
+            return connection
+
+        if self._config.server.proxy_protocol:
+            return ProxiedConnection(make, self._is_trusted)
+        return cast("asyncio.Protocol", make())
+
+    def _turn_gate(self, shut: bool) -> None:  # noqa: FBT001
+        """Have who dials answered by the cheap door in overload, by the loop else."""
+        self._connections.arrivals.strict = self._connections.first_arrivals.strict = shut
+        taking = self._listener is not None or self._screen.is_open
+        if taking and self._tls is None and shut != self._screen.is_open:
+            self._stop_accepting()
+            self._accept_again()
 
     def _stop_accepting(self) -> None:
         """Leave who comes in the socket's queue until one of those here has gone."""
+        self._screen.close()
         if self._listener is not None:
             self._listener.close()
             self._listener = self._queue = None
 
     def _accept_again(self) -> None:
         """Take connections again where there is room for some."""
-        if self._listener is not None or self._socket is None:
+        if self._listener is not None or self._socket is None or self._screen.is_open:
             return
         idle = self._opening is None or self._opening.done()
         room = self._connections.has_room and not self._handshakes.are_full
-        if idle and room and not few_left():
+        if not idle or not room or few_left():
+            return
+        if self._door.gate.shut and self._tls is None:
+            self._screen.open(self._socket)
+        else:
             self._opening = asyncio.get_running_loop().create_task(self._reopen())
 
     def _look_at_files(self) -> None:
@@ -249,9 +286,10 @@ class DataServer:
         loop = asyncio.get_running_loop()
         if self._opening is not None:
             self._opening.cancel()
-        if self._listener is not None:
+        if self._listener is not None or self._screen.is_open:
             await asyncio.sleep(POLL_S)  # who queues in the kernel has connected: take them in
         self._stop_accepting()
+        await self._screen.settle()
         self._door.shutter.stop()
         if self._socket is not None:
             self._socket.close()
@@ -299,6 +337,9 @@ class DataServer:
             self._tls.refresh()
         now_s = clock_s()
         self._expire([one for one in self._connections.open if one.deadline_s < now_s])
+        self._screen.sweep()
+        if self._listener is not None and self._door.gate.shut:
+            self._turn_gate(shut=True)  # the listener was just being opened
         self._look_at_files()
         self._accept_again()
         self._service.sessions.sweep()

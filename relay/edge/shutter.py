@@ -27,6 +27,12 @@ _ATTACH_FILTER: Final = 26
 _DETACH_FILTER: Final = 27
 """Source: socket(7), SO_ATTACH_FILTER; asm-generic/socket.h."""
 _INSTRUCTION_BYTES: Final = 8
+_INFO_BYTES: Final = 104
+_WAITING_AT: Final = 24
+_WAITING: Final = struct.Struct("I")
+"""Of struct tcp_info: for a listening socket tcpi_unacked is how many wait to be accepted.
+
+Source: tcp(7), TCP_INFO; net/ipv4/tcp.c of Linux, tcp_get_info."""
 _FPROG: Final = struct.Struct("HL")
 """struct sock_fprog: how many instructions, and where they are."""
 
@@ -53,6 +59,15 @@ class Shutter:
             self._timer = None
         self._open()
         self._socket = None
+
+    def waiting(self) -> int:
+        """Return how many connections wait in the kernel to be taken; 0 where it does not say."""
+        if self._socket is None:
+            return 0
+        with contextlib.suppress(OSError, struct.error):
+            told = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+            return int(_WAITING.unpack_from(told, _WAITING_AT)[0])
+        return 0
 
     def note_dial(self, key: str) -> None:
         """Note a new connection of an address that is watched; shut it out where it dials on.

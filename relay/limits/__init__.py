@@ -20,7 +20,7 @@ leases        All leases of one worker, by bucket
 limit_set     All buckets and concurrency limits of a call in one object, which is made once and
               spent many times
 permits       Calls in flight: permits that workers hold in blocks, and count on their own
-pressure      How hard pressed a worker is, and which calls it sends away for that
+pressure      How full a worker is, and which calls it sends away for that
 rate_headers  What a client is told about its limits: the rate headers, by the names of its
               dialect
 scopes        Which buckets and permits a call draws on, under which keys, and by which rules

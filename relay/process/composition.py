@@ -104,7 +104,7 @@ def compose_server(  # noqa: PLR0913 - a part a line
     _tell_state(state, pool, admission)
     tunnelled = TunnelledCalls(journal, running_calls, balancer, settlement, config.switching)
     trusted = read_networks(config.server.trusted_proxies)
-    door = Door(config.door, trusted, counters, BodyRoom(config.server))
+    door = Door(config.door, trusted, counters, BodyRoom(config.server), admission.digest)
     voice = VoiceDesk(admission, tunnelled, pool)
     service = Service(
         admission, exchange, settlement, journal, counters, config.server, door, voice

@@ -1,8 +1,8 @@
 """Goal: a line does not feel what another one does to the worker they share.
 
-Method: a data plane with real sockets and lines of all kinds over one upstream: a pressed worker is
-played by setting its pressure; a line whose channels fail spends its retries beside one that has
-spent none.
+Method: a data plane with real sockets and lines of all kinds over one upstream: a full worker is
+played by setting what is taken of its memory; a line whose channels fail spends its retries beside
+one that has spent none.
 """
 
 import asyncio
@@ -11,7 +11,9 @@ from collections import Counter
 import msgspec
 import pytest
 
+from relay.clock import clock_s
 from relay.config import Config, Server, Switching
+from relay.edge.client.body_room import BodyRoom
 from relay.limits.pressure import BEAT_S
 from relay.model import LineKind, Snapshot, index_routes
 from tests.flow.rig import SSE_HEAD, Peer, Rig, chat, chunked, make_channel, make_snapshot, post
@@ -63,22 +65,20 @@ async def ask(rig: Rig, line: LineKind, count: int = 40) -> Counter[bytes]:
     return Counter([(await rig.say(raw))[9:12] for _ in range(count)])
 
 
-async def test_a_pressed_worker_sends_training_away_then_standard_never_dedicated() -> None:
+async def test_a_full_worker_sends_training_away_then_standard_never_dedicated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with Peer(answer) as peer, rig_of(peer) as rig:
         door = rig.server._door
-        for value, wanted in ((0.0, (40, 40, 40)), (1.0, (40, 40, 0)), (1.9, (40, 4, 0))):
+        for share, wanted in ((0.0, (9, 9, 9)), (0.6, (9, 9, 0)), (0.9, (9, 0, 0))):
+            monkeypatch.setattr(BodyRoom, "share", share)
+            door.pressure.beat(share)
+            door.watches = door.pressure.felt
             for kind, served in zip(KINDS, wanted, strict=True):
-                door.pressure.value = value
-                door.watches = door.pressure.felt
-                found = Counter[bytes]()
-                for _ in range(40):
-                    door.pressure.value = value  # beats would lower it meanwhile
-                    found += await ask(rig, kind, 1)
-                assert abs(found[b"200"] - served) <= 2, (value, kind, found)
-                assert found[b"200"] + found[b"503"] == 40
-        assert rig.server.counters.refused["overload"] > 0
+                found = await ask(rig, kind, 9)
+                assert (found[b"200"], found[b"503"]) == (served, 9 - served), (share, kind)
+        assert rig.server.counters.refused["overload"] == 27
         raw = post("/v1/chat/completions", chat(), "x-relay-line: training")
-        door.pressure.value = 1.9
         assert b"retry-after: " in await rig.say(raw)
 
 
@@ -122,11 +122,11 @@ async def test_beats_end_with_the_calls_and_the_pressure() -> None:
         assert not door.beats
         await ask(rig, LineKind.STANDARD, 1)
         assert door.beats
-        door.pressure.value = 0.5
+        door.gate.shut_now(0, clock_s())
         async with asyncio.timeout(10):
             while door.beats:
                 await asyncio.sleep(0.02)
-        assert not door.pressure.felt
+        assert not door.gate.shut
         assert not door.watches
 
 

@@ -59,7 +59,9 @@ COUNTERS: Final = {
     ),
     "limited": Family("relay_limited", "Calls refused by a limit.", ("line", "scope", "exhausted")),
     "refused": Family(
-        "relay_door_refused", "Connections and requests refused by their address.", ("rule",)
+        "relay_door_refused",
+        "Connections and requests refused by their address, or in overload.",
+        ("rule",),
     ),
     "line_tokens": Family(
         "relay_line_tokens", "Tokens used by limited calls, cached input left out.", ("line",)

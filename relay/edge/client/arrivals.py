@@ -14,6 +14,9 @@ of the loop in AT_ONCE requests.
 
 What a client sends ahead of its answers, as no SDK does, is nobody's first request: it waits in a
 queue of its own, which however many connections are in it has a slice a turn and holds up no other.
+
+In overload (`strict`, edge.overload) who came last goes first: its client still waits for it.
+Whoever it is then is looked at once more, and gets a no where there is no room.
 """
 
 import asyncio
@@ -35,6 +38,10 @@ class Arrivals:
     """The requests of one listener that wait for a turn of the loop."""
 
     def __init__(self) -> None:
+        self.strict = False
+        """In overload."""
+        self.begun_late = 0
+        """Of those that had to wait; the door begins anew at each beat."""
         self._begun = 0
         """Requests since the loop last called, those that had to wait as well."""
         self._waiting: deque[Callable[[], None]] = deque()
@@ -43,6 +50,11 @@ class Arrivals:
         self._ahead: deque[Callable[[], None]] = deque()
         self._called_ahead = False
         """Whether the loop has been asked to call for those."""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
 
     def crowded(self, size: int = 0) -> bool:
         """Count a request, or a body, of so many bytes; tell whether it has to wait."""
@@ -83,13 +95,17 @@ class Arrivals:
             asyncio.get_running_loop().call_soon(self._begin_ahead)
 
     def _begin_some(self) -> None:
-        """Begin those that have waited longest; where none is left, a new count begins."""
+        """Begin those that have waited longest; where none is left, a new count begins.
+
+        In overload those that have waited least.
+        """
         ends_s = clock_s() + SLICE_S
         waiting = self._waiting
         self._resting = False
         try:
             while waiting:
-                waiting.popleft()()
+                self.begun_late += 1
+                (waiting.pop if self.strict else waiting.popleft)()()
                 if self._resting or clock_s() > ends_s:
                     break
         finally:  # whatever became of one, the others have their turn

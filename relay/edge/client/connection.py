@@ -71,6 +71,8 @@ class ClientConnection(RequestLoop):
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent; a request waits where too many have come at once."""
+        if self._arrivals.strict and self._is_turned_away(data):
+            return
         if self._phase < HEAD and self._early is None and self._arrivals.crowded(len(data)):
             crowd = self._crowd(len(data))
             if crowd is not None:
@@ -91,7 +93,32 @@ class ClientConnection(RequestLoop):
         """Begin what had to wait because too many came at once."""
         if self._phase == HELD and self._early is not None and not self._writing_paused:
             self._move(RESTING)
-            self._receive(self.take_rest())
+            data = self.take_rest()
+            if not self._arrivals.strict or not self._is_turned_away(data):
+                self._receive(data)
+
+    def _is_turned_away(self, data: bytes) -> bool:
+        """Look at what may be a request before it is parsed, in overload; answer a no at once."""
+        if self.let_in or self._phase > RESTING or self._owed_bytes or self._writing_paused:
+            return False
+        if self._early is not None or self._coming is not None:
+            return False
+        judged = self._server.judge(data, last=not self.keeps_alive)
+        if judged is None:
+            return False
+        answer, owed = judged
+        if not answer:
+            self.let_in = True
+            return False
+        self.write(answer)
+        if owed:
+            self.linger()
+        elif self.keeps_alive and b"\r\nConnection: close\r\n" not in answer:
+            self._move(RUNNING)
+            self._rest()
+        else:
+            self.close()
+        return True
 
     def _receive(self, data: bytes) -> None:
         """Take bytes: what becomes of them depends on the phase."""

@@ -53,6 +53,7 @@ class ClientSocket(Client):
         "deadline_s",
         "handed_over",
         "keeps_alive",
+        "let_in",
         "peer_ip",
         "takes_chunks",
         "told_ip",
@@ -80,6 +81,8 @@ class ClientSocket(Client):
         """Its client's address, as a trusted balancer told it before all else."""
         self.visitor: Visitor | None = None
         """What the door knows of its address; None: a proxy's, or none."""
+        self.let_in = False
+        """In overload its request was looked at before it was parsed, and let in."""
         self.keeps_alive = True
         self.bodiless = False
         """The request was a HEAD: its answer has no body."""
