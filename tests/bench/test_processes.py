@@ -27,10 +27,11 @@ time.sleep(60)
 """
 """SIGTERM ends it, and its children hear nothing of that."""
 BENCHMARK = """
-import sys
+import signal, sys
 from pathlib import Path
 from benchmarks.targets.processes import running
 command, port, log = [sys.executable, "-c", sys.argv[1], sys.argv[2]], int(sys.argv[2]), sys.argv[3]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 with running(command, cores={0}, port=port, log=Path(log)) as pid:
     print(pid, flush=True)
     sys.stdin.read()

@@ -8,7 +8,7 @@ from relay.interpreter import describe_python, is_optimized
 @pytest.mark.parametrize(
     ("arguments", "prefix", "optimized"),
     [
-        ("'--enable-shared'", "/home/ops/.pyenv/versions/3.11.7", False),
+        ("'--enable-shared'", "/opt/pyenv/versions/3.11.7", False),
         ("'--enable-optimizations' '--with-lto'", "/opt/python", True),
         ("", "/opt/python", False),
         # Debian's package notes how one of its other builds was configured.
