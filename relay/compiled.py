@@ -38,7 +38,7 @@ _HOT: Final = {
     "relay.routing": "affinity breaker budget health patience pick table",
     "relay.store.limits": "limiter",
     "relay.store.log": "frames journal",
-    "relay.upstream": "connection pool",
+    "relay.upstream": "connection pool tls tls_sending tls_sessions",
     "relay.wire": "api_keys classify http sse websocket",
     "relay.wire.refusals": "quota_headers upstream_errors",
     "relay.wire.request": "asked content_request json_request text_size",

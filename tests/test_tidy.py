@@ -18,6 +18,7 @@ BANNED_WORDS: Final = {"manager", "handler", "helper", "util", "utils", "base", 
 """They say nothing about what a thing is for."""
 ALLOWED_NAMES: Final = {
     "data_received": "asyncio.Protocol calls it so",
+    "get_extra_info": "asyncio.Transport calls it so",
     "data_dir": "the contract: --data-dir",
     "_data_dir_option": "the contract: --data-dir",
     "DataServer": "the data plane's server, as against the admin server",

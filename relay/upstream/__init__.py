@@ -12,4 +12,7 @@ egress        The way out to an upstream where it is not the plain one: a proxy,
               certificate of ours
 pool          The pool of upstream connections: idle ones kept per server, new ones dialled with TLS
               verified
+tls           TLS to an upstream: an asyncio transport over a plain one, with OpenSSL in between
+tls_sending   Its sending half: what is to be sent, encrypted as the socket takes it
+tls_sessions  Sessions that upstreams gave: the next connection need not begin from nothing
 """

@@ -6,13 +6,14 @@
 Nothing is decoded here; what one read brought is handed on in one call. A connection whose peer did
 anything unasked for is never used again.
 
-It is what asyncio calls a Protocol, over TLS a BufferedProtocol: see BufferedConnection. It derives
-from neither, so that it can be compiled (relay.compiled); uvloop goes by the methods.
+It is what asyncio calls a Protocol, but does not derive from it, so that it can be compiled
+(relay.compiled); uvloop goes by the methods.
 """
 
 import asyncio
 import contextlib
 import enum
+import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -22,7 +23,6 @@ from relay.errors import ChannelGarbled, ConnectionBroken, RelayError
 from relay.ports import AnswerListener, Connection
 from relay.wire.http import FRAME_OF_EVENTS_END, lower_name, plain_frame
 
-READ_BYTES: Final = 64 * 1024
 HEAD_BYTES_MAX: Final = 64 * 1024
 """A response head. nginx refuses heads over its 4-8 KiB proxy buffer; CDNs send 10 KiB."""
 BARE_BYTES_MAX: Final = 64 * 1024
@@ -224,8 +224,8 @@ class UpstreamConnection(Connection):
     def eof_received(self) -> bool:
         """Let the transport close; connection_lost tells the answer.
 
-        Over TLS uvloop calls it for a close_notify alone, which only the peer can send: the end of
-        TCP can be forged by whoever cuts the wire.
+        Over TLS it is called for a close_notify alone, which only the peer can send: the end of TCP
+        can be forged by whoever cuts the wire (there an SSLEOFError).
 
         Source: RFC 9112, section 9.8: a close without one makes an answer incomplete that is ended
         by the close of its connection.
@@ -237,7 +237,8 @@ class UpstreamConnection(Connection):
         """End: an answer that was due is lost, unless the end of the connection ends its body."""
         answer = self._answer
         unframed = self._state is _HEADED and not self._chunked and not self._sized
-        ended = exc is None and (self._ended or self._refused)
+        cut = isinstance(exc, ssl.SSLEOFError)
+        ended = (exc is None or (cut and self._refused)) and (self._ended or self._refused)
         whole = (unframed and ended) or self._lacks_trailers_only()
         self._answer = None
         self._state = _CLOSED
@@ -416,35 +417,3 @@ class UpstreamConnection(Connection):
         self.abort()
         if answer is not None:
             answer.on_lost(error)
-
-
-class BufferedConnection(UpstreamConnection):
-    """A connection that lends uvloop the buffer to read into.
-
-    Over TLS uvloop allocates 256 KiB for every read of one that does not. In the clear it has a
-    buffer of its own, and this would only cost a call and a copy more.
-
-    Args:
-        buffer: Shared by all connections of the worker: it is only ever filled and emptied
-            within one callback.
-        on_idle, on_closed: See UpstreamConnection.
-    """
-
-    __slots__ = ("_buffer",)
-
-    def __init__(
-        self,
-        buffer: memoryview,
-        on_idle: Callable[[UpstreamConnection], None],
-        on_closed: Callable[[UpstreamConnection], None],
-    ) -> None:
-        super().__init__(on_idle, on_closed)
-        self._buffer = buffer
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Lend the worker's one read buffer."""
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take what was read into it."""
-        self.data_received(bytes(self._buffer[:nbytes]))

@@ -22,10 +22,11 @@ from relay.reach import Egress
 from relay.records import Endpoint
 from relay.upstream.addresses import AddressBook, connect_any
 from relay.upstream.certificates import certificate_fault
-from relay.upstream.connection import READ_BYTES, BufferedConnection, UpstreamConnection
+from relay.upstream.connection import UpstreamConnection
 from relay.upstream.descriptors import OUR_SHORTAGES, few_left
 from relay.upstream.dns import Resolver
 from relay.upstream.egress import make_context, pass_proxy, proxy_address
+from relay.upstream.tls import TlsPlace, TlsTransport, open_tls
 from relay.wire.http import request_head
 
 Origin = tuple[str, str, int, Egress | None]
@@ -53,7 +54,7 @@ class UpstreamPool(Connections):
         self._tls = tls
         self._resolver = resolver or Resolver()
         self._addresses = AddressBook()
-        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._tls_place = TlsPlace()
         self._idle: dict[Origin, deque[UpstreamConnection]] = {}
         self._open: dict[UpstreamConnection, Origin] = {}
         # Bound once: a method bound for each connection is 64 bytes of it.
@@ -106,18 +107,15 @@ class UpstreamPool(Connections):
         origin = self._origin(channel)
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
-                transport, made = await self._connect_or_spare(origin)
+                made = await self._connect_or_spare(origin)
         except TimeoutError:
             raise ConnectFailed("The upstream did not take a connection in time.") from None
         except OSError as error:
             raise _failure(error) from None
-        tune_socket(transport.get_extra_info("socket"))
         self._open[made] = origin
         return made
 
-    async def _connect_or_spare(
-        self, origin: Origin
-    ) -> tuple[asyncio.Transport, UpstreamConnection]:
+    async def _connect_or_spare(self, origin: Origin) -> UpstreamConnection:
         """Connect; where no descriptor is left for it, those of idle connections are taken.
 
         Raises:
@@ -132,7 +130,7 @@ class UpstreamPool(Connections):
         await asyncio.sleep(SPARE_S)
         return await self._connect(origin)
 
-    async def _connect(self, origin: Origin) -> tuple[asyncio.Transport, UpstreamConnection]:
+    async def _connect(self, origin: Origin) -> UpstreamConnection:
         """Connect to the first address that takes a connection and speaks TLS, where that is due.
 
         Raises:
@@ -158,7 +156,7 @@ class UpstreamPool(Connections):
                 async with asyncio.timeout(share_s):
                     if proxied is not None:
                         await pass_proxy(sock, proxied, host, port)
-                    made = await self._speak_over(sock, host, self._tls_for(scheme, egress))
+                    made = await self._speak_over(sock, origin, self._tls_for(scheme, egress))
             except ssl.SSLCertVerificationError:
                 raise
             except OSError as error:
@@ -172,22 +170,29 @@ class UpstreamPool(Connections):
                 return made
 
     async def _speak_over(
-        self, sock: socket.socket, host: str, tls: ssl.SSLContext | None
-    ) -> tuple[asyncio.Transport, UpstreamConnection]:
-        connection = self._make() if tls is None else self._make_buffered()
+        self, sock: socket.socket, origin: Origin, context: ssl.SSLContext | None
+    ) -> UpstreamConnection:
+        connection = UpstreamConnection(self._on_idle, self._on_closed)
         # By its methods asyncio's protocol, if not by its class.
-        make: Any = lambda: connection  # noqa: E731 - for its type
+        protocol: Any = connection
+        over: TlsTransport | None = None
         try:
-            transport, _ = await asyncio.get_running_loop().create_connection(
-                make,
-                sock=sock,
-                ssl=tls,
-                server_hostname=None if tls is None else host,
-            )
+            tune_socket(sock)
+            if context is not None:
+                over = TlsTransport(self._tls_place, origin, context, origin[1], protocol)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            if over is not None:
+                await open_tls(over, sock)
+            else:
+                loop = asyncio.get_running_loop()
+                await loop.create_connection(lambda: protocol, sock=sock)
         except BaseException:
             connection.let_go()
             raise
-        return transport, connection
+        return connection
 
     def close_idle(self, now_s: float) -> None:
         """Close connections that were idle too long (called once a second or so)."""
@@ -201,12 +206,6 @@ class UpstreamPool(Connections):
         for connection in list(self._open):
             connection.abort()
         self._idle.clear()
-
-    def _make(self) -> UpstreamConnection:
-        return UpstreamConnection(self._on_idle, self._on_closed)
-
-    def _make_buffered(self) -> BufferedConnection:
-        return BufferedConnection(self._buffer, self._on_idle, self._on_closed)
 
     def _keep(self, connection: UpstreamConnection) -> None:
         origin = self._open.get(connection)
