@@ -119,8 +119,9 @@ class TlsSender:
     def close(self) -> None:
         """Close it when all is sent that was written, and tell the peer so (a close_notify)."""
         plain = self._plain
-        if self._state is not OPEN or plain is None:
+        if self._state is SHAKING:
             self.abort()
+        if self._state is not OPEN or plain is None:
             return
         self._state = CLOSING
         self._close_within()

@@ -11,12 +11,8 @@ A context that was given an authority's list knows what is revoked.
 import asyncio
 import gc
 import os
-import socket
 import ssl
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -42,9 +38,8 @@ from tests.flow.rig import (
     make_snapshot,
     post,
 )
+from tests.flow.tls_rig import AUTHORITY, VERSIONS, offering, speaking
 
-AUTHORITY: Final = Path(__file__).parent / "authority"
-VERSIONS: Final = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 JSON: Final = (
     b'{"id":"1","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant",'
     b'"content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":1}}'
@@ -61,49 +56,6 @@ ASKED_SOUND: Final = post("/v1/audio/speech", {"model": MODEL, "input": "hello",
 CONNECTIONS: Final = 10_000
 GROWTH_BYTES_MAX: Final = 4 << 20
 AT_ONCE: Final = 20
-
-uvloop_only = pytest.mark.skipif(
-    os.environ.get("RELAY_TEST_LOOP") == "asyncio",
-    reason="asyncio's own loop tells an end of TCP as it does a close_notify",
-)
-
-
-def offering(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(AUTHORITY / "good.pem", AUTHORITY / "key.pem")
-    context.minimum_version = context.maximum_version = version
-    return context
-
-
-@contextmanager
-def speaking(
-    context: ssl.SSLContext, answer: bytes = b"", *, notifies: bool = True
-) -> Iterator[int]:
-    """Serve over TLS: each connection is told `answer` once it asked, and is left."""
-
-    def serve(raw: socket.socket) -> None:
-        with suppress(OSError), raw, context.wrap_socket(raw, server_side=True) as sock:
-            # Closing it says nothing of TLS: the end of TCP alone, as of a wire that is cut.
-            while answer and b"\r\n\r\n" not in sock.recv(65_536):
-                pass
-            sock.sendall(answer)
-            if notifies:
-                sock.unwrap()
-
-    def accept() -> None:
-        while True:
-            try:
-                raw, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(raw,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        accepting = threading.Thread(target=accept, daemon=True)
-        accepting.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        accepting.join()
 
 
 def over_tls(*ports: int) -> Snapshot:
@@ -174,7 +126,6 @@ async def test_a_listener_speaks_both_versions_and_none_before_them(
 # --- truncation -----------------------------------------------------------------------------------
 
 
-@uvloop_only
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_sound_that_is_cut_goes_to_another_channel(version: ssl.TLSVersion) -> None:
     """Nothing but the end of its connection ends such an answer, and that can be forged."""
@@ -188,7 +139,6 @@ async def test_sound_that_is_cut_goes_to_another_channel(version: ssl.TLSVersion
         assert raw.startswith(b"HTTP/1.1 502 ") and b"half" not in raw
 
 
-@uvloop_only
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_sound_that_was_begun_and_is_cut_does_not_end_well(version: ssl.TLSVersion) -> None:
     long = bytes(2_000_000)
@@ -199,7 +149,6 @@ async def test_sound_that_was_begun_and_is_cut_does_not_end_well(version: ssl.TL
         assert (await told(ASKED_SOUND, port)).endswith(b"0\r\n\r\n")
 
 
-@uvloop_only
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("head", [SSE_HEAD, UNFRAMED_EVENTS])
 async def test_a_stream_that_is_cut_ends_with_an_error(
@@ -216,7 +165,6 @@ async def test_a_stream_that_is_cut_ends_with_an_error(
     assert b'"error"' not in raw and b"[DONE]" in raw
 
 
-@uvloop_only
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("head", [UNFRAMED, SIZED % len(JSON)])
 async def test_json_that_is_cut_is_no_answer(version: ssl.TLSVersion, head: bytes) -> None:
