@@ -8,6 +8,8 @@ does come, and keeps what it finds: of the relay's own there must be nothing.
 import asyncio
 import contextlib
 import gc
+import socket
+import ssl
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -21,12 +23,27 @@ from relay.flow.call import Call
 from relay.mock.options import MockOptions
 from relay.mock.server import start
 from relay.model import Dialect, Resume
-from tests.flow.rig import MODEL, Peer, Rig, chat, make_channel, make_snapshot, post
+from relay.reach import Egress, Reach
+from tests.flow.rig import (
+    DONE,
+    FINISH,
+    MODEL,
+    SSE_HEAD,
+    Peer,
+    Rig,
+    chat,
+    chunked,
+    event,
+    make_channel,
+    make_snapshot,
+    post,
+)
 from tests.flow.test_bad_input import CHAT, answer_json
 from tests.flow.test_sessions import session, turn
 from tests.flow.test_state import standing
 from tests.flow.test_voice import hear, voice
 from tests.flow.test_voice import standing as voices
+from tests.flow.tls_rig import AUTHORITY, VERSIONS, offering, serving, speaking
 
 CALLS = 10
 
@@ -287,3 +304,69 @@ async def all_gone(rig: Rig) -> None:
         while counters.connections or counters.inflight:
             await asyncio.sleep(0.002)
     await asyncio.sleep(0.002)
+
+
+# --- upstreams over TLS ---------------------------------------------------------------------------
+
+EVENTS = SSE_HEAD + chunked(event("one")) + chunked(FINISH + DONE) + b"0\r\n\r\n"
+SPOKEN = {
+    "whole": EVENTS,
+    "cut": EVENTS[:-40],
+    "half a head": EVENTS[:20],
+    "no HTTP": b"garbage" * 100,
+}
+
+
+@pytest.mark.parametrize("notifies", [False, True])
+@pytest.mark.parametrize("version", VERSIONS, ids=["1.2", "1.3"])
+@pytest.mark.parametrize("kind", SPOKEN)
+async def test_an_upstream_over_tls_leaves_as_little(
+    kind: str, version: ssl.TLSVersion, *, notifies: bool
+) -> None:
+    with speaking(offering(version), SPOKEN[kind], notifies=notifies) as port:
+        await ask_over_tls(port)
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 No\r\n\r\n", b"\x16\x03\x03"])
+async def test_a_handshake_that_fails_leaves_as_little(said: bytes) -> None:
+    def serve(raw: socket.socket) -> None:
+        raw.recv(10_000)
+        raw.sendall(said)
+
+    with serving(serve) as port:
+        await ask_over_tls(port)
+
+
+async def test_a_handshake_that_is_given_up_leaves_as_little() -> None:
+    def serve(raw: socket.socket) -> None:
+        while raw.recv(10_000):
+            pass
+
+    with serving(serve) as port:
+        await ask_over_tls(port, QUICK)
+
+
+@pytest.mark.parametrize("name", ["expired", "other_host", "self_signed"])
+async def test_a_certificate_that_is_no_good_leaves_as_little(name: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(AUTHORITY / f"{name}.pem", AUTHORITY / "key.pem")
+    with speaking(context) as port:
+        await ask_over_tls(port)
+
+
+async def ask_over_tls(port: int, config: Config = QUICK) -> None:
+    """Ask twice, and then once more as often: whatever is found of the relay's is too much."""
+    reach = Reach(egress=Egress(ca_file=str(AUTHORITY / "ca.pem")))
+    channel = make_channel(1, port, base_url=f"https://localhost:{port}/v1", reach=reach)
+    before = alive()
+    async with Rig(make_snapshot([channel]), config) as rig:
+        question = post("/v1/chat/completions", chat(stream=True))
+        await rig.say(question)
+        await rig.ended(1)
+        gc.collect()
+        for _ in range(2):
+            await rig.say(question)
+        await rig.ended(3)
+        await all_gone(rig)
+        assert alive() - before == 0
+        assert collected() == set()

@@ -1,67 +1,26 @@
 """Goal: our transport of TLS gives a protocol what its peer meant, whatever the wire does to it.
 
-Method: OpenSSL's own server side, by hand over a wire that a test cuts where it likes (Pair), and
-over sockets: servers of Python's ssl, and `openssl s_server` for what that cannot do.
+Method: OpenSSL's own server side, by hand, over a wire that a test cuts where it likes (Pair).
 """
 
-import asyncio
-import ctypes
-import gc
 import os
-import socket
 import ssl
-import subprocess
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 import pytest
 
-from relay.config import Timeouts
-from relay.errors import ConnectFailed
-from relay.upstream.pool import UpstreamPool
-from relay.upstream.tls import TlsPlace, TlsTransport, open_tls
+from relay.upstream.tls import TlsPlace
 from relay.upstream.tls_sending import TURN_BYTES
-from relay.upstream.tls_sessions import REPLACED_S, SESSIONS_MAX, VERIFIED_S, TlsSessions
-from tests.flow.rig import make_channel
-from tests.flow.tls_rig import (
-    AUTHORITY,
-    PATIENCE_S,
-    VERSIONS,
-    Heard,
-    Pair,
-    offering,
-    serving,
-    speaking,
-    trusting,
-)
+from tests.flow.tls_rig import VERSIONS, Pair, both
 
 LONG_BYTES: Final = 8 << 20
-ORIGIN: Final = ("https", "localhost", 443, None)
-TLS12, TLS13 = VERSIONS
-both = pytest.mark.parametrize("version", VERSIONS, ids=["1.2", "1.3"])
+TLS12: Final = VERSIONS[0]
 
 
 @pytest.fixture(scope="module")
 def long() -> bytes:
     return os.urandom(LONG_BYTES)
-
-
-@asynccontextmanager
-async def connected(port: int, place: TlsPlace | None = None) -> AsyncIterator[Heard]:
-    """Connect to a server of this machine over a transport of ours."""
-    heard = Heard()
-    sock = socket.socket()
-    sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-    over = TlsTransport(place or TlsPlace(), ORIGIN, trusting(), "localhost", heard)
-    await open_tls(over, sock)
-    try:
-        yield heard
-    finally:
-        over.abort()
-        await heard.until_lost()
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -123,21 +82,24 @@ async def test_the_end_of_a_long_record_brings_all_of_it(version: ssl.TLSVersion
     assert pair.heard.reads == [b"x" * 16_000]
 
 
-async def test_what_comes_with_the_end_of_the_handshake_comes_after_it() -> None:
-    """A server of TLS 1.3 may say something before it has heard the client's last word."""
-    order: list[str] = []
-    pair = Pair()
-    pair.heard.on_data = lambda data: order.append(data.decode())
+@both
+async def test_what_comes_with_the_end_of_the_handshake_comes_after_it(
+    version: ssl.TLSVersion,
+) -> None:
+    """In TLS 1.2 the server's is the last word, and its first one may come with it."""
+    pair = Pair(version)
+    heard: list[str] = []
+    pair.heard.on_data = lambda data: heard.extend((*pair.heard.told, data.decode()))
     pair.begin()
     pair.listen()
     with pytest.raises(ssl.SSLWantReadError):
         pair.peer.do_handshake()
-    first = pair.take()
-    pair.deliver(first)
+    pair.deliver(pair.take())
+    assert pair.heard.told == ([] if version is TLS12 else ["made"])
     pair.listen()
     pair.peer.do_handshake()
     pair.deliver(pair.say(b"early"))
-    assert pair.heard.told == ["made"] and order == ["early"]
+    assert heard == ["made", "early"]
 
 
 # --- connections that share buffers ---------------------------------------------------------------
@@ -321,18 +283,6 @@ async def test_a_socket_that_is_lost_is_told_with_its_error() -> None:
     assert shaking.heard.told == []
 
 
-async def test_what_asyncio_tells_of_a_transport_is_told() -> None:
-    with speaking(offering()) as port:
-        async with connected(port) as heard:
-            over = heard.transport
-            assert over.get_extra_info("peername")[1] == port
-            assert over.get_extra_info("ssl_object").version() == "TLSv1.3"
-            assert over.get_extra_info("socket").getpeername()[1] == port
-            assert over.get_extra_info("nothing", 5) == 5
-            assert over.get_protocol() is heard
-            over.set_write_buffer_limits(high=10)
-
-
 # --- sending --------------------------------------------------------------------------------------
 
 
@@ -380,370 +330,3 @@ async def test_what_was_written_is_sent_before_the_last_word(
     assert pair.peer.read(1) == b"" if version is TLS12 else True
     await pair.heard.until_lost()
     assert pair.heard.error is None
-
-
-async def test_who_takes_nothing_does_not_hold_up_a_close_for_ever(long: bytes) -> None:
-    done = threading.Event()
-
-    def serve(raw: socket.socket) -> None:
-        with offering().wrap_socket(raw, server_side=True):
-            done.wait(PATIENCE_S * 2)
-
-    with serving(serve) as port:
-        async with connected(port) as heard:
-            heard.transport.write(long)
-            heard.transport.close()
-            await heard.until_lost()
-    done.set()
-    assert heard.told[-1] == "lost" and "eof" not in heard.told
-
-
-@both
-async def test_a_server_that_reads_slowly_gets_all_and_memory_is_bounded(
-    version: ssl.TLSVersion, long: bytes
-) -> None:
-    read, begins, done = bytearray(), threading.Event(), threading.Event()
-
-    def serve(raw: socket.socket) -> None:
-        with offering(version).wrap_socket(raw, server_side=True) as sock:
-            begins.wait(PATIENCE_S)
-            while part := sock.recv(3000):
-                read.extend(part)
-        done.set()
-
-    with serving(serve) as port:
-        async with connected(port) as heard:
-            for at in range(0, len(long), 1 << 20):
-                heard.transport.write(long[at : at + (1 << 20)])
-            await heard.until(lambda: "paused" in heard.told)
-            plain = heard.transport._plain
-            assert plain.get_write_buffer_size() < 3 * TURN_BYTES
-            begins.set()
-            await heard.until(lambda: "resumed" in heard.told)
-            assert plain.get_write_buffer_size() < 3 * TURN_BYTES
-            heard.transport.close()
-            await heard.until_lost()
-            assert heard.error is None
-        assert await asyncio.to_thread(done.wait, PATIENCE_S)
-    assert bytes(read) == long
-
-
-# --- both ways ------------------------------------------------------------------------------------
-
-
-@both
-async def test_long_and_short_words_pass_each_other(version: ssl.TLSVersion, long: bytes) -> None:
-    """All that is said comes back while more of it is said, in pieces of a byte to a megabyte."""
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(100_000):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=offering(version))
-    async with connected(server.sockets[0].getsockname()[1]) as heard:
-        at, sizes = 0, (1, 100, 16_384, 16_385, 70_000, 1 << 20)
-        while at < len(long):
-            for size in sizes:
-                heard.transport.write(long[at : at + size])
-                at += size
-            await asyncio.sleep(0)
-        await heard.until(lambda: sum(map(len, heard.reads)) >= len(long))
-        assert heard.data == long
-    server.close()
-
-
-@both
-async def test_who_does_not_read_holds_its_peer_up(version: ssl.TLSVersion, long: bytes) -> None:
-    sent_bytes = [0]
-
-    def serve(raw: socket.socket) -> None:
-        with offering(version).wrap_socket(raw, server_side=True) as sock:
-            for at in range(0, len(long), 10_000):
-                sock.sendall(long[at : at + 10_000])
-                sent_bytes[0] = at
-            sock.unwrap()
-
-    with serving(serve) as port:
-        async with connected(port) as heard:
-            heard.on_data = lambda _: heard.transport.pause_reading()
-            await heard.until(lambda: bool(heard.reads))
-            before = -1
-            while sent_bytes[0] != before:  # until the kernel's buffers are full
-                before = sent_bytes[0]
-                await asyncio.sleep(0.1)
-            assert len(heard.reads) == 1 and len(heard.data) <= 256_000
-            heard.on_data = None
-            heard.transport.resume_reading()
-            await heard.until_lost()
-            assert heard.data == long and heard.told == ["made", "eof", "lost"]
-
-
-class Talker:
-    """`openssl s_server`: each word that is said to it is a command, or goes to its client."""
-
-    def __init__(self, version: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        words = (
-            "s_server",
-            "-accept",
-            f"127.0.0.1:{self.port}",
-            "-msg",
-            version,
-            "-legacy_server_connect",
-        )
-        files = ("-cert", AUTHORITY / "good.pem", "-key", AUTHORITY / "key.pem")
-        self._process = subprocess.Popen(
-            ["openssl", *words[:-1], *map(str, files)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        self._seen = bytearray()
-        self._reading = threading.Thread(target=self._read, daemon=True)
-        self._reading.start()
-
-    def say(self, word: bytes) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(word + b"\n")
-        self._process.stdin.flush()
-
-    async def until(self, sees: Callable[[bytes], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not sees(bytes(self._seen)):
-                await asyncio.sleep(0.01)
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._reading.join()
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        while part := os.read(self._process.stdout.fileno(), 65_536):
-            self._seen += part
-
-
-@contextmanager
-def talking(version: str) -> Iterator[Talker]:
-    talker = Talker(version)
-    try:
-        yield talker
-    finally:
-        talker.end()
-
-
-def got(word: bytes, times: int) -> Callable[[bytes], bool]:
-    return lambda seen: seen.count(word) >= times
-
-
-@pytest.mark.parametrize("command", [b"k", b"K"], ids=["its own keys", "ours too"])
-async def test_new_keys_are_followed_and_given(command: bytes) -> None:
-    with talking("-tls1_3") as talker:
-        await talker.until(got(b"ACCEPT", 1))
-        async with connected(talker.port) as heard:
-            for times in (1, 2, 3):
-                talker.say(command)
-                await talker.until(got(b"SSL_do_handshake -> 1", times))
-                talker.say(b"after %d" % times)
-                await heard.until(lambda: heard.data.count(b"\n") >= times)  # noqa: B023
-                heard.transport.write(b"answer %d." % times)
-                await talker.until(got(b"answer %d." % times, 1))
-                if command == b"K":
-                    await talker.until(
-                        got(b"<<< TLS 1.3, Handshake [length 0005], KeyUpdate", times)
-                    )
-            assert heard.data == b"after 1\nafter 2\nafter 3\n" and heard.told == ["made"]
-
-
-@pytest.mark.parametrize("command", [b"r", b"R"])
-async def test_hands_may_be_shaken_once_more(command: bytes) -> None:
-    with talking("-tls1_2") as talker:
-        await talker.until(got(b"ACCEPT", 1))
-        async with connected(talker.port) as heard:
-            for times in (1, 2):
-                talker.say(command)
-                await talker.until(got(b"SSL_do_handshake -> 1", times))
-                heard.transport.write(b"meanwhile %d." % times)
-                talker.say(b"after %d" % times)
-                await heard.until(lambda: heard.data.count(b"\n") >= times)  # noqa: B023
-                heard.transport.write(b"answer %d." % times)
-                await talker.until(got(b"answer %d." % times, 1))
-                await talker.until(got(b"meanwhile %d." % times, 1))
-            await talker.until(got(b"<<< TLS 1.2, Handshake [length 0010], Finished", 3))
-            assert heard.told == ["made"] and heard.transport._unsent is None
-
-
-# --- dialling -------------------------------------------------------------------------------------
-
-
-async def test_who_does_not_shake_hands_in_time_is_let_go_of() -> None:
-    ended: list[bytes] = []
-    gone = threading.Event()
-
-    def serve(raw: socket.socket) -> None:
-        while part := raw.recv(10_000):
-            ended.append(part)
-        gone.set()
-
-    with serving(serve) as port:
-        pool = UpstreamPool(Timeouts(connect_s=0.3), trusting())
-        channel = make_channel(1, port, base_url=f"https://localhost:{port}/v1")
-        with pytest.raises(ConnectFailed, match="in time"):
-            await pool.dial(channel)
-        assert pool.open_count == 0
-        assert await asyncio.to_thread(gone.wait, PATIENCE_S) and ended
-
-
-async def test_who_hangs_up_in_the_handshake_could_not_be_reached() -> None:
-    for said in (b"", b"\x16\x03\x03"):
-        with serving(lambda raw: (raw.recv(10_000), raw.sendall(said))[1]) as port:  # noqa: B023
-            pool = UpstreamPool(Timeouts(), trusting())
-            channel = make_channel(1, port, base_url=f"https://localhost:{port}/v1")
-            with pytest.raises(ConnectFailed, match="could not be reached"):
-                await pool.dial(channel)
-            assert pool.open_count == 0
-
-
-# --- sessions -------------------------------------------------------------------------------------
-
-
-def resumed(context: ssl.SSLContext, place: TlsPlace, server: ssl.SSLContext) -> bool:
-    """Shake hands, say a word both ways; return whether both sides say that it was resumed."""
-    pair = Pair(place=place, server=server, client=context)
-    pair.shake()
-    pair.over.write(b"question")
-    assert pair.hear() == b"question"
-    pair.deliver(pair.say(b"answer"))
-    assert pair.heard.data == b"answer"
-    ours = pair.over.get_extra_info("ssl_object").session_reused
-    assert ours == pair.peer.session_reused
-    return bool(ours)
-
-
-@both
-async def test_the_second_handshake_is_resumed(version: ssl.TLSVersion) -> None:
-    place, server, client = TlsPlace(), offering(version), trusting()
-    assert [resumed(client, place, server) for _ in range(4)] == [False, True, True, True]
-    assert server.session_stats()["hits"] == 3
-    assert resumed(client, TlsPlace(), server) is False
-    assert resumed(trusting(), place, server) is False, "another context has verified nothing"
-
-
-@both
-async def test_a_pool_resumes(version: ssl.TLSVersion) -> None:
-    server = offering(version)
-    with speaking(server, b"HTTP/1.1 200 OK\r\n\r\n") as port:
-        pool = UpstreamPool(Timeouts(), trusting())
-        channel = make_channel(1, port, base_url=f"https://localhost:{port}/v1")
-        for _ in range(3):
-            connection = await pool.dial(channel)
-            assert connection._transport is not None
-            connection._transport.write(b"GET / HTTP/1.1\r\n\r\n")
-            async with asyncio.timeout(PATIENCE_S):
-                while pool.open_count:
-                    await asyncio.sleep(0.001)
-        assert server.session_stats()["hits"] == 2
-
-
-@both
-async def test_a_server_that_forgot_is_met_anew(version: ssl.TLSVersion) -> None:
-    place, client = TlsPlace(), trusting()
-    assert not resumed(client, place, offering(version))
-    assert not resumed(client, place, offering(version))
-
-
-@both
-async def test_a_session_says_nothing_of_another_name(version: ssl.TLSVersion) -> None:
-    place, server, client = TlsPlace(), offering(version), trusting()
-    assert not resumed(client, place, server)
-    pair = Pair(place=place, server=server, client=client, host="other.example")
-    pair.begin()
-    pair.listen()
-    with pytest.raises(ssl.SSLWantReadError):
-        pair.peer.do_handshake()
-    pair.deliver(pair.take())
-    with pytest.raises(ssl.SSLCertVerificationError):
-        await pair.shaken
-    assert len(place.sessions) == 1
-
-
-@both
-async def test_a_session_is_relied_upon_for_an_hour(version: ssl.TLSVersion) -> None:
-    pair = Pair(version)
-    pair.shake()
-    pair.deliver(pair.say(b"x"))
-    sessions, context = TlsSessions(), trusting()
-    connection = pair.over.get_extra_info("ssl_object")
-    assert sessions.wants("a", context, 0.0)
-    sessions.keep("a", context, connection, 1000.0)
-    assert sessions.find("a", context, 1000.0 + VERIFIED_S) is not None
-    assert sessions.find("a", context, 1001.0 + VERIFIED_S) is None
-    assert sessions.find("a", trusting(), 1000.0) is None
-    assert sessions.find("b", context, 1000.0) is None
-    assert not sessions.wants("a", context, 1000.0 + REPLACED_S)
-    assert sessions.wants("a", context, 1001.0 + REPLACED_S)
-    assert sessions.wants("a", trusting(), 1000.0)
-    for n in range(SESSIONS_MAX):
-        sessions.keep(n, context, connection, 1000.0)
-    assert len(sessions) == SESSIONS_MAX and sessions.find("a", context, 1000.0) is None
-
-
-async def test_a_server_that_gives_no_ticket_is_not_asked_each_time() -> None:
-    place, server, client = TlsPlace(), offering(), trusting()
-    server.num_tickets = 0
-    assert [resumed(client, place, server) for _ in range(3)] == [False] * 3
-    assert len(place.sessions) <= 1
-
-
-# --- memory ---------------------------------------------------------------------------------------
-
-
-class Heap(ctypes.Structure):
-    """What glibc tells of its heap."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
-
-
-def used_bytes() -> int:
-    gc.collect()
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallinfo2"):
-        pytest.skip("the C library does not tell what is used of its heap")
-    libc.mallinfo2.restype = Heap
-    heap = libc.mallinfo2()
-    return int(heap.uordblks) + int(heap.hblkhd)
-
-
-@both
-async def test_an_open_connection_is_small(version: ssl.TLSVersion) -> None:
-    """Of what OpenSSL has for a connection no buffer is left: one alone would be 16 KiB."""
-    place, server, client = TlsPlace(), offering(version), trusting()
-
-    def opened() -> TlsTransport:
-        pair = Pair(place=place, server=server, client=client)
-        pair.shake()
-        pair.over.write(b"question" * 1000)
-        pair.hear()
-        pair.deliver(pair.say(b"answer" * 5000))
-        pair.deliver(pair.say(b"event"))
-        pair.heard.reads.clear()
-        return pair.over
-
-    kept = [opened() for _ in range(20)]
-    before = used_bytes()
-    kept += [opened() for _ in range(100)]
-    each = (used_bytes() - before) / 100
-    assert 4_000 < each < 24_000, each
-    del kept

@@ -8,17 +8,21 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from relay.upstream.tls import TlsPlace, TlsTransport
+import pytest
+
+from relay.upstream.tls import TlsPlace, TlsTransport, open_tls
 
 AUTHORITY: Final = Path(__file__).parent / "authority"
 VERSIONS: Final = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 PATIENCE_S: Final = 10.0
 READ_BYTES: Final = 64 * 1024
+ORIGIN: Final = ("https", "localhost", 443, None)
+both = pytest.mark.parametrize("version", VERSIONS, ids=["1.2", "1.3"])
 
 
 def offering(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
@@ -128,6 +132,22 @@ class Heard(asyncio.Protocol):
     def _note(self, what: str) -> None:
         self.told.append(what)
         self.changed.set()
+
+
+@asynccontextmanager
+async def connected(port: int, place: TlsPlace | None = None) -> AsyncIterator[Heard]:
+    """Connect to a server of this machine over a transport of ours."""
+    heard = Heard()
+    sock = socket.socket()
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    over = TlsTransport(place or TlsPlace(), ORIGIN, trusting(), "localhost", heard)
+    await open_tls(over, sock)
+    try:
+        yield heard
+    finally:
+        over.abort()
+        await heard.until_lost()
 
 
 class Wire(asyncio.Transport):
