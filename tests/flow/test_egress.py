@@ -5,8 +5,8 @@ name; an upstream over TLS under an authority of its own that wants to see a cer
 """
 
 import asyncio
+import socket
 import ssl
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +15,8 @@ from relay.errors import ConnectFailed
 from relay.reach import Egress, Reach, check_reach
 from relay.upstream.egress import make_context
 from tests.flow.rig import Peer, Rig, Script, chat, make_channel, make_snapshot, post
+from tests.flow.tls_rig import AUTHORITY, offering, serving
 
-AUTHORITY = Path(__file__).parent / "authority"
 ANSWER = b'{"id":"1","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
@@ -128,6 +128,36 @@ async def test_a_private_authority_and_a_certificate_of_ours_are_taken() -> None
     finally:
         server.close()
     assert len(seen) == 1 and seen[0]["subject"]
+
+
+@pytest.mark.parametrize("socks", [False, True])
+async def test_tls_runs_through_a_proxy_and_is_verified_behind_it(*, socks: bool) -> None:
+    """The upstream's name is one that its certificate has, and that only the proxy resolves."""
+    asked: list[bytes] = []
+
+    def serve(raw: socket.socket) -> None:
+        asked.append(raw.recv(1000))
+        if socks:
+            raw.sendall(b"\x05\x00")
+            asked.append(raw.recv(1000))
+            raw.sendall(bytes([5, 0, 0, 1, 127, 0, 0, 1, 0, 80]))
+        else:
+            raw.sendall(b"HTTP/1.1 200 Established\r\n\r\n")
+        with offering().wrap_socket(raw, server_side=True) as sock:
+            sock.recv(65_536)
+            sock.sendall(REPLY % len(ANSWER) + ANSWER)
+
+    with serving(serve) as port:
+        scheme = "socks5" if socks else "http"
+        proxy = f"{scheme}://127.0.0.1:{port}"
+        egress = Egress(proxy=proxy, ca_file=str(AUTHORITY / "ca.pem"))
+        for name, status in ((b"localhost", b"200"), (b"upstream.invalid", b"502")):
+            base_url = f"https://{name.decode()}:8443/v1"
+            channel = make_channel(1, 1, base_url=base_url, reach=Reach(egress=egress))
+            async with Rig(make_snapshot([channel])) as rig:
+                raw = await rig.say(post("/v1/chat/completions", chat()))
+            assert raw.startswith(b"HTTP/1.1 " + status), raw
+            assert name in asked[-1]
 
 
 async def test_channels_with_and_without_a_proxy_share_no_connection() -> None:

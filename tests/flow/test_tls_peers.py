@@ -19,11 +19,13 @@ from typing import Final
 import pytest
 
 from relay.config import Timeouts
-from relay.errors import ConnectFailed
+from relay.edge.tunnel.upstream_socket import UpstreamSocket
+from relay.errors import CertificateInvalid, ConnectFailed
 from relay.upstream.pool import UpstreamPool
 from relay.upstream.tls import TlsPlace, TlsTransport
 from relay.upstream.tls_sending import TURN_BYTES
 from relay.upstream.tls_sessions import REPLACED_S, SESSIONS_MAX, VERIFIED_S, TlsSessions
+from relay.wire.websocket import FrameReader, accept_of
 from tests.flow.rig import make_channel
 from tests.flow.tls_rig import (
     AUTHORITY,
@@ -287,6 +289,75 @@ async def test_who_hangs_up_in_the_handshake_could_not_be_reached() -> None:
             with pytest.raises(ConnectFailed, match="could not be reached"):
                 await pool.dial(channel)
             assert pool.open_count == 0
+
+
+async def test_who_is_not_trusted_is_told_so() -> None:
+    told: list[str] = []
+    heard = threading.Event()
+
+    def serve(raw: socket.socket) -> None:
+        try:
+            with offering().wrap_socket(raw, server_side=True) as sock:
+                sock.recv(1)
+        except ssl.SSLError as error:
+            told.append(str(error))
+        heard.set()
+
+    with serving(serve) as port:
+        pool = UpstreamPool(Timeouts(), ssl.create_default_context())
+        channel = make_channel(1, port, base_url=f"https://localhost:{port}/v1")
+        with pytest.raises(CertificateInvalid):
+            await pool.dial(channel)
+        assert await asyncio.to_thread(heard.wait, PATIENCE_S)
+    assert "ALERT_UNKNOWN_CA" in told[0]
+
+
+class Listener:
+    """Keeps what an upstream says over a WebSocket."""
+
+    def __init__(self) -> None:
+        self.texts: list[bytes] = []
+        self.gone = asyncio.get_running_loop().create_future()
+
+    def heard(self, text: bytes) -> None:
+        self.texts.append(text)
+
+    def upstream_slow(self, *, slow: bool) -> None:
+        raise AssertionError("nobody is slow here")
+
+    def upstream_gone(self, code: int) -> None:
+        self.gone.set_result(code)
+
+
+@both
+async def test_a_websocket_runs_over_it(version: ssl.TLSVersion) -> None:
+    asked: list[bytes] = []
+
+    def serve(raw: socket.socket) -> None:
+        with offering(version).wrap_socket(raw, server_side=True) as sock:
+            head = sock.recv(10_000)
+            key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+            accept = accept_of(key.decode()) or ""
+            sock.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Accept: " + accept.encode() + b"\r\n\r\n" + b"\x81\x05hello"
+            )
+            reader = FrameReader(1000, masked=True)
+            for message in reader.feed(sock.recv(10_000)):
+                asked.append(message.payload)
+                sock.sendall(b"\x81\x03yes" + b"\x88\x02\x03\xe8")
+            sock.recv(100)
+
+    with serving(serve) as port:
+        channel = make_channel(1, port, base_url=f"https://localhost:{port}/v1")
+        pool, listener = UpstreamPool(Timeouts(), trusting()), Listener()
+        upstream = UpstreamSocket(channel, listener, model_gone_switches=False)
+        await upstream.open(await pool.dial(channel), "/v1/realtime", b"")
+        upstream.say(b"are you there?")
+        async with asyncio.timeout(PATIENCE_S):
+            assert await listener.gone == 1000
+        assert (listener.texts, asked) == ([b"hello", b"yes"], [b"are you there?"])
+        assert pool.open_count == 0
 
 
 # --- sessions -------------------------------------------------------------------------------------
