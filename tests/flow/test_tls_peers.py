@@ -281,14 +281,18 @@ async def test_who_does_not_shake_hands_in_time_is_let_go_of() -> None:
         assert await asyncio.to_thread(gone.wait, PATIENCE_S) and ended
 
 
-async def test_who_hangs_up_in_the_handshake_could_not_be_reached() -> None:
-    for said in (b"", b"\x16\x03\x03"):
-        with serving(lambda raw: (raw.recv(10_000), raw.sendall(said))[1]) as port:  # noqa: B023
-            pool = UpstreamPool(Timeouts(), trusting())
-            channel = make_channel(1, port, base_url=f"https://localhost:{port}/v1")
-            with pytest.raises(ConnectFailed, match="could not be reached"):
-                await pool.dial(channel)
-            assert pool.open_count == 0
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x03"])
+async def test_who_hangs_up_in_the_handshake_could_not_be_reached(said: bytes) -> None:
+    def serve(raw: socket.socket) -> None:
+        raw.recv(10_000)
+        raw.sendall(said)
+
+    with serving(serve) as port:
+        pool = UpstreamPool(Timeouts(), trusting())
+        channel = make_channel(1, port, base_url=f"https://localhost:{port}/v1")
+        with pytest.raises(ConnectFailed, match="could not be reached"):
+            await pool.dial(channel)
+        assert pool.open_count == 0
 
 
 async def test_who_is_not_trusted_is_told_so() -> None:
