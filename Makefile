@@ -103,7 +103,7 @@ test: check $(CLIENTS)/.installed $(BROWSER)/.installed
 HOT := $(addprefix tests/pure/,billing edge limits routing splice wire) \
 	$(patsubst %,tests/flow/test_%.py,aborts bad_input bursts coming_bodies credit cut_everywhere \
 		cut_streams forms messages no_cycles priced queue settle spliced_chats streams switching tls \
-		tls_peers tls_transport translated uploads voice zero_copy) \
+		tls_peers tls_sessions tls_transport translated uploads voice zero_copy) \
 	tests/live/whole/test_relay_serve.py
 
 test-hot: compiled
