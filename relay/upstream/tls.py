@@ -27,7 +27,8 @@ from relay.upstream.tls_sessions import TlsSessions
 RECORD_BYTES_MAX: Final = 16 * 1024
 """Of plaintext; RFC 8446, section 5.1."""
 TICKETS_COME_LATER: Final = "TLSv1.3"
-"""There a session can be resumed when the server has sent a ticket, behind the handshake."""
+"""There a session can be resumed when the server has sent a ticket, behind the handshake; it does
+before it says anything else."""
 FRAMING_BYTES: Final = 64
 """Two records are framed by less. Of a read more is gone to messages of TLS itself: a ticket,
 mostly."""
@@ -50,7 +51,7 @@ class TlsTransport(TlsSender):
     Once connected it cannot be half-closed: an end from either side is the end.
     """
 
-    __slots__ = ("_context", "_origin", "_sessions", "_shaken", "_wants_session")
+    __slots__ = ("_context", "_may_keep", "_origin", "_sessions", "_shaken")
 
     def __init__(
         self,
@@ -73,8 +74,8 @@ class TlsTransport(TlsSender):
         self._context = context
         self._shaken: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         """Who waits for the handshake."""
-        self._wants_session = False
-        """The peer may give a session that is to be kept."""
+        self._may_keep = False
+        """The handshake was in full, and nobody has looked yet for a session that it gave."""
 
     def __repr__(self) -> str:
         return f"<TlsTransport {self._state.value}>"
@@ -150,6 +151,8 @@ class TlsTransport(TlsSender):
         data, ended = self._decrypt(len(raw))
         protocol = self._protocol
         if data and protocol is not None:
+            if self._may_keep:
+                self._keep_session()
             protocol.data_received(data)
         if ended:
             self._end()
@@ -193,16 +196,17 @@ class TlsTransport(TlsSender):
         self._pass_on()
         self._state = OPEN
         self._shaken = None
-        if not connection.session_reused:
-            self._wants_session = self._sessions.wants(self._origin, self._context, clock_s())
-            if connection.version() != TICKETS_COME_LATER:
-                self._keep_session(connection)
+        self._may_keep = not connection.session_reused
+        if self._may_keep and connection.version() != TICKETS_COME_LATER:
+            self._keep_session()
         left = self._buffers.incoming.pending
         data, ended = self._decrypt(left) if left else (b"", False)
         protocol.connection_made(cast("asyncio.Transport", self))
         if not shaken.done():
             shaken.set_result(None)
         if data:
+            if self._may_keep:
+                self._keep_session()
             protocol.data_received(data)
         if ended:
             self._end()
@@ -263,12 +267,12 @@ class TlsTransport(TlsSender):
         """
         with contextlib.suppress(ssl.SSLError):
             connection.write(b"")
-        if self._wants_session:
-            self._keep_session(connection)
 
-    def _keep_session(self, connection: ssl.SSLObject) -> None:
-        if self._wants_session:
-            self._wants_session = False
+    def _keep_session(self) -> None:
+        """Look once for the session of a handshake in full, if none is known of its origin."""
+        connection = self._ssl
+        self._may_keep = False
+        if connection is not None and self._sessions.wants(self._origin, self._context, clock_s()):
             self._sessions.keep(self._origin, self._context, connection, clock_s())
 
     def _end(self) -> None:

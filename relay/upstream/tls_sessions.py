@@ -14,19 +14,21 @@ from typing import Final
 VERIFIED_S: Final = 3600.0
 """How long a certificate that was verified is relied upon; as long as the longest streams do."""
 REPLACED_S: Final = 600.0
-"""How long one is kept at least, taken or not. CPython's ssl loses about 6 KiB whenever a session
-is read (SSLObject.session, up to 3.11 at least), so that is not done for each connection to a
-server that resumes none."""
+"""How long what was found is kept at least, taken or not, and were it nothing. CPython's ssl loses
+about 6 KiB whenever a session is read (SSLObject.session, up to 3.11 at least), so that is not done
+for each connection to a server that gives no session or resumes none."""
 SESSIONS_MAX: Final = 256
 """Servers remembered; a relay asks a few dozen. One is some KiB: it has the certificates."""
 
 
 class _Kept:
-    """A session, and what it may be resumed by."""
+    """What a server gave, and what may resume it; no session: it was asked, and gave none."""
 
     __slots__ = ("context", "made_s", "session")
 
-    def __init__(self, session: ssl.SSLSession, context: ssl.SSLContext, made_s: float) -> None:
+    def __init__(
+        self, session: ssl.SSLSession | None, context: ssl.SSLContext, made_s: float
+    ) -> None:
         self.session = session
         self.context = context
         self.made_s = made_s
@@ -41,6 +43,7 @@ class TlsSessions:
         self._kept: dict[Hashable, _Kept] = {}
 
     def __len__(self) -> int:
+        """Count the servers remembered."""
         return len(self._kept)
 
     def find(
@@ -57,14 +60,14 @@ class TlsSessions:
         return kept.session
 
     def wants(self, origin: Hashable, context: ssl.SSLContext, now_s: float) -> bool:
-        """Tell whether a session of a handshake in full is to be kept."""
+        """Tell whether the session of a handshake in full is to be looked for."""
         kept = self._kept.get(origin)
         return kept is None or kept.context is not context or now_s - kept.made_s > REPLACED_S
 
     def keep(
         self, origin: Hashable, context: ssl.SSLContext, connection: ssl.SSLObject, now_s: float
-    ) -> bool:
-        """Keep the session of a connection, if it can be resumed; return whether it can.
+    ) -> None:
+        """Keep the session of a connection, or that it has none which can be resumed.
 
         Args:
             origin: Whom it was made with: the scheme, host and port, and the way there.
@@ -72,11 +75,10 @@ class TlsSessions:
             connection: One whose handshake was in full, a moment ago.
             now_s: Of `relay.clock`.
         """
-        session = connection.session
-        if session is None or not (session.has_ticket or session.id):
-            return False
+        session: ssl.SSLSession | None = connection.session
+        if session is not None and not (session.has_ticket or session.id):
+            session = None
         self._kept.pop(origin, None)
         if len(self._kept) >= SESSIONS_MAX:
             del self._kept[next(iter(self._kept))]
         self._kept[origin] = _Kept(session, context, now_s)
-        return True

@@ -5,6 +5,7 @@ Method: OpenSSL's own server side, which says itself whether a handshake was res
 
 import asyncio
 import ssl
+from typing import Any, Final
 
 import pytest
 
@@ -14,6 +15,8 @@ from relay.upstream.tls import TlsPlace
 from relay.upstream.tls_sessions import REPLACED_S, SESSIONS_MAX, VERIFIED_S, TlsSessions
 from tests.flow.rig import make_channel
 from tests.flow.tls_rig import PATIENCE_S, Pair, both, offering, speaking, trusting
+
+_SESSION: Final[Any] = ssl.SSLObject.session
 
 
 def resumed(context: ssl.SSLContext, place: TlsPlace, server: ssl.SSLContext) -> bool:
@@ -97,8 +100,67 @@ async def test_a_session_is_relied_upon_for_an_hour(version: ssl.TLSVersion) -> 
     assert len(sessions) == SESSIONS_MAX and sessions.find("a", context, 1000.0) is None
 
 
-async def test_a_server_that_gives_no_ticket_is_not_asked_each_time() -> None:
-    place, server, client = TlsPlace(), offering(), trusting()
+class Asked(ssl.SSLObject):
+    """A connection that counts how often its session is read: each time loses 6 KiB."""
+
+    times = 0
+
+    def _read(self) -> Any:
+        Asked.times += 1
+        return _SESSION.__get__(self)
+
+    session: Any = property(_read, _SESSION.__set__)
+
+
+@pytest.fixture
+def asked() -> ssl.SSLContext:
+    """Return what the connections of a client come of; `Asked.times` begins anew."""
+    Asked.times = 0
+    context = trusting()
+    context.sslobject_class = Asked
+    return context
+
+
+def hear_in_reads(pair: Pair, read_bytes: int) -> None:
+    """Shake hands, and hear an answer that comes in reads of so many bytes."""
+    pair.shake(read_bytes)
+    for n in range(1, 4):
+        pair.deliver(pair.say(bytes(5000)), read_bytes)
+        assert len(pair.heard.data) == n * 5000
+
+
+@both
+@pytest.mark.parametrize("read_bytes", [100, 1500, 1 << 18])
+async def test_a_server_that_gives_no_session_is_asked_once(
+    version: ssl.TLSVersion, read_bytes: int, asked: ssl.SSLContext
+) -> None:
+    place, server = TlsPlace(), offering(version)
     server.num_tickets = 0
-    assert [resumed(client, place, server) for _ in range(3)] == [False] * 3
-    assert len(place.sessions) <= 1
+    server.options |= ssl.OP_NO_TICKET
+    for _ in range(5):
+        hear_in_reads(Pair(place=place, server=server, client=asked), read_bytes)
+    assert Asked.times == 1
+    assert len(place.sessions) == 1
+
+
+@both
+@pytest.mark.parametrize("read_bytes", [100, 1500, 1 << 18])
+async def test_a_ticket_is_found_however_it_comes(
+    version: ssl.TLSVersion, read_bytes: int, asked: ssl.SSLContext
+) -> None:
+    place, server = TlsPlace(), offering(version)
+    for _ in range(5):
+        hear_in_reads(Pair(place=place, server=server, client=asked), read_bytes)
+    assert Asked.times == 1
+    assert server.session_stats()["hits"] == 4
+
+
+async def test_of_many_dialled_at_once_one_is_asked(asked: ssl.SSLContext) -> None:
+    place, server = TlsPlace(), offering()
+    pairs = [Pair(place=place, server=server, client=asked) for _ in range(5)]
+    for pair in pairs:
+        pair.shake()
+    for pair in pairs:
+        pair.deliver(pair.say(b"answer"))
+    assert Asked.times == 1
+    assert resumed(asked, place, server)
